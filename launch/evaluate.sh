@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Evaluates a checkpoint on held-out policies: tables, films, metrics.json, report.html.
+#   bash launch/evaluate.sh --checkpoint=DIR
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+
+exec "$root/.venv/bin/whale" evaluate "$@"

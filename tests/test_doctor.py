@@ -1,0 +1,82 @@
+"""The doctor tells the truth about this very machine, and what to do about each thing that is missing."""
+
+import json
+import subprocess
+import sys
+import time
+from importlib import metadata, util
+
+import pytest
+
+from whale_jax import doctor
+from whale_jax.doctor import Check
+
+
+@pytest.fixture(scope="module")
+def report():
+    """The doctor's findings in a process of its own, with the modules and the seconds that it took."""
+    code = (
+        "import json, sys; from whale_jax import doctor; print(doctor.to_json(doctor.diagnose()));"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.monotonic() - start
+    text, modules = done.stdout.rsplit("\n", 2)[:2]
+    return json.loads(text), set(json.loads(modules)), seconds
+
+
+def test_reports_in_under_ten_seconds_without_importing_tensorflow(report):
+    _, modules, seconds = report
+    assert seconds < 10
+    assert not modules & {"jax", "tensorflow", "torch", "mujoco"}
+
+
+def test_json_holds_what_this_machine_has(report):
+    document, _, _ = report
+    checks = {check["name"]: Check(**check) for check in document["checks"]}
+    assert checks["python"].value == ".".join(map(str, sys.version_info[:3]))
+    assert "cpu" in checks["devices"].value or "cuda" in checks["devices"].value
+    assert float(checks["free memory"].value.split()[0]) > 0
+    assert (checks["wandb"].status == "ok") == (util.find_spec("wandb") is not None)
+    if "jax" in checks:
+        assert checks["jax"].value == metadata.version("jax")
+        for part, package in (("oxe", "tensorflow-datasets"), ("lerobot", "pyarrow"), ("viz", "matplotlib")):
+            there = any(d.metadata["Name"] == package for d in metadata.distributions())
+            assert (f"{package} missing" in checks[f"[{part}]"].value) == (not there)
+            assert there or f'-e ".[{part}]"' in checks[f"[{part}]"].advice
+
+
+def test_whatever_is_not_ok_comes_with_advice(report):
+    document, _, _ = report
+    assert all(check["advice"] for check in document["checks"] if check["status"] != "ok")
+    assert not any(check["advice"] for check in document["checks"] if check["status"] == "ok")
+
+
+def test_only_missing_requirements_make_it_unhealthy():
+    fine = [Check("a", "ok", "1", required=True), Check("b", "missing", "no"), Check("c", "warn", "2")]
+    assert doctor.healthy(fine)
+    assert doctor.healthy([*fine, Check("old", "warn", "0.1", "update", required=True)])
+    assert not doctor.healthy([*fine, Check("jax", "missing", "no", "get jax", required=True)])
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_the_table_fits_its_width_and_loses_no_word(width):
+    checks = [Check("[oxe]", "missing", "tensorflow-cpu missing", 'pip install -e ".[oxe]" ' + "word " * 40)]
+    text = doctor.to_text(checks, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("word") == 40
+    assert "[oxe]" in text
+
+
+def test_a_python_without_whale_installed_is_told_to_set_up(tmp_path):
+    """-I -S hides every installed package; what is left is a Python that never saw launch/setup.sh."""
+    packaging = util.find_spec("packaging").submodule_search_locations[0].rpartition("/")[0]
+    (tmp_path / "packaging").symlink_to(packaging + "/packaging")
+    (tmp_path / "whale_jax").symlink_to(doctor.__file__.rpartition("/")[0])
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from whale_jax import doctor; print(doctor._packages()[0].advice)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "bash launch/setup.sh", done.stderr

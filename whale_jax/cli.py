@@ -1,0 +1,247 @@
+"""The `whale` command: parses, calls one function, prints."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from whale_jax.errors import WhaleError, unknown_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status. Errors meant for the user are one sentence on stderr, status 2."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        options.overrides = parse_overrides(rest, options)
+        prepare_process()
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    except WhaleError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return 2
+
+
+def describe(error: Exception) -> str:
+    """A sentence for an error that nobody foresaw."""
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"the disk is full ({error.filename or 'while writing'}); free some space and run the command again."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
+
+
+def prepare_process() -> None:
+    """Allocator and compile cache; JAX is not imported yet."""
+    from whale_jax.allocator import keep_memory
+
+    keep_memory()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whale_jax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+def parse_overrides(rest: list[str], options: argparse.Namespace) -> list[tuple[str, str]]:
+    """(dotted key, text) from `--config.KEY=VALUE` arguments.
+
+    Raises:
+      WhaleError: an argument is neither an option of the command nor an override.
+    """
+    overrides = []
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not (name.startswith("--config.") and equals and "config" in options):
+            known = [*options.known, *(["--config.KEY=VALUE"] if "config" in options else [])]
+            raise unknown_name("option", name, known)
+        overrides.append((name.removeprefix("--config."), value))
+    return overrides
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="whale", description="A world model for robot learning, in JAX.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add = _Adder(commands)
+
+    command = add("doctor", run_doctor, "what this machine has, and what to do about what is missing")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = add("collect", run_collect, "record Meta-World episodes")
+    command.add_argument("--root", required=True, help="directory of the episode store")
+    command.add_argument("--tasks", required=True, help="comma-separated task names, or 'all'")
+    command.add_argument("--policies", help="comma-separated policy names; default: all of each split")
+    command.add_argument("--train", type=int, default=1, help="episodes per task and training policy")
+    command.add_argument("--valid", type=int, default=0, help="held-out episodes per task and training policy")
+    command.add_argument("--test", type=int, default=0, help="episodes per task and unseen policy")
+    command.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
+    command.add_argument("--camera", default="corner", help="camera of the simulator")
+    command.add_argument("--steps", type=int, default=100, help="actions per episode")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--workers", type=int, default=0, help="processes; 0 takes one per core")
+
+    command = add("train", run_train, "data, four stages and a report; resumes where it stopped")
+    _config_option(command)
+    command.add_argument("--workdir", required=True, help="directory of the run")
+    command.add_argument("--until", help="stop after this stage: tokenizer, behaviour, dynamics or reward")
+
+    command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
+    command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
+    command.add_argument("--data", help="episode store; default: `data` in the work directory")
+    command.add_argument("--output", help="where the report goes; default: the work directory")
+    command.add_argument("--episodes", type=int, help="clips per task and policy; default: the checkpoint's config")
+    command.add_argument("--horizon", type=int, help="frames imagined; default: the checkpoint's config")
+    command.add_argument("--json", action="store_true", help="print the summary by task as JSON")
+
+    command = add("imagine", run_imagine, "a film: what was seen beside what is imagined")
+    command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
+    command.add_argument("--episode", required=True, help="an episode's .npz file")
+    command.add_argument("--start", type=int, default=0, help="first given frame")
+    command.add_argument("--context", type=int, default=2, help="given frames")
+    command.add_argument("--horizon", type=int, default=16, help="imagined frames")
+    command.add_argument("--action", help="one action, comma-separated, held in place of the episode's")
+    command.add_argument("--out", required=True, help="film to write: .mp4 or .gif")
+
+    command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
+    _config_option(command)
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
+    command.add_argument("directory", help="the directory that the failed run named")
+
+    command = add("bench", run_bench, "time what this machine does: attention, blocks, training steps")
+    command.add_argument("suite", help="block, attention, recording or steps")
+    command.add_argument("--json", action="store_true", help="print JSON alone")
+    return parser
+
+
+class _Adder:
+    def __init__(self, commands):
+        self._commands = commands
+
+    def __call__(self, name: str, run, text: str) -> argparse.ArgumentParser:
+        command = self._commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        command.set_defaults(run=run, known=_Known(command))
+        return command
+
+
+class _Known:
+    """The options of a command, read when they are all there."""
+
+    def __init__(self, command: argparse.ArgumentParser):
+        self._command = command
+
+    def __iter__(self):
+        return (option for action in self._command._actions for option in action.option_strings)
+
+
+def _config_option(command: argparse.ArgumentParser) -> None:
+    text = "config file, or file:variant; --config.KEY=VALUE changes a key"
+    command.add_argument("--config", default="configs/quickstart.py", help=text)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name for name in text.split(",") if name]
+
+
+def _load_config(options):
+    from whale_jax.configuration import load_config, override
+
+    return override(load_config(options.config), options.overrides)
+
+
+def run_doctor(options) -> int:
+    from whale_jax import doctor
+
+    checks = doctor.diagnose()
+    print(doctor.to_json(checks) if options.json else doctor.to_text(checks))
+    return 0 if doctor.healthy(checks) else 1
+
+
+def run_collect(options) -> None:
+    from whale_jax.data.metaworld import TASKS
+    from whale_jax.data.record import record
+
+    store = record(
+        options.root,
+        tasks=TASKS if options.tasks == "all" else _names(options.tasks),
+        episodes={name: getattr(options, name) for name in ("train", "valid", "test") if getattr(options, name)},
+        image_size=options.image_size,
+        camera=options.camera,
+        steps=options.steps,
+        seed=options.seed,
+        workers=options.workers or None,
+        policies=_names(options.policies),
+    )
+    print(f"{options.root}: {len(store)} episodes, {store.num_frames} frames")
+
+
+def run_train(options) -> None:
+    from whale_jax.pretrain import pretrain, summary_line
+
+    metrics = pretrain(_load_config(options), options.workdir, options.until)
+    if metrics:
+        from whale_jax.evaluation.report import statement
+
+        print(statement(metrics))
+        summary_line(Path(options.workdir), metrics)
+
+
+def run_evaluate(options) -> None:
+    from whale_jax.evaluation.evaluate import evaluate_checkpoint
+    from whale_jax.evaluation.report import statement, summarise
+
+    metrics, output = evaluate_checkpoint(
+        options.checkpoint, options.data, options.output, episodes=options.episodes, horizon=options.horizon
+    )
+    print(json.dumps(summarise(metrics), indent=1) if options.json else statement(metrics))
+    print(f"report: {output / 'report.html'}", file=sys.stderr)
+
+
+def run_imagine(options) -> None:
+    from whale_jax.evaluation.films import write_film
+    from whale_jax.imagination.film import imagine_episode
+    from whale_jax.imagination.world import load
+
+    action = None if options.action is None else [float(part) for part in options.action.split(",")]
+    real, imagined = imagine_episode(
+        load(options.checkpoint),
+        options.episode,
+        start=options.start,
+        context=options.context,
+        horizon=options.horizon,
+        action=action,
+    )
+    write_film(real, imagined, options.out, context=options.context)
+    print(options.out)
+
+
+def run_inspect(options) -> None:
+    from whale_jax.inspection import inspect, to_text
+
+    report = inspect(_load_config(options))
+    print(json.dumps(report, indent=1) if options.json else to_text(report))
+
+
+def run_replay(options) -> int:
+    from whale_jax.training.failure import replay
+
+    report = replay(options.directory)
+    print(json.dumps(report, indent=1))
+    return 0
+
+
+def run_bench(options) -> None:
+    from whale_jax.benchmark import run
+
+    run(options.suite, options.json)

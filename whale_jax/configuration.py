@@ -1,0 +1,213 @@
+"""Configs: every key with its default, files that override them, and command-line overrides."""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.models.world_model import WorldModelSettings
+from whale_jax.training.settings import StageSettings
+
+
+def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
+    """A transformer's size, with layers counted as the paper does."""
+    return ConfigDict({"num_layers": num_layers, "width": width, "num_heads": num_heads})
+
+
+def stage(**overrides: Any) -> ConfigDict:
+    """Settings of one training stage, with the values that the paper shares among its tables."""
+    config = ConfigDict(StageSettings().to_dict())
+    config.update(overrides)
+    return config
+
+
+def default_config() -> ConfigDict:
+    """Every key there is. Sizes are those of Whale-ST at 64 pixels (Tables 5 to 8).
+
+    Keys that need words:
+      data.root: episode store; empty means `data` inside the work directory.
+      data.record: what `train` records when the store is not complete; no tasks, nothing is recorded.
+      model.num_frames: T, frames of a training segment and of the rollout window.
+      model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
+      stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames.
+      stages.<name>.patience: evaluations without a better held-out loss before the stage stops; 0 never stops.
+      stages.tokenizer.revive_every: steps between revivals of dead codes; 0 never revives.
+      mesh.data: devices along the batch; -1 takes all that `mesh.model` leaves.
+    """
+    width = 512
+    return ConfigDict(
+        {
+            "name": "whale",
+            "seed": 0,
+            "data": {
+                "root": "",
+                "record": {
+                    "tasks": (),
+                    "episodes": {"train": 500, "valid": 10, "test": 500},
+                    "steps": 100,
+                    "camera": "corner",
+                    "workers": 0,
+                },
+                "cache_gib": 2.0,
+            },
+            "model": {
+                "num_frames": 16,
+                "image_size": 64,
+                "action_dim": 4,
+                "behaviour_conditioning": True,
+                "tokenizer": {
+                    "patch": 4,
+                    "num_codes": 1024,
+                    "code_width": 32,
+                    "commitment": 0.25,
+                    "encoder": transformer(4, width, 8),
+                    "decoder": transformer(8, width, 8),
+                },
+                "behaviour": {
+                    "patch": 8,
+                    "groups": 16,
+                    "classes": 16,
+                    "unimix": 0.01,
+                    "kl_weight": 0.1,
+                    "log_std_min": -2.0,
+                    "log_std_max": 5.0,
+                    "posterior": transformer(8, width, 8),
+                    "prior": transformer(4, width, 4),
+                    "policy": transformer(8, width, 8),
+                },
+                "dynamics": {
+                    "decode_mode": "parallel",
+                    "decode_steps": 8,
+                    "choice_temperature": 4.5,
+                    "mask_low": 0.5,
+                    "mask_full": 0.1,
+                    "transformer": transformer(12, width, 8),
+                },
+                "reward": {"channels": (32, 64, 128, 256), "hidden": 512, "bins": 255, "limit": 20.0},
+                "execution": {
+                    "scan": False,
+                    "remat": "none",
+                    "dtype": "auto",
+                    "residual_dtype": "float32",
+                    "space_kernel": "auto",
+                    "time_kernel": "auto",
+                },
+            },
+            "stages": {
+                "tokenizer": stage(batch_size=32, min_lr=3e-4, warmup=10_000, weight_decay=1e-4),
+                "behaviour": stage(weight_decay=1e-4, patience=5),
+                "dynamics": stage(max_lr=3e-5, min_lr=3e-6, steps=300_000),
+                "reward": stage(steps=50_000),
+            },
+            "mesh": {"data": -1, "model": 1, "fully_sharded": False},
+            "log": {"tensorboard": True, "wandb": False},
+            "evaluation": {
+                "context": 2,
+                "horizon": 16,
+                "episodes": 20,
+                "batch_size": 20,
+                "start": 0,
+                "seed": 0,
+            },
+        }
+    )
+
+
+def load_config(reference: str) -> ConfigDict:
+    """The config of a file: "path/to/file.py" or "path/to/file.py:variant".
+
+    Raises:
+      WhaleError: no such file, or it has no `get_config`.
+    """
+    path, _, variant = reference.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise unknown_name("config file", path, near) if near else WhaleError(f"There is no config file {path}.")
+    module_spec = importlib.util.spec_from_file_location(f"whale_config_{file.stem}", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise WhaleError(f"{path} defines no get_config(); see configs/quickstart.py for an example.")
+    if variant and not module.get_config.__code__.co_argcount:
+        raise WhaleError(f"{path} has no variants; leave ':{variant}' out.")
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> ConfigDict:
+    """Sets dotted keys from strings, in place, keeping each key's type.
+
+    Raises:
+      WhaleError: a key does not exist (with the nearest ones that do), or a value has another type.
+    """
+    for dotted, text in assignments:
+        *parents, last = dotted.split(".")
+        node = config
+        for i, part in enumerate([*parents, last]):
+            if not isinstance(node, ConfigDict) or part not in node:
+                keys = flat_keys(config)
+                raise unknown_name("config key", ".".join([*parents[:i], part, *([*parents, last][i + 1 :])]), keys)
+            if i < len(parents):
+                node = node[part]
+        node[last] = _parse(dotted, text, node[last])
+    return config
+
+
+def _parse(key: str, text: str, current: Any) -> Any:
+    if isinstance(current, ConfigDict):
+        raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
+    if isinstance(current, str):
+        return text
+    if isinstance(current, tuple) and not text.startswith(("(", "[")):
+        text = repr(tuple(part for part in text.split(",") if part))
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    value = tuple(value) if isinstance(value, list) else value
+    if type(value) is not type(current):
+        raise WhaleError(f"{key} takes a {type(current).__name__} such as {current!r}, not {text!r}.")
+    return value
+
+
+def flat_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all leaves."""
+    keys = []
+    for name, value in config.items():
+        keys += flat_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping | ConfigDict) else [prefix + name]
+    return keys
+
+
+def to_plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as dictionaries, lists and scalars, as JSON gives them back."""
+    return json.loads(config.to_json())
+
+
+def model_settings(config: ConfigDict) -> WorldModelSettings:
+    """The networks' settings that a config describes."""
+    model = config.model.to_dict()
+    execution = model.pop("execution")
+    image_size = (model.pop("image_size"),) * 2
+    action_dim = model.pop("action_dim")
+    conditioned = model.pop("behaviour_conditioning")
+    behaviour, tokenizer, dynamics = model["behaviour"], model["tokenizer"], model["dynamics"]
+    behaviour |= {"image_size": image_size, "action_dim": action_dim}
+    tokenizer |= {"image_size": image_size}
+    dynamics |= {
+        "num_codes": tokenizer["num_codes"],
+        "action_dim": action_dim,
+        "embedding_dim": behaviour["groups"] * behaviour["classes"] if conditioned else 0,
+    }
+    transformers = [tokenizer["encoder"], tokenizer["decoder"], dynamics["transformer"]]
+    transformers += [behaviour[name] for name in ("posterior", "prior", "policy")]
+    for settings in transformers:
+        settings |= execution
+    behaviour["posterior"]["causal"] = False
+    return WorldModelSettings.from_dict(model)

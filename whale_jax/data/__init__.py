@@ -1,0 +1,1 @@
+"""Where robot experience comes from: the only package that knows file formats."""

@@ -1,0 +1,217 @@
+"""Meta-World: tasks, scripted policies and reproducible episodes. Importable without MuJoCo and JAX.
+
+The 20 tasks and the mix of policies follow the WHALE paper (Meta-World, six training policies, three unseen
+ones); noise levels and cross-environment offsets are this project's choice, since the paper leaves them open.
+"""
+
+import functools
+import warnings
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from whale_jax.data.actions import ActionSpec
+from whale_jax.data.episode import Episode
+from whale_jax.data.rendering import FrameRenderer, use_gl
+from whale_jax.errors import WhaleError, unknown_name
+
+TASKS = (
+    "plate-slide",
+    "button-press-wall",
+    "faucet-close",
+    "coffee-push",
+    "handle-press",
+    "button-press-topdown-wall",
+    "door-lock",
+    "hammer",
+    "handle-pull-side",
+    "button-press-topdown",
+    "dial-turn",
+    "door-close",
+    "door-open",
+    "door-unlock",
+    "drawer-close",
+    "drawer-open",
+    "faucet-open",
+    "reach",
+    "sweep-into",
+    "window-close",
+)
+
+TRAIN_POLICIES = (
+    "expert",
+    "random",
+    "expert-noise-0.3",
+    "expert-noise-0.7",
+    "cross-environment-a",
+    "cross-environment-b",
+)
+TEST_POLICIES = ("expert-noise-0.5", "expert-or-random", "cross-environment-c")
+POLICIES = TRAIN_POLICIES + TEST_POLICIES
+
+CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
+
+ACTION_SPEC = ActionSpec(
+    names=("x", "y", "z", "gripper"),
+    kinds=("delta", "delta", "delta", "gripper"),
+    units=("0.01 m", "0.01 m", "0.01 m", "effort"),
+    low=(-1.0, -1.0, -1.0, -1.0),
+    high=(1.0, 1.0, 1.0, 1.0),
+    rate_hz=80.0,
+)
+
+# A cross-environment policy is the script of the task so many places further in TASKS.
+_CROSS = {"cross-environment-a": 3, "cross-environment-b": 7, "cross-environment-c": 11}
+_CHUNK = 5
+
+Policy = Callable[[np.ndarray], np.ndarray]
+
+
+def check_names(tasks=(), policies=(), camera: str | None = None) -> None:
+    """Raises WhaleError with the nearest names for a task, policy or camera that does not exist."""
+    for kind, given, valid in (("task", tasks, TASKS), ("policy", policies, POLICIES)):
+        for name in given:
+            if name not in valid:
+                raise unknown_name(f"Meta-World {kind}", name, valid)
+    if camera is not None and camera not in CAMERAS:
+        raise unknown_name("Meta-World camera", camera, CAMERAS)
+
+
+def _metaworld():
+    use_gl()
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from metaworld.policies import ENV_POLICY_MAP
+    except ImportError as error:
+        raise WhaleError(f"Meta-World is not installed ({error}); run `pip install 'whale-jax[metaworld]'`.") from error
+    return ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The library versions that decide what an episode looks like."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("metaworld", "mujoco", "numpy", "gymnasium")}
+
+
+def make_env(task: str, camera: str = "corner", seed: int = 0):
+    """The Gymnasium environment of a task, its goal observable and redrawn at each reset from `seed` on.
+
+    Raises WhaleError for an unknown task or camera, or when Meta-World is missing.
+    """
+    check_names(tasks=(task,), camera=camera)
+    environments, _ = _metaworld()
+    env = environments[f"{task}-v3"](camera_name=camera)
+    # What Meta-World's own goal-observable classes do, without their extra reset.
+    env._partially_observable = False
+    env._freeze_rand_vec = False
+    env.seeded_rand_vec = True
+    env._set_task_called = True
+    del env.sawyer_observation_space
+    env.seed(seed)
+    return env
+
+
+def _scripted(task: str) -> Policy:
+    _, scripts = _metaworld()
+    script = scripts[f"{task}-v3"]()
+    # Some scripts change the observation that they are given.
+    return lambda obs: np.clip(script.get_action(obs.copy()), -1.0, 1.0)
+
+
+def make_policy(task: str, name: str, seed: int) -> Policy:
+    """The policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
+
+    Drawn from `seed` alone. expert: Meta-World's script; random: uniform; expert-noise-s: the expert's
+    clipped action plus N(0, s^2); expert-or-random: one or the other, evenly, for five steps at a time;
+    cross-environment-a, -b, -c: the script of another task, fed this one's observations.
+    """
+    check_names(tasks=(task,), policies=(name,))
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+    def random(obs):
+        return rng.uniform(-1.0, 1.0, 4)
+
+    if name == "random":
+        act = random
+    elif name in _CROSS:
+        act = _scripted(TASKS[(TASKS.index(task) + _CROSS[name]) % len(TASKS)])
+    elif name.startswith("expert-noise-"):
+        expert, scale = _scripted(task), float(name.removeprefix("expert-noise-"))
+
+        def act(obs):
+            return expert(obs) + rng.normal(0.0, scale, 4)
+    elif name == "expert-or-random":
+        expert, state = _scripted(task), {"step": 0, "random": False}
+
+        def act(obs):
+            if state["step"] % _CHUNK == 0:
+                state["random"] = rng.random() < 0.5
+            state["step"] += 1
+            return random(obs) if state["random"] else expert(obs)
+    else:
+        act = _scripted(task)
+    return lambda obs: np.clip(act(obs), -1.0, 1.0).astype(np.float32)
+
+
+class Simulator:
+    """The environment and renderer of one task, made once for many episodes (making them takes 0.3 s)."""
+
+    def __init__(self, task: str, *, image_size: int = 64, camera: str = "corner"):
+        self.task, self.camera, self.image_size = task, camera, image_size
+        self._env = make_env(task, camera)
+        self._renderer = FrameRenderer(self._env.model, camera, image_size)
+
+    def rollout(self, policy_name: str, seed: int, steps: int = 100) -> Episode:
+        """One episode; the same seed gives the same bits whatever was simulated before."""
+        env = self._env
+        policy = make_policy(self.task, policy_name, seed)
+        frames = np.empty((steps + 1, self.image_size, self.image_size, 3), np.uint8)
+        actions = np.empty((steps, ACTION_SPEC.dim), np.float32)
+        rewards = np.empty(steps, np.float32)
+        success = np.empty(steps, bool)
+        env.seed(seed)
+        obs, _ = env.reset()
+        with warnings.catch_warnings():
+            # The scripts warn that they exceed [-1, 1]; every action is clipped here.
+            warnings.filterwarnings("ignore", message="Constant")
+            for t in range(steps):
+                frames[t] = self._renderer.render(env.data)
+                actions[t] = policy(obs)
+                obs, rewards[t], _, _, info = env.step(actions[t])
+                success[t] = bool(info["success"])
+        frames[steps] = self._renderer.render(env.data)
+        metadata = {
+            "source": "metaworld",
+            "task": self.task,
+            "policy": policy_name,
+            "seed": seed,
+            "camera": self.camera,
+            "image_size": [self.image_size, self.image_size],
+            "action_spec": ACTION_SPEC.to_json(),
+            "reward_version": env.reward_function_version,
+            "versions": versions(),
+        }
+        return Episode(frames, actions, rewards, success, metadata).validate(f"{self.task}/{policy_name}")
+
+    def close(self) -> None:
+        """Frees the renderer and the environment."""
+        self._renderer.close()
+        self._env.close()
+
+
+def rollout(
+    task: str, policy_name: str, seed: int, steps: int = 100, image_size: int = 64, camera: str = "corner"
+) -> Episode:
+    """One episode of `steps` actions from a fresh environment; all of it a function of the seed.
+
+    Raises WhaleError for an unknown task, policy or camera, or when Meta-World or a working GL is missing.
+    """
+    check_names(tasks=(task,), policies=(policy_name,), camera=camera)
+    simulator = Simulator(task, image_size=image_size, camera=camera)
+    try:
+        return simulator.rollout(policy_name, seed, steps)
+    finally:
+        simulator.close()

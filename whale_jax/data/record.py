@@ -1,0 +1,227 @@
+"""Recording a Meta-World data set: which episodes, what is there already, progress, and the manifest."""
+
+import contextlib
+import fcntl
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.data import metaworld
+from whale_jax.data.storage import (
+    MANIFEST,
+    episode_file,
+    read_header,
+    read_manifest,
+    record_of,
+    remove_partial,
+    write_manifest,
+)
+from whale_jax.data.store import EpisodeStore, open_store
+from whale_jax.data.workers import Job, record_all
+from whale_jax.errors import WhaleError, unknown_name
+
+SPLIT_POLICIES = {
+    "train": metaworld.TRAIN_POLICIES,
+    "valid": metaworld.TRAIN_POLICIES,
+    "test": metaworld.TEST_POLICIES,
+}
+
+
+def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
+    """The seed of one episode: another for every episode, the same whatever else is recorded."""
+    words = [zlib.crc32(word.encode()) for word in (split, task, policy)]
+    return int(np.random.SeedSequence([seed, *words, index]).generate_state(1)[0] >> 1)
+
+
+def plan(
+    root: Path,
+    *,
+    tasks: Iterable[str],
+    episodes: dict[str, int],
+    policies: Iterable[str] | None,
+    image_size: int,
+    camera: str,
+    steps: int,
+    seed: int,
+) -> list[Job]:
+    """Every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
+    metaworld.check_names(tasks=tasks, policies=policies or (), camera=camera)
+    for split in episodes:
+        if split not in SPLIT_POLICIES:
+            raise unknown_name("split", split, SPLIT_POLICIES)
+    if steps < 1 or image_size < 8 or min(episodes.values(), default=0) < 0:
+        raise WhaleError(f"Nothing can be recorded with steps {steps}, image size {image_size}, episodes {episodes}.")
+    jobs = []
+    for task in dict.fromkeys(tasks):
+        for split, number in episodes.items():
+            for policy in SPLIT_POLICIES[split]:
+                if policies is not None and policy not in policies:
+                    continue
+                for index in range(number):
+                    own_seed = episode_seed(seed, split, task, policy, index)
+                    metadata = {"split": split, "index": index, "steps": steps, "recording_seed": seed}
+                    file = episode_file(split, task, policy, index)
+                    jobs.append(Job(root, file, task, policy, own_seed, steps, image_size, camera, metadata))
+    if not jobs:
+        raise WhaleError(f"No episode was asked for: tasks {tasks}, episodes {episodes}, policies {policies}.")
+    return jobs
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Holds ROOT/.lock, which the system releases when this process ends, however it ends."""
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WhaleError(f"Another process is recording into {root}; wait for it or choose another one.") from None
+        yield
+
+
+def _existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """The headers of the episodes that are there; a broken one that is wanted counts as absent."""
+    headers = {}
+    for path in sorted(root.glob("episodes/*/*/*/[!.]*.npz")):
+        file = path.relative_to(root).as_posix()
+        try:
+            headers[file] = read_header(path)
+        except WhaleError:
+            if file not in wanted:
+                raise
+    return headers
+
+
+def _check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Raises WhaleError when what is there was recorded with other settings."""
+    there = {file: header["metadata"] for file, header in headers.items()}
+    if (root / MANIFEST).exists():
+        there[MANIFEST] = read_manifest(root)
+    for file, found in there.items():
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise WhaleError(
+                    f"{root} already holds episodes with {name} {found.get(name)!r} ({file}), and now "
+                    f"{value!r} is asked for. Choose another directory, or the settings that it was recorded "
+                    "with; nothing was changed."
+                )
+
+
+class _Progress:
+    """A bar with the time left on a terminal; elsewhere a line at every tenth."""
+
+    def __init__(self, total: int, done: int, frames: int, show: bool):
+        from rich.console import Console
+
+        self._console = Console(stderr=True, quiet=not show)
+        self._total, self._done, self._frames = total, done, frames
+        self._skipped, self._start, self._tenth = done, time.monotonic(), 0
+        self._bar = None
+
+    def __enter__(self) -> "_Progress":
+        self._console.print(
+            f"Recording {self._total - self._done} episodes; {self._done} are there already.", highlight=False
+        )
+        if self._console.is_terminal and not self._console.quiet:
+            from rich import progress
+
+            columns = (
+                progress.TextColumn("Meta-World"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[speed]}"),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+            )
+            self._bar = progress.Progress(*columns, console=self._console)
+            self._bar.start()
+            self._id = self._bar.add_task("", total=self._total, completed=self._done, speed="")
+        return self
+
+    def step(self) -> None:
+        """One more episode is on the disk."""
+        self._done += 1
+        new, elapsed = self._done - self._skipped, time.monotonic() - self._start
+        speed = f"{new * self._frames / elapsed:.0f} frames/s"
+        if self._bar is not None:
+            self._bar.update(self._id, completed=self._done, speed=speed)
+            return
+        tenth = 10 * self._done // self._total
+        if tenth > self._tenth or self._done == self._total:
+            self._tenth = tenth
+            left = elapsed / new * (self._total - self._done)
+            text = f"Recorded {self._done} of {self._total} episodes, {speed}, {left:.0f} s left."
+            self._console.print(text, highlight=False)
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def record(
+    root: Path | str,
+    *,
+    tasks: Iterable[str],
+    episodes: dict[str, int],
+    image_size: int = 64,
+    camera: str = "corner",
+    steps: int = 100,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+    policies: Iterable[str] | None = None,
+) -> EpisodeStore:
+    """Records Meta-World episodes into `root`, in parallel processes, and opens the store.
+
+    episodes: split -> number for each task and policy; "train" and "valid" use TRAIN_POLICIES and "test" the
+    unseen TEST_POLICIES (`policies` keeps only some of them). Each episode has `steps` actions, steps + 1
+    frames of image_size x image_size and a seed of its own that follows from `seed`. Complete episodes that
+    are already there are kept, so that the same call goes on after a kill, and other tasks can be added
+    later.
+
+    Raises WhaleError for unknown names, a store recorded with other settings, a full disk, no GL, or an
+    episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete
+    is lost.
+    """
+    root, tasks = Path(root), list(tasks)
+    policies = None if policies is None else list(policies)
+    shared = {"image_size": image_size, "camera": camera, "steps": steps, "seed": seed}
+    jobs = plan(root, tasks=tasks, episodes=episodes, policies=policies, **shared)
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        headers = _existing(root, {job.file for job in jobs})
+        settings = {"image_size": [image_size] * 2, "camera": camera, "steps": steps, "recording_seed": seed}
+        _check_settings(root, headers, settings)
+        remove_partial(root)
+        missing = [job for job in jobs if job.file not in headers]
+        _record_missing(root, jobs, missing, headers, workers or os.cpu_count() or 1, progress)
+        write_manifest(
+            root,
+            [record_of(file, header) for file, header in headers.items()],
+            image_size=(image_size, image_size),
+            action_spec=metaworld.ACTION_SPEC,
+            camera=camera,
+            versions=metaworld.versions(),
+            steps=steps,
+            recording_seed=seed,
+        )
+    return open_store(root)
+
+
+def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
+    """Records `missing` and adds their headers; removes what an interrupted process left half-written."""
+    if not missing:
+        return
+    frames = missing[0].steps + 1
+    try:
+        with _Progress(len(jobs), len(jobs) - len(missing), frames, progress) as bar:
+            for job, header in record_all(missing, workers):
+                headers[job.file] = header
+                bar.step()
+    finally:
+        remove_partial(root)

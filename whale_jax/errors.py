@@ -1,0 +1,19 @@
+"""Errors written for the user."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class WhaleError(Exception):
+    """Its message is a sentence for the user: what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> WhaleError:
+    """The error for a name that does not exist, with the nearest names that do."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"valid names: {', '.join(valid)}."
+    return WhaleError(f"There is no {kind} named {name!r}; {hint}")

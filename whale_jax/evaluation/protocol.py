@@ -1,0 +1,166 @@
+"""The video protocol: which held-out clips are imagined, against which controls, and what is measured."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from whale_jax.data.store import EpisodeStore
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation import video
+from whale_jax.evaluation.films import encode, side_by_side
+from whale_jax.evaluation.report import Film
+from whale_jax.imagination.world import WorldModel
+from whale_jax.nn.settings import Settings
+
+MEASURES = ("psnr", "ssim", "moving_psnr")
+CONTROLS = ("repeat_last_frame", "reconstruction", "wrong_actions")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolSettings(Settings):
+    """What is evaluated.
+
+    Attributes:
+      context: frames given to the model; horizon: frames imagined.
+      episodes: clips for each task and policy; batch_size: clips imagined at once.
+      start: first frame of every clip; -1 draws it from `seed`, one per clip.
+    """
+
+    context: int = 2
+    horizon: int = 16
+    episodes: int = 20
+    batch_size: int = 20
+    start: int = -1
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Clips of one task and policy: frames (E, C + n, H, W, 3) uint8, actions (E, C - 1 + n, A), rewards (E, n)."""
+
+    task: str
+    policy: str
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+
+
+def read_clips(store: EpisodeStore, settings: ProtocolSettings) -> list[Clips]:
+    """Clips of every task and policy in a store.
+
+    Raises:
+      WhaleError: an episode is shorter than a clip, or the store is empty.
+    """
+    length = settings.context + settings.horizon
+    groups = []
+    for task in store.names("task"):
+        for policy in store.select(tasks=task).names("policy"):
+            chosen = store.select(tasks=task, policies=policy)
+            clips = [_clip(chosen, i, length, settings) for i in range(min(len(chosen), settings.episodes))]
+            groups.append(Clips(task, policy, *(np.stack(parts) for parts in zip(*clips, strict=True))))
+    return groups
+
+
+def _clip(store: EpisodeStore, index: int, length: int, settings: ProtocolSettings):
+    episode = store.read(index)
+    latest = len(episode.frames) - length
+    if latest < max(settings.start, 0):
+        raise WhaleError(
+            f"Episode {store.records[index]['file']} has {len(episode.frames)} frames; a clip of {settings.context} "
+            f"given and {settings.horizon} imagined frames starting at {max(settings.start, 0)} does not fit."
+        )
+    start = settings.start
+    if start < 0:
+        seed = [settings.seed, *store.records[index]["file"].encode()]
+        start = int(np.random.default_rng(seed).integers(0, latest + 1))
+    first = settings.context - 1
+    return (
+        episode.frames[start : start + length],
+        episode.actions[start : start + length - 1],
+        episode.rewards[start + first : start + length - 1],
+    )
+
+
+def other_actions(groups: list[Clips]) -> list[np.ndarray]:
+    """For each group the future actions of other episodes: those of the same task's next policy."""
+    wrong = []
+    for group in groups:
+        same_task = [g for g in groups if g.task == group.task]
+        following = same_task[(same_task.index(group) + 1) % len(same_task)]
+        actions = following.actions
+        if following is group:
+            if len(actions) < 2:
+                raise WhaleError(f"{group.task} has one held-out episode; wrong actions need another. Record more.")
+            actions = np.roll(actions, 1, axis=0)
+        wrong.append(actions[np.arange(len(group.actions)) % len(actions)])
+    return wrong
+
+
+def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict[str, list[float | None]]:
+    """Every measure by horizon of predicted against real films, both (E, n, H, W, 3)."""
+    values = {
+        "psnr": video.psnr(real, predicted),
+        "ssim": video.ssim(real, predicted),
+        "moving_psnr": video.moving_psnr(real, predicted, moving),
+    }
+    return {name: video.by_horizon(v).mean for name, v in values.items()}
+
+
+def _imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int) -> Iterator:
+    for i in range(0, len(frames), size):
+        yield model.imagine(frames[i : i + size], actions[i : i + size])
+
+
+def evaluate_video(
+    model: WorldModel, store: EpisodeStore, settings: ProtocolSettings, say=lambda message: None
+) -> tuple[dict[str, Any], list[Film]]:
+    """Imagines every clip along its actions and along another episode's, and measures both beside the controls.
+
+    Returns:
+      {task: {policy: {"episodes", measure: [by horizon], control: {measure: [by horizon]}, …}}} and one film
+      for each task and policy.
+    """
+    results, films = {}, []
+    groups = read_clips(store, settings)
+    started = time.perf_counter()
+    for i, (group, wrong) in enumerate(zip(groups, other_actions(groups), strict=True)):
+        entry, film = _evaluate_group(model, group, wrong, settings)
+        results.setdefault(group.task, {})[group.policy] = entry
+        films.append(film)
+        left = (time.perf_counter() - started) / (i + 1) * (len(groups) - i - 1)
+        say(f"evaluated {i + 1} of {len(groups)} task-policy pairs ({group.task}, {group.policy}), {left:.0f} s left")
+    return results, films
+
+
+def _evaluate_group(model, group: Clips, wrong: np.ndarray, settings: ProtocolSettings) -> tuple[dict, Film]:
+    c, n = settings.context, settings.horizon
+    context, real = group.frames[:, :c], group.frames[:, c:]
+    mixed = np.concatenate([group.actions[:, : c - 1], wrong[:, c - 1 :]], axis=1)
+    futures = list(_imagine(model, context, group.actions, settings.batch_size))
+    imagined = np.concatenate([f.frames for f in futures])
+    misled = np.concatenate([f.frames for f in _imagine(model, context, mixed, settings.batch_size)])
+    controls = {
+        "repeat_last_frame": np.repeat(context[:, -1:], n, axis=1),
+        "reconstruction": model.reconstruct(group.frames)[:, c:],
+        "wrong_actions": misled,
+    }
+    moving = video.moving_region(real, context[:, -1])
+    entry: dict[str, Any] = {"episodes": len(real), "moving_share": float(moving.mean())}
+    entry |= measure(real, imagined, moving)
+    entry |= {name: measure(real, controls[name], moving) for name in CONTROLS}
+    if futures[0].rewards is not None:
+        rewards = np.concatenate([f.rewards for f in futures])
+        entry["reward_error"] = np.abs(rewards - group.rewards).mean(0).tolist()
+    return entry, _film(group, imagined, moving, settings)
+
+
+def _film(group: Clips, imagined: np.ndarray, moving: np.ndarray, settings: ProtocolSettings) -> Film:
+    """The clip in which most moves: nothing is to be seen in one that stands still."""
+    best = int(moving.mean((1, 2, 3)).argmax())
+    full = np.concatenate([group.frames[best, : settings.context], imagined[best]])
+    frames = side_by_side(group.frames[best], full, context=settings.context)
+    data, _ = encode(frames)
+    return Film(group.task, group.policy, f"{group.task}, {group.policy}: the clip with most motion", data)

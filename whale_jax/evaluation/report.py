@@ -1,0 +1,164 @@
+"""The report: one self-contained page of films, curves and tables."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation import films as encoding
+from whale_jax.evaluation import page, sections
+from whale_jax.evaluation.summary import check_metrics, count, horizons, mean, signed, statement, summarise
+
+__all__ = ["Figure", "Film", "statement", "summarise", "write_report"]
+
+
+@dataclass(frozen=True)
+class Film:
+    """One film of the report.
+
+    Attributes:
+      task, policy: the row and the column that it stands in.
+      caption: one line, such as the episode's number.
+      data: MP4, WebP or GIF bytes, real on the left and imagined on the right.
+    """
+
+    task: str
+    policy: str
+    caption: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One further picture.
+
+    Attributes:
+      caption: what it shows and how to read it.
+      alt: the same for someone who cannot see it.
+      image: PNG or WebP bytes, or an `<svg>` element as text.
+    """
+
+    caption: str
+    alt: str
+    image: bytes | str
+
+
+def write_report(
+    path: str | os.PathLike,
+    metrics: dict,
+    films: Sequence[Film],
+    figures: Sequence[Figure] = (),
+    horizon: int = 8,
+) -> Path:
+    """Write the report as one HTML file that loads nothing from anywhere.
+
+    The page opens with its outcome in one paragraph and the films, then gives accuracy by horizon beside the
+    controls, the training curves, and what ran, how long and on what. The file is written beside `path` and
+    then takes its place, so a report that is already there survives a failure.
+
+    Args:
+      path: the file to write, usually `report.html`.
+      metrics: as in metrics.json, format "whale-metrics/1".
+      films: in the order of rows and columns that they should have.
+      figures: further pictures, such as film strips.
+      horizon: the one that the paragraph and the table of scores speak of; the last measured one if smaller.
+
+    Returns:
+      `path`.
+
+    Raises:
+      WhaleError: metrics of another format, a film of unknown encoding, no matplotlib, or no room to write.
+    """
+    path = Path(path)
+    check_metrics(metrics)
+    horizon = min(horizon, horizons(metrics))
+    show = {film: _element(film) for film in films}
+    parts = [
+        sections.films_section(metrics, films, show, horizon),
+        sections.accuracy_section(metrics, horizon),
+        sections.training_section(metrics),
+    ]
+    pictures = [(_source(figure.image), figure.caption, figure.alt) for figure in figures]
+    parts += [sections.pictures_section(pictures)] if pictures else []
+    parts.append(sections.run_section(metrics))
+    footer = "<p>Every number here, with the protocol that made it, is in <code>metrics.json</code>.</p>"
+    title = "Whale: real and imagined"
+    _write(path, page.document(title, _header(metrics, horizon, bool(pictures)), parts, footer))
+    return path
+
+
+def _header(metrics: dict, horizon: int, pictures: bool) -> str:
+    summary = summarise(metrics, horizon)
+    names = [("films", "Films"), ("accuracy", "Accuracy"), ("training", "Training")]
+    names += [("figures", "Figures")] if pictures else []
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in [*names, ("run", "Run")])
+    tasks = count(len(metrics["video"]), "task")
+    tiles = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in _tiles(metrics, summary, horizon)
+    )
+    return (
+        f'<p class="eyebrow">Whale world model, {tasks}, policies held out of training</p>\n'
+        "<h1>What the robot did, and what the model imagined</h1>\n"
+        f'<p class="lede">{escape(statement(metrics, horizon))}</p>\n'
+        f'<dl class="tiles">{tiles}</dl>\n'
+        f'<nav aria-label="Sections">{links}</nav>'
+    )
+
+
+def _tiles(metrics: dict, summary: dict, horizon: int) -> list[tuple[str, str]]:
+    gains = [row["gain"] for row in summary.values() if row["gain"] is not None]
+    losses = [
+        row["moving_psnr"] - row["wrong_actions"]
+        for row in summary.values()
+        if row["moving_psnr"] is not None and row["wrong_actions"] is not None
+    ]
+    cells = [cell for policies in metrics["video"].values() for cell in policies.values()]
+    similarity = mean(cell["ssim"][horizon - 1] for cell in cells)
+    tiles = []
+    if gains:
+        tiles.append(("over repeating the last frame, mean of tasks", signed(mean(gains))))
+        tiles.append(("over repeating the last frame, weakest task", signed(min(gains))))
+    if losses:
+        tiles.append(("with another episode's actions", signed(-mean(losses))))
+    if similarity is not None:
+        tiles.append((f"SSIM at horizon {horizon}", page.number(similarity, 3)))
+    return tiles
+
+
+def _element(film: Film) -> str:
+    mime = encoding.media_type(film.data)
+    source = encoding.data_uri(film.data, mime)
+    label = escape(f"{film.task}, {film.policy}: the real film on the left, the imagined one on the right")
+    if mime == encoding.MP4:
+        return f'<video src="{source}" aria-label="{label}" autoplay loop muted playsinline></video>'
+    return f'<img src="{source}" alt="{label}">'
+
+
+def _source(image: bytes | str) -> str:
+    return image if isinstance(image, str) else encoding.data_uri(image, encoding.media_type(image))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise WhaleError(
+            f"The report could not be written to {path} ({error.strerror}); free some space or choose "
+            "another place. What stood there before is untouched."
+        ) from error

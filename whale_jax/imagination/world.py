@@ -1,0 +1,202 @@
+"""What a user holds: a world model loaded from a checkpoint directory."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from whale_jax.data.actions import ActionSpec
+from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.imagination import rollout as rollouts
+from whale_jax.models.reward import expected_reward
+from whale_jax.models.world_model import COMPONENTS, Networks, Params
+from whale_jax.training.checkpoint import Meta, find, networks_of, read_item, read_meta
+
+UNCERTAINTIES = ("entropy",)
+Policy = Callable[[np.ndarray, jax.Array], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imagination:
+    """Imagined futures of B trajectories over n steps.
+
+    Attributes:
+      frames: (B, n, H, W, 3) uint8.
+      actions: (B, n, A) float32, those taken, in the robot's own units.
+      rewards: (B, n) float32; None if the checkpoint has no reward model.
+      uncertainty: (B, n) float32; None unless asked for.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray | None
+    uncertainty: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModel:
+    """Networks, parameters and the action contract of one checkpoint.
+
+    Attributes:
+      networks: the modules; params: all components' parameters by name.
+      action_spec: what the actions mean; actions passed in and out are in its units.
+      meta: the checkpoint's description of itself; source: where it came from.
+    """
+
+    networks: Networks
+    params: Params
+    action_spec: ActionSpec
+    meta: Meta
+    source: Path
+
+    def imagine(
+        self,
+        frames: np.ndarray,
+        actions: np.ndarray | None = None,
+        *,
+        key: jax.Array | None = None,
+        policy: Policy | None = None,
+        horizon: int | None = None,
+        uncertainty: str | None = None,
+        temperature: float = 0.0,
+    ) -> Imagination:
+        """Imagines what the camera would see.
+
+        Args:
+          frames: (B, C, H, W, 3) uint8, C >= 1 frames that were seen.
+          actions: (B, C - 1 + n, A) in the robot's own units; the first C - 1 lie between the given frames.
+            With `policy`, those C - 1 alone (None if C is 1).
+          key: a JAX key for sampling; not needed at temperature 0.
+          policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), in place of given actions.
+          horizon: n; only with `policy`.
+          uncertainty: "entropy" (mean token entropy in nats) or None.
+          temperature: of token sampling; 0 takes the most likely tokens.
+
+        Raises:
+          WhaleError: wrong shapes or types, actions that are not finite or out of range, no trained dynamics.
+        """
+        frames, actions = np.asarray(frames), self._actions(frames, actions, policy, horizon)
+        self._check_frames(frames)
+        if uncertainty is not None and uncertainty not in UNCERTAINTIES:
+            raise unknown_name("uncertainty", uncertainty, UNCERTAINTIES)
+        missing = [c for c in ("tokenizer", "behaviour", "dynamics") if c not in self.params]
+        if missing:
+            raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
+        if key is None:
+            if temperature > 0 or policy is not None:
+                raise WhaleError("imagine() needs key=jax.random.key(...) to sample tokens or to run a policy.")
+            key = jax.random.key(0)
+        drop = max(0, frames.shape[1] - self.networks.settings.num_frames)
+        frames, actions = frames[:, drop:], actions[:, drop:]
+        if policy is None:
+            imagined, entropies = self._rollout(temperature)(self.params, frames, self._normal(actions), key)
+        else:
+            imagined, entropies, actions = self._closed_loop(frames, actions, policy, horizon, key, temperature)
+        taken = actions[:, frames.shape[1] - 1 :]
+        return Imagination(
+            frames=np.asarray(imagined),
+            actions=taken,
+            rewards=self._rewards(frames[:, -1:], imagined, taken),
+            uncertainty=np.asarray(entropies) if uncertainty == "entropy" else None,
+        )
+
+    def reconstruct(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (B, T, H, W, 3) uint8 through the tokenizer and back, in windows of the model's length."""
+        self._check_frames(np.asarray(frames))
+        size = self.networks.settings.num_frames
+        parts = [
+            np.asarray(self._reconstruct(self.params, frames[:, i : i + size])) for i in range(0, frames.shape[1], size)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    @functools.cached_property
+    def _reconstruct(self):
+        def run(params, frames):
+            decoded = self.networks.decode(params, self.networks.encode(params, frames))
+            return jnp.round(decoded * 255.0).astype(jnp.uint8)
+
+        return jax.jit(run)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _rollout(self, temperature: float):
+        return jax.jit(functools.partial(rollouts.rollout, self.networks, temperature=temperature))
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _step(self, temperature: float):
+        return jax.jit(functools.partial(rollouts.step, self.networks, temperature=temperature))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def _closed_loop(self, frames, actions, policy, horizon, key, temperature):
+        start = jax.jit(functools.partial(rollouts.start, self.networks, horizon=horizon))
+        state = start(self.params, frames, self._normal(actions))
+        current, imagined, entropies, taken = frames[:, -1], [], [], []
+        for i in range(horizon):
+            policy_key, token_key = jax.random.split(jax.random.fold_in(key, i))
+            action = np.asarray(policy(current, policy_key), np.float32)
+            if action.shape != (frames.shape[0], self.action_spec.dim):
+                raise WhaleError(
+                    f"The policy returned actions of shape {action.shape}; they are {(len(frames), self.action_spec.dim)}."
+                )
+            self.action_spec.validate(action, f"the policy's actions at step {i}")
+            state, (frame, h) = self._step(temperature)(self.params, state, self._normal(action), token_key)
+            current = np.asarray(frame)
+            imagined.append(current), entropies.append(h), taken.append(action)
+        return np.stack(imagined, 1), jnp.stack(entropies, 1), np.concatenate([actions, np.stack(taken, 1)], 1)
+
+    def _rewards(self, last, imagined, actions):
+        if "reward" not in self.params:
+            return None
+        before = np.concatenate([last, np.asarray(imagined)[:, :-1]], axis=1)
+        flat = [np.asarray(x).reshape(-1, *x.shape[2:]) for x in (before, self._normal(actions), imagined)]
+        return np.asarray(self._reward(self.params, *flat)).reshape(actions.shape[:2])
+
+    @functools.cached_property
+    def _reward(self):
+        settings = self.networks.settings.reward
+        return jax.jit(lambda params, *args: expected_reward(settings, self.networks.reward_logits(params, *args)))
+
+    def _normal(self, actions: np.ndarray) -> np.ndarray:
+        return np.asarray(self.action_spec.normalise(actions), np.float32)
+
+    def _check_frames(self, frames: np.ndarray) -> None:
+        height, width = self.networks.settings.tokenizer.image_size
+        if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (height, width, 3):
+            raise WhaleError(
+                f"frames are {frames.dtype} {frames.shape}; this model takes uint8 (B, C, {height}, {width}, 3). "
+                "Resize them to the size that it was trained on."
+            )
+
+    def _actions(self, frames, actions, policy, horizon) -> np.ndarray:
+        past = np.shape(frames)[1] - 1 if np.ndim(frames) > 1 else 0
+        if (policy is None) != (horizon is None):
+            raise WhaleError("Give imagine() either actions alone, or policy= and horizon= together.")
+        if actions is None:
+            actions = np.zeros((len(frames), 0, self.action_spec.dim), np.float32)
+        actions = self.action_spec.validate(np.asarray(actions, np.float32), "the actions given to imagine()")
+        wanted = past if policy is not None else max(past + 1, actions.shape[1] if actions.ndim == 3 else 0)
+        if actions.ndim != 3 or actions.shape[:2] != (len(frames), wanted):
+            raise WhaleError(
+                f"actions have shape {actions.shape}; for {len(frames)} trajectories of {past + 1} frames they are "
+                f"({len(frames)}, {past}{'' if policy is not None else ' + n'}, {self.action_spec.dim}) with n >= 1."
+            )
+        return actions
+
+
+def load(directory: Path | str) -> WorldModel:
+    """The world model of a checkpoint: a work directory, a stage's directory, or a step's.
+
+    Raises:
+      WhaleError: there is no checkpoint, or it cannot be read.
+    """
+    stage_directory, step = find(directory)
+    meta = read_meta(stage_directory, step)
+    tree = read_item(stage_directory, step, "params")
+    params = {name: tree[name] for name in COMPONENTS if name in tree}
+    source = stage_directory / str(step)
+    return WorldModel(networks_of(meta), jax.device_put(params), ActionSpec.from_json(meta.action_spec), meta, source)

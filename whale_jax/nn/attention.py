@@ -1,0 +1,102 @@
+"""The one attention function, with its kernels.
+
+Kernels:
+  xla      softmax attention as XLA compiles it; every backend.
+  cudnn    cuDNN flash attention; NVIDIA GPUs, bfloat16.
+  bounded  for normalised queries and keys on a CPU: their logits are bounded, so the softmax needs no maximum,
+           and it is divided out after the product with the values. Scores are kept keys x queries, which leaves
+           no transposed copy of them in the backward pass.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from whale_jax.errors import unknown_name
+
+KERNELS = ("xla", "cudnn", "bounded")
+_EXP_LIMIT = 80.0  # exp(88.7) overflows float32
+
+
+def resolve_kernel(name: str, axis: str) -> str:
+    """The kernel called `name` for `axis` ("space" or "time"); "auto" picks by backend, as measured."""
+    if name == "auto":
+        return "bounded" if axis == "space" and jax.default_backend() == "cpu" else "xla"
+    if name not in KERNELS:
+        raise unknown_name("attention kernel", name, [*KERNELS, "auto"])
+    return name
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool,
+    kernel: str = "xla",
+    lengths: jax.Array | None = None,
+) -> jax.Array:
+    """Scaled dot-product attention.
+
+    Args:
+      q, k, v: (B, S, H, D) queries, keys, values.
+      causal: position s attends to positions up to s alone.
+      kernel: one of `KERNELS`; "bounded" takes no causality and no lengths.
+      lengths: (B,) int32, number of keys that are real; those after are not attended to. None: all.
+
+    Returns:
+      (B, S, H, D) in the type of `v`; softmax and logits are float32.
+    """
+    if kernel == "bounded":
+        if causal or lengths is not None:
+            raise ValueError("the bounded kernel attends to everything; use xla for causal or padded attention")
+        return _bounded_attention(q, k, v)
+    if kernel not in KERNELS:
+        raise unknown_name("attention kernel", kernel, KERNELS)
+    query_lengths = None if lengths is None else jnp.full_like(lengths, q.shape[1])
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=causal,
+        query_seq_lengths=query_lengths if kernel == "cudnn" else None,
+        key_value_seq_lengths=lengths,
+        implementation=kernel,
+    )
+
+
+def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    batch, length, heads, width = q.shape
+
+    def split(x):
+        return x.astype(jnp.float32).transpose(0, 2, 1, 3).reshape(batch * heads, length, width)
+
+    q, k = split(q) * width**-0.5, split(k)
+    # |q·k| <= |q||k|: nothing is subtracted unless the bound itself could overflow
+    bound = jnp.linalg.norm(q, axis=-1, keepdims=True) * jnp.linalg.norm(k, axis=-1).max(-1)[:, None, None]
+    shift = jax.lax.stop_gradient(jnp.maximum(bound - _EXP_LIMIT, 0.0))
+    out = _exp_attention(q, k, split(v), shift.swapaxes(1, 2))
+    return out.reshape(batch, heads, length, width).transpose(0, 2, 1, 3).astype(v.dtype)
+
+
+@jax.custom_vjp
+def _exp_attention(q, k, v, shift):
+    return _exp_attention_fwd(q, k, v, shift)[0]
+
+
+def _exp_attention_fwd(q, k, v, shift):
+    p_bkq = jnp.exp(k @ q.swapaxes(1, 2) - shift)
+    scale_b1q = 1.0 / p_bkq.sum(1, keepdims=True)
+    out_bdq = (v.swapaxes(1, 2) @ p_bkq) * scale_b1q
+    return out_bdq.swapaxes(1, 2), (q, k, v, p_bkq, scale_b1q, out_bdq)
+
+
+def _exp_attention_bwd(residuals, grad):
+    q, k, v, p_bkq, scale_b1q, out_bdq = residuals
+    grad_bdq = grad.swapaxes(1, 2) * scale_b1q
+    delta_b1q = (grad_bdq * out_bdq).sum(1, keepdims=True)
+    dscores_bkq = p_bkq * (v @ grad_bdq - delta_b1q)
+    dq = (k.swapaxes(1, 2) @ dscores_bkq).swapaxes(1, 2)
+    return dq, dscores_bkq @ q, p_bkq @ grad_bdq.swapaxes(1, 2), None
+
+
+_exp_attention.defvjp(_exp_attention_fwd, _exp_attention_bwd)

@@ -1,0 +1,92 @@
+"""Linear layer, normalisation and patches: the parts every network is built from.
+
+Parameters carry logical axis names ("embed", "mlp", "heads", "vocab", …) that `whale_jax.training.sharding`
+maps to mesh axes.
+"""
+
+from collections.abc import Sequence
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from whale_jax.errors import WhaleError
+
+INIT_STD = 0.02
+
+
+class Dense(nn.Module):
+    """A linear layer over the last axis.
+
+    All leading axes are merged before the product: with more than one of them XLA's CPU backend writes
+    transposed copies of both operands to form the weight gradient, which costs more than the product.
+
+    Attributes:
+      features: size of the output's last axis.
+      axes: logical names of the kernel's two axes.
+      dtype: type of the product; parameters are float32.
+      std: standard deviation of the initial weights.
+      use_bias: whether a bias is added.
+    """
+
+    features: int
+    axes: tuple[str | None, str | None]
+    dtype: jnp.dtype = jnp.float32
+    std: float = INIT_STD
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (..., D) to (..., features) in `dtype`."""
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+            y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with float32 statistics and a learned scale, no bias; the output has type `dtype`."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis of (..., D)."""
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)), x.shape[-1:])
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + 1e-6) * scale).astype(self.dtype)
+
+
+def check_patches(image_size: Sequence[int], patch: int) -> int:
+    """Number of patches N of an image of (height, width) pixels.
+
+    Raises:
+      WhaleError: the patch does not divide the image.
+    """
+    height, width = image_size
+    if height % patch or width % patch:
+        raise WhaleError(f"A patch of {patch} pixels does not divide frames of {height}x{width}; choose one that does.")
+    return (height // patch) * (width // patch)
+
+
+def patchify(frames: jax.Array, patch: int) -> jax.Array:
+    """Cuts frames (B, T, H, W, C) into patches (B, T, N, patch * patch * C), row by row."""
+    check_patches(frames.shape[2:4], patch)
+    return einops.rearrange(frames, "b t (h p) (w q) c -> b t (h w) (p q c)", p=patch, q=patch)
+
+
+def unpatchify(patches: jax.Array, patch: int, image_size: Sequence[int]) -> jax.Array:
+    """Inverse of `patchify`: (B, T, N, patch * patch * C) to (B, T, H, W, C)."""
+    rows = image_size[0] // patch
+    return einops.rearrange(patches, "b t (h w) (p q c) -> b t (h p) (w q) c", p=patch, q=patch, h=rows)
+
+
+def to_unit(frames: jax.Array) -> jax.Array:
+    """Frames as float32 in [0, 1]; uint8 is scaled, floats pass."""
+    return frames.astype(jnp.float32) / 255.0 if frames.dtype == jnp.uint8 else frames

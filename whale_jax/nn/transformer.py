@@ -1,0 +1,158 @@
+"""The spatial-temporal transformer (spec §2): attention inside a frame, causal attention over time, one feed-forward."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.nn.attention import attention, resolve_kernel
+from whale_jax.nn.layers import INIT_STD, Dense, LayerNorm
+from whale_jax.nn.positions import space_time_codes
+from whale_jax.nn.precision import resolve_dtype
+from whale_jax.nn.settings import Settings
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerSettings(Settings):
+    """Size and execution of one ST-transformer.
+
+    Attributes:
+      num_layers: as the paper counts them, spatial and temporal layers apart; two make one block.
+      width: d, size of the residual stream.
+      num_heads: attention heads per layer.
+      causal: temporal attention sees earlier frames alone.
+      scan: run the blocks as one scanned body (compiles faster, same values).
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full".
+      dtype: of matrix products; residual_dtype: of the residual stream.
+      space_kernel, time_kernel: attention kernels, see `whale_jax.nn.attention`.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+    causal: bool = True
+    scan: bool = False
+    remat: str = "none"
+    dtype: str = "auto"
+    residual_dtype: str = "float32"
+    space_kernel: str = "auto"
+    time_kernel: str = "auto"
+
+    def __post_init__(self):
+        if self.num_layers % 2 or self.num_layers < 2:
+            raise WhaleError(f"num_layers counts spatial and temporal layers, so it is even; it is {self.num_layers}.")
+        if self.width % self.num_heads:
+            raise WhaleError(f"num_heads={self.num_heads} does not divide width={self.width}; choose one that does.")
+        if self.remat not in REMAT_POLICIES:
+            raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
+
+    @property
+    def num_blocks(self) -> int:
+        """Spatial-temporal blocks of one spatial layer, one temporal layer and one feed-forward each."""
+        return self.num_layers // 2
+
+
+class HeadNorm(nn.Module):
+    """Root-mean-square normalisation of each head's queries or keys, with a learned scale, in float32."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis of (..., H, D); keeps the type."""
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)), x.shape[-1:])
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)
+        return (x32 * scale).astype(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the second-to-last axis, with normalised queries and keys."""
+
+    settings: TransformerSettings
+    axis: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+        """Maps (B, S, D) to (B, S, D); `lengths` (B,) limits the keys."""
+        s = self.settings
+        dtype = resolve_dtype(s.dtype)
+        qkv = Dense(3 * s.width, ("embed", "heads"), dtype, use_bias=False, name="qkv")(x)
+        q, k, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), 3, axis=-2)
+        q, k = HeadNorm(name="q_norm")(q), HeadNorm(name="k_norm")(k)
+        in_time = self.axis == "time"
+        kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
+        y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
+        std = INIT_STD / (3 * s.num_blocks) ** 0.5
+        return Dense(s.width, ("heads", "embed"), dtype, std, use_bias=False, name="out")(y.reshape(x.shape))
+
+
+class STBlock(nn.Module):
+    """Spatial attention, temporal attention, feed-forward; pre-norm residuals (spec §2)."""
+
+    settings: TransformerSettings
+
+    @nn.compact
+    def __call__(self, x: jax.Array, lengths: jax.Array | None) -> tuple[jax.Array, None]:
+        """Maps (B, T, N, D) to (B, T, N, D); `lengths` (B,) is the number of real frames."""
+        s = self.settings
+        dtype = resolve_dtype(s.dtype)
+        batch, frames, tokens, width = x.shape
+        y = LayerNorm(dtype, name="space_norm")(x).reshape(batch * frames, tokens, width)
+        x = x + SelfAttention(s, "space", name="space")(y).reshape(x.shape)
+
+        y = LayerNorm(dtype, name="time_norm")(x).swapaxes(1, 2).reshape(batch * tokens, frames, width)
+        rows = None if lengths is None else jnp.repeat(lengths, tokens, total_repeat_length=batch * tokens)
+        y = SelfAttention(s, "time", name="time")(y, rows)
+        x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
+
+        y = LayerNorm(dtype, name="mlp_norm")(x)
+        y = nn.gelu(Dense(4 * width, ("embed", "mlp"), dtype, name="mlp_in")(y))
+        std = INIT_STD / (3 * s.num_blocks) ** 0.5
+        x = x + Dense(width, ("mlp", "embed"), dtype, std, name="mlp_out")(y)
+        return x.astype(resolve_dtype(s.residual_dtype)), None
+
+
+class STTransformer(nn.Module):
+    """Position codes, ST blocks, final normalisation.
+
+    Dimension keys: B batch, T frames, N tokens per frame, D width.
+    """
+
+    settings: TransformerSettings
+
+    @nn.compact
+    def __call__(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+        """Maps embeddings (B, T, N, D) to features (B, T, N, D) in float32.
+
+        Args:
+          x: embedded tokens, without positions.
+          lengths: (B,) number of real frames of each row. Causal models may leave it out, for padding
+            is to the right and never seen.
+        """
+        s = self.settings
+        x = x.astype(resolve_dtype(s.residual_dtype))
+        x = x + INIT_STD * space_time_codes(x.shape[1], x.shape[2], x.shape[3]).astype(x.dtype)
+        block = STBlock
+        if s.remat != "none":
+            block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)
+        if s.scan:
+            stacked = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=s.num_blocks,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            x, _ = stacked(s, name="blocks")(x, lengths)
+        else:
+            for i in range(s.num_blocks):
+                x, _ = block(s, name=f"block_{i}")(x, lengths)
+        return LayerNorm(name="final_norm")(x)

@@ -1,0 +1,193 @@
+"""The main job: data, four stages, report. Every part resumes where it stopped."""
+
+import dataclasses
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from whale_jax.configuration import model_settings, to_plain
+from whale_jax.data.episodes import batches
+from whale_jax.data.store import EpisodeStore, open_store
+from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.evaluation.evaluate import evaluate, held_out, versions
+from whale_jax.evaluation.protocol import ProtocolSettings
+from whale_jax.imagination.world import load
+from whale_jax.models.world_model import COMPONENTS, Networks, Params
+from whale_jax.training import sharding
+from whale_jax.training.checkpoint import Meta, check_architecture, read_meta, stage_directory, steps_in
+from whale_jax.training.loop import Run, Trainer
+from whale_jax.training.progress import say
+from whale_jax.training.settings import StageSettings
+from whale_jax.training.stages import STAGES
+
+VALID_SEED = 1
+
+
+def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) -> dict[str, Any]:
+    """Records what is missing, trains tokenizer, behaviour, dynamics and reward, and writes the report.
+
+    Args:
+      config: see `whale_jax.configuration.default_config`.
+      workdir: everything of the run lies there; a second call goes on where the first stopped.
+      until: stop after this stage, without a report.
+
+    Returns:
+      The metrics of the report, or {} with `until`.
+
+    Raises:
+      WhaleError: see each part; nothing on disk is lost.
+    """
+    if until is not None and until not in STAGES:
+        raise unknown_name("stage", until, STAGES)
+    workdir = Path(workdir)
+    settings = model_settings(config)
+    _check_workdir(workdir, settings)
+    phases = Phases(workdir)
+    with phases.timed("recording"):
+        store = open_data(config, workdir)
+    _check_data(store, config)
+    params: Params = {}
+    for name in COMPONENTS:
+        with phases.timed(name):
+            params, _ = train_stage(name, config, workdir, store, params)
+        if name == until:
+            return {}
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
+    return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
+
+
+class Phases:
+    """Seconds by phase, over all calls on one work directory."""
+
+    def __init__(self, workdir: Path):
+        self._path = workdir / "phases.json"
+        self.seconds: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def timed(self, name: str):
+        return _Timed(self, name)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_suffix(".tmp")
+        beside.write_text(json.dumps(self.seconds))
+        beside.replace(self._path)
+
+
+@dataclasses.dataclass
+class _Timed:
+    phases: Phases
+    name: str
+
+    def __enter__(self):
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_):
+        self.phases.add(self.name, time.perf_counter() - self._started)
+
+
+def _check_workdir(workdir: Path, settings) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise WhaleError(f"--workdir={workdir} is a file; give a directory.")
+    for name in COMPONENTS:
+        directory = stage_directory(workdir, name)
+        if steps := steps_in(directory):
+            check_architecture(read_meta(directory, steps[-1]), settings, directory)
+
+
+def open_data(config: ConfigDict, workdir: Path) -> EpisodeStore:
+    """The episode store of a config, recorded first as far as it is not complete.
+
+    Raises:
+      WhaleError: there is nothing to record and no store.
+    """
+    root = Path(config.data.root or workdir / "data")
+    record = config.data.record
+    if record.tasks:
+        from whale_jax.data.record import record as record_episodes
+
+        return record_episodes(
+            root,
+            tasks=record.tasks,
+            episodes=record.episodes.to_dict(),
+            image_size=config.model.image_size,
+            camera=record.camera,
+            steps=record.steps,
+            seed=config.seed,
+            workers=record.workers or None,
+        )
+    return open_store(root)
+
+
+def _check_data(store: EpisodeStore, config: ConfigDict) -> None:
+    size = (config.model.image_size,) * 2
+    if tuple(store.image_size) != size:
+        raise WhaleError(
+            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels and the config's "
+            f"model.image_size is {size[0]}; record at that size or set --config.model.image_size."
+        )
+    if store.action_spec.dim != config.model.action_dim:
+        raise WhaleError(
+            f"{store.root} has actions of {store.action_spec.dim} dimensions and the config's model.action_dim is "
+            f"{config.model.action_dim}; set --config.model.action_dim={store.action_spec.dim}."
+        )
+
+
+def train_stage(
+    name: str, config: ConfigDict, workdir: Path, store: EpisodeStore, frozen: Params
+) -> tuple[Params, dict[str, Any]]:
+    """Trains one stage to its end; returns all components' parameters so far and a summary."""
+    settings = StageSettings.from_dict(config.stages[name].to_dict())
+    model = model_settings(config)
+    stage = STAGES[name](Networks(model), store.action_spec, settings)
+    trainer = Trainer(stage, frozen, _run(name, config, workdir, store, model, settings))
+    return trainer.train()
+
+
+def _run(name, config, workdir, store, model, settings: StageSettings) -> Run:
+    num_frames = settings.num_frames or model.num_frames
+    shard = (jax.process_index(), jax.process_count())
+    local = settings.batch_size // shard[1]
+    cache = int(config.data.cache_gib * 2**30)
+    train, seed = store.select(split="train"), config.seed
+
+    def open_batches():
+        return batches(train, batch_size=local, num_frames=num_frames, seed=seed, shard=shard, cache_bytes=cache)
+
+    valid = []
+    if "valid" in store.names("split"):
+        held_out = store.select(split="valid")
+        stream = batches(held_out, batch_size=local, num_frames=num_frames, seed=VALID_SEED, shard=shard)
+        valid = list(itertools.islice(stream, settings.eval_batches))
+        stream.close()
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    return Run(
+        directory=stage_directory(workdir, name),
+        history=workdir / "history" / f"{name}.jsonl",
+        tensorboard=workdir / "tensorboard" if config.log.tensorboard else None,
+        failures=workdir / "failures",
+        wandb=config.log.wandb,
+        mesh=mesh,
+        axis_rules=sharding.rules(config.mesh.fully_sharded),
+        seed=seed,
+        meta=Meta(
+            stage=name,
+            model=model.to_dict(),
+            config=to_plain(config),
+            action_spec=store.action_spec.to_json(),
+            versions=versions(),
+        ),
+        train_batches=open_batches,
+        valid_batches=valid,
+    )
+
+
+def summary_line(workdir: Path, metrics: dict[str, Any]) -> None:
+    """Says where the results are."""
+    total = sum(metrics["run"]["phases"].values())
+    say(f"Done in {total / 60:.1f} minutes. Open {workdir / 'report.html'}; every figure is in metrics.json beside it.")

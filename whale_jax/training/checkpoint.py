@@ -1,0 +1,185 @@
+"""Checkpoints that stand alone, written by Orbax in the background (design: params, optimizer, data, meta, example)."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from whale_jax.errors import WhaleError
+from whale_jax.models.world_model import COMPONENTS, Networks, WorldModelSettings
+
+FORMAT = "whale-checkpoint/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself: enough to rebuild the model with nothing else.
+
+    Attributes:
+      stage: the stage that wrote it; `finished` once that stage is over.
+      model: settings of all networks; config: the whole config; action_spec: what the actions mean.
+      versions: of the libraries that wrote it.
+      best, bad_evals: held-out selection so far.
+    """
+
+    stage: str
+    model: dict[str, Any]
+    config: dict[str, Any]
+    action_spec: dict[str, Any]
+    versions: dict[str, str]
+    finished: bool = False
+    best: float | None = None
+    bad_evals: int = 0
+    format: str = FORMAT
+
+
+def stage_directory(workdir: Path | str, stage: str) -> Path:
+    """Where a stage keeps its checkpoints."""
+    return Path(workdir).absolute() / "checkpoints" / stage
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one stage, asynchronously; each appears whole or not at all."""
+
+    def __init__(self, directory: Path):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            directory, options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        )
+
+    def save(self, step: int, items: dict[str, Any], data: dict[str, Any], meta: Meta) -> None:
+        """Saves pytrees `items` (params, optimizer, …), the data iterator's state and `meta` as of `step`.
+
+        Raises:
+          WhaleError: this or an earlier save could not be written (a full disk).
+        """
+        with _disk_errors(self._manager.directory):
+            if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
+            args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+            args["data"] = ocp.args.JsonSave(data)
+            args["meta"] = ocp.args.JsonSave(dataclasses.asdict(meta))
+            self._manager.save(step, args=ocp.args.Composite(**args))
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        with _disk_errors(self._manager.directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _disk_errors(directory):
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if "No space left" in str(error) or getattr(error, "errno", None) == 28:
+            raise WhaleError(
+                f"The disk is full: a checkpoint could not be written to {directory}. Earlier checkpoints there "
+                "are whole; free some space and run the same command again to resume."
+            ) from error
+        raise
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a stage's directory, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(ocp.utils.checkpoint_steps(directory))
+
+
+def read_meta(directory: Path, step: int) -> Meta:
+    """The checkpoint's description of itself.
+
+    Raises:
+      WhaleError: it cannot be read or is of another format.
+    """
+    path = directory / str(step) / "meta" / "metadata"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _broken(directory / str(step), error) from error
+    if values.get("format") != FORMAT:
+        raise WhaleError(
+            f"{directory / str(step)} has checkpoint format {values.get('format')!r} and this version reads "
+            f"{FORMAT!r}; train again or use the version that wrote it."
+        )
+    return Meta(**values)
+
+
+def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
+    """One pytree of a checkpoint; with `target` (arrays or shapes with shardings) it takes that structure and placement.
+
+    Raises:
+      WhaleError: the item is missing, truncated or does not fit the target.
+    """
+    path = directory / str(step) / item
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            if target is None:
+                return jax.tree.map(np.asarray, checkpointer.restore(path, _host_target(checkpointer, path)))
+            return checkpointer.restore(path, target)
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def _host_target(checkpointer, path):
+    tree = checkpointer.metadata(path).item_metadata
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
+
+
+def _broken(path: Path, error: Exception) -> WhaleError:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return WhaleError(
+        f"The checkpoint item {path} cannot be read ({first_line}). It is truncated or of another architecture; "
+        f"delete or move {path.parent} to fall back on an earlier step, or point to another checkpoint."
+    )
+
+
+def find(directory: Path | str) -> tuple[Path, int]:
+    """Stage directory and step of the newest checkpoint in a work directory, a stage's directory or a step's.
+
+    Raises:
+      WhaleError: there is none.
+    """
+    directory = Path(directory).absolute()
+    if directory.name.isdigit() and (directory / "meta").is_dir():
+        return directory.parent, int(directory.name)
+    candidates = [stage_directory(directory, name) for name in reversed(COMPONENTS)] + [directory]
+    for candidate in candidates:
+        if steps := steps_in(candidate):
+            return candidate, steps[-1]
+    raise WhaleError(
+        f"There is no checkpoint in {directory}; give a work directory of `whale train` or one of its "
+        "checkpoints/<stage>/<step> directories."
+    )
+
+
+def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) -> None:
+    """Raises WhaleError if the checkpoint's networks differ from `settings`, naming the first differences."""
+    saved, wanted = _flat(meta.model), _flat(json.loads(json.dumps(settings.to_dict())))
+    differing = [k for k in sorted(saved.keys() | wanted.keys()) if saved.get(k) != wanted.get(k)]
+    if differing:
+        shown = "; ".join(f"{k} is {saved.get(k)} there and {wanted.get(k)} in the config" for k in differing[:3])
+        raise WhaleError(
+            f"{where} holds a model of another architecture: {shown}. Use another --workdir, or the config it was made with."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def networks_of(meta: Meta) -> Networks:
+    """The networks that a checkpoint describes."""
+    return Networks(WorldModelSettings.from_dict(meta.model))

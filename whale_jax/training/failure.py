@@ -1,0 +1,86 @@
+"""A step that was not finite: what is saved, and its replay."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from whale_jax.data.actions import ActionSpec
+from whale_jax.data.batch import Batch
+from whale_jax.errors import WhaleError
+from whale_jax.models.world_model import Params
+from whale_jax.training.checkpoint import Meta, networks_of, read_item, read_meta
+from whale_jax.training.settings import StageSettings
+from whale_jax.training.stages import STAGES, Stage
+
+
+def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, Any]:
+    """Loss, metrics and gradient norm by parameter array of one step, and which of them are not finite."""
+
+    @jax.jit
+    def run(params, frozen, batch):
+        (loss, (metrics, _)), grads = jax.value_and_grad(stage.loss, has_aux=True)(params, frozen, batch, key, True)
+        return loss, metrics, jax.tree.map(optax.global_norm, grads), jax.tree.map(optax.global_norm, params)
+
+    loss, metrics, grad_norms, param_norms = jax.device_get(run(params, frozen, batch))
+    grads, norms = _named(grad_norms), _named(param_norms)
+    return {
+        "loss": float(loss),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "gradient_norms": grads,
+        "parameter_norms": norms,
+        "not_finite": {
+            "gradients": [name for name, value in grads.items() if not np.isfinite(value)],
+            "parameters": [name for name, value in norms.items() if not np.isfinite(value)],
+        },
+    }
+
+
+def _named(tree: Any) -> dict[str, float]:
+    return {jax.tree_util.keystr(path): float(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def save(directory: Path, step: int, seed: int, items: dict[str, Any], batch: Batch, meta: Meta, report: dict) -> None:
+    """Writes the failed step: parameters, batch and report, beside whatever is there."""
+    target = directory / str(step)
+    target.mkdir(parents=True, exist_ok=True)
+    fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+    np.savez_compressed(target / "batch.npz", **fields)
+    (target / "report.json").write_text(json.dumps({"step": step, "seed": seed, **report}, indent=1))
+    (target / "meta").mkdir(exist_ok=True)
+    (target / "meta" / "metadata").write_text(json.dumps(dataclasses.asdict(meta)))
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, item in items.items():
+            checkpointer.save(target / name, item, force=True)
+
+
+def replay(directory: Path | str) -> dict[str, Any]:
+    """Runs a saved failed step again and explains it.
+
+    Raises:
+      WhaleError: the directory holds no failed step.
+    """
+    directory = Path(directory).absolute()
+    if not (directory / "report.json").is_file():
+        raise WhaleError(f"{directory} holds no failed step; give the directory that the failed run named.")
+    saved = json.loads((directory / "report.json").read_text())
+    step = saved["step"]
+    meta = read_meta(directory.parent, step)
+    settings = StageSettings.from_dict(meta.config["stages"][meta.stage])
+    stage = STAGES[meta.stage](networks_of(meta), ActionSpec.from_json(meta.action_spec), settings)
+    tree = read_item(directory.parent, step, "params")
+    params = tree.pop(meta.stage)
+    with np.load(directory / "batch.npz") as arrays:
+        batch = Batch(**{name: jnp.asarray(value) for name, value in arrays.items()})
+    return explain(stage, params, tree, batch, step_key(saved["seed"], meta.stage, step))
+
+
+def step_key(seed: int, stage: str, step: jax.Array | int) -> jax.Array:
+    """The key of one training step: a pure function of seed, stage and step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), list(STAGES).index(stage)), step)

@@ -1,0 +1,32 @@
+"""AdamW with warm-up, cosine decay and clipping (Tables 5 to 8)."""
+
+import jax
+import optax
+
+from whale_jax.training.settings import StageSettings
+
+
+def schedule(settings: StageSettings) -> optax.Schedule:
+    """Learning rate by step: linear from 0 to max_lr in `warmup` steps, then cosine to min_lr at `steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=settings.max_lr,
+        warmup_steps=settings.warmup,
+        decay_steps=max(settings.steps, settings.warmup + 1),
+        end_value=settings.min_lr,
+    )
+
+
+def optimizer(settings: StageSettings) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW whose weight decay spares vectors (norms and biases)."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip),
+        optax.adamw(
+            schedule(settings),
+            b1=settings.b1,
+            b2=settings.b2,
+            eps=1e-8,
+            weight_decay=settings.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+    )

@@ -1,0 +1,134 @@
+"""What a run shows and keeps while it trains: console lines, TensorBoard, and a history in JSON lines."""
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+
+from whale_jax.training.settings import StageSettings
+
+
+class History:
+    """Metrics by step in a .jsonl file; reopening for a resumed run drops what lies past the checkpoint."""
+
+    def __init__(self, path: Path, start_step: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [entry for entry in read_history(path) if entry["step"] <= start_step]
+        beside = path.with_suffix(".tmp")
+        beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        beside.replace(path)
+        self._file = path.open("a")
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Appends one entry, which has a "step"."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Entries of a history file; a last line cut short by a kill is left out."""
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+class TensorBoard:
+    """Scalars and films for TensorBoard (and, when asked, wandb); films are animated GIFs."""
+
+    def __init__(self, directory: Path, stage: str, wandb: bool):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory / stage))
+        self._wandb = None
+        if wandb:
+            import wandb as wandb_module
+
+            self._wandb = wandb_module.init(project="whale", name=stage, group=directory.parent.name, reinit=True)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def film(self, step: int, name: str, film: np.ndarray) -> None:
+        """A film (T, H, W, 3) in [0, 1]."""
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        frames = [Image.fromarray(f) for f in np.uint8(np.clip(film, 0, 1) * 255).repeat(3, 1).repeat(3, 2)]
+        gif = io.BytesIO()
+        frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
+        height, width = film.shape[1] * 3, film.shape[2] * 3
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif.getvalue())
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+class Meter:
+    """Speed of a stage: step time, share spent waiting for data, frames/s, TFLOP/s, time left."""
+
+    def __init__(self, settings: StageSettings, frames_per_step: int, flops_per_step: float, start_step: int):
+        self._settings, self._frames, self._flops = settings, frames_per_step, flops_per_step
+        self._last_step, self._last_time, self._waited = start_step, time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time in which the device had nothing because no batch was ready."""
+        self._waited += seconds
+
+    def restart(self, step: int) -> None:
+        """Leaves what happened since the last reading (compilation, evaluation) out of the next."""
+        self._last_step, self._last_time, self._waited = step, time.perf_counter(), 0.0
+
+    def read(self, step: int) -> dict[str, float]:
+        """Speed since the last reading."""
+        seconds = time.perf_counter() - self._last_time
+        steps = max(1, step - self._last_step)
+        per_step = seconds / steps
+        reading = {
+            "step_ms": 1000 * per_step,
+            "loader_wait": self._waited / max(seconds, 1e-9),
+            "frames_per_second": self._frames / per_step,
+            "tflops": self._flops / per_step / 1e12,
+            "eta_seconds": (self._settings.steps - step) * per_step,
+            "host_gib": psutil.Process().memory_info().rss / 2**30,
+        }
+        if (stats := jax.local_devices()[0].memory_stats()) and "bytes_in_use" in stats:
+            reading["device_gib"] = stats["bytes_in_use"] / 2**30
+        self.restart(step)
+        return reading
+
+
+def status_line(stage: str, settings: StageSettings, step: int, metrics: dict[str, float], speed: dict) -> str:
+    """One line for the console."""
+    width = 20
+    done = round(width * step / settings.steps)
+    minutes, seconds = divmod(int(speed["eta_seconds"]), 60)
+    shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+    return (
+        f"{stage:<10}[{'█' * done}{'·' * (width - done)}] {step}/{settings.steps}  {shown}  |  "
+        f"{speed['step_ms']:.0f} ms/step  wait {100 * speed['loader_wait']:.0f}%  "
+        f"{speed['frames_per_second']:.0f} frames/s  {speed['tflops']:.3f} TFLOP/s  eta {minutes}:{seconds:02d}"
+    )
+
+
+def say(message: str) -> None:
+    """Prints one line of progress to stderr at once; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)

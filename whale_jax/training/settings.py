@@ -1,0 +1,42 @@
+"""Settings of one training stage."""
+
+import dataclasses
+
+from whale_jax.nn.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings(Settings):
+    """What the loop needs to know of a stage; the defaults are what the paper's tables share.
+
+    Attributes:
+      steps, batch_size: optimiser steps, and segments per step over all devices.
+      max_lr, min_lr, warmup: linear warm-up in steps, then cosine down to min_lr.
+      weight_decay: of matrices; b1, b2: of AdamW; clip: global norm of the gradient.
+      num_frames: frames per segment; 0 takes the model's.
+      log_every, eval_every, eval_batches, save_every: cadence in steps, and held-out batches per evaluation.
+      patience: evaluations without a better held-out loss before the stage stops; 0 never stops. With
+        patience the parameters of the best evaluation are the result.
+      init_codebook_from_data: start the codebook from encoder outputs of the first batch.
+      revive_every, revive_below: every so many steps, codes used less than `revive_below` times their even
+        share restart from encoder outputs of the batch; 0 never.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 64
+    max_lr: float = 3e-4
+    min_lr: float = 3e-5
+    warmup: int = 5_000
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.9
+    clip: float = 1.0
+    num_frames: int = 0
+    log_every: int = 100
+    eval_every: int = 2_000
+    eval_batches: int = 8
+    save_every: int = 2_000
+    patience: int = 0
+    init_codebook_from_data: bool = False
+    revive_every: int = 0
+    revive_below: float = 0.1

@@ -1,0 +1,232 @@
+"""The four stages: what each trains, what it holds frozen, and its loss."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from whale_jax.data.actions import ActionSpec
+from whale_jax.data.batch import Batch
+from whale_jax.models.behaviour import gaussian_nll
+from whale_jax.models.dynamics import random_mask, token_cross_entropy
+from whale_jax.models.reward import expected_reward, reward_loss
+from whale_jax.models.world_model import Networks, Params
+from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
+from whale_jax.nn.layers import to_unit
+from whale_jax.nn.quantizer import code_usage, perplexity
+from whale_jax.training.settings import StageSettings
+
+Metrics = dict[str, jax.Array]
+USAGE_DECAY = 0.98
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of values where the mask, of the same shape, is true."""
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of training. A stage trains the component it is named after; earlier components are frozen.
+
+    Attributes:
+      networks: the world model's modules.
+      spec: what the actions mean; losses see normalised actions.
+      settings: optimiser and cadence.
+    """
+
+    networks: Networks
+    spec: ActionSpec
+    settings: StageSettings
+
+    name = ""
+    selects_on = "loss"
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Loss, its metrics (scalars) and what `after_update` needs.
+
+        Args:
+          params: the trained component's parameters.
+          frozen: all earlier components' parameters by name.
+          batch: see `whale_jax.data.batch.Batch`.
+          key: for sampling.
+          train: False evaluates: modes in place of samples.
+        """
+        raise NotImplementedError
+
+    def initial_extra(self, params: Params) -> Any:
+        """State of the stage beside parameters and optimiser."""
+        return {}
+
+    def prepare(self, params: Params, batch: Batch, key: jax.Array) -> Params:
+        """Changes fresh parameters with the first batch in hand."""
+        return params
+
+    def after_update(self, params: Params, extra: Any, aux: Any, key: jax.Array, step: jax.Array):
+        """Parameters and stage state after an optimiser step."""
+        return params, extra
+
+    def film(self, params: Params, frozen: Params, batch: Batch) -> jax.Array | None:
+        """A film (T, H, W', 3) in [0, 1] for the log, real beside predicted; None if the stage has none."""
+        return None
+
+    def warning(self, metrics: dict[str, float]) -> str | None:
+        """A sentence for the user when the metrics look wrong."""
+        return None
+
+
+class TokenizerStage(Stage):
+    """Reconstruction + codebook + commitment (spec §3)."""
+
+    name = "tokenizer"
+
+    def loss(self, params, frozen, batch, key, train):
+        s = self.networks.settings.tokenizer
+        out = self.networks.tokenizer.apply({"params": params}, batch.frames, batch.frame_mask)
+        mse = masked_mean(jnp.square(out.frames - to_unit(batch.frames)).mean((2, 3, 4)), batch.frame_mask)
+        loss = mse + out.quantized.codebook_loss + s.commitment * out.quantized.commitment_loss
+        usage = code_usage(out.quantized.ids, s.num_codes)
+        metrics = {
+            "loss": loss,
+            "mse": mse,
+            "psnr": -10.0 * jnp.log10(mse),
+            "commitment": out.quantized.commitment_loss,
+            "perplexity": perplexity(usage),
+            "live_codes": (usage > 0).mean(),
+        }
+        return loss, (metrics, (usage, out.latents))
+
+    def initial_extra(self, params):
+        num_codes = self.networks.settings.tokenizer.num_codes
+        return {"usage": jnp.full(num_codes, 1.0 / num_codes)}
+
+    def prepare(self, params, batch, key):
+        if not self.settings.init_codebook_from_data:
+            return params
+        latents = self.networks.tokenizer.apply({"params": params}, batch.frames, method="latents")
+        return _with_codebook(params, self._random_latents(key, latents))
+
+    def after_update(self, params, extra, aux, key, step):
+        usage, latents = aux
+        usage = USAGE_DECAY * extra["usage"] + (1.0 - USAGE_DECAY) * usage
+        if not self.settings.revive_every:
+            return params, {"usage": usage}
+
+        def revive(args):
+            codebook, usage = args
+            dead = usage < self.settings.revive_below / usage.shape[0]
+            fresh = self._random_latents(key, latents)
+            return jnp.where(dead[:, None], fresh, codebook), jnp.where(dead, 1.0 / usage.shape[0], usage)
+
+        due = (step + 1) % self.settings.revive_every == 0
+        codebook = params["quantizer"]["codebook"]
+        codebook, usage = jax.lax.cond(due, revive, lambda args: args, (codebook, usage))
+        return _with_codebook(params, codebook), {"usage": usage}
+
+    def _random_latents(self, key, latents):
+        flat = latents.reshape(-1, latents.shape[-1])
+        return flat[jax.random.randint(key, (self.networks.settings.tokenizer.num_codes,), 0, flat.shape[0])]
+
+    def film(self, params, frozen, batch):
+        frames = to_unit(batch.frames[:1])
+        out = self.networks.tokenizer.apply({"params": params}, frames)
+        return jnp.concatenate([frames, out.frames], axis=3)[0]
+
+    def warning(self, metrics):
+        if metrics["live_codes"] >= 0.1:
+            return None
+        return (
+            f"Only {100 * metrics['live_codes']:.0f} % of the codes are in use; the codebook has collapsed. "
+            "Set stages.tokenizer.init_codebook_from_data=True and stages.tokenizer.revive_every=50."
+        )
+
+
+def _with_codebook(params: Params, codebook: jax.Array) -> Params:
+    return {**params, "quantizer": {"codebook": codebook}}
+
+
+class BehaviourStage(Stage):
+    """Evidence lower bound of the actions (spec §4, Eq. 4); the checkpoint is selected on held-out likelihood."""
+
+    name = "behaviour"
+    selects_on = "nll"
+
+    def loss(self, params, frozen, batch, key, train):
+        n, s = self.networks, self.networks.settings.behaviour
+        actions = self.spec.normalise(batch.actions)
+        log_q = n.posterior.apply({"params": params["posterior"]}, batch.frames, actions, batch.frame_mask)
+        z = straight_through_sample(key, log_q) if train else mode(log_q)
+        mean, log_std = n.policy.apply({"params": params["policy"]}, batch.frames, actions, z)
+        log_p = n.prior.apply({"params": params["prior"]}, batch.frames, actions)
+        nll = masked_mean(gaussian_nll(mean, log_std, actions), batch.action_mask)
+        kl = masked_mean(kl_divergence(log_q[:, None], log_p), batch.frame_mask)
+        loss = nll + s.kl_weight * kl
+        error = masked_mean(jnp.abs(mean - actions).mean(-1), batch.action_mask)
+        return loss, ({"loss": loss, "nll": nll, "kl": kl, "action_error": error}, None)
+
+
+class DynamicsStage(Stage):
+    """Cross-entropy of the next frame's tokens (spec §5, Eq. 6); tokenizer and prior are frozen."""
+
+    name = "dynamics"
+
+    def loss(self, params, frozen, batch, key, train):
+        logits, targets, mask = self._predict(params, frozen, batch, key, train)
+        losses = token_cross_entropy(logits, targets)
+        loss = masked_mean(losses, mask)
+        accuracy = masked_mean((jnp.argmax(logits, -1) == targets).astype(jnp.float32), mask)
+        log_probs = jax.nn.log_softmax(logits)
+        entropy = masked_mean(-(jnp.exp(log_probs) * log_probs).sum(-1), mask)
+        return loss, ({"loss": loss, "accuracy": accuracy, "entropy": entropy}, None)
+
+    def _predict(self, params, frozen, batch, key, train):
+        n, s = self.networks, self.networks.settings.dynamics
+        z_key, mask_key = jax.random.split(key)
+        actions = self.spec.normalise(batch.actions)
+        ids = n.encode(frozen, batch.frames)
+        z = None
+        if s.embedding_dim:
+            log_p = n.infer_behaviour(frozen, batch.frames, actions)
+            z = jax.random.categorical(z_key, log_p) if train else jnp.argmax(log_p, -1)
+            z = jax.nn.one_hot(z, log_p.shape[-1]).reshape(*ids.shape[:2], -1)
+        ids, z = jax.lax.stop_gradient((ids, z))
+        real = jnp.broadcast_to(batch.frame_mask[..., None], ids.shape).astype(jnp.float32)
+        params = {"dynamics": params}
+        if s.decode_mode == "parallel":
+            logits = n.predict_tokens(params, ids[:, :-1], actions[:, :-1], None if z is None else z[:, :-1])
+            return logits, ids[:, 1:], real[:, 1:]
+        masked = random_mask(mask_key, s, ids.shape) if train else jnp.ones(ids.shape, bool).at[:, 0].set(False)
+        return n.predict_tokens(params, ids, actions, z, masked), ids, real * masked
+
+    def film(self, params, frozen, batch):
+        one = jax.tree.map(lambda x: x[:1], batch)
+        logits, ids, _ = self._predict(params, frozen, one, jax.random.key(0), train=False)
+        predicted = self.networks.decode(frozen, jnp.argmax(logits, -1))
+        real = to_unit(one.frames)[:, -predicted.shape[1] :]
+        return jnp.concatenate([real, predicted], axis=3)[0]
+
+
+class RewardStage(Stage):
+    """Symlog two-hot cross-entropy of rewards, on real frames and on reconstructions (spec §10)."""
+
+    name = "reward"
+
+    def loss(self, params, frozen, batch, key, train):
+        n, s = self.networks, self.networks.settings.reward
+        actions = self.spec.normalise(batch.actions)
+        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, batch.frames)))
+        use_decoded = jax.random.bernoulli(key, 0.5, (batch.frames.shape[0], 1, 1, 1, 1))
+        frames = jnp.where(use_decoded, decoded, to_unit(batch.frames))
+        merged = [x.reshape(-1, *x.shape[2:]) for x in (frames[:, :-1], actions[:, :-1], frames[:, 1:])]
+        logits = n.reward_logits({"reward": params}, *merged)
+        rewards = batch.rewards[:, :-1].reshape(-1)
+        mask = (batch.action_mask[:, :-1] & batch.frame_mask[:, 1:]).reshape(-1).astype(jnp.float32)
+        loss = masked_mean(reward_loss(s, logits, rewards), mask)
+        error = masked_mean(jnp.abs(expected_reward(s, logits) - rewards), mask)
+        return loss, ({"loss": loss, "reward_error": error}, None)
+
+
+STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage)}
