@@ -13,34 +13,34 @@ def get_config():
     config.data.record.episodes = {"train": 5, "valid": 1, "test": 3}
 
     model = config.model
-    model.num_frames = 10
+    model.num_frames = 8
     model.tokenizer.patch = 8
     model.tokenizer.num_codes = 512
     model.tokenizer.encoder = transformer(4, 128, 4)
     model.tokenizer.decoder = transformer(6, 128, 4)
     model.behaviour.patch = 16
-    model.behaviour.posterior = transformer(2, 96, 4)
-    model.behaviour.prior = transformer(2, 96, 4)
-    model.behaviour.policy = transformer(2, 96, 4)
-    model.dynamics.transformer = transformer(8, 192, 6)
+    model.behaviour.posterior = transformer(2, 64, 2)
+    model.behaviour.prior = transformer(2, 64, 2)
+    model.behaviour.policy = transformer(2, 64, 2)
+    model.dynamics.transformer = transformer(6, 192, 6)
     model.reward.channels = (16, 32, 64, 64)
     model.reward.hidden = 128
 
     common = {"log_every": 50, "eval_every": 250, "save_every": 250, "eval_batches": 4}
     stages = config.stages
     stages.tokenizer = stage(
-        steps=1500,
+        steps=1200,
         batch_size=8,
         max_lr=1e-3,
         min_lr=1e-4,
         warmup=50,
-        num_frames=6,
+        num_frames=4,
         init_codebook_from_data=True,
         revive_every=25,
         **common,
     )
     stages.behaviour = stage(steps=300, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **common)
-    stages.dynamics = stage(steps=1500, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=100, **common)
+    stages.dynamics = stage(steps=900, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=100, **common)
     stages.reward = stage(steps=200, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
 
     config.evaluation.context = 2

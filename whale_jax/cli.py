@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -43,13 +42,10 @@ def describe(error: Exception) -> str:
 
 
 def prepare_process() -> None:
-    """Allocator and compile cache; JAX is not imported yet."""
-    from whale_jax.allocator import keep_memory
+    """Allocator, XLA flags and compile cache; JAX is not imported yet."""
+    from whale_jax.process import prepare
 
-    keep_memory()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whale_jax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    prepare()
 
 
 def parse_overrides(rest: list[str], options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -118,9 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
     command.add_argument("directory", help="the directory that the failed run named")
 
-    command = add("bench", run_bench, "time what this machine does: attention, blocks, training steps")
-    command.add_argument("suite", help="block, attention, recording or steps")
-    command.add_argument("--json", action="store_true", help="print JSON alone")
+    command = add("bench", run_bench, "time a config's training steps on synthetic data")
+    _config_option(command)
+    command.add_argument("--stages", default="tokenizer,behaviour,dynamics,reward", help="comma-separated stages")
+    command.add_argument("--steps", type=int, default=10, help="steps to time")
+    command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -242,6 +240,7 @@ def run_replay(options) -> int:
 
 
 def run_bench(options) -> None:
-    from whale_jax.benchmark import run
+    from whale_jax.benchmark import bench_stages, to_text
 
-    run(options.suite, options.json)
+    report = bench_stages(_load_config(options), tuple(_names(options.stages)), options.steps)
+    print(json.dumps(report, indent=1) if options.json else to_text(report))

@@ -1,4 +1,4 @@
-"""From logits to tokens of the next frame (spec §5)."""
+"""From logits to tokens of the next frame (docs/method.md §5)."""
 
 import math
 from collections.abc import Callable

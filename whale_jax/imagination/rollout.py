@@ -1,4 +1,4 @@
-"""Rollout with the behaviour embedding inferred anew at every step (spec §6), recomputing the window each time."""
+"""Rollout with behaviour inferred anew at every step (docs/method.md §6), recomputing the window each time."""
 
 from collections.abc import Callable
 

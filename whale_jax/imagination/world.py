@@ -141,7 +141,7 @@ class WorldModel:
             action = np.asarray(policy(current, policy_key), np.float32)
             if action.shape != (frames.shape[0], self.action_spec.dim):
                 raise WhaleError(
-                    f"The policy returned actions of shape {action.shape}; they are {(len(frames), self.action_spec.dim)}."
+                    f"The policy returned actions of shape {action.shape}, not {(len(frames), self.action_spec.dim)}."
                 )
             self.action_spec.validate(action, f"the policy's actions at step {i}")
             state, (frame, h) = self._step(temperature)(self.params, state, self._normal(action), token_key)

@@ -1,4 +1,4 @@
-"""The behaviour-conditioning model (spec §4): posterior, prior and policy over a discrete embedding z of behaviour."""
+"""The behaviour-conditioning model (docs/method.md §4): posterior, prior and policy over a discrete embedding z."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.nn.categorical import unimix_log_probs
-from whale_jax.nn.layers import Dense, LayerNorm, check_patches, patchify, to_unit
+from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
 from whale_jax.nn.transformer import STTransformer, TransformerSettings
@@ -64,7 +64,7 @@ class HistoryEncoder(nn.Module):
         """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch."""
         dtype = resolve_dtype(self.transformer.dtype)
         width = self.transformer.width
-        x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(to_unit(frames), self.patch))
+        x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(2.0 * to_unit(frames) - 1.0, self.patch))
         for i, extra in enumerate(extras):
             x = x + Dense(width, (None, "embed"), dtype, name=f"extra_{i}")(extra)[:, :, None]
         return STTransformer(self.transformer, name="transformer")(x, lengths).mean(axis=2)
@@ -94,7 +94,7 @@ class Posterior(nn.Module):
         features = encoder(frames, actions, lengths=lengths)
         weights = frame_mask[..., None].astype(features.dtype)
         pooled = LayerNorm(name="norm")((features * weights).sum(1) / weights.sum(1))
-        logits = Dense(s.embedding_dim, ("embed", None), name="head")(pooled)
+        logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(pooled)
         return unimix_log_probs(logits.reshape(-1, s.groups, s.classes), s.unimix)
 
 
@@ -108,7 +108,7 @@ class Prior(nn.Module):
         """Log-probabilities (B, T, G, C) from frames (B, T, H, W, 3) and normalised actions (B, T, A)."""
         s = self.settings
         features = HistoryEncoder(s.prior, s.patch, name="encoder")(frames, previous_actions(actions))
-        logits = Dense(s.embedding_dim, ("embed", None), name="head")(features)
+        logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(features)
         return unimix_log_probs(logits.reshape(*logits.shape[:2], s.groups, s.classes), s.unimix)
 
 
@@ -129,7 +129,9 @@ class Policy(nn.Module):
         s = self.settings
         z = jnp.broadcast_to(z.reshape(z.shape[0], 1, -1), (*actions.shape[:2], s.embedding_dim))
         features = HistoryEncoder(s.policy, s.patch, name="encoder")(frames, previous_actions(actions), z)
-        mean, log_std = jnp.split(Dense(2 * s.action_dim, ("embed", None), name="head")(features), 2, axis=-1)
+        mean, log_std = jnp.split(
+            Dense(2 * s.action_dim, ("embed", None), std=HEAD_STD, name="head")(features), 2, axis=-1
+        )
         return mean, jnp.clip(log_std, s.log_std_min, s.log_std_max)
 
 

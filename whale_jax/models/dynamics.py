@@ -1,4 +1,4 @@
-"""The dynamics model (spec §5): an ST-transformer over tokens, in the paper's `parallel` form and Genie's `maskgit` form."""
+"""The dynamics model (docs/method.md §5): an ST-transformer over tokens, `parallel` (WHALE) or `maskgit` (Genie)."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.errors import unknown_name
-from whale_jax.nn.layers import INIT_STD, Dense
+from whale_jax.nn.layers import Dense
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
 from whale_jax.nn.transformer import STTransformer, TransformerSettings
@@ -74,16 +74,16 @@ class Dynamics(nn.Module):
         s = self.settings
         width = s.transformer.width
         dtype = resolve_dtype(s.transformer.dtype)
-        init = nn.with_logical_partitioning(nn.initializers.normal(INIT_STD), ("vocab", "embed"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("vocab", "embed"))
         embedding = self.param("embedding", init, (s.num_codes, width))
-        x = embedding[ids]
+        x = embedding[ids] * width**0.5
         condition = actions
         if s.embedding_dim:
             z = Dense(Z_BOTTLENECK, (None, None), use_bias=False, name="behaviour")(z)
             condition = jnp.concatenate([actions, z], axis=-1)
         condition = Dense(width, (None, "embed"), dtype, name="condition")(condition)
         if s.decode_mode == "maskgit":
-            mask_init = nn.with_logical_partitioning(nn.initializers.normal(INIT_STD), (None,))
+            mask_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None,))
             mask_vector = self.param("mask", mask_init, (width,))
             x = jnp.where(mask[..., None], mask_vector, x)
             condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
@@ -93,7 +93,7 @@ class Dynamics(nn.Module):
 
 
 def random_mask(key: jax.Array, settings: DynamicsSettings, shape: tuple[int, int, int]) -> jax.Array:
-    """Training mask (B, T, N) of `maskgit`: never in the first frame, at a rate drawn for each row (spec §5)."""
+    """Training mask (B, T, N) of `maskgit`: not in frame 0, at a rate drawn for each row (docs/method.md §5)."""
     rate_key, full_key, token_key = jax.random.split(key, 3)
     rate = jax.random.uniform(rate_key, (shape[0], 1, 1), minval=settings.mask_low, maxval=1.0)
     rate = jnp.where(jax.random.bernoulli(full_key, settings.mask_full, rate.shape), 1.0, rate)

@@ -1,4 +1,4 @@
-"""The reward model (spec §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3, Hafner et al. 2023)."""
+"""The reward model (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3)."""
 
 import dataclasses
 
@@ -62,8 +62,7 @@ class Reward(nn.Module):
             x = nn.silu(nn.Conv(channels, (4, 4), strides=(2, 2), kernel_init=_conv_init)(x))
         x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
         for i in range(2):
-            std = (1.0 / x.shape[-1]) ** 0.5
-            x = nn.silu(Dense(s.hidden, ("embed", "mlp"), std=std, name=f"hidden_{i}")(x))
+            x = nn.silu(Dense(s.hidden, ("embed", "mlp"), name=f"hidden_{i}")(x))
         return Dense(s.bins, ("mlp", None), std=0.0, name="head")(x)
 
 

@@ -1,4 +1,4 @@
-"""The VQ-VAE video tokenizer (spec §3): frames to discrete tokens and back, causal in time."""
+"""The VQ-VAE video tokenizer (docs/method.md §3): frames to discrete tokens and back, causal in time."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from whale_jax.nn.layers import Dense, check_patches, patchify, to_unit, unpatchify
+from whale_jax.nn.layers import HEAD_STD, Dense, check_patches, patchify, to_unit, unpatchify
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.quantizer import Quantized, VectorQuantizer
 from whale_jax.nn.settings import Settings
@@ -72,11 +72,11 @@ class Tokenizer(nn.Module):
         self.quantizer = VectorQuantizer(s.num_codes, s.code_width)
         self.from_latent = Dense(s.decoder.width, (None, "embed"), resolve_dtype(s.decoder.dtype))
         self.decoder = STTransformer(s.decoder)
-        self.to_pixels = Dense(3 * s.patch**2, ("embed", None))
+        self.to_pixels = Dense(3 * s.patch**2, ("embed", None), std=HEAD_STD)
 
     def latents(self, frames: jax.Array) -> jax.Array:
         """Encoder outputs (B, T, N, L) float32 of frames (B, T, H, W, 3), uint8 or float in [0, 1]."""
-        patches = patchify(to_unit(frames), self.settings.patch)
+        patches = patchify(2.0 * to_unit(frames) - 1.0, self.settings.patch)
         return self.to_latent(self.encoder(self.embed(patches)))
 
     def encode(self, frames: jax.Array) -> jax.Array:

@@ -102,6 +102,10 @@ class Networks:
             "policy": self.policy.init(keys[2], frames, actions, z)["params"],
         }
 
+    def fresh(self, component: str, key: jax.Array) -> Params:
+        """`init` as plain arrays."""
+        return nn.unbox(self.init(component, key))
+
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of every network, without allocating any."""
         counts = {}

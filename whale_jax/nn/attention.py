@@ -83,20 +83,25 @@ def _exp_attention(q, k, v, shift):
     return _exp_attention_fwd(q, k, v, shift)[0]
 
 
+def _transposed(x: jax.Array) -> jax.Array:
+    """x with its last two axes swapped in memory, not as a flag of the product that XLA would run slowly."""
+    return jax.lax.optimization_barrier(x.swapaxes(1, 2))
+
+
 def _exp_attention_fwd(q, k, v, shift):
     p_bkq = jnp.exp(k @ q.swapaxes(1, 2) - shift)
     scale_b1q = 1.0 / p_bkq.sum(1, keepdims=True)
-    out_bdq = (v.swapaxes(1, 2) @ p_bkq) * scale_b1q
+    out_bdq = jax.lax.optimization_barrier(_transposed(v) @ p_bkq) * scale_b1q
     return out_bdq.swapaxes(1, 2), (q, k, v, p_bkq, scale_b1q, out_bdq)
 
 
 def _exp_attention_bwd(residuals, grad):
     q, k, v, p_bkq, scale_b1q, out_bdq = residuals
-    grad_bdq = grad.swapaxes(1, 2) * scale_b1q
+    grad_bdq = _transposed(grad) * scale_b1q
     delta_b1q = (grad_bdq * out_bdq).sum(1, keepdims=True)
     dscores_bkq = p_bkq * (v @ grad_bdq - delta_b1q)
-    dq = (k.swapaxes(1, 2) @ dscores_bkq).swapaxes(1, 2)
-    return dq, dscores_bkq @ q, p_bkq @ grad_bdq.swapaxes(1, 2), None
+    dq_bdq = jax.lax.optimization_barrier(_transposed(k) @ dscores_bkq)
+    return dq_bdq.swapaxes(1, 2), dscores_bkq @ q, p_bkq @ _transposed(grad_bdq), None
 
 
 _exp_attention.defvjp(_exp_attention_fwd, _exp_attention_bwd)

@@ -1,4 +1,4 @@
-"""Vectors of categorical latents with straight-through samples (DreamerV2/V3; spec §4: 16 groups of 16 classes)."""
+"""Vectors of categorical latents with straight-through samples (DreamerV2/V3; docs/method.md §4: 16 of 16 classes)."""
 
 import jax
 import jax.numpy as jnp

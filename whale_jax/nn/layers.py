@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from whale_jax.errors import WhaleError
 
-INIT_STD = 0.02
+HEAD_STD = 0.02  # small, so that a fresh head predicts next to nothing
 
 
 class Dense(nn.Module):
@@ -26,20 +26,23 @@ class Dense(nn.Module):
       features: size of the output's last axis.
       axes: logical names of the kernel's two axes.
       dtype: type of the product; parameters are float32.
-      std: standard deviation of the initial weights.
+      std: standard deviation of the initial weights; None takes 1 / sqrt(inputs), times `gain`.
+      gain: factor on the initial weights.
       use_bias: whether a bias is added.
     """
 
     features: int
     axes: tuple[str | None, str | None]
     dtype: jnp.dtype = jnp.float32
-    std: float = INIT_STD
+    std: float | None = None
+    gain: float = 1.0
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (..., D) to (..., features) in `dtype`."""
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes)
+        std = self.gain * (x.shape[-1] ** -0.5 if self.std is None else self.std)
+        init = nn.with_logical_partitioning(nn.initializers.normal(std), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
@@ -49,18 +52,20 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with float32 statistics and a learned scale, no bias; the output has type `dtype`."""
+    """Layer normalisation with float32 statistics; the output has type `dtype`.
+
+    It learns nothing: a scale or bias would be absorbed by the linear layer that follows everywhere.
+    """
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises the last axis of (..., D)."""
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)), x.shape[-1:])
         x = x.astype(jnp.float32)
         centred = x - x.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + 1e-6) * scale).astype(self.dtype)
+        return (centred * jax.lax.rsqrt(variance + 1e-6)).astype(self.dtype)
 
 
 def check_patches(image_size: Sequence[int], patch: int) -> int:

@@ -1,4 +1,4 @@
-"""Fixed sine-cosine position codes for space (a 2-D grid) and time, added once at the input (spec: no learned table)."""
+"""Fixed sine-cosine codes of space (2-D) and time, added once at the input, not learned (docs/method.md §19)."""
 
 import math
 
@@ -14,7 +14,7 @@ def sincos(positions: np.ndarray, width: int) -> np.ndarray:
 
 
 def space_time_codes(num_frames: int, num_tokens: int, width: int) -> jnp.ndarray:
-    """Position codes (T, N, D) of a square grid of N tokens over T frames, scaled to the size of initial embeddings."""
+    """Position codes (T, N, D) of a square grid of N tokens over T frames."""
     side = math.isqrt(num_tokens)
     rows, columns = np.divmod(np.arange(num_tokens), side)
     space = np.concatenate([sincos(rows, width // 2), sincos(columns, width - width // 2)], axis=1)

@@ -1,4 +1,4 @@
-"""Vector quantiser with a gradient-trained codebook (VQ-VAE, van den Oord et al. 2017; spec §3)."""
+"""Vector quantiser with a gradient-trained codebook (VQ-VAE, van den Oord et al. 2017; docs/method.md §3)."""
 
 import flax.linen as nn
 import flax.struct

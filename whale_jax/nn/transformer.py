@@ -1,4 +1,4 @@
-"""The spatial-temporal transformer (spec §2): attention inside a frame, causal attention over time, one feed-forward."""
+"""The ST-transformer (docs/method.md §2): attention inside a frame, causal attention over time, one feed-forward."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.nn.attention import attention, resolve_kernel
-from whale_jax.nn.layers import INIT_STD, Dense, LayerNorm
+from whale_jax.nn.layers import Dense, LayerNorm
 from whale_jax.nn.positions import space_time_codes
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
@@ -59,17 +59,27 @@ class TransformerSettings(Settings):
         """Spatial-temporal blocks of one spatial layer, one temporal layer and one feed-forward each."""
         return self.num_layers // 2
 
+    @property
+    def residual_gain(self) -> float:
+        """Factor on the initial weights of what is added to the residual stream: three additions a block."""
+        return (3 * self.num_blocks) ** -0.5
+
 
 class HeadNorm(nn.Module):
-    """Root-mean-square normalisation of each head's queries or keys, with a learned scale, in float32."""
+    """Root-mean-square normalisation of each head's queries and keys, in float32.
+
+    One learned scale serves both, on the queries: only the product of two would matter.
+    """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises the last axis of (..., H, D); keeps the type."""
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)), x.shape[-1:])
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)
-        return (x32 * scale).astype(x.dtype)
+    def __call__(self, qk: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys (..., H, D) from both (..., 2H, D); keeps the type."""
+        init = nn.with_logical_partitioning(nn.initializers.ones, (None,))
+        scale = self.param("scale", init, qk.shape[-1:])
+        x = qk.astype(jnp.float32)
+        x = (x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)).astype(qk.dtype)
+        q, k = jnp.split(x, 2, axis=-2)
+        return q * scale.astype(q.dtype), k
 
 
 class SelfAttention(nn.Module):
@@ -84,17 +94,17 @@ class SelfAttention(nn.Module):
         s = self.settings
         dtype = resolve_dtype(s.dtype)
         qkv = Dense(3 * s.width, ("embed", "heads"), dtype, use_bias=False, name="qkv")(x)
-        q, k, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), 3, axis=-2)
-        q, k = HeadNorm(name="q_norm")(q), HeadNorm(name="k_norm")(k)
+        qk, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), [2 * s.num_heads], axis=-2)
+        q, k = HeadNorm(name="norm")(qk)
         in_time = self.axis == "time"
         kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
         y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
-        std = INIT_STD / (3 * s.num_blocks) ** 0.5
-        return Dense(s.width, ("heads", "embed"), dtype, std, use_bias=False, name="out")(y.reshape(x.shape))
+        gain = s.residual_gain
+        return Dense(s.width, ("heads", "embed"), dtype, gain=gain, use_bias=False, name="out")(y.reshape(x.shape))
 
 
 class STBlock(nn.Module):
-    """Spatial attention, temporal attention, feed-forward; pre-norm residuals (spec §2)."""
+    """Spatial attention, temporal attention, feed-forward; pre-norm residuals (docs/method.md §2)."""
 
     settings: TransformerSettings
 
@@ -114,8 +124,7 @@ class STBlock(nn.Module):
 
         y = LayerNorm(dtype, name="mlp_norm")(x)
         y = nn.gelu(Dense(4 * width, ("embed", "mlp"), dtype, name="mlp_in")(y))
-        std = INIT_STD / (3 * s.num_blocks) ** 0.5
-        x = x + Dense(width, ("mlp", "embed"), dtype, std, name="mlp_out")(y)
+        x = x + Dense(width, ("mlp", "embed"), dtype, gain=s.residual_gain, name="mlp_out")(y)
         return x.astype(resolve_dtype(s.residual_dtype)), None
 
 
@@ -132,13 +141,13 @@ class STTransformer(nn.Module):
         """Maps embeddings (B, T, N, D) to features (B, T, N, D) in float32.
 
         Args:
-          x: embedded tokens, without positions.
+          x: embedded tokens, without positions, of order 1 as the codes are.
           lengths: (B,) number of real frames of each row. Causal models may leave it out, for padding
             is to the right and never seen.
         """
         s = self.settings
         x = x.astype(resolve_dtype(s.residual_dtype))
-        x = x + INIT_STD * space_time_codes(x.shape[1], x.shape[2], x.shape[3]).astype(x.dtype)
+        x = x + space_time_codes(x.shape[1], x.shape[2], x.shape[3]).astype(x.dtype)
         block = STBlock
         if s.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)

@@ -114,7 +114,7 @@ def read_meta(directory: Path, step: int) -> Meta:
 
 
 def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
-    """One pytree of a checkpoint; with `target` (arrays or shapes with shardings) it takes that structure and placement.
+    """One pytree of a checkpoint; `target` (arrays, or shapes with shardings) gives structure and placement.
 
     Raises:
       WhaleError: the item is missing, truncated or does not fit the target.
@@ -169,7 +169,7 @@ def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) ->
     if differing:
         shown = "; ".join(f"{k} is {saved.get(k)} there and {wanted.get(k)} in the config" for k in differing[:3])
         raise WhaleError(
-            f"{where} holds a model of another architecture: {shown}. Use another --workdir, or the config it was made with."
+            f"{where} holds a model of another architecture: {shown}. Use another --workdir or its own config."
         )
 
 

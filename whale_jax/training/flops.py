@@ -1,4 +1,4 @@
-"""Floating-point operations by formula: 2 per multiply-add, backward twice the forward (spec §17)."""
+"""Floating-point operations by formula: 2 per multiply-add, backward twice the forward (docs/method.md §17)."""
 
 from whale_jax.models.world_model import WorldModelSettings
 from whale_jax.nn.transformer import TransformerSettings

@@ -79,7 +79,7 @@ class Stage:
 
 
 class TokenizerStage(Stage):
-    """Reconstruction + codebook + commitment (spec §3)."""
+    """Reconstruction + codebook + commitment (docs/method.md §3)."""
 
     name = "tokenizer"
 
@@ -149,7 +149,7 @@ def _with_codebook(params: Params, codebook: jax.Array) -> Params:
 
 
 class BehaviourStage(Stage):
-    """Evidence lower bound of the actions (spec §4, Eq. 4); the checkpoint is selected on held-out likelihood."""
+    """Evidence lower bound of actions (docs/method.md §4, Eq. 4); the checkpoint is chosen by held-out likelihood."""
 
     name = "behaviour"
     selects_on = "nll"
@@ -169,7 +169,7 @@ class BehaviourStage(Stage):
 
 
 class DynamicsStage(Stage):
-    """Cross-entropy of the next frame's tokens (spec §5, Eq. 6); tokenizer and prior are frozen."""
+    """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6); tokenizer and prior are frozen."""
 
     name = "dynamics"
 
@@ -210,7 +210,7 @@ class DynamicsStage(Stage):
 
 
 class RewardStage(Stage):
-    """Symlog two-hot cross-entropy of rewards, on real frames and on reconstructions (spec §10)."""
+    """Symlog two-hot cross-entropy of rewards, on real frames and on reconstructions (docs/method.md §10)."""
 
     name = "reward"
 

@@ -1,0 +1,117 @@
+"""The ways to run one transformer give one result; what it cannot run, it refuses with a sentence."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from whale_jax.errors import WhaleError
+from whale_jax.nn.positions import space_time_codes
+from whale_jax.nn.transformer import STTransformer, TransformerSettings
+
+SETTINGS = TransformerSettings(num_layers=4, width=16, num_heads=2)
+SHAPE = (2, 4, 4, 16)  # B T N D
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jax.random.normal(jax.random.key(0), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def params(x):
+    """Parameters large enough that every part of a block matters."""
+    params = nn.unbox(jax.jit(STTransformer(SETTINGS).init)(jax.random.key(1), x)["params"])
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return tree.unflatten([p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
+
+
+def stacked(params):
+    blocks = [params[f"block_{i}"] for i in range(SETTINGS.num_blocks)]
+    return {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+def value_and_gradient(settings, params, x):
+    def loss(params):
+        return jnp.square(STTransformer(settings).apply({"params": params}, x) - 1.0 * x).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.fixture(scope="module")
+def expected(params, x):
+    return value_and_gradient(SETTINGS, params, x)
+
+
+@pytest.mark.parametrize(("scan", "remat"), [(False, "full"), (False, "dots"), (True, "none"), (True, "dots")])
+def test_scan_and_remat_change_no_value(params, x, expected, scan, remat):
+    settings = dataclasses.replace(SETTINGS, scan=scan, remat=remat)
+    loss, gradient = value_and_gradient(settings, stacked(params) if scan else params, x)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    wanted = stacked(expected[1]) if scan else expected[1]
+    assert jax.tree.structure(gradient) == jax.tree.structure(wanted)
+    for got, leaf in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, leaf, rtol=1e-5, atol=1e-6)
+        assert np.abs(leaf).max() > 1e-6
+
+
+def test_scan_has_as_many_parameters_as_blocks(x):
+    def count(scan):
+        shapes = jax.eval_shape(STTransformer(dataclasses.replace(SETTINGS, scan=scan)).init, jax.random.key(0), x)
+        return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes)))
+
+    assert count(True) == count(False)
+    assert count(False) > SETTINGS.num_layers * 8 * SETTINGS.width**2
+
+
+def test_causal_padding_is_never_seen(params, x):
+    """The first frames of a causal transformer do not know how many follow."""
+    run = jax.jit(STTransformer(SETTINGS).apply)
+    whole, short = run({"params": params}, x), run({"params": params}, x[:, :2])
+    np.testing.assert_allclose(whole[:, :2], short, rtol=1e-5, atol=1e-5)
+
+
+def test_lengths_equal_a_shorter_segment(params, x):
+    settings = dataclasses.replace(SETTINGS, causal=False)
+    run = jax.jit(STTransformer(settings).apply)
+    got = run({"params": params}, x, jnp.array([2, 4]))
+    np.testing.assert_allclose(got[:1, :2], run({"params": params}, x[:1, :2]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got[1], run({"params": params}, x)[1], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(got[0, :2], run({"params": params}, x)[0, :2], atol=1e-2)
+
+
+def test_every_token_has_its_own_position():
+    codes = np.asarray(space_time_codes(5, 16, 16)).reshape(-1, 16)
+    distances = np.linalg.norm(codes[:, None] - codes[None], axis=-1)
+    assert distances[~np.eye(len(codes), dtype=bool)].min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_layers": 3}, "even; it is 3"),
+        ({"num_layers": 0}, "even; it is 0"),
+        ({"num_heads": 3}, "num_heads=3 does not divide width=16"),
+        ({"remat": "dot"}, "did you mean dots"),
+    ],
+)
+def test_impossible_settings_are_refused(change, message):
+    with pytest.raises(WhaleError, match=message):
+        dataclasses.replace(SETTINGS, **change)
+
+
+def test_unknown_precision_suggests_the_nearest(x):
+    with pytest.raises(WhaleError, match="did you mean bfloat16"):
+        STTransformer(dataclasses.replace(SETTINGS, dtype="bfloat")).init(jax.random.key(0), x)
+
+
+def test_bfloat16_stays_near_float32(params, x):
+    """The statistics, softmax and residual stream are float32, so bfloat16 products cost little."""
+    exact = STTransformer(SETTINGS).apply({"params": params}, x)
+    rough = jax.jit(STTransformer(dataclasses.replace(SETTINGS, dtype="bfloat16")).apply)({"params": params}, x)
+    assert rough.dtype == jnp.float32
+    assert 1e-4 < np.abs(rough - exact).max() < 0.2

@@ -1,0 +1,90 @@
+"""What a config costs, from shapes alone: parameters, FLOPs per step, memory per device."""
+
+import io
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from whale_jax.configuration import model_settings
+from whale_jax.data.actions import ActionSpec
+from whale_jax.models.world_model import Networks
+from whale_jax.training import sharding
+from whale_jax.training.flops import stage_flops
+from whale_jax.training.loop import abstract_state
+from whale_jax.training.optimizer import optimizer
+from whale_jax.training.settings import StageSettings
+from whale_jax.training.stages import STAGES
+
+
+def inspect(config: ConfigDict) -> dict[str, Any]:
+    """Parameters by network, and for every stage FLOPs per step and bytes per device, without allocating any.
+
+    "memory" counts parameters, optimiser and gradients of what a stage trains, the frozen parameters and one
+    batch, as the mesh of this machine spreads them; activations are not in it.
+    """
+    model = model_settings(config)
+    networks = Networks(model)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    rules = sharding.rules(config.mesh.fully_sharded)
+    counts = networks.parameter_counts()
+    sizes = {name: counts[name] for name in ("tokenizer", "dynamics", "reward")}
+    sizes["behaviour"] = counts["posterior"] + counts["prior"] + counts["policy"]
+    flops, memory, frozen_bytes = {}, {}, 0
+    for name in STAGES:
+        settings = StageSettings.from_dict(config.stages[name].to_dict())
+        frames = settings.num_frames or model.num_frames
+        flops[name] = stage_flops(name, model, frames, settings.batch_size)
+        stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
+        _, shapes = abstract_state(stage, optimizer(settings), mesh, rules, 0)
+        params = _bytes(shapes.params)
+        height, width = model.tokenizer.image_size
+        memory[name] = {
+            "parameters": params,
+            "gradients": params,
+            "optimizer": _bytes(shapes.opt_state),
+            "frozen": frozen_bytes,
+            "batch": settings.batch_size * frames * height * width * 3 // mesh.shape["data"],
+        }
+        frozen_bytes += 4 * sizes[name]
+    return {
+        "config": config.name,
+        "parameters": counts,
+        "tokens_per_frame": model.tokenizer.num_tokens,
+        "flops_per_step": flops,
+        "memory_per_device": memory,
+        "mesh": dict(mesh.shape),
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+def _bytes(shapes: Any) -> int:
+    return sharding.bytes_per_device(shapes, jax.tree.map(lambda x: x.sharding, shapes))
+
+
+def any_spec(dim: int) -> ActionSpec:
+    """An action contract of `dim` dimensions for where none matters."""
+    return ActionSpec(("a",) * dim, ("delta",) * dim, ("",) * dim, (-1.0,) * dim, (1.0,) * dim, 1.0)
+
+
+def to_text(report: dict[str, Any]) -> str:
+    """The report as two tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    networks = Table(title=f"{report['config']}: parameters")
+    networks.add_column("network")
+    networks.add_column("parameters", justify="right")
+    for name, count in report["parameters"].items():
+        networks.add_row(name, f"{count / 1e6:.2f} M")
+    mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items())
+    stages = Table(title=f"per step and device, mesh {mesh}; activations not counted")
+    for column in ("stage", "TFLOP/step", *next(iter(report["memory_per_device"].values()))):
+        stages.add_column(column, justify="left" if column == "stage" else "right")
+    for name, parts in report["memory_per_device"].items():
+        flops = f"{report['flops_per_step'][name] / 1e12:.3g}"
+        stages.add_row(name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values()))
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    console.print(networks, stages)
+    return out.getvalue()
