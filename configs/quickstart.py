@@ -22,14 +22,14 @@ def get_config():
     model.behaviour.posterior = transformer(2, 64, 2)
     model.behaviour.prior = transformer(2, 64, 2)
     model.behaviour.policy = transformer(2, 64, 2)
-    model.dynamics.transformer = transformer(6, 192, 6)
+    model.dynamics.transformer = transformer(6, 128, 4)
     model.reward.channels = (16, 32, 64, 64)
     model.reward.hidden = 128
 
     common = {"log_every": 50, "eval_every": 250, "save_every": 250, "eval_batches": 4}
     stages = config.stages
     stages.tokenizer = stage(
-        steps=1200,
+        steps=1000,
         batch_size=8,
         max_lr=1e-3,
         min_lr=1e-4,
@@ -39,9 +39,9 @@ def get_config():
         revive_every=25,
         **common,
     )
-    stages.behaviour = stage(steps=300, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **common)
-    stages.dynamics = stage(steps=900, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=100, **common)
-    stages.reward = stage(steps=200, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
+    stages.behaviour = stage(steps=250, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **common)
+    stages.dynamics = stage(steps=1200, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=100, **common)
+    stages.reward = stage(steps=150, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
 
     config.evaluation.context = 2
     config.evaluation.horizon = 16

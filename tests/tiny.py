@@ -3,6 +3,10 @@
 Command:  whale train --config=tests/tiny.py --workdir=DIR --config.data.root=DIR
 """
 
+import dataclasses
+import hashlib
+import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -79,16 +83,14 @@ def write_store(root: Path, steps: int = STEPS, side: int = SIDE, each: int = 2)
             for policy in policies:
                 for index in range(each):
                     names = {"split": split, "task": task, "policy": policy, "index": index}
-                    write_episode(
-                        root / episode_file(split, task, policy, index), episode(seed, steps, side, **names)
-                    )
+                    write_episode(root / episode_file(split, task, policy, index), episode(seed, steps, side, **names))
                     seed += 1
     rebuild_manifest(root)
     return root
 
 
 def command(*arguments: str) -> list[str]:
-    """The real command line, in a process of its own."""
+    """The real command line."""
     return [sys.executable, "-m", "whale_jax", *map(str, arguments)]
 
 
@@ -97,7 +99,89 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
-def whale(*arguments: str, env: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess:
-    """Runs a command to its end, from the root of the repository."""
-    env = environment(**(env or {}))
-    return subprocess.run(command(*arguments), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, **options)
+def train_arguments(store: Path, workdir: Path, *more: str) -> list[str]:
+    """`train` of this config."""
+    return ["train", f"--config={__file__}", f"--workdir={workdir}", f"--config.data.root={store}", *more]
+
+
+def read_tree(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint's item by its path, read with Orbax alone."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(Path(path).absolute())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in leaves}
+
+
+def assert_equal_trees(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    different = [name for name in one if one[name].tobytes() != other[name].tobytes()]
+    assert not different, f"{len(different)} of {len(one)} arrays differ: {different[:5]}"
+
+
+def history_of(workdir: Path, name: str) -> list[dict]:
+    """A stage's history without what the clock decides."""
+    timed = {"step_ms", "loader_wait", "frames_per_second", "tflops", "eta_seconds", "host_gib", "device_gib"}
+    lines = (workdir / "history" / f"{name}.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+
+
+def files_in(directory: Path) -> dict[str, str]:
+    """A digest of every file under a directory, to see that nothing was lost or changed."""
+    paths = sorted(p for p in Path(directory).rglob("*") if p.is_file())
+    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command left behind: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """The one sentence that the command ended with, having failed as it should."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error:")]
+        assert self.status not in (0, None) and len(lines) == 1, f"status {self.status}: {self.err}"
+        assert "Traceback" not in self.err, self.err
+        return lines[0]
+
+
+def whale(*arguments: str, **env: str) -> Done:
+    """Runs a command to its end in a process of its own, from the root of the repository."""
+    done = subprocess.run(
+        command(*arguments), cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=900
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def forked(directory: Path, *arguments: str, **env: str) -> Done:
+    """As `whale`, in a process forked from one that has imported everything, which saves seconds of start-up."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["whale_jax.pretrain", "tensorstore", "whale_jax.imagination.film"])
+    out, err = directory / "stdout", directory / "stderr"
+    process = context.Process(target=_main, args=([str(a) for a in arguments], env, str(out), str(err)))
+    process.start()
+    process.join(900)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return Done(process.exitcode, out.read_text(), err.read_text())
+
+
+def _main(arguments: list[str], env: dict[str, str], out: str, err: str) -> None:
+    for path, number in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+    os.environ.update(env)
+    os.chdir(ROOT)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    from whale_jax.cli import main
+
+    status = main(arguments)
+    sys.stdout.flush()
+    raise SystemExit(status)

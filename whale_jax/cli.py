@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--context", type=int, default=2, help="given frames")
     command.add_argument("--horizon", type=int, default=16, help="imagined frames")
     command.add_argument("--action", help="one action, comma-separated, held in place of the episode's")
-    command.add_argument("--out", required=True, help="film to write: .mp4 or .gif")
+    command.add_argument("--out", required=True, help="film to write: .mp4 or .gif, or .png for its stills")
 
     command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
     _config_option(command)

@@ -164,7 +164,7 @@ def _parse(key: str, text: str, current: Any) -> Any:
     if isinstance(current, str):
         return text
     if isinstance(current, tuple) and not text.startswith(("(", "[")):
-        text = repr(tuple(part for part in text.split(",") if part))
+        text = repr(tuple(_element(part, current) for part in text.split(",") if part))
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -172,9 +172,20 @@ def _parse(key: str, text: str, current: Any) -> Any:
     if isinstance(current, float) and type(value) is int:
         value = float(value)
     value = tuple(value) if isinstance(value, list) else value
-    if type(value) is not type(current):
+    entries = [{type(entry) for entry in x} if isinstance(x, tuple) and current else set() for x in (value, current)]
+    if type(value) is not type(current) or not entries[0] <= entries[1]:
         raise WhaleError(f"{key} takes a {type(current).__name__} such as {current!r}, not {text!r}.")
     return value
+
+
+def _element(text: str, current: tuple) -> Any:
+    """One entry of a tuple: names stay names where the tuple has names or nothing yet."""
+    if all(isinstance(entry, str) for entry in current):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def flat_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:

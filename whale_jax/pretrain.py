@@ -46,18 +46,21 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
         raise unknown_name("stage", until, STAGES)
     workdir = Path(workdir)
     settings = model_settings(config)
+    _check_stages(config)
     _check_workdir(workdir, settings)
     phases = Phases(workdir)
     with phases.timed("recording"):
         store = open_data(config, workdir)
     _check_data(store, config)
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
+    if until is None:
+        _check_held_out(store, protocol)
     params: Params = {}
     for name in COMPONENTS:
         with phases.timed(name):
             params, _ = train_stage(name, config, workdir, store, params)
         if name == until:
             return {}
-    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
 
 
@@ -89,6 +92,18 @@ class _Timed:
 
     def __exit__(self, *_):
         self.phases.add(self.name, time.perf_counter() - self._started)
+
+
+def _check_stages(config: ConfigDict) -> None:
+    """Raises WhaleError for what would stop a later stage, before the first one starts."""
+    devices = sharding.make_mesh(config.mesh.data, config.mesh.model).shape["data"]
+    for name in COMPONENTS:
+        settings = StageSettings.from_dict(config.stages[name].to_dict())
+        if settings.batch_size % devices:
+            raise WhaleError(
+                f"stages.{name}.batch_size is {settings.batch_size}, which does not divide over {devices} devices; "
+                "make it a multiple."
+            )
 
 
 def _check_workdir(workdir: Path, settings) -> None:
@@ -136,6 +151,26 @@ def _check_data(store: EpisodeStore, config: ConfigDict) -> None:
             f"{store.root} has actions of {store.action_spec.dim} dimensions and the config's model.action_dim is "
             f"{config.model.action_dim}; set --config.model.action_dim={store.action_spec.dim}."
         )
+
+
+def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
+    """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
+    if not {"valid", "test"} & set(store.names("split")):
+        raise WhaleError(
+            f"{store.root} has no held-out episodes (split valid or test) for the report; record some, or give "
+            "--until=reward to train without a report."
+        )
+    needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in held_out(store).records:
+        groups.setdefault((record["task"], record["policy"]), []).append(record)
+    for records in groups.values():
+        for record in records[: protocol.episodes]:
+            if record["length"] + 1 < needed:
+                raise WhaleError(
+                    f"Episode {record['file']} has {record['length'] + 1} frames and the report needs {needed}; set "
+                    "--config.evaluation.horizon or --config.evaluation.start smaller."
+                )
 
 
 def train_stage(

@@ -270,16 +270,20 @@ def _draw_index(draw, index: int, frames: int, context: int, font, top: int, siz
 
 
 def write_film(real, imagined, path: Path | str, *, context: int = 0, fps: int = 8) -> None:
-    """Writes `side_by_side` of two films (T, H, W, 3) as .mp4 or .gif, beside and then in place.
+    """Writes two films (T, H, W, 3): side by side as .mp4 or .gif, or as a strip of stills, .png.
 
     Raises:
       WhaleError: the file name ends in something else.
     """
     path = Path(path)
-    encoders = {".mp4": to_mp4, ".gif": to_gif}
+    encoders = {
+        ".mp4": lambda: to_mp4(side_by_side(real, imagined, context=context), fps),
+        ".gif": lambda: to_gif(side_by_side(real, imagined, context=context), fps),
+        ".png": lambda: filmstrip(real, imagined, every=max(1, len(real) // 6), context=context),
+    }
     if path.suffix not in encoders:
-        raise WhaleError(f"{path} ends in {path.suffix!r}; a film is written as .mp4 or .gif.")
-    data = encoders[path.suffix](side_by_side(real, imagined, context=context), fps)
+        raise WhaleError(f"{path} ends in {path.suffix!r}; a film is written as .mp4 or .gif, its stills as .png.")
+    data = encoders[path.suffix]()
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     beside.write_bytes(data)

@@ -35,6 +35,10 @@ def horizons(metrics: dict) -> int:
     return min(len(cell[measure]) for cell in cells for measure in MEASURES)
 
 
+def _usual_horizon(metrics: dict) -> int:
+    return min(8, horizons(metrics))
+
+
 def value_at(cell: dict, series: str, measure: str, horizon: int) -> float | None:
     """One value of a `video/<task>/<policy>` cell.
 
@@ -58,12 +62,12 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def summarise(metrics: dict, horizon: int = 8) -> dict[str, dict[str, float | None]]:
+def summarise(metrics: dict, horizon: int | None = None) -> dict[str, dict[str, float | None]]:
     """Moving-region PSNR of the model and of its controls at one horizon, averaged over policies.
 
     Args:
       metrics: as in metrics.json, format "whale-metrics/1".
-      horizon: 1 for the first imagined frame.
+      horizon: 1 for the first imagined frame; None takes the eighth, or the last where there are fewer.
 
     Returns:
       For each task `{moving_psnr, repeat_last_frame, wrong_actions, reconstruction, gain}` in dB, None where
@@ -73,6 +77,7 @@ def summarise(metrics: dict, horizon: int = 8) -> dict[str, dict[str, float | No
       WhaleError: metrics of another format, or fewer horizons than asked for.
     """
     check_metrics(metrics)
+    horizon = _usual_horizon(metrics) if horizon is None else horizon
     if not 1 <= horizon <= horizons(metrics):
         raise WhaleError(
             f"The metrics hold horizons 1 to {horizons(metrics)}, not {horizon}; ask for one of those, "
@@ -89,9 +94,10 @@ def summarise(metrics: dict, horizon: int = 8) -> dict[str, dict[str, float | No
     return summary
 
 
-def statement(metrics: dict, horizon: int = 8, aim: float = AIM_DB) -> str:
+def statement(metrics: dict, horizon: int | None = None, aim: float = AIM_DB) -> str:
     """The outcome in one plain paragraph, computed from the numbers and saying where they fall short."""
     summary = summarise(metrics, horizon)
+    horizon = _usual_horizon(metrics) if horizon is None else horizon
     measured = {task: row for task, row in summary.items() if row["gain"] is not None}
     policies = {policy for row in metrics["video"].values() for policy in row}
     episodes = sum(cell.get("episodes", 0) for row in metrics["video"].values() for cell in row.values())

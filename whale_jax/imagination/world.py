@@ -176,6 +176,8 @@ class WorldModel:
         past = np.shape(frames)[1] - 1 if np.ndim(frames) > 1 else 0
         if (policy is None) != (horizon is None):
             raise WhaleError("Give imagine() either actions alone, or policy= and horizon= together.")
+        if horizon is not None and horizon < 1:
+            raise WhaleError(f"horizon is {horizon}; imagine at least one frame.")
         if actions is None:
             actions = np.zeros((len(frames), 0, self.action_spec.dim), np.float32)
         actions = self.action_spec.validate(np.asarray(actions, np.float32), "the actions given to imagine()")

@@ -77,11 +77,10 @@ class Dynamics(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("vocab", "embed"))
         embedding = self.param("embedding", init, (s.num_codes, width))
         x = embedding[ids] * width**0.5
-        condition = actions
+        condition = Dense(width, (None, "embed"), dtype, name="action")(actions)
         if s.embedding_dim:
-            z = Dense(Z_BOTTLENECK, (None, None), use_bias=False, name="behaviour")(z)
-            condition = jnp.concatenate([actions, z], axis=-1)
-        condition = Dense(width, (None, "embed"), dtype, name="condition")(condition)
+            z = Dense(Z_BOTTLENECK, (None, None), use_bias=False, name="behaviour_in")(z)
+            condition = condition + Dense(width, (None, "embed"), dtype, use_bias=False, name="behaviour_out")(z)
         if s.decode_mode == "maskgit":
             mask_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None,))
             mask_vector = self.param("mask", mask_init, (width,))

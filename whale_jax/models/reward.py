@@ -39,7 +39,7 @@ def symexp(x: jax.Array) -> jax.Array:
 
 def two_hot(x: jax.Array, bins: jax.Array) -> jax.Array:
     """Weights (..., K) on the two bins around x (...) whose weighted mean is x; `bins` (K,) is evenly spaced."""
-    position = (jnp.clip(x, bins[0], bins[-1]) - bins[0]) / (bins[1] - bins[0])
+    position = (jnp.clip(x, bins[0], bins[-1]) - bins[0]) * ((bins.shape[0] - 1) / (bins[-1] - bins[0]))
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - jnp.arange(bins.shape[0])))
 
 

@@ -1,7 +1,12 @@
-"""Fixed sine-cosine codes of space (2-D) and time, added once at the input, not learned (docs/method.md §19)."""
+"""Fixed position codes: sines and cosines of the grid position for space, rotations of queries and keys for time.
+
+Time enters by distance alone (RoPE, Su et al. 2021): with absolute codes the tokenizer would give the same picture
+another token at every frame, and a rollout whose window slides would see its history at new positions.
+"""
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,10 +18,24 @@ def sincos(positions: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def space_time_codes(num_frames: int, num_tokens: int, width: int) -> jnp.ndarray:
-    """Position codes (T, N, D) of a square grid of N tokens over T frames."""
+def grid_codes(num_tokens: int, width: int) -> jnp.ndarray:
+    """Position codes (N, D) float32 of a square grid of N tokens, half for rows and half for columns."""
     side = math.isqrt(num_tokens)
     rows, columns = np.divmod(np.arange(num_tokens), side)
-    space = np.concatenate([sincos(rows, width // 2), sincos(columns, width - width // 2)], axis=1)
-    time = sincos(np.arange(num_frames), width)
-    return jnp.asarray(space[None] + time[:, None], jnp.float32)
+    half = width // 2
+    return jnp.asarray(np.concatenate([sincos(rows, half), sincos(columns, width - half)], axis=1), jnp.float32)
+
+
+def rotate(x: jax.Array, base: float = 100.0) -> jax.Array:
+    """Rotates pairs of features of x (B, S, H, D) by angles that grow with position s: RoPE for short windows.
+
+    The product of a rotated query and a rotated key depends on their distance alone. `base` suits some ten frames;
+    an odd last feature is left as it is.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-np.arange(half) / half)
+    angles = np.arange(x.shape[1])[:, None] * frequencies[None]
+    cos = jnp.asarray(np.cos(angles), x.dtype)[:, None]
+    sin = jnp.asarray(np.sin(angles), x.dtype)[:, None]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.nn.attention import attention, resolve_kernel
 from whale_jax.nn.layers import Dense, LayerNorm
-from whale_jax.nn.positions import space_time_codes
+from whale_jax.nn.positions import grid_codes, rotate
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
 
@@ -69,17 +69,23 @@ class HeadNorm(nn.Module):
     """Root-mean-square normalisation of each head's queries and keys, in float32.
 
     One learned scale serves both, on the queries: only the product of two would matter.
+
+    Attributes:
+      rotate: whether positions turn the features, see `whale_jax.nn.positions`.
     """
+
+    rotate: bool
 
     @nn.compact
     def __call__(self, qk: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys (..., H, D) from both (..., 2H, D); keeps the type."""
+        """Queries and keys (B, S, H, D) from both (B, S, 2H, D); keeps the type."""
         init = nn.with_logical_partitioning(nn.initializers.ones, (None,))
         scale = self.param("scale", init, qk.shape[-1:])
         x = qk.astype(jnp.float32)
         x = (x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)).astype(qk.dtype)
         q, k = jnp.split(x, 2, axis=-2)
-        return q * scale.astype(q.dtype), k
+        q = q * scale.astype(q.dtype)
+        return (rotate(q), rotate(k)) if self.rotate else (q, k)
 
 
 class SelfAttention(nn.Module):
@@ -95,8 +101,8 @@ class SelfAttention(nn.Module):
         dtype = resolve_dtype(s.dtype)
         qkv = Dense(3 * s.width, ("embed", "heads"), dtype, use_bias=False, name="qkv")(x)
         qk, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), [2 * s.num_heads], axis=-2)
-        q, k = HeadNorm(name="norm")(qk)
         in_time = self.axis == "time"
+        q, k = HeadNorm(rotate=in_time, name="norm")(qk)
         kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
         y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
         gain = s.residual_gain
@@ -129,7 +135,7 @@ class STBlock(nn.Module):
 
 
 class STTransformer(nn.Module):
-    """Position codes, ST blocks, final normalisation.
+    """Position codes of the grid, ST blocks, final normalisation.
 
     Dimension keys: B batch, T frames, N tokens per frame, D width.
     """
@@ -147,7 +153,7 @@ class STTransformer(nn.Module):
         """
         s = self.settings
         x = x.astype(resolve_dtype(s.residual_dtype))
-        x = x + space_time_codes(x.shape[1], x.shape[2], x.shape[3]).astype(x.dtype)
+        x = x + grid_codes(*x.shape[2:]).astype(x.dtype)
         block = STBlock
         if s.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def read_meta(directory: Path, step: int) -> Meta:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise _broken(directory / str(step), error) from error
+        raise _broken(directory / str(step) / "meta", error) from error
     if values.get("format") != FORMAT:
         raise WhaleError(
             f"{directory / str(step)} has checkpoint format {values.get('format')!r} and this version reads "
@@ -130,9 +131,22 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
 
 
 def _host_target(checkpointer, path):
-    tree = checkpointer.metadata(path).item_metadata
+    with _quiet():
+        tree = checkpointer.metadata(path).item_metadata
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Orbax warns of a file that an item inside a checkpoint never has."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _broken(path: Path, error: Exception) -> WhaleError:

@@ -21,7 +21,10 @@ from whale_jax.training.stages import STAGES, Stage
 
 
 def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, Any]:
-    """Loss, metrics and gradient norm by parameter array of one step, and which of them are not finite."""
+    """Loss, metrics and gradient norm by parameter array of one step, and which of them are not finite.
+
+    Numbers that are not finite are the strings "nan", "inf" and "-inf", so that the result is valid JSON.
+    """
 
     @jax.jit
     def run(params, frozen, batch):
@@ -31,15 +34,20 @@ def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax
     loss, metrics, grad_norms, param_norms = jax.device_get(run(params, frozen, batch))
     grads, norms = _named(grad_norms), _named(param_norms)
     return {
-        "loss": float(loss),
-        "metrics": {name: float(value) for name, value in metrics.items()},
-        "gradient_norms": grads,
-        "parameter_norms": norms,
+        "loss": _number(loss),
+        "metrics": {name: _number(value) for name, value in metrics.items()},
+        "gradient_norms": {name: _number(value) for name, value in grads.items()},
+        "parameter_norms": {name: _number(value) for name, value in norms.items()},
         "not_finite": {
             "gradients": [name for name, value in grads.items() if not np.isfinite(value)],
             "parameters": [name for name, value in norms.items() if not np.isfinite(value)],
         },
     }
+
+
+def _number(value: Any) -> float | str:
+    """A number that JSON can hold: "nan", "inf" and "-inf" are strings there."""
+    return float(value) if np.isfinite(value) else str(float(value))
 
 
 def _named(tree: Any) -> dict[str, float]:

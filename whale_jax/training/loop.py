@@ -287,7 +287,7 @@ class Trainer:
         failure.save(directory, failed_step, self.run.seed, items, batch, meta, report)
         bad = report["not_finite"]["gradients"]
         raise WhaleError(
-            f"Stage {self.stage.name}: step {failed_step} was not finite (loss {report['loss']:.4g}, gradient norm "
+            f"Stage {self.stage.name}: step {failed_step} was not finite (loss {report['loss']}, gradient norm "
             f"{float(metrics['grad_norm']):.4g}, {len(bad)} parameter arrays with non-finite gradients"
             f"{', first ' + bad[0] if bad else ''}). Nothing was updated; the step's parameters, batch and norms "
             f"are in {directory / str(failed_step)}. Replay it with: whale replay {directory / str(failed_step)}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from whale_jax.errors import WhaleError
 from whale_jax.nn.settings import Settings
 
 
@@ -40,3 +41,10 @@ class StageSettings(Settings):
     init_codebook_from_data: bool = False
     revive_every: int = 0
     revive_below: float = 0.1
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise WhaleError(f"A stage's {name} is at least 1, not {getattr(self, name)}; correct the config.")
+        if self.warmup < 0 or self.max_lr < 0 or self.clip <= 0:
+            raise WhaleError("A stage's warmup and max_lr are at least 0 and its clip is above 0; correct the config.")

@@ -1,0 +1,46 @@
+"""A store, a trained work directory and the command line, for the tests of whole runs."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Processes started here share what they compile, and leave the user's own cache alone."""
+    patch = pytest.MonkeyPatch()
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tmp_path_factory.mktemp("compiled")
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    patch.setenv("PYTHONPATH", str(tiny.ROOT))
+    yield cache
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """An invented episode store."""
+    return tiny.write_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def trained(store, tmp_path_factory):
+    """A work directory that `whale train` has taken to its report, and the finished process."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    done = tiny.whale(*tiny.train_arguments(store, workdir))
+    assert done.status == 0, done.err
+    return workdir, done
+
+
+@pytest.fixture
+def whale(tmp_path_factory):
+    """Runs a command in a forked process; see `tiny.forked`."""
+    directory = tmp_path_factory.mktemp("output")
+    return lambda *arguments, **env: tiny.forked(directory, *arguments, **env)

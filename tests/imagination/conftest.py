@@ -1,0 +1,58 @@
+"""Tiny world models that need no checkpoint, with parameters large enough that every input matters."""
+
+import dataclasses
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from whale_jax.configuration import load_config, model_settings
+from whale_jax.data.metaworld import ACTION_SPEC
+from whale_jax.imagination.world import WorldModel
+from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.training.checkpoint import Meta
+
+ROOT = Path(__file__).resolve().parents[2]
+MODES = {
+    "parallel": {"decode_mode": "parallel"},
+    "maskgit": {"decode_mode": "maskgit", "decode_steps": 1},
+    "unconditioned": {"embedding_dim": 0},
+}
+
+
+def _world(mode: str) -> WorldModel:
+    settings = model_settings(load_config(str(ROOT / "tests" / "tiny.py")))
+    settings = dataclasses.replace(settings, dynamics=dataclasses.replace(settings.dynamics, **MODES[mode]))
+    networks, rng = Networks(settings), np.random.default_rng(0)
+    params = {}
+    for component in COMPONENTS:
+        shapes = nn.unbox(jax.eval_shape(lambda key, c=component: networks.init(c, key), jax.random.key(0)))
+        params[component] = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), jnp.float32), shapes)
+    meta = Meta("reward", settings.to_dict(), {}, ACTION_SPEC.to_json(), {}, finished=True)
+    return WorldModel(networks, params, ACTION_SPEC, meta, Path("tiny"))
+
+
+@pytest.fixture(scope="session", params=list(MODES))
+def world(request):
+    """A world model of each kind: T = 4 frames of 16x16, N = 16 tokens."""
+    return _world(request.param)
+
+
+@pytest.fixture(scope="session")
+def parallel_world():
+    return _world("parallel")
+
+
+@pytest.fixture(scope="session")
+def inputs():
+    """(C, n) to frames (2, C, 16, 16, 3) uint8 and actions (2, C - 1 + n, 4)."""
+
+    def make(context, horizon, seed=0):
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 256, (2, context, 16, 16, 3), np.uint8)
+        return frames, rng.uniform(-1, 1, (2, context - 1 + horizon, 4)).astype(np.float32)
+
+    return make

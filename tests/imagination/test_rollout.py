@@ -1,0 +1,151 @@
+"""Rollouts against a computation by hand, and what an imagined frame may depend on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from whale_jax.imagination.rollout import rollout, start, step, window
+
+CONTEXT, HORIZON = 2, 6  # longer than the window of 4
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    return functools.partial(jax.jit(functools.partial(rollout, world.networks)), world.params, key=jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def by_hand(world):
+    """One step from real windows without padding: frames, past actions, ids, z and a_t to the next of each."""
+    networks, params = world.networks, world.params
+    settings = networks.settings
+
+    def z_of(frames, actions):
+        log_p = networks.prior.apply({"params": params["behaviour"]["prior"]}, frames, actions)
+        return jax.nn.one_hot(log_p.argmax(-1), log_p.shape[-1]).reshape(*log_p.shape[:2], -1)
+
+    def next_frame(frames, ids, z, actions):
+        """Arguments end at time t; those for the dynamics are cut to T - 1."""
+        apply = functools.partial(networks.dynamics.apply, {"params": params["dynamics"]})
+        past = settings.num_frames - 1
+        ids_w, actions_w = ids[:, -past:], actions[:, -past:]
+        z_w = None if not settings.dynamics.embedding_dim else z[:, -past:]
+        if settings.dynamics.decode_mode == "maskgit":
+            blank = jnp.full_like(ids_w[:, :1], 3)
+            grown = jnp.concatenate([ids_w, blank], 1)
+            mask = jnp.zeros(grown.shape, bool).at[:, -1].set(True)
+            extra = [jnp.concatenate([x, 7.0 * x[:, -1:]], 1) for x in (actions_w, z_w)]
+            logits = apply(grown, *extra, mask)[:, -1]
+        else:
+            logits = apply(ids_w, actions_w, z_w)[:, -1]
+        new_ids = jnp.concatenate([ids, logits.argmax(-1)[:, None].astype(ids.dtype)], 1)
+        tokenizer = functools.partial(networks.tokenizer.apply, {"params": params["tokenizer"]}, method="decode")
+        frame = jnp.round(tokenizer(new_ids[:, -settings.num_frames :])[:, -1] * 255.0)
+        log_probs = jax.nn.log_softmax(logits)
+        return new_ids, frame.astype(jnp.uint8), -(jnp.exp(log_probs) * log_probs).sum(-1).mean(-1)
+
+    def encode(frames):
+        return networks.tokenizer.apply({"params": params["tokenizer"]}, frames, method="encode")
+
+    return jax.jit(z_of), jax.jit(next_frame), jax.jit(encode)
+
+
+def test_the_first_frame_equals_a_computation_by_hand(run, by_hand, inputs):
+    z_of, next_frame, encode = by_hand
+    frames, actions = inputs(CONTEXT, HORIZON)
+    imagined, entropies = run(frames, actions)
+    known = actions[:, :CONTEXT]
+    _, frame, h = next_frame(frames, encode(frames), z_of(frames, known), known)
+    np.testing.assert_array_equal(imagined[:, 0], frame)
+    np.testing.assert_allclose(entropies[:, 0], h, rtol=1e-4)
+
+
+def test_a_sliding_window_equals_a_computation_by_hand(world, run, by_hand, inputs):
+    """From a full window on: the prior sees T frames, imagined ones included, and past z stay as inferred."""
+    z_of, next_frame, encode = by_hand
+    size = world.networks.settings.num_frames
+    frames, actions = inputs(size, HORIZON)
+    imagined, entropies = run(frames, actions)
+    ids, z, seen = encode(frames), z_of(frames, actions[:, :size])[:, :-1], frames
+    for j in range(HORIZON):
+        t = size - 1 + j
+        recent = actions[:, t - size + 1 : t + 1]
+        z = jnp.concatenate([z, z_of(seen[:, -size:], recent)[:, -1:]], 1)
+        ids, frame, h = next_frame(seen[:, -size:], ids[:, -size:], z[:, -size:], recent)
+        np.testing.assert_array_equal(imagined[:, j], frame, err_msg=f"imagined frame {j}")
+        np.testing.assert_allclose(entropies[:, j], h, rtol=1e-4)
+        seen = np.concatenate([seen, frame[:, None]], 1)
+
+
+def test_a_long_rollout_is_deterministic_and_moves(run, inputs):
+    frames, actions = inputs(CONTEXT, HORIZON)
+    imagined, entropies = run(frames, actions)
+    assert imagined.shape == (2, HORIZON, 16, 16, 3) and imagined.dtype == jnp.uint8
+    assert entropies.shape == (2, HORIZON) and np.isfinite(entropies).all() and np.all(entropies > 0)
+    again, entropies_again = run(frames, actions)
+    np.testing.assert_array_equal(again, imagined)
+    np.testing.assert_array_equal(entropies_again, entropies)
+    assert (np.diff(np.asarray(imagined, int), axis=1) != 0).any((2, 3, 4)).all()
+
+
+@pytest.mark.parametrize("j", range(HORIZON))
+def test_an_imagined_frame_depends_on_its_action_and_none_later(run, inputs, j):
+    frames, actions = inputs(CONTEXT, HORIZON)
+    changed = actions.copy()
+    changed[:, CONTEXT - 1 + j :] *= -1.0
+    (before, h_before), (after, h_after) = run(frames, actions), run(frames, changed)
+    np.testing.assert_array_equal(after[:, :j], before[:, :j])
+    np.testing.assert_array_equal(h_after[:, :j], h_before[:, :j])
+    assert (np.asarray(h_after[:, j]) != h_before[:, j]).all()
+    if j == 0:  # later, the arg-max may happen to stay
+        assert np.any(np.asarray(after) != before)
+
+
+def test_rows_do_not_know_each_other(run, inputs):
+    frames, actions = inputs(CONTEXT, HORIZON)
+    other_frames, other_actions = inputs(CONTEXT, HORIZON, seed=1)
+    other_frames[0], other_actions[0] = frames[0], actions[0]
+    (before, h_before), (after, h_after) = run(frames, actions), run(other_frames, other_actions)
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(h_after[0], h_before[0])
+    assert np.any(np.asarray(after[1]) != before[1])
+
+
+def test_given_frames_matter(run, inputs):
+    """Each given frame and the action between them changes what follows."""
+    frames, actions = inputs(CONTEXT, HORIZON)
+    before = np.asarray(run(frames, actions)[1])
+    for c in range(CONTEXT):
+        changed = frames.copy()
+        changed[:, c] = 255 - changed[:, c]
+        assert (np.asarray(run(changed, actions)[1])[:, 0] != before[:, 0]).all()
+    changed = actions.copy()
+    changed[:, 0] *= -1.0
+    assert (np.asarray(run(frames, changed)[1])[:, 0] != before[:, 0]).all()
+
+
+def test_steps_keep_the_history_and_start_leaves_the_future_blank(world, inputs):
+    frames, actions = inputs(CONTEXT, HORIZON)
+    networks, params = world.networks, world.params
+    state = jax.jit(functools.partial(start, networks, horizon=HORIZON))(params, frames, actions[:, : CONTEXT - 1])
+    assert int(state.time) == CONTEXT - 1
+    assert not np.any(state.frames[:, CONTEXT:]) and not np.any(state.actions[:, CONTEXT - 1 :])
+    advance = jax.jit(functools.partial(step, networks, temperature=0.0))
+    after, (frame, _) = advance(params, state, actions[:, CONTEXT - 1], jax.random.key(0))
+    assert int(after.time) == CONTEXT
+    np.testing.assert_array_equal(after.frames[:, :CONTEXT], frames)
+    np.testing.assert_array_equal(after.frames[:, CONTEXT], frame)
+    np.testing.assert_array_equal(after.actions[:, :CONTEXT], actions[:, :CONTEXT])
+    np.testing.assert_array_equal(after.ids[:, :CONTEXT], state.ids[:, :CONTEXT])
+    np.testing.assert_array_equal(after.z[:, : CONTEXT - 1], state.z[:, : CONTEXT - 1])
+
+
+@pytest.mark.parametrize(("time", "first", "index"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 2), (6, 4, 2)])
+def test_window_ends_at_time_or_is_the_first(time, first, index):
+    x = np.arange(14).reshape(2, 7)
+    got, i = jax.jit(functools.partial(window, size=3))(x, time)
+    np.testing.assert_array_equal(got, x[:, first : first + 3])
+    assert int(i) == index and got[0, int(i)] == time

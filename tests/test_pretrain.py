@@ -1,0 +1,86 @@
+"""The whole job on an invented store: what it leaves behind, and that no part is done twice."""
+
+import json
+
+import pytest
+import tiny
+
+from whale_jax.configuration import to_plain
+from whale_jax.errors import WhaleError
+from whale_jax.models.world_model import COMPONENTS
+from whale_jax.pretrain import Phases, pretrain
+
+MEASURES = {"psnr", "ssim", "moving_psnr"}
+CONTROLS = {"repeat_last_frame", "reconstruction", "wrong_actions"}
+
+
+@pytest.fixture(scope="module")
+def metrics(trained):
+    return json.loads((trained[0] / "metrics.json").read_text())
+
+
+def test_metrics_hold_every_measure_and_control_by_horizon(metrics):
+    assert metrics["format"] == "whale-metrics/1"
+    assert set(metrics["video"]) == set(tiny.TASKS)
+    for policies in metrics["video"].values():
+        assert set(policies) == set(tiny.POLICIES["test"])
+        for cell in policies.values():
+            assert cell["episodes"] == 2 and 0 < cell["moving_share"] < 1
+            for series in (cell, *(cell[name] for name in CONTROLS)):
+                assert set(series) >= MEASURES and {len(series[m]) for m in MEASURES} == {4}
+            assert len(cell["reward_error"]) == 4
+
+
+def test_metrics_say_how_they_were_made(metrics):
+    protocol, run = metrics["protocol"], metrics["run"]
+    assert protocol["context"] == 2 and protocol["horizon"] == 4 and protocol["split"] == ["test"]
+    assert set(protocol["definitions"]) >= CONTROLS | MEASURES
+    assert protocol["checkpoint"] == {"stage": "reward", "name": "reward/10"}
+    assert set(run["phases"]) == {"recording", *COMPONENTS, "evaluation"}
+    assert run["versions"]["jax"] and run["parameters"]["dynamics"] > 0
+    assert run["dataset"]["episodes"] == 8 and run["config"]["name"] == "tiny"
+
+
+def test_histories_have_every_step_and_every_evaluation(trained, metrics):
+    for name in COMPONENTS:
+        entries = tiny.history_of(trained[0], name)
+        assert [e["step"] for e in entries if "loss" in e] == list(range(1, 11))
+        assert [e["step"] for e in entries if "val/loss" in e] == [4, 8, 10]
+        assert metrics["training"][name]["steps"] == 10
+        assert len(metrics["training"][name]["history"]) == len(entries)
+
+
+def test_the_report_stands_alone(trained):
+    page = (trained[0] / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and 'src="film' not in page
+    assert page.count("data:") >= 4
+
+
+def test_a_checkpoint_holds_the_config_it_was_made_with(trained, store):
+    meta = json.loads((trained[0] / "checkpoints/reward/10/meta/metadata").read_text())
+    config = tiny.get_config()
+    config.data.root = str(store)
+    assert meta["config"] == to_plain(config)
+
+
+def test_training_learns_even_here(trained):
+    """Ten steps from the same start lower the loss on the training batches of every stage."""
+    for name in ("tokenizer", "dynamics"):
+        losses = [e["loss"] for e in tiny.history_of(trained[0], name) if "loss" in e]
+        assert losses[-1] < losses[1], name
+
+
+def test_an_unknown_stage_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(WhaleError, match="did you mean reward"):
+        pretrain(tiny.get_config(), tmp_path / "run", until="rewards")
+    assert not (tmp_path / "run").exists()
+
+
+def test_phases_add_up_over_calls(tmp_path):
+    for seconds in (1.5, 2.0):
+        Phases(tmp_path).add("tokenizer", seconds)
+    with Phases(tmp_path).timed("reward"):
+        pass
+    seconds = json.loads((tmp_path / "phases.json").read_text())
+    assert seconds["tokenizer"] == 3.5 and 0 <= seconds["reward"] < 1
+    assert [p.name for p in tmp_path.iterdir()] == ["phases.json"]

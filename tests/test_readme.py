@@ -1,0 +1,135 @@
+"""Every command of the README, run as written but for size, on a world model small enough to train in a minute."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import whale_jax
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+WHALE = ROOT / ".venv" / "bin" / "whale"
+SMALL = {
+    "data.record.tasks": "reach",
+    "data.record.steps": 12,
+    "data.record.episodes.train": 1,
+    "data.record.episodes.valid": 1,
+    "data.record.episodes.test": 2,
+    **{f"stages.{name}.steps": 4 for name in ("tokenizer", "behaviour", "dynamics", "reward")},
+    **{f"stages.{name}.batch_size": 2 for name in ("tokenizer", "behaviour", "dynamics", "reward")},
+    "evaluation.episodes": 1,
+    "evaluation.horizon": 8,
+}
+COVERED = {
+    "bash launch/pretrain.sh",
+    "bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64",
+    "bash launch/evaluate.sh --checkpoint=DIR",
+    "bash launch/test.sh",
+    "whale doctor",
+    "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
+    "whale train --config=FILE --workdir=DIR --config.KEY=VALUE",
+    "whale imagine --checkpoint=DIR --episode=FILE.npz --action=1,0,0,0 --out=film.gif",
+    "whale inspect --config=configs/whale_x.py:large --json",
+    "whale bench --config=FILE",
+    "whale replay DIR",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WHALE.exists(), reason="bash launch/setup.sh has not been run in this checkout"),
+]
+
+
+def run(*command: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
+    result = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert result.returncode == status, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    """What `bash launch/pretrain.sh` leaves behind, at a small size."""
+    directory = tmp_path_factory.mktemp("run with a space")
+    overrides = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    run("bash", "launch/pretrain.sh", "--config=configs/quickstart.py", f"--workdir={directory}", *overrides)
+    return directory
+
+
+def test_every_command_is_covered():
+    written = re.findall(r"(?m)^(bash launch/.*)$|`((?:bash launch|whale) [^`]+)`", README)
+    commands = {a or b for a, b in written} - {"whale train --help"}
+    assert commands == COVERED
+
+
+def test_pretrain_leaves_report_and_metrics(workdir):
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    for policy in metrics["video"]["reach"].values():
+        for series in (policy, *(policy[c] for c in ("repeat_last_frame", "reconstruction", "wrong_actions"))):
+            assert {len(series[m]) for m in ("psnr", "ssim", "moving_psnr")} == {8}
+    assert "<video" in (workdir / "report.html").read_text()
+
+
+def test_pretrain_again_trains_nothing_more(workdir):
+    before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
+    overrides = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    run("bash", "launch/pretrain.sh", "--config=configs/quickstart.py", f"--workdir={workdir}", *overrides)
+    assert before == {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
+
+
+def test_python_example(workdir):
+    wm = whale_jax.load(workdir)
+    frames = np.zeros((2, 3, 64, 64, 3), np.uint8)
+    future = wm.imagine(frames, np.zeros((2, 2 + 5, 4), np.float32), uncertainty="entropy")
+    assert (future.frames.shape, future.frames.dtype) == ((2, 5, 64, 64, 3), np.uint8)
+    assert future.rewards.shape == future.uncertainty.shape == (2, 5)
+
+
+def test_evaluate(workdir, tmp_path):
+    out = run("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", f"--output={tmp_path}", "--json")
+    assert "reach" in json.loads(out)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_doctor():
+    assert json.loads(run(WHALE, "doctor", "--json"))["healthy"]
+
+
+def test_collect_and_train_on_what_was_collected(workdir, tmp_path):
+    run(WHALE, "collect", f"--root={tmp_path / 'data'}", "--tasks=reach,door-close", "--train=1", "--steps=9")
+    overrides = [f"--config.{k}={v}" for k, v in SMALL.items() if k.startswith("stages")]
+    data = [f"--config.data.root={tmp_path / 'data'}", "--config.data.record.tasks=()", "--until=tokenizer"]
+    run(WHALE, "train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *overrides, *data)
+    assert (tmp_path / "run" / "checkpoints" / "tokenizer" / "4").is_dir()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4", "png"])
+def test_imagine(workdir, tmp_path, suffix):
+    episode = next((workdir / "data").rglob("*.npz"))
+    film = tmp_path / f"film.{suffix}"
+    run(WHALE, "imagine", f"--checkpoint={workdir}", f"--episode={episode}", "--action=1,0,0,0", f"--out={film}")
+    assert film.stat().st_size > 1000
+
+
+def test_inspect():
+    report = json.loads(run(WHALE, "inspect", "--config=configs/whale_x.py:large", "--json"))
+    assert round(report["parameters"]["dynamics"] / 1e6) == 456
+
+
+def test_bench():
+    overrides = ["--config.stages.reward.batch_size=2", "--stages=reward", "--steps=1", "--json"]
+    report = json.loads(run(WHALE, "bench", "--config=configs/quickstart.py", *overrides))
+    assert report["stages"]["reward"]["tflops"] > 0
+
+
+def test_replay_explains_a_step_that_was_not_finite(workdir, tmp_path):
+    overrides = [f"--config.{k}={v}" for k, v in SMALL.items() if k.startswith("stages")]
+    data = [f"--config.data.root={workdir / 'data'}", "--config.data.record.tasks=()"]
+    broken = ["--config.stages.tokenizer.max_lr=1e30", "--config.stages.tokenizer.warmup=0"]
+    run(WHALE, "train", f"--workdir={tmp_path}", *overrides, *data, *broken, status=2)
+    failed = next((tmp_path / "failures" / "tokenizer").iterdir())
+    report = json.loads(run(WHALE, "replay", failed))
+    assert report["gradient_norms"] and report["not_finite"]["parameters"]

@@ -1,0 +1,126 @@
+"""A run that was stopped, however rudely, ends with the very parameters of one that was not."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from whale_jax.training.stages import STAGES
+
+LAST = 10
+
+
+def assert_same_run(one: Path, other: Path, names=tuple(STAGES)) -> None:
+    for name in names:
+        for item in ("params", "optimizer", "example"):
+            tiny.assert_equal_trees(
+                *(tiny.read_tree(w / "checkpoints" / name / str(LAST) / item) for w in (one, other))
+            )
+        assert tiny.history_of(one, name) == tiny.history_of(other, name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_resumed_from_its_checkpoint_ends_bit_for_bit_the_same(name, trained, store, tmp_path, whale):
+    workdir, _ = trained
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    stages = list(STAGES)
+    for later in stages[stages.index(name) :]:
+        shutil.rmtree(again / "checkpoints" / later / str(LAST))
+    for later in stages[stages.index(name) + 1 :]:
+        shutil.rmtree(again / "checkpoints" / later)
+    done = whale(*tiny.train_arguments(store, again, f"--until={name}"))
+    assert done.status == 0, done.err
+    assert f"{name}: resuming at step 8 of {LAST}" in done.err
+    assert_same_run(workdir, again, [name])
+    meta = [json.loads((w / "checkpoints" / name / str(LAST) / "meta/metadata").read_text()) for w in (workdir, again)]
+    data = [json.loads((w / "checkpoints" / name / str(LAST) / "data/metadata").read_text()) for w in (workdir, again)]
+    for document in meta:
+        document["config"].pop("name")
+    assert meta[0] == meta[1] and data[0] == data[1]
+
+
+def test_a_finished_run_is_left_as_it_is(trained, store, tmp_path, whale):
+    workdir, _ = trained
+    before = tiny.files_in(workdir)
+    done = whale(*tiny.train_arguments(store, workdir, "--until=reward"))
+    after = tiny.files_in(workdir)
+    assert done.status == 0 and "step" not in done.err
+    assert {k: v for k, v in before.items() if k != "phases.json"} == {
+        k: v for k, v in after.items() if k != "phases.json"
+    }
+
+
+def test_another_data_set_is_refused_on_resume(trained, tmp_path, whale):
+    workdir, _ = trained
+    again = tmp_path / "again"
+    shutil.copytree(workdir / "checkpoints" / "tokenizer", again / "checkpoints" / "tokenizer")
+    shutil.rmtree(again / "checkpoints" / "tokenizer" / str(LAST))
+    other = tiny.write_store(tmp_path / "other", each=1)
+    error = whale(*tiny.train_arguments(other, again, "--until=tokenizer")).error()
+    assert "cannot resume" in error
+
+
+class Killed:
+    """A training process, watched from outside and killed with signal 9."""
+
+    def __init__(self, store: Path, workdir: Path):
+        self.workdir = workdir
+        self.process = subprocess.Popen(
+            tiny.command(*tiny.train_arguments(store, workdir)),
+            cwd=tiny.ROOT,
+            env=tiny.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=(workdir.parent / "stderr").open("a"),
+        )
+
+    def when(self, condition, delay: float = 0.0) -> bool:
+        """Kills it `delay` seconds after the condition holds; False if it ended before."""
+        deadline = time.monotonic() + 600
+        while self.process.poll() is None and not condition():
+            assert time.monotonic() < deadline, (self.workdir.parent / "stderr").read_text()
+            time.sleep(0.002)
+        time.sleep(delay)
+        if self.process.poll() is not None:
+            return False
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        return True
+
+    def lines(self, name: str) -> int:
+        path = self.workdir / "history" / f"{name}.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def saving(self, name: str, steps) -> bool:
+        """Whether one of these checkpoints is being written at this moment."""
+        directory = self.workdir / "checkpoints" / name
+        parts = list(directory.glob("*.orbax-checkpoint-tmp*")) if directory.exists() else []
+        return any(int(p.name.partition(".")[0]) in steps for p in parts)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_in_every_stage_it_ends_bit_for_bit_the_same(trained, store, tmp_path):
+    workdir, _ = trained
+    rng = random.Random(20241105)
+    victim, kills = tmp_path / "killed", []
+    for name in STAGES:
+        run = Killed(store, victim)
+        line, delay = rng.randrange(1, 9), rng.choice([0.0, 0.02, 0.1])
+        assert run.when(lambda run=run, name=name, line=line: run.lines(name) >= line, delay)
+        kills.append((name, run.lines(name)))
+        if name == "behaviour":
+            run = Killed(store, victim)
+            assert run.when(lambda run=run: run.saving("behaviour", range(2, LAST)))
+            leftover = list((victim / "checkpoints" / "behaviour").glob("*.orbax-checkpoint-tmp*"))
+            kills.append(("while saving", len(leftover)))
+    done = tiny.whale(*tiny.train_arguments(store, victim))
+    assert done.status == 0, done.err
+    assert_same_run(workdir, victim)
+    assert (victim / "report.html").is_file()
+    assert {name for name, _ in kills} >= set(STAGES), kills

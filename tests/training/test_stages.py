@@ -1,0 +1,201 @@
+"""What a stage does beside descending: codebook from data, revival of dead codes, early stopping, warnings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from whale_jax.configuration import model_settings
+from whale_jax.data import batch as batches
+from whale_jax.data.metaworld import ACTION_SPEC
+from whale_jax.models.world_model import Networks
+from whale_jax.training import sharding
+from whale_jax.training.loop import Run, Trainer
+from whale_jax.training.settings import StageSettings
+from whale_jax.training.stages import STAGES, Stage, TokenizerStage, masked_mean
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return Networks(model_settings(tiny.get_config()))
+
+
+def tokenizer_stage(networks, **settings) -> TokenizerStage:
+    return TokenizerStage(networks, ACTION_SPEC, StageSettings(**settings))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    episode = tiny.episode(3)
+    empty = batches.example(2, 4, tiny.SIDE, tiny.SIDE, 4)
+    frames = np.stack([episode.frames[:4], episode.frames[4:8]])
+    actions = np.stack([episode.actions[:4], episode.actions[4:8]])
+    return empty.replace(frames=frames, actions=actions)
+
+
+def rows_from(codes, latents) -> np.ndarray:
+    """Which codes are, bit for bit, one of the latents."""
+    flat = {np.asarray(row).tobytes() for row in np.asarray(latents).reshape(-1, codes.shape[-1])}
+    return np.array([np.asarray(row).tobytes() in flat for row in np.asarray(codes)])
+
+
+def test_the_codebook_starts_from_the_encoder_s_outputs(networks, batch):
+    latents = jax.random.normal(jax.random.key(1), (2, 4, 16, 8))
+    params = {"quantizer": {"codebook": jnp.zeros((32, 8))}, "rest": jnp.ones(3)}
+    stage = tokenizer_stage(networks, init_codebook_from_data=True)
+    fresh = stage._random_latents(jax.random.key(0), latents)
+    assert rows_from(fresh, latents).all()
+    assert len(np.unique(fresh, axis=0)) > 16
+    without = tokenizer_stage(networks).prepare(params, batch, jax.random.key(0))
+    assert without is params
+
+
+def test_dead_codes_become_latents_and_living_ones_stay(networks):
+    latents = jax.random.normal(jax.random.key(1), (2, 4, 16, 8))
+    codebook = jax.random.normal(jax.random.key(2), (32, 8))
+    params = {"quantizer": {"codebook": codebook}, "rest": jnp.ones(3)}
+    living = np.arange(32) < 5
+    usage = jnp.asarray(np.where(living, 0.2, 0.0), jnp.float32)
+    stage = tokenizer_stage(networks, revive_every=4, revive_below=0.1)
+    after = jax.jit(stage.after_update)
+    for step in range(3):
+        same, extra = after(params, {"usage": usage}, (usage, latents), jax.random.key(step), jnp.int32(step))
+        assert same["quantizer"]["codebook"].tobytes() == codebook.tobytes()
+        np.testing.assert_allclose(extra["usage"], usage, rtol=1e-6)
+    revived, extra = after(params, {"usage": usage}, (usage, latents), jax.random.key(3), jnp.int32(3))
+    codes = revived["quantizer"]["codebook"]
+    assert codes[:5].tobytes() == codebook[:5].tobytes()
+    assert rows_from(codes, latents).tolist() == (~living).tolist()
+    np.testing.assert_allclose(extra["usage"], np.where(living, 0.2, 1 / 32), rtol=1e-6)
+    assert revived["rest"] is not None and (revived["rest"] == 1).all()
+
+
+def test_without_revival_the_codebook_is_left_alone(networks):
+    params = {"quantizer": {"codebook": jnp.ones((32, 8))}}
+    usage = jnp.zeros(32).at[0].set(1.0)
+    same, extra = tokenizer_stage(networks).after_update(
+        params, {"usage": jnp.full(32, 1 / 32)}, (usage, jnp.zeros((1, 1, 1, 8))), jax.random.key(0), jnp.int32(0)
+    )
+    assert same is params
+    np.testing.assert_allclose(extra["usage"].sum(), 1.0, rtol=1e-6)
+
+
+def test_fewer_than_a_tenth_of_the_codes_is_worth_a_warning(networks):
+    stage = tokenizer_stage(networks)
+    assert stage.warning({"live_codes": 0.1}) is None
+    assert "3 % of the codes" in stage.warning({"live_codes": 0.03})
+
+
+def test_a_collapsed_codebook_is_said_on_the_console(store, trained, tmp_path, whale):
+    """One step size that makes the encoder constant: the warning must reach the user, once."""
+    more = ["--until=tokenizer", "--config.stages.tokenizer.init_codebook_from_data=False"]
+    more += ["--config.stages.tokenizer.revive_every=0"]
+    done = whale(*tiny.train_arguments(store, tmp_path / "run", *more))
+    assert done.status == 0, done.err
+    assert done.err.count("the codebook has collapsed") == 1
+    assert "stages.tokenizer.revive_every" in done.err
+
+
+def test_masked_mean_of_nothing_is_zero():
+    values = jnp.array([1.0, 2.0, 4.0])
+    assert float(masked_mean(values, jnp.array([True, False, True]))) == 2.5
+    assert float(masked_mean(values, jnp.zeros(3, bool))) == 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift(Stage):
+    """A stage whose held-out loss falls until its one parameter passes 3 and rises from there."""
+
+    name = "behaviour"
+
+    def loss(self, params, frozen, batch, key, train):
+        value = params["at"].sum()
+        loss = -value if train else jnp.abs(value - 3.0)
+        return loss, ({"loss": loss}, None)
+
+
+class One:
+    """Networks with one parameter, and the settings that the loop's arithmetic asks for."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def init(self, component, key):
+        return {"at": jnp.zeros(1)}
+
+
+class Endless:
+    """The same batch for ever."""
+
+    def __init__(self):
+        self.position = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.position += 1
+        return batches.example(1, 4, tiny.SIDE, tiny.SIDE, 4)
+
+    def get_state(self):
+        return {"position": self.position}
+
+    def set_state(self, state):
+        self.position = state["position"]
+
+
+def drift_run(tmp_path, meta, **settings):
+    model = model_settings(tiny.get_config())
+    settings = StageSettings(
+        steps=20, batch_size=1, max_lr=1.0, min_lr=1.0, warmup=0, log_every=1, eval_every=1, save_every=100, **settings
+    )
+    run = Run(
+        directory=tmp_path / "checkpoints",
+        history=tmp_path / "history.jsonl",
+        tensorboard=None,
+        failures=tmp_path / "failures",
+        wandb=False,
+        mesh=sharding.make_mesh(),
+        axis_rules=sharding.rules(False),
+        seed=0,
+        meta=meta,
+        train_batches=Endless,
+        valid_batches=[next(Endless())],
+    )
+    return Trainer(Drift(One(model), ACTION_SPEC, settings), {}, run)
+
+
+@pytest.fixture(scope="module")
+def meta():
+    from whale_jax.training.checkpoint import Meta
+
+    model = model_settings(tiny.get_config()).to_dict()
+    return Meta(stage="behaviour", model=model, config={}, action_spec=ACTION_SPEC.to_json(), versions={})
+
+
+def test_early_stopping_waits_for_patience_and_keeps_the_best(tmp_path, meta, capsys):
+    """Adam moves the parameter by 1 a step: 1, 2, 3 is best, and three worse evaluations end it at step 6."""
+    trainer = drift_run(tmp_path, meta, patience=3)
+    params, summary = trainer.train()
+    assert summary["steps"] == 6
+    np.testing.assert_allclose(params["behaviour"]["at"], 3.0, atol=1e-3)
+    assert "no better for 3 evaluations" in capsys.readouterr().err
+    saved = tiny.read_tree(tmp_path / "checkpoints" / "6" / "params")
+    np.testing.assert_allclose(saved["['behaviour']['at']"], 3.0, atol=1e-3)
+    again, summary = drift_run(tmp_path, meta, patience=3).train()
+    assert summary == {"steps": 6, "seconds": 0.0}
+    np.testing.assert_array_equal(again["behaviour"]["at"], params["behaviour"]["at"])
+
+
+def test_without_patience_the_last_parameters_are_the_result(tmp_path, meta):
+    params, summary = drift_run(tmp_path, meta).train()
+    assert summary["steps"] == 20
+    np.testing.assert_allclose(params["behaviour"]["at"], 20.0, atol=1e-2)
+
+
+def test_each_stage_is_named_after_what_it_trains():
+    assert list(STAGES) == ["tokenizer", "behaviour", "dynamics", "reward"]
+    assert STAGES["behaviour"].selects_on == "nll"
