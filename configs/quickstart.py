@@ -10,7 +10,9 @@ def get_config():
     config = default_config()
     config.name = "quickstart"
     config.data.record.tasks = ("door-close", "drawer-close", "plate-slide")
-    config.data.record.episodes = {"train": 5, "valid": 1, "test": 3}
+    config.data.record.episodes = {"train": 8, "valid": 1, "test": 4}
+    config.data.record.steps = 50
+    config.data.record.action_repeat = 4
 
     model = config.model
     model.num_frames = 8

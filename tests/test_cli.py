@@ -1,8 +1,10 @@
 """Every command of `whale` answers as its help says."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -99,15 +101,14 @@ def test_imagine_writes_a_film(trained, store, tmp_path, whale):
 
 
 def test_interrupting_says_how_to_go_on(store, tmp_path):
-    import signal
-    import time
-
     process = subprocess.Popen(
         tiny.command(*tiny.train_arguments(store, tmp_path / "run", "--config.stages.tokenizer.steps=100000")),
         cwd=tiny.ROOT,
         env=tiny.environment(),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     history = tmp_path / "run" / "history" / "tokenizer.jsonl"
     deadline = time.monotonic() + 600

@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
     command.add_argument("--camera", default="corner", help="camera of the simulator")
     command.add_argument("--steps", type=int, default=100, help="actions per episode")
+    command.add_argument("--action-repeat", type=int, default=1, help="simulator steps that hold one action")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, help="processes; 0 takes one per core")
 
@@ -177,6 +178,7 @@ def run_collect(options) -> None:
         image_size=options.image_size,
         camera=options.camera,
         steps=options.steps,
+        action_repeat=options.action_repeat,
         seed=options.seed,
         workers=options.workers or None,
         policies=_names(options.policies),

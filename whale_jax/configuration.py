@@ -50,6 +50,7 @@ def default_config() -> ConfigDict:
                     "tasks": (),
                     "episodes": {"train": 500, "valid": 10, "test": 500},
                     "steps": 100,
+                    "action_repeat": 1,
                     "camera": "corner",
                     "workers": 0,
                 },

@@ -133,6 +133,7 @@ def open_data(config: ConfigDict, workdir: Path) -> EpisodeStore:
             image_size=config.model.image_size,
             camera=record.camera,
             steps=record.steps,
+            action_repeat=record.action_repeat,
             seed=config.seed,
             workers=record.workers or None,
         )

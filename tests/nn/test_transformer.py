@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from whale_jax.errors import WhaleError
-from whale_jax.nn.positions import space_time_codes
+from whale_jax.nn.positions import grid_codes, rotate
 from whale_jax.nn.transformer import STTransformer, TransformerSettings
 
 SETTINGS = TransformerSettings(num_layers=4, width=16, num_heads=2)
@@ -88,10 +88,35 @@ def test_lengths_equal_a_shorter_segment(params, x):
     assert not np.allclose(got[0, :2], whole[0, :2], atol=1e-2)
 
 
-def test_every_token_has_its_own_position():
-    codes = np.asarray(space_time_codes(5, 16, 16)).reshape(-1, 16)
+def test_every_token_of_the_grid_has_its_own_position():
+    codes = np.asarray(grid_codes(64, 16))
+    assert codes.shape == (64, 16)
     distances = np.linalg.norm(codes[:, None] - codes[None], axis=-1)
-    assert distances[~np.eye(len(codes), dtype=bool)].min() > 0.1
+    assert distances[~np.eye(64, dtype=bool)].min() > 0.1
+
+
+@pytest.mark.parametrize("width", [8, 7])
+def test_rotated_products_depend_on_distance_alone(width):
+    rng = np.random.default_rng(0)
+    q, k = (np.broadcast_to(rng.normal(size=width), (1, 6, 1, width)).astype(np.float32) for _ in range(2))
+    rotated = rotate(jnp.asarray(q)), rotate(jnp.asarray(k))
+    products = np.einsum("bshd,bthd->st", *rotated)
+    for distance in range(-5, 6):
+        np.testing.assert_allclose(np.diff(np.diagonal(products, distance)), 0.0, atol=1e-5)
+    assert np.abs(np.diff(products[0])).min() > 1e-3
+    np.testing.assert_allclose(np.linalg.norm(rotated[0], axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-5)
+
+
+def test_a_still_picture_looks_alike_at_every_frame(params, x, apply):
+    out = apply(params, jnp.repeat(x[:, :1], SHAPE[1], axis=1))
+    np.testing.assert_allclose(out, np.repeat(out[:, :1], SHAPE[1], axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_order_of_frames_and_tokens_matters(params, x, apply):
+    out = np.asarray(apply(params, x))
+    assert np.abs(apply(params, x[:, jnp.array([1, 0, 2, 3])])[:, 3] - out[:, 3]).max() > 1e-2
+    order = jnp.array([1, 0, 2, 3])
+    assert np.abs(apply(params, x[:, :, order])[:, :, 3] - out[:, :, 3]).max() > 1e-2
 
 
 @pytest.mark.parametrize(

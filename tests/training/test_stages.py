@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,14 +44,21 @@ def rows_from(codes, latents) -> np.ndarray:
 
 
 def test_the_codebook_starts_from_the_encoder_s_outputs(networks, batch):
-    latents = jax.random.normal(jax.random.key(1), (2, 4, 16, 8))
-    params = {"quantizer": {"codebook": jnp.zeros((32, 8))}, "rest": jnp.ones(3)}
+    params = nn.unbox(jax.jit(lambda key: networks.init("tokenizer", key))(jax.random.key(0)))
     stage = tokenizer_stage(networks, init_codebook_from_data=True)
-    fresh = stage._random_latents(jax.random.key(0), latents)
-    assert rows_from(fresh, latents).all()
-    assert len(np.unique(fresh, axis=0)) > 16
-    without = tokenizer_stage(networks).prepare(params, batch, jax.random.key(0))
-    assert without is params
+
+    @jax.jit
+    def prepared(params):
+        latents = networks.tokenizer.apply({"params": params}, batch.frames, method="latents")
+        return stage.prepare(params, batch, jax.random.key(1)), latents
+
+    after, latents = prepared(params)
+    codes = after["quantizer"]["codebook"]
+    assert rows_from(codes, latents).all() and not rows_from(params["quantizer"]["codebook"], latents).any()
+    assert len(np.unique(codes, axis=0)) > 8
+    rest = [{k: v for k, v in tree.items() if k != "quantizer"} for tree in (params, after)]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *rest))
+    assert tokenizer_stage(networks).prepare(params, batch, jax.random.key(0)) is params
 
 
 def test_dead_codes_become_latents_and_living_ones_stay(networks):

@@ -4,6 +4,7 @@ The 20 tasks and the mix of policies follow the WHALE paper (Meta-World, six tra
 ones); noise levels and cross-environment offsets are this project's choice, since the paper leaves them open.
 """
 
+import dataclasses
 import functools
 import warnings
 import zlib
@@ -60,6 +61,14 @@ ACTION_SPEC = ActionSpec(
     high=(1.0, 1.0, 1.0, 1.0),
     rate_hz=80.0,
 )
+
+
+def action_spec(action_repeat: int = 1) -> ActionSpec:
+    """What an action means that the simulator is given `action_repeat` times in a row: as many centimetres."""
+    travel = f"{0.01 * action_repeat:g} m"
+    units = (travel, travel, travel, "effort")
+    return dataclasses.replace(ACTION_SPEC, units=units, rate_hz=ACTION_SPEC.rate_hz / action_repeat)
+
 
 # A cross-environment policy is the script of the task so many places further in TASKS.
 _CROSS = {"cross-environment-a": 3, "cross-environment-b": 7, "cross-environment-c": 11}
@@ -164,8 +173,11 @@ class Simulator:
         self._env = make_env(task, camera)
         self._renderer = FrameRenderer(self._env.model, camera, image_size)
 
-    def rollout(self, policy_name: str, seed: int, steps: int = 100) -> Episode:
-        """One episode; the same seed gives the same bits whatever was simulated before."""
+    def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
+        """One episode; the same seed gives the same bits whatever was simulated before.
+
+        Each action is held for `action_repeat` simulator steps, whose rewards add up.
+        """
         env = self._env
         policy = make_policy(self.task, policy_name, seed)
         frames = np.empty((steps + 1, self.image_size, self.image_size, 3), np.uint8)
@@ -180,8 +192,7 @@ class Simulator:
             for t in range(steps):
                 frames[t] = self._renderer.render(env.data)
                 actions[t] = policy(obs)
-                obs, rewards[t], _, _, info = env.step(actions[t])
-                success[t] = bool(info["success"])
+                obs, rewards[t], success[t] = self._hold(actions[t], action_repeat)
         frames[steps] = self._renderer.render(env.data)
         metadata = {
             "source": "metaworld",
@@ -190,11 +201,19 @@ class Simulator:
             "seed": seed,
             "camera": self.camera,
             "image_size": [self.image_size, self.image_size],
-            "action_spec": ACTION_SPEC.to_json(),
+            "action_repeat": action_repeat,
+            "action_spec": action_spec(action_repeat).to_json(),
             "reward_version": env.reward_function_version,
             "versions": versions(),
         }
         return Episode(frames, actions, rewards, success, metadata).validate(f"{self.task}/{policy_name}")
+
+    def _hold(self, action: np.ndarray, times: int) -> tuple[np.ndarray, float, bool]:
+        total, success = 0.0, False
+        for _ in range(times):
+            obs, reward, _, _, info = self._env.step(action)
+            total, success = total + reward, success or bool(info["success"])
+        return obs, total, success
 
     def close(self) -> None:
         """Frees the renderer and the environment."""

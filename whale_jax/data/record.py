@@ -47,6 +47,7 @@ def plan(
     image_size: int,
     camera: str,
     steps: int,
+    action_repeat: int,
     seed: int,
 ) -> list[Job]:
     """Every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
@@ -54,8 +55,11 @@ def plan(
     for split in episodes:
         if split not in SPLIT_POLICIES:
             raise unknown_name("split", split, SPLIT_POLICIES)
-    if steps < 1 or image_size < 8 or min(episodes.values(), default=0) < 0:
-        raise WhaleError(f"Nothing can be recorded with steps {steps}, image size {image_size}, episodes {episodes}.")
+    if steps < 1 or action_repeat < 1 or image_size < 8 or min(episodes.values(), default=0) < 0:
+        raise WhaleError(
+            f"Nothing can be recorded with steps {steps}, action repeat {action_repeat}, image size {image_size}, "
+            f"episodes {episodes}."
+        )
     jobs = []
     for task in dict.fromkeys(tasks):
         for split, number in episodes.items():
@@ -66,7 +70,8 @@ def plan(
                     own_seed = episode_seed(seed, split, task, policy, index)
                     metadata = {"split": split, "index": index, "steps": steps, "recording_seed": seed}
                     file = episode_file(split, task, policy, index)
-                    jobs.append(Job(root, file, task, policy, own_seed, steps, image_size, camera, metadata))
+                    settings = (steps, action_repeat, image_size, camera)
+                    jobs.append(Job(root, file, task, policy, own_seed, *settings, metadata))
     if not jobs:
         raise WhaleError(f"No episode was asked for: tasks {tasks}, episodes {episodes}, policies {policies}.")
     return jobs
@@ -171,6 +176,7 @@ def record(
     image_size: int = 64,
     camera: str = "corner",
     steps: int = 100,
+    action_repeat: int = 1,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
@@ -179,10 +185,10 @@ def record(
     """Records Meta-World episodes into `root`, in parallel processes, and opens the store.
 
     episodes: split -> number for each task and policy; "train" and "valid" use TRAIN_POLICIES and "test" the
-    unseen TEST_POLICIES (`policies` keeps only some of them). Each episode has `steps` actions, steps + 1
-    frames of image_size x image_size and a seed of its own that follows from `seed`. Complete episodes that
-    are already there are kept, so that the same call goes on after a kill, and other tasks can be added
-    later.
+    unseen TEST_POLICIES (`policies` keeps only some of them). Each episode has `steps` actions, each held for
+    `action_repeat` simulator steps (80 a second), steps + 1 frames of image_size x image_size, and a seed of
+    its own that follows from `seed`. Complete episodes that are already there are kept, so that the same call
+    goes on after a kill, and other tasks can be added later.
 
     Raises WhaleError for unknown names, a store recorded with other settings, a full disk, no GL, or an
     episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete
@@ -190,12 +196,18 @@ def record(
     """
     root, tasks = Path(root), list(tasks)
     policies = None if policies is None else list(policies)
-    shared = {"image_size": image_size, "camera": camera, "steps": steps, "seed": seed}
+    shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}
     jobs = plan(root, tasks=tasks, episodes=episodes, policies=policies, **shared)
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root):
         headers = _existing(root, {job.file for job in jobs})
-        settings = {"image_size": [image_size] * 2, "camera": camera, "steps": steps, "recording_seed": seed}
+        settings = {
+            "image_size": [image_size] * 2,
+            "camera": camera,
+            "steps": steps,
+            "action_repeat": action_repeat,
+            "recording_seed": seed,
+        }
         _check_settings(root, headers, settings)
         remove_partial(root)
         missing = [job for job in jobs if job.file not in headers]
@@ -204,10 +216,11 @@ def record(
             root,
             [record_of(file, header) for file, header in headers.items()],
             image_size=(image_size, image_size),
-            action_spec=metaworld.ACTION_SPEC,
+            action_spec=metaworld.action_spec(action_repeat),
             camera=camera,
             versions=metaworld.versions(),
             steps=steps,
+            action_repeat=action_repeat,
             recording_seed=seed,
         )
     return open_store(root)

@@ -28,13 +28,14 @@ class Job:
     policy: str
     seed: int
     steps: int
+    action_repeat: int
     image_size: int
     camera: str
     metadata: dict[str, Any]
 
     def run(self, simulator: Simulator) -> dict[str, Any]:
         """Simulates and writes the episode; its header."""
-        episode = simulator.rollout(self.policy, self.seed, self.steps)
+        episode = simulator.rollout(self.policy, self.seed, self.steps, self.action_repeat)
         episode = dataclasses.replace(episode, metadata={**episode.metadata, **self.metadata})
         return write_episode(self.root / self.file, episode)
 
