@@ -10,8 +10,8 @@ def get_config():
     config = default_config()
     config.name = "quickstart"
     config.data.record.tasks = ("door-close", "drawer-close", "plate-slide")
-    config.data.record.episodes = {"train": 8, "valid": 1, "test": 4}
-    config.data.record.steps = 50
+    config.data.record.episodes = {"train": 14, "valid": 1, "test": 4}
+    config.data.record.steps = 40
     config.data.record.action_repeat = 4
 
     model = config.model
@@ -28,7 +28,7 @@ def get_config():
     model.reward.channels = (16, 32, 64, 64)
     model.reward.hidden = 128
 
-    common = {"log_every": 50, "eval_every": 250, "save_every": 250, "eval_batches": 4}
+    common = {"log_every": 50, "eval_every": 500, "save_every": 250, "eval_batches": 4}
     stages = config.stages
     stages.tokenizer = stage(
         steps=1000,
@@ -37,17 +37,20 @@ def get_config():
         min_lr=1e-4,
         warmup=50,
         num_frames=4,
+        shift=2,
         init_codebook_from_data=True,
         revive_every=25,
         **common,
     )
-    stages.behaviour = stage(steps=250, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **common)
-    stages.dynamics = stage(steps=1200, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=100, **common)
+    stages.behaviour = stage(
+        steps=250, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **(common | {"eval_every": 50})
+    )
+    stages.dynamics = stage(steps=2000, batch_size=8, max_lr=1.5e-3, min_lr=1e-4, warmup=100, shift=2, **common)
     stages.reward = stage(steps=150, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
 
     config.evaluation.context = 2
     config.evaluation.horizon = 16
-    config.evaluation.episodes = 3
+    config.evaluation.episodes = 4
     config.evaluation.batch_size = 9
     config.evaluation.start = -1
     return config

@@ -35,15 +35,20 @@ def _world(mode: str) -> WorldModel:
     return WorldModel(networks, params, ACTION_SPEC, meta, Path("tiny"))
 
 
-@pytest.fixture(scope="session", params=list(MODES))
+@pytest.fixture(scope="session", params=["parallel", "maskgit"])
 def world(request):
-    """A world model of each kind: T = 4 frames of 16x16, N = 16 tokens."""
+    """A world model of each decoding: T = 4 frames of 16x16, N = 16 tokens."""
     return _world(request.param)
 
 
 @pytest.fixture(scope="session")
 def parallel_world():
     return _world("parallel")
+
+
+@pytest.fixture(scope="session")
+def unconditioned_world():
+    return _world("unconditioned")
 
 
 @pytest.fixture(scope="session")

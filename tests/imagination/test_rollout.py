@@ -32,7 +32,7 @@ def by_hand(world):
         apply = functools.partial(networks.dynamics.apply, {"params": params["dynamics"]})
         past = settings.num_frames - 1
         ids_w, actions_w = ids[:, -past:], actions[:, -past:]
-        z_w = None if not settings.dynamics.embedding_dim else z[:, -past:]
+        z_w = z[:, -past:]
         if settings.dynamics.decode_mode == "maskgit":
             blank = jnp.full_like(ids_w[:, :1], 3)
             grown = jnp.concatenate([ids_w, blank], 1)

@@ -63,6 +63,18 @@ def test_rewards_pair_each_action_with_the_frames_around_it(parallel_world, inpu
     assert future.uncertainty is None
 
 
+def test_behaviour_matters_only_to_a_model_conditioned_on_it(parallel_world, unconditioned_world, inputs):
+    frames, actions = inputs(CONTEXT, HORIZON)
+    for world, matters in ((parallel_world, True), (unconditioned_world, False)):
+        prior = jax.tree.map(lambda p: p[..., ::-1], world.params["behaviour"]["prior"])
+        behaviour = world.params["behaviour"] | {"prior": prior}
+        entropies = [
+            world._rollout(0.0)(params, frames, actions, jax.random.key(0))[1]
+            for params in (world.params, world.params | {"behaviour": behaviour})
+        ]
+        assert np.array_equal(*entropies) != matters
+
+
 def test_frames_before_the_window_are_left_out(parallel_world, inputs):
     size = parallel_world.networks.settings.num_frames
     frames, actions = inputs(size + 3, HORIZON)
