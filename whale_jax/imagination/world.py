@@ -83,7 +83,8 @@ class WorldModel:
         self._check_frames(frames)
         if uncertainty is not None and uncertainty not in UNCERTAINTIES:
             raise unknown_name("uncertainty", uncertainty, UNCERTAINTIES)
-        missing = [c for c in ("tokenizer", "behaviour", "dynamics") if c not in self.params]
+        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
+        missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
         if missing:
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
         if key is None:
@@ -129,12 +130,15 @@ class WorldModel:
     def _step(self, temperature: float):
         return jax.jit(functools.partial(rollouts.step, self.networks, temperature=temperature))
 
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _start(self, horizon: int):
+        return jax.jit(functools.partial(rollouts.start, self.networks, horizon=horizon))
+
     def __hash__(self) -> int:
         return id(self)
 
     def _closed_loop(self, frames, actions, policy, horizon, key, temperature):
-        start = jax.jit(functools.partial(rollouts.start, self.networks, horizon=horizon))
-        state = start(self.params, frames, self._normal(actions))
+        state = self._start(horizon)(self.params, frames, self._normal(actions))
         current, imagined, entropies, taken = frames[:, -1], [], [], []
         for i in range(horizon):
             policy_key, token_key = jax.random.split(jax.random.fold_in(key, i))

@@ -71,10 +71,15 @@ def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return x.astype(jnp.float32).transpose(0, 2, 1, 3).reshape(batch * heads, length, width)
 
     q, k = split(q) * width**-0.5, split(k)
-    # |q·k| <= |q||k|: nothing is subtracted unless the bound itself could overflow
-    bound = jnp.linalg.norm(q, axis=-1, keepdims=True) * jnp.linalg.norm(k, axis=-1).max(-1)[:, None, None]
-    shift = jax.lax.stop_gradient(jnp.maximum(bound - _EXP_LIMIT, 0.0))
-    out = _exp_attention(q, k, split(v), shift.swapaxes(1, 2))
+    # |q·k| <= |q||k|: no maximum is taken unless the bound itself could overflow
+    q_fixed, k_fixed = jax.lax.stop_gradient((q, k))
+    bound = jnp.linalg.norm(q_fixed, axis=-1).max() * jnp.linalg.norm(k_fixed, axis=-1).max()
+    shift = jax.lax.cond(
+        bound > _EXP_LIMIT,
+        lambda: (k_fixed @ q_fixed.swapaxes(1, 2)).max(1, keepdims=True),
+        lambda: jnp.zeros((batch * heads, 1, length)),
+    )
+    out = _exp_attention(q, k, split(v), shift)
     return out.reshape(batch, heads, length, width).transpose(0, 2, 1, 3).astype(v.dtype)
 
 
