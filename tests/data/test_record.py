@@ -34,6 +34,11 @@ if __name__ == "__main__":
 """
 
 
+def _listen() -> None:
+    """A job that a shell put in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """An uninterrupted recording."""
@@ -55,7 +60,7 @@ def start(tmp_path):
     def run(root: Path, wait_for: int):
         command = [sys.executable, str(script), str(root)]
         env = {**os.environ, "PYTHONPATH": os.getcwd()}
-        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=_listen)
         started.append(process)
         deadline = time.monotonic() + 60
         while len(list(root.glob("episodes/**/[!.]*.npz"))) < wait_for:
