@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 import sys
+import threading
 from pathlib import Path
 
 from whale_jax.errors import WhaleError, unknown_name
@@ -14,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     try:
         options.overrides = parse_overrides(rest, options)
+        if not options.debug:
+            silence_threads()
         prepare_process()
         return options.run(options) or 0
     except KeyboardInterrupt:
@@ -29,6 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
+
+
+def silence_threads() -> None:
+    """Keeps tracebacks of background threads off the screen: what they fail at is raised, and told, in the main one."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    threading.excepthook = lambda args: None
+    sys.unraisablehook = lambda args: None
 
 
 def describe(error: Exception) -> str:

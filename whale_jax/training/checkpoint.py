@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import COMPONENTS, Networks, WorldModelSettings
 
 FORMAT = "whale-checkpoint/1"
+_SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,8 @@ class CheckpointWriter:
         Raises:
           WhaleError: this or an earlier save could not be written (a full disk).
         """
-        with _disk_errors(self._manager.directory):
+        with disk_errors(self._manager.directory):
+            check_space(self._manager.directory, items)
             if step in self._manager.all_steps():
                 self._manager.wait_until_finished()
                 self._manager.delete(step)
@@ -70,22 +74,38 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        with _disk_errors(self._manager.directory):
+        with disk_errors(self._manager.directory):
             self._manager.wait_until_finished()
             self._manager.close()
 
 
 @contextlib.contextmanager
-def _disk_errors(directory):
+def disk_errors(directory: Path):
+    """Turns the errors of a full disk into a WhaleError that names `directory`."""
     try:
         yield
     except (OSError, ValueError) as error:
-        if "No space left" in str(error) or getattr(error, "errno", None) == 28:
-            raise WhaleError(
-                f"The disk is full: a checkpoint could not be written to {directory}. Earlier checkpoints there "
-                "are whole; free some space and run the same command again to resume."
-            ) from error
+        if "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(directory, "writing failed") from error
         raise
+
+
+def check_space(directory: Path, items: Any) -> None:
+    """Raises WhaleError if a checkpoint of these pytrees does not fit on the disk.
+
+    Asking first spares the user the tracebacks that Orbax's threads print when they run out of space.
+    """
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(items))
+    needed, free = size + size // 10 + _SPARE_BYTES, shutil.disk_usage(directory).free
+    if free < needed:
+        raise _full(directory, f"a checkpoint needs {needed / 2**20:.0f} MiB and {free / 2**20:.1f} MiB are free")
+
+
+def _full(directory: Path, why: str) -> WhaleError:
+    return WhaleError(
+        f"The disk is full: {why} in {directory}. Earlier checkpoints there are whole; free some space and run the "
+        "same command again to resume."
+    )
 
 
 def steps_in(directory: Path) -> list[int]:

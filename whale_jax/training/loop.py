@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,16 @@ from whale_jax.data.batch import Batch, validate
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Params
 from whale_jax.training import failure
-from whale_jax.training.checkpoint import CheckpointWriter, Meta, check_architecture, read_item, read_meta, steps_in
+from whale_jax.training.checkpoint import (
+    CheckpointWriter,
+    Meta,
+    check_architecture,
+    check_space,
+    disk_errors,
+    read_item,
+    read_meta,
+    steps_in,
+)
 from whale_jax.training.failure import step_key
 from whale_jax.training.flops import stage_flops
 from whale_jax.training.optimizer import optimizer
@@ -126,16 +136,17 @@ class Trainer:
         step = int(state.step)
         if finished:
             return self._result(state), {"steps": step, "seconds": 0.0}
-        self._history = History(self.run.history, step)
-        self._board = self._open_board()
-        self._writer = CheckpointWriter(self.run.directory)
-        try:
-            state, step = self._loop(state, step, batches)
-        finally:
-            self._writer.close()
-            self._history.close()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(disk_errors(self.run.directory))
+            self._writer = CheckpointWriter(self.run.directory)
+            stack.callback(self._writer.close)
+            check_space(self.run.directory, (self._shapes, self.frozen))
+            self._history = History(self.run.history, step)
+            stack.callback(self._history.close)
+            self._board = self._open_board()
             if self._board:
-                self._board.close()
+                stack.callback(self._board.close)
+            state, step = self._loop(state, step, batches)
         return self._result(state), {"steps": step, "seconds": time.perf_counter() - started}
 
     def _loop(self, state: TrainState, step: int, batches: Iterator[Batch]) -> tuple[TrainState, int]:
