@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 from whale_jax.errors import WhaleError, unknown_name
@@ -40,6 +41,7 @@ def silence_threads() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     threading.excepthook = lambda args: None
     sys.unraisablehook = lambda args: None
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 
 
 def describe(error: Exception) -> str:
