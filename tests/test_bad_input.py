@@ -37,6 +37,10 @@ CONFIG = f"--config={Path(tiny.__file__)}"
         (["evaluate", "--checkpoint=W"], "no checkpoint in"),
         (["imagine", "--checkpoint=W", "--episode=W/e.npz", "--out=W/e.mp4"], "no checkpoint in"),
         (["replay", "W"], "holds no failed step"),
+        (["tarin"], "did you mean train"),
+        ([], "required: COMMAND"),
+        (["train", CONFIG], "required: --workdir"),
+        (["bench", "--steps=abc"], "invalid int value: 'abc'"),
     ],
 )
 def test_names_that_do_not_exist(arguments, says, tmp_path, whale):
@@ -54,11 +58,6 @@ def test_debug_shows_the_traceback_and_a_real_process_does_not():
     assert "did you mean seed" in done.error() and done.status == 2
     done = tiny.whale(*arguments, "--debug")
     assert "Traceback" in done.err and "WhaleError" in done.err and done.status != 0
-
-
-def test_an_unknown_command_is_named():
-    done = tiny.whale("tarin")
-    assert done.status == 2 and "tarin" in done.err and "Traceback" not in done.err
 
 
 @pytest.fixture
@@ -308,3 +307,20 @@ def test_no_gl(tmp_path, whale):
     error = whale(*arguments, LD_LIBRARY_PATH=str(hidden), MUJOCO_GL="glx", DISPLAY="").error()
     assert "No off-screen GL works" in error and "libosmesa6" in error
     assert not list((tmp_path / "store").rglob("*.npz"))
+
+
+def test_a_finished_stage_is_not_quietly_left_as_it_is(trained, store, whale):
+    before = tiny.files_in(trained[0])
+    error = whale(*tiny.train_arguments(store, trained[0], "--config.stages.tokenizer.steps=20")).error()
+    assert "stages.tokenizer.steps=10" in error and "another --workdir" in error
+    assert tiny.files_in(trained[0]) == before
+
+
+def test_a_task_with_a_single_held_out_clip(store, tmp_path, whale):
+    few = tmp_path / "few"
+    shutil.copytree(store, few)
+    for path in sorted(few.glob("episodes/test/reach/**/*.npz"))[1:]:
+        path.unlink()
+    rebuild_manifest(few)
+    error = train_error(whale, few, tmp_path)
+    assert "one held-out clip of reach" in error and "record more episodes" in error

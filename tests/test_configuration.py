@@ -16,15 +16,6 @@ from whale_jax.training.settings import StageSettings
 VARIANTS = ("small", "medium", "base", "large")
 CONFIGS = sorted(p.name for p in (tiny.ROOT / "configs").glob("*.py"))
 REFERENCES = [c for c in CONFIGS if c != "whale_x.py"] + [f"whale_x.py:{v}" for v in VARIANTS]
-# Millions, as printed in the paper's Tables 5 to 8.
-DYNAMICS = {
-    "whale_st_64.py": 26,
-    "whale_st_256.py": 26,
-    "whale_x.py:small": 39,
-    "whale_x.py:medium": 77,
-    "whale_x.py:base": 204,
-    "whale_x.py:large": 456,
-}
 
 
 def load(reference: str):
@@ -40,23 +31,12 @@ def counts():
     return {name: Networks(model_settings(load(name))).parameter_counts() for name in REFERENCES}
 
 
-def test_every_published_dynamics_size_comes_out(counts):
-    assert {name: millions(counts[name]["dynamics"]) for name in DYNAMICS} == DYNAMICS
-
-
-def test_the_published_tokenizers_come_out(counts):
-    assert {millions(counts[f"whale_x.py:{v}"]["tokenizer"]) for v in VARIANTS} <= {194, 195}
-    assert millions(counts["whale_st_64.py"]["tokenizer"] + counts["whale_st_64.py"]["dynamics"]) == 51
-
-
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_every_config_describes_networks_and_stages(reference, counts):
     config = load(reference)
     assert config.name and set(flat_keys(config)) == set(flat_keys(default_config()))
     assert set(counts[reference]) == {"tokenizer", "posterior", "prior", "policy", "dynamics", "reward"}
     assert min(counts[reference].values()) > 0
-    settings = model_settings(config)
-    assert type(settings).from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
     for name in COMPONENTS:
         StageSettings.from_dict(config.stages[name].to_dict())
 

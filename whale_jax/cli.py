@@ -13,11 +13,12 @@ from whale_jax.errors import WhaleError, unknown_name
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status. Errors meant for the user are one sentence on stderr, status 2."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
     try:
+        options, rest = build_parser().parse_known_args(arguments)
         options.overrides = parse_overrides(rest, options)
-        if not options.debug:
+        if not debug:
             silence_threads()
         prepare_process()
         return options.run(options) or 0
@@ -25,12 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except WhaleError as error:
-        if options.debug:
+        if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if options.debug:
+        if debug:
             raise
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
@@ -77,8 +78,19 @@ def parse_overrides(rest: list[str], options: argparse.Namespace) -> list[tuple[
     return overrides
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said: one sentence, without the usage in front."""
+
+    def error(self, message: str):
+        raise WhaleError(f"{self.prog}: {message}; see {self.prog} --help.")
+
+    def _check_value(self, action: argparse.Action, value):
+        if action.choices is not None and value not in action.choices:
+            raise unknown_name(action.metavar.lower(), value, action.choices)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="whale", description="A world model for robot learning, in JAX.")
+    parser = _Parser(prog="whale", description="A world model for robot learning, in JAX.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add = _Adder(commands)
 

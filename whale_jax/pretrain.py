@@ -47,7 +47,7 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     workdir = Path(workdir)
     settings = model_settings(config)
     _check_stages(config)
-    _check_workdir(workdir, settings)
+    _check_workdir(workdir, config, settings)
     phases = Phases(workdir)
     with phases.timed("recording"):
         store = open_data(config, workdir)
@@ -106,13 +106,20 @@ def _check_stages(config: ConfigDict) -> None:
             )
 
 
-def _check_workdir(workdir: Path, settings) -> None:
+def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise WhaleError(f"--workdir={workdir} is a file; give a directory.")
     for name in COMPONENTS:
         directory = stage_directory(workdir, name)
         if steps := steps_in(directory):
-            check_architecture(read_meta(directory, steps[-1]), settings, directory)
+            meta = read_meta(directory, steps[-1])
+            check_architecture(meta, settings, directory)
+            done, asked = meta.config["stages"][name]["steps"], config.stages[name].steps
+            if meta.finished and done != asked:
+                raise WhaleError(
+                    f"{directory} was trained to its end with stages.{name}.steps={done}, and later stages build on "
+                    f"it; with {asked} it would have to be trained anew. Set it back, or use another --workdir."
+                )
 
 
 def open_data(config: ConfigDict, workdir: Path) -> EpisodeStore:
@@ -161,17 +168,27 @@ def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
             f"{store.root} has no held-out episodes (split valid or test) for the report; record some, or give "
             "--until=reward to train without a report."
         )
-    needed = max(protocol.start, 0) + protocol.context + protocol.horizon
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for record in held_out(store).records:
-        groups.setdefault((record["task"], record["policy"]), []).append(record)
-    for records in groups.values():
-        for record in records[: protocol.episodes]:
-            if record["length"] + 1 < needed:
-                raise WhaleError(
-                    f"Episode {record['file']} has {record['length'] + 1} frames and the report needs {needed}; set "
-                    "--config.evaluation.horizon or --config.evaluation.start smaller."
-                )
+        groups.setdefault(record["task"], {}).setdefault(record["policy"], []).append(record)
+    for task, policies in groups.items():
+        _check_clips([records[: protocol.episodes] for records in policies.values()], task, store, protocol)
+
+
+def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeStore, protocol: ProtocolSettings):
+    clips = [record for records in groups for record in records]
+    if len(clips) == 1:
+        raise WhaleError(
+            f"{store.root} has one held-out clip of {task} and the report needs another, whose actions are the wrong "
+            "ones; record more episodes, raise --config.evaluation.episodes, or give --until=reward."
+        )
+    needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+    for record in clips:
+        if record["length"] + 1 < needed:
+            raise WhaleError(
+                f"Episode {record['file']} has {record['length'] + 1} frames and the report needs {needed}; set "
+                "--config.evaluation.horizon or --config.evaluation.start smaller."
+            )
 
 
 def train_stage(

@@ -13,7 +13,7 @@ from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Networks, WorldModelSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-PUBLISHED = {
+PUBLISHED = {  # millions, Tables 5 to 8
     "whale_st_64.py": 26,
     "whale_st_256.py": 26,
     "whale_x.py:small": 39,

@@ -115,17 +115,22 @@ def steps_in(directory: Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(directory))
 
 
+def read_json(directory: Path, step: int, item: str) -> dict[str, Any]:
+    """One JSON item of a checkpoint; raises WhaleError if it cannot be read."""
+    path = directory / str(step) / item
+    try:
+        return json.loads((path / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
 def read_meta(directory: Path, step: int) -> Meta:
     """The checkpoint's description of itself.
 
     Raises:
       WhaleError: it cannot be read or is of another format.
     """
-    path = directory / str(step) / "meta" / "metadata"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _broken(directory / str(step) / "meta", error) from error
+    values = read_json(directory, step, "meta")
     if values.get("format") != FORMAT:
         raise WhaleError(
             f"{directory / str(step)} has checkpoint format {values.get('format')!r} and this version reads "

@@ -26,6 +26,7 @@ from whale_jax.training.checkpoint import (
     check_space,
     disk_errors,
     read_item,
+    read_json,
     read_meta,
     steps_in,
 )
@@ -81,7 +82,7 @@ def make_step(stage: Stage, tx: optax.GradientTransformation, seed: int):
         key = step_key(seed, stage.name, state.step)
         grad_fn = jax.value_and_grad(stage.train_loss, has_aux=True)
         (loss, (metrics, aux)), grads = grad_fn(state.params, frozen, batch, key)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params, extra = stage.after_update(params, state.extra, aux, jax.random.fold_in(key, 1), state.step)
@@ -303,16 +304,3 @@ class Trainer:
             f"{', first ' + bad[0] if bad else ''}). Nothing was updated; the step's parameters, batch and norms "
             f"are in {directory / str(failed_step)}. Replay it with: whale replay {directory / str(failed_step)}"
         )
-
-
-def read_json(directory: Path, step: int, item: str) -> dict[str, Any]:
-    """A JSON item of a checkpoint."""
-    import json
-
-    try:
-        return json.loads((directory / str(step) / item / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise WhaleError(
-            f"{directory / str(step) / item} cannot be read ({error}); delete or move {directory / str(step)} "
-            "to fall back on an earlier step."
-        ) from error
