@@ -10,9 +10,9 @@ def get_config():
     config = default_config()
     config.name = "quickstart"
     config.data.record.tasks = ("door-close", "drawer-close", "plate-slide")
-    config.data.record.episodes = {"train": 14, "valid": 1, "test": 4}
-    config.data.record.steps = 40
-    config.data.record.action_repeat = 4
+    config.data.record.episodes = {"train": 28, "valid": 2, "test": 4}
+    config.data.record.steps = 20
+    config.data.record.action_repeat = 8
 
     model = config.model
     model.num_frames = 8
@@ -31,21 +31,20 @@ def get_config():
     common = {"log_every": 50, "eval_every": 500, "save_every": 250, "eval_batches": 4}
     stages = config.stages
     stages.tokenizer = stage(
-        steps=1000,
+        steps=800,
         batch_size=8,
         max_lr=1e-3,
         min_lr=1e-4,
         warmup=50,
         num_frames=4,
-        shift=2,
         init_codebook_from_data=True,
         revive_every=25,
         **common,
     )
     stages.behaviour = stage(
-        steps=250, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **(common | {"eval_every": 50})
+        steps=200, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **(common | {"eval_every": 50})
     )
-    stages.dynamics = stage(steps=2000, batch_size=8, max_lr=1.5e-3, min_lr=1e-4, warmup=100, shift=2, **common)
+    stages.dynamics = stage(steps=1800, batch_size=8, max_lr=1.5e-3, min_lr=1e-4, warmup=100, **common)
     stages.reward = stage(steps=150, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
 
     config.evaluation.context = 2

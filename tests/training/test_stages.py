@@ -16,7 +16,7 @@ from whale_jax.models.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage, TokenizerStage, masked_mean, random_shift
+from whale_jax.training.stages import STAGES, Stage, TokenizerStage, masked_mean
 
 
 @pytest.fixture(scope="module")
@@ -207,19 +207,3 @@ def test_without_patience_the_last_parameters_are_the_result(tmp_path, meta):
 def test_each_stage_is_named_after_what_it_trains():
     assert list(STAGES) == ["tokenizer", "behaviour", "dynamics", "reward"]
     assert STAGES["behaviour"].selects_on == "nll"
-
-
-def test_a_shift_moves_each_segment_as_a_whole_and_spares_evaluation(networks, batch):
-    frames = np.asarray(batch.frames)
-    shifted = np.asarray(random_shift(jax.random.key(0), batch.frames, 2))
-    padded = np.pad(frames, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
-    side, found = tiny.SIDE, []
-    for row in range(len(frames)):
-        cuts = {(y, x): padded[row, :, y : y + side, x : x + side] for y in range(5) for x in range(5)}
-        found.append([place for place, cut in cuts.items() if (cut == shifted[row]).all()])
-    assert all(found) and found[0] != found[1]
-    plain, moving = tokenizer_stage(networks), tokenizer_stage(networks, shift=2)
-    params = nn.unbox(networks.init("tokenizer", jax.random.key(0)))
-    arguments = (params, {}, batch, jax.random.key(1))
-    assert moving.loss(*arguments, False)[0] == plain.loss(*arguments, False)[0]
-    assert moving.train_loss(*arguments)[0] != plain.train_loss(*arguments)[0]

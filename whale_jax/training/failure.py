@@ -28,7 +28,7 @@ def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax
 
     @jax.jit
     def run(params, frozen, batch):
-        (loss, (metrics, _)), grads = jax.value_and_grad(stage.train_loss, has_aux=True)(params, frozen, batch, key)
+        (loss, (metrics, _)), grads = jax.value_and_grad(stage.loss, has_aux=True)(params, frozen, batch, key, True)
         return loss, metrics, jax.tree.map(optax.global_norm, grads), jax.tree.map(optax.global_norm, params)
 
     loss, metrics, grad_norms, param_norms = jax.device_get(run(params, frozen, batch))

@@ -80,8 +80,8 @@ def make_step(stage: Stage, tx: optax.GradientTransformation, seed: int):
 
     def step(state: TrainState, frozen: Params, batch: Batch):
         key = step_key(seed, stage.name, state.step)
-        grad_fn = jax.value_and_grad(stage.train_loss, has_aux=True)
-        (loss, (metrics, aux)), grads = grad_fn(state.params, frozen, batch, key)
+        grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
+        (loss, (metrics, aux)), grads = grad_fn(state.params, frozen, batch, key, True)
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

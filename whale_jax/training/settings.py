@@ -18,7 +18,6 @@ class StageSettings(Settings):
       log_every, eval_every, eval_batches, save_every: cadence in steps, and held-out batches per evaluation.
       patience: evaluations without a better held-out loss before the stage stops; 0 never stops. With
         patience the parameters of the best evaluation are the result.
-      shift: training segments are moved by up to so many pixels, each as a whole, edges repeated; 0 not at all.
       init_codebook_from_data: start the codebook from encoder outputs of the first batch.
       revive_every, revive_below: every so many steps, codes used less than `revive_below` times their even
         share restart from encoder outputs of the batch; 0 never.
@@ -39,7 +38,6 @@ class StageSettings(Settings):
     eval_batches: int = 8
     save_every: int = 2_000
     patience: int = 0
-    shift: int = 0
     init_codebook_from_data: bool = False
     revive_every: int = 0
     revive_below: float = 0.1

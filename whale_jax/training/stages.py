@@ -26,14 +26,6 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
-def random_shift(key: jax.Array, frames: jax.Array, pixels: int) -> jax.Array:
-    """Frames (B, T, H, W, 3) moved by up to `pixels` in each direction, all frames of a segment alike (DrQ)."""
-    padded = jnp.pad(frames, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
-    offsets = jax.random.randint(key, (frames.shape[0], 2), 0, 2 * pixels + 1)
-    cut = jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (0, o[0], o[1], 0), frames.shape[1:]))
-    return cut(padded, offsets)
-
-
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage of training. A stage trains the component it is named after; earlier components are frozen.
@@ -64,13 +56,6 @@ class Stage:
           train: False evaluates: modes in place of samples.
         """
         raise NotImplementedError
-
-    def train_loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array):
-        """`loss` as training takes it: on the augmented batch, with samples."""
-        shift_key, key = jax.random.split(key)
-        if self.settings.shift:
-            batch = batch.replace(frames=random_shift(shift_key, batch.frames, self.settings.shift))
-        return self.loss(params, frozen, batch, key, True)
 
     def initial_extra(self, params: Params) -> Any:
         """State of the stage beside parameters and optimiser."""
