@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests; arguments go to pytest, paths are relative to the repository.
+# Runs the tests in two processes; arguments go to pytest, paths are relative to the repository.
 #   bash launch/test.sh
 #   bash launch/test.sh -m "not slow" tests/data
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 cd "$root"
-exec .venv/bin/python -m pytest -q --durations=10 "$@"
+exec .venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=10 "$@"

@@ -15,13 +15,15 @@ def decoded(data: bytes) -> tuple[np.ndarray, av.VideoStream]:
         return frames, container.streams.video[0]
 
 
-def test_side_by_side_holds_both_films_pixel_by_pixel(arm):
+def test_side_by_side_holds_every_film_pixel_by_pixel(arm):
     real, imagined = arm(), arm(2.0, 0.02)
-    film = films.side_by_side(real, imagined / 255.0, context=2, scale=3)
+    film = films.side_by_side(real, 255 - real, imagined / 255.0, labels="abc", context=2, scale=3)
     assert film.dtype == np.uint8 and film.shape[1] % 2 == film.shape[2] % 2 == 0
     head = next(y for y in range(film.shape[1]) if (film[0, y, :192:3] == real[0, 0]).all())
     np.testing.assert_array_equal(film[:, head : head + 192 : 3, :192:3], real)
     right = film.shape[2] - 192
+    middle = right // 2
+    np.testing.assert_array_equal(film[:, head : head + 192 : 3, middle : middle + 192 : 3], 255 - real)
     np.testing.assert_array_equal(film[:, head : head + 192, right:], films.enlarge(imagined, 3))
     below = film[:, head + 192 :]
     assert all((below[t] != below[t + 1]).any() for t in range(len(film) - 1)), "the frame index must change"
@@ -86,7 +88,7 @@ def test_bad_films_are_refused_with_a_sentence(arm):
     film = arm()
     for call, says in (
         (lambda: films.side_by_side(film, film[1:]), "same frames"),
-        (lambda: films.side_by_side(film, film, labels=("real",)), "two labels"),
+        (lambda: films.side_by_side(film, film, labels=("real",)), "a label for each of 2"),
         (lambda: films.side_by_side(film, film / 100.0), "must lie in|same frames"),
         (lambda: films.to_mp4(film / 255.0), "uint8 frames"),
         (lambda: films.to_gif(film[:0]), "uint8 frames"),

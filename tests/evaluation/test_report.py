@@ -92,7 +92,7 @@ def test_report_shows_every_task_and_policy_with_its_film_and_speaks(report):
     for task, policies in metrics["video"].items():
         for policy in policies:
             assert task in page.text and policy in page.text
-            label = f"{task}, {policy}: the real film on the left, the imagined one on the right"
+            label = f"{task}, {policy}: real, imagined, and imagined from other actions"
             spoken = [a for tag, a in page.elements if label in (a.get("aria-label"), a.get("alt"))]
             assert len(spoken) == 1
     tags = Counter(tag for tag, _ in page.elements)

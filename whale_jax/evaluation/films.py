@@ -28,19 +28,20 @@ _GAP = 8
 
 def side_by_side(
     real: np.ndarray,
-    imagined: np.ndarray,
+    *imagined: np.ndarray,
     labels: Sequence[str] = ("real", "imagined"),
     context: int = 0,
     scale: int = 4,
 ) -> np.ndarray:
-    """One film of the real film on the left and the imagined one on the right, with a running frame index.
+    """One film of the real film on the left and the imagined ones beside it, with a running frame index.
 
     The first `context` frames are those the model was shown and are marked "given"; the later ones carry
     their horizon, "+1" for the first imagined frame. A bar along the lower edge shows the same.
 
     Args:
-      real, imagined: (T, H, W, 3), uint8 or float in [0, 1].
-      labels: what stands above the two films.
+      real: (T, H, W, 3), uint8 or float in [0, 1].
+      imagined: films of the same shape.
+      labels: what stands above each film.
       context: number of leading frames that were given to the model.
       scale: whole factor of enlargement.
 
@@ -50,28 +51,28 @@ def side_by_side(
     Raises:
       WhaleError: the films differ in shape, or hold no frame.
     """
-    real, imagined = _pair(real, imagined)
-    if len(labels) != 2:
-        raise WhaleError(f"side_by_side needs two labels, one for each film, not {len(labels)}.")
-    real, imagined = enlarge(real, scale), enlarge(imagined, scale)
-    frames, height, width = real.shape[:3]
+    films = [real, *imagined]
+    if len(labels) != len(films):
+        raise WhaleError(f"side_by_side needs a label for each of {len(films)} films, not {len(labels)}.")
+    films = [enlarge(_pair(real, other)[1], scale) for other in films]
+    frames, height, width = films[0].shape[:3]
     text = _text_size(scale)
     head, foot = text + 8, text + 14
-    canvas_width = 2 * width + _GAP
-    canvas_width, canvas_height = canvas_width + canvas_width % 2, head + height + foot
-    canvas_height += canvas_height % 2
+    lefts = [i * (width + _GAP) for i in range(len(films))]
+    canvas_width, canvas_height = lefts[-1] + width, head + height + foot
+    canvas_width, canvas_height = canvas_width + canvas_width % 2, canvas_height + canvas_height % 2
     font = ImageFont.load_default(text)
-    film = np.empty((frames, canvas_height, canvas_width, 3), np.uint8)
+    shown = np.empty((frames, canvas_height, canvas_width, 3), np.uint8)
     for index in range(frames):
         canvas = Image.new("RGB", (canvas_width, canvas_height), _GROUND)
         draw = ImageDraw.Draw(canvas)
-        draw.text((4, head / 2), labels[0], _INK, font, anchor="lm")
-        draw.text((width + _GAP + 4, head / 2), labels[1], _INK, font, anchor="lm")
+        for left, label in zip(lefts, labels, strict=True):
+            draw.text((left + 4, head / 2), label, _INK, font, anchor="lm")
         _draw_index(draw, index, frames, context, font, head + height, (canvas_width, canvas_height))
-        film[index] = np.asarray(canvas)
-    film[:, head : head + height, :width] = real
-    film[:, head : head + height, width + _GAP : 2 * width + _GAP] = imagined
-    return film
+        shown[index] = np.asarray(canvas)
+    for left, film in zip(lefts, films, strict=True):
+        shown[:, head : head + height, left : left + width] = film
+    return shown
 
 
 def filmstrip(real: np.ndarray, imagined: np.ndarray, every: int = 4, context: int = 0, scale: int = 2) -> bytes:

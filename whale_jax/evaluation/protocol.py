@@ -154,13 +154,17 @@ def _evaluate_group(model, group: Clips, wrong: np.ndarray, settings: ProtocolSe
     if futures[0].rewards is not None:
         rewards = np.concatenate([f.rewards for f in futures])
         entry["reward_error"] = np.abs(rewards - group.rewards).mean(0).tolist()
-    return entry, _film(group, imagined, moving, settings)
+    return entry, _film(group, imagined, misled, moving, settings)
 
 
-def _film(group: Clips, imagined: np.ndarray, moving: np.ndarray, settings: ProtocolSettings) -> Film:
+def _film(
+    group: Clips, imagined: np.ndarray, misled: np.ndarray, moving: np.ndarray, settings: ProtocolSettings
+) -> Film:
     """The clip in which most moves: nothing is to be seen in one that stands still."""
-    best = int(moving.mean((1, 2, 3)).argmax())
-    full = np.concatenate([group.frames[best, : settings.context], imagined[best]])
-    frames = side_by_side(group.frames[best], full, context=settings.context)
+    best, context = int(moving.mean((1, 2, 3)).argmax()), settings.context
+    given = group.frames[best, :context]
+    futures = [np.concatenate([given, film[best]]) for film in (imagined, misled)]
+    labels = ("real", "imagined", "other actions")
+    frames = side_by_side(group.frames[best], *futures, labels=labels, context=context)
     data, _ = encode(frames)
     return Film(group.task, group.policy, f"{group.task}, {group.policy}: the clip with most motion", data)

@@ -22,7 +22,7 @@ class Film:
     Attributes:
       task, policy: the row and the column that it stands in.
       caption: one line, such as the episode's number.
-      data: MP4, WebP or GIF bytes, real on the left and imagined on the right.
+      data: MP4, WebP or GIF bytes: real, imagined, imagined from other actions.
     """
 
     task: str
@@ -132,7 +132,7 @@ def _tiles(metrics: dict, summary: dict, horizon: int) -> list[tuple[str, str]]:
 def _element(film: Film) -> str:
     mime = encoding.media_type(film.data)
     source = encoding.data_uri(film.data, mime)
-    label = escape(f"{film.task}, {film.policy}: the real film on the left, the imagined one on the right")
+    label = escape(f"{film.task}, {film.policy}: real, imagined, and imagined from other actions")
     if mime == encoding.MP4:
         return f'<video src="{source}" aria-label="{label}" autoplay loop muted playsinline></video>'
     return f'<img src="{source}" alt="{label}">'

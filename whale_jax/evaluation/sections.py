@@ -54,9 +54,10 @@ def films_section(metrics: dict, films: Sequence, show: dict, horizon: int) -> s
         title = f'<th scope="row" role="rowheader">{escape(task)}{small}</th>'
         rows.append(f'<tr role="row">{title}{"".join(cells)}</tr>\n')
     body = (
-        "<p>Each film shows one held-out episode twice: on the left what the simulator did, on the right "
-        "what the model imagined from the given frames and the same actions. The number at the lower right "
-        f"is the horizon. Under each film, its policy's mean score at horizon {horizon}.</p>\n"
+        "<p>Each film shows one held-out episode: on the left what the simulator did; then what the model imagined "
+        "from the given frames and the same actions; on the right what it imagined from the actions of another "
+        "episode, which should go another way. The number at the lower right is the horizon. Under each film, its "
+        f"policy's mean score at horizon {horizon}.</p>\n"
         '<div class="player" hidden><button type="button" id="pause">Pause films</button>'
         '<button type="button" id="slow" aria-pressed="false">Half speed</button></div>\n'
         '<table class="films" role="table" aria-label="Films by task and policy"><thead><tr role="row">'
