@@ -35,6 +35,7 @@ COVERED = {
     "whale imagine --checkpoint=DIR --episode=FILE.npz --action=1,0,0,0 --out=film.gif",
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale bench --config=FILE",
+    "whale bench imagine --config=FILE",
     "whale replay DIR",
 }
 
@@ -133,3 +134,12 @@ def test_replay_explains_a_step_that_was_not_finite(workdir, tmp_path):
     failed = next((tmp_path / "failures" / "tokenizer").iterdir())
     report = json.loads(run(WHALE, "replay", failed))
     assert report["gradient_norms"] and report["not_finite"]["parameters"]
+
+
+def test_bench_imagine():
+    overrides = ["--config.model.dynamics.transformer.num_layers=2", "--config.model.image_size=32"]
+    report = json.loads(run(WHALE, "bench", "imagine", "--horizon=3", "--batches=1,2", "--json", *overrides))
+    assert set(report["frames_per_second"]) == {"1", "2"} and min(report["frames_per_second"].values()) > 0
+    assert 0 < report["decode_share"] < 1 and 0 < report["share_of_matrix_rate"]["2"] < 1
+    ratios = report["speedup_over_recompute"]
+    assert ratios["parallel"] > ratios["maskgit"] > 1

@@ -140,10 +140,16 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
     command.add_argument("directory", help="the directory that the failed run named")
 
-    command = add("bench", run_bench, "time a config's training steps on synthetic data")
+    command = add("bench", run_bench, "time a config's training steps, or its rollouts, on synthetic data")
+    command.add_argument(
+        "what", nargs="?", default="train", choices=("train", "imagine"), metavar="WHAT", help="train or imagine"
+    )
     _config_option(command)
     command.add_argument("--stages", default="tokenizer,behaviour,dynamics,reward", help="comma-separated stages")
     command.add_argument("--steps", type=int, default=10, help="steps to time")
+    command.add_argument("--batches", default="1,16", help="imagine: comma-separated numbers of trajectories")
+    command.add_argument("--horizon", type=int, default=15, help="imagine: frames after the given one")
+    command.add_argument("--no-compare", action="store_true", help="imagine: leave the full-window sampler out")
     command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -267,7 +273,13 @@ def run_replay(options) -> int:
 
 
 def run_bench(options) -> None:
-    from whale_jax.benchmark import bench_stages, to_text
+    if options.what == "imagine":
+        from whale_jax.benchmark_imagine import bench_imagine, to_text
 
-    report = bench_stages(_load_config(options), tuple(_names(options.stages)), options.steps)
+        batches = tuple(int(b) for b in _names(options.batches))
+        report = bench_imagine(_load_config(options), batches, options.horizon, not options.no_compare)
+    else:
+        from whale_jax.benchmark import bench_stages, to_text
+
+        report = bench_stages(_load_config(options), tuple(_names(options.stages)), options.steps)
     print(json.dumps(report, indent=1) if options.json else to_text(report))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.imagination.rollout import rollout, start, step, window
+from whale_jax.imagination.rollout import rollout, start, step
 
 CONTEXT, HORIZON = 2, 6  # longer than the window of 4
 
@@ -63,21 +63,23 @@ def test_the_first_frame_equals_a_computation_by_hand(run, by_hand, inputs):
     np.testing.assert_allclose(entropies[:, 0], h, rtol=1e-4)
 
 
-def test_a_sliding_window_equals_a_computation_by_hand(world, run, by_hand, inputs):
-    """From a full window on: the prior sees T frames, imagined ones included, and past z stay as inferred."""
+@pytest.mark.parametrize("context", [1, CONTEXT, 4])
+def test_every_step_equals_a_computation_by_hand_over_the_window(world, run, by_hand, inputs, context):
+    """Also where a full window of 4 is cut to its newest 2; the prior sees imagined frames, past z stay as inferred."""
     z_of, next_frame, encode = by_hand
     size = world.networks.settings.num_frames
-    frames, actions = inputs(size, HORIZON)
+    frames, actions = inputs(context, HORIZON)
     imagined, entropies = run(frames, actions)
-    ids, z, seen = encode(frames), z_of(frames, actions[:, :size])[:, :-1], frames
+    ids, z, seen, held = encode(frames), z_of(frames, actions[:, :context])[:, :-1], frames, context
     for j in range(HORIZON):
-        t = size - 1 + j
-        recent = actions[:, t - size + 1 : t + 1]
-        z = jnp.concatenate([z, z_of(seen[:, -size:], recent)[:, -1:]], 1)
-        ids, frame, h = next_frame(seen[:, -size:], ids[:, -size:], z[:, -size:], recent)
+        t = context - 1 + j
+        held = size // 2 if held == size else held
+        recent = actions[:, t - held + 1 : t + 1]
+        z = jnp.concatenate([z, z_of(seen[:, -held:], recent)[:, -1:]], 1)
+        ids, frame, h = next_frame(seen[:, -held:], ids[:, -held:], z[:, -held:], recent)
         np.testing.assert_array_equal(imagined[:, j], frame, err_msg=f"imagined frame {j}")
         np.testing.assert_allclose(entropies[:, j], h, rtol=1e-4)
-        seen = np.concatenate([seen, frame[:, None]], 1)
+        seen, held = np.concatenate([seen, frame[:, None]], 1), held + 1
 
 
 def test_a_long_rollout_is_deterministic_and_moves(run, inputs):
@@ -131,7 +133,7 @@ def test_given_frames_matter(run, inputs):
 def test_steps_keep_the_history_and_start_leaves_the_future_blank(world, inputs):
     frames, actions = inputs(CONTEXT, HORIZON)
     networks, params = world.networks, world.params
-    state = jax.jit(functools.partial(start, networks, horizon=HORIZON))(params, frames, actions[:, : CONTEXT - 1])
+    state = jax.jit(functools.partial(start, networks))(params, frames, actions[:, : CONTEXT - 1])
     assert int(state.time) == CONTEXT - 1
     assert not np.any(state.frames[:, CONTEXT:]) and not np.any(state.actions[:, CONTEXT - 1 :])
     advance = jax.jit(functools.partial(step, networks, temperature=0.0))
@@ -142,11 +144,3 @@ def test_steps_keep_the_history_and_start_leaves_the_future_blank(world, inputs)
     np.testing.assert_array_equal(after.actions[:, :CONTEXT], actions[:, :CONTEXT])
     np.testing.assert_array_equal(after.ids[:, :CONTEXT], state.ids[:, :CONTEXT])
     np.testing.assert_array_equal(after.z[:, : CONTEXT - 1], state.z[:, : CONTEXT - 1])
-
-
-@pytest.mark.parametrize(("time", "first", "index"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 2), (6, 4, 2)])
-def test_window_ends_at_time_or_is_the_first(time, first, index):
-    x = np.arange(14).reshape(2, 7)
-    got, i = jax.jit(functools.partial(window, size=3))(x, time)
-    np.testing.assert_array_equal(got, x[:, first : first + 3])
-    assert int(i) == index and got[0, int(i)] == time

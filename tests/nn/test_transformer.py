@@ -144,3 +144,23 @@ def test_bfloat16_stays_near_float32(params, x, apply):
     rough = jax.jit(STTransformer(dataclasses.replace(SETTINGS, dtype="bfloat16")).apply)({"params": params}, x)
     assert rough.dtype == jnp.float32
     assert 1e-4 < np.abs(rough - exact).max() < 0.2
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("given", [1, 3])
+def test_frame_by_frame_equals_all_at_once(params, x, scan, given):
+    """Also after the state is cut back and goes on along another way, in a window with room to spare."""
+    model = STTransformer(dataclasses.replace(SETTINGS, scan=scan))
+    own = stacked(params) if scan else params
+    extend = jax.jit(lambda x, cache: model.apply({"params": own}, x, cache, method="extend"))
+    frames, window = x.shape[1], 6
+    first, cache = model.apply({"params": own}, x[:, :given], None, window, method="extend")
+    whole = model.apply({"params": own}, x)
+    np.testing.assert_allclose(first, whole[:, :given], rtol=1e-5, atol=1e-5)
+    for t in range(given, frames):
+        one, cache = extend(x[:, t : t + 1], cache)
+        np.testing.assert_allclose(one[:, 0], whole[:, t], rtol=1e-5, atol=1e-5)
+    assert int(cache.time) == frames
+    other, _ = extend(-x[:, 1:2], cache.until(1))
+    again = model.apply({"params": own}, jnp.concatenate([x[:, :1], -x[:, 1:2]], 1))
+    np.testing.assert_allclose(other[:, 0], again[:, 1], rtol=1e-5, atol=1e-5)

@@ -130,15 +130,15 @@ class WorldModel:
     def _step(self, temperature: float):
         return jax.jit(functools.partial(rollouts.step, self.networks, temperature=temperature))
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _start(self, horizon: int):
-        return jax.jit(functools.partial(rollouts.start, self.networks, horizon=horizon))
+    @functools.cached_property
+    def _start(self):
+        return jax.jit(functools.partial(rollouts.start, self.networks))
 
     def __hash__(self) -> int:
         return id(self)
 
     def _closed_loop(self, frames, actions, policy, horizon, key, temperature):
-        state = self._start(horizon)(self.params, frames, self._normal(actions))
+        state = self._start(self.params, frames, self._normal(actions))
         current, imagined, entropies, taken = frames[:, -1], [], [], []
         for i in range(horizon):
             policy_key, token_key = jax.random.split(jax.random.fold_in(key, i))

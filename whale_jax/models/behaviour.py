@@ -10,7 +10,7 @@ from whale_jax.nn.categorical import unimix_log_probs
 from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
-from whale_jax.nn.transformer import STTransformer, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +60,25 @@ class HistoryEncoder(nn.Module):
     patch: int
 
     @nn.compact
-    def __call__(self, frames: jax.Array, *extras: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-        """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch."""
+    def __call__(
+        self,
+        frames: jax.Array,
+        *extras: jax.Array,
+        lengths: jax.Array | None = None,
+        cache: TimeCache | None = None,
+        window: int = 0,
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch.
+
+        `cache` and `window` as in `STTransformer.extend`, whose state comes back beside the features.
+        """
         dtype = resolve_dtype(self.transformer.dtype)
         width = self.transformer.width
         x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(2.0 * to_unit(frames) - 1.0, self.patch))
         for i, extra in enumerate(extras):
             x = x + Dense(width, (None, "embed"), dtype, name=f"extra_{i}")(extra)[:, :, None]
-        return STTransformer(self.transformer, name="transformer")(x, lengths).mean(axis=2)
+        x, cache = STTransformer(self.transformer, name="transformer").extend(x, cache, window, lengths)
+        return x.mean(axis=2), cache
 
 
 def previous_actions(actions: jax.Array) -> jax.Array:
@@ -91,7 +102,7 @@ class Posterior(nn.Module):
         s = self.settings
         lengths = frame_mask.sum(axis=1).astype(jnp.int32)
         encoder = HistoryEncoder(s.posterior, s.patch, name="encoder")
-        features = encoder(frames, actions, lengths=lengths)
+        features, _ = encoder(frames, actions, lengths=lengths)
         weights = frame_mask[..., None].astype(features.dtype)
         pooled = LayerNorm(name="norm")((features * weights).sum(1) / weights.sum(1))
         logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(pooled)
@@ -103,13 +114,20 @@ class Prior(nn.Module):
 
     settings: BehaviourSettings
 
-    @nn.compact
     def __call__(self, frames: jax.Array, actions: jax.Array) -> jax.Array:
         """Log-probabilities (B, T, G, C) from frames (B, T, H, W, 3) and normalised actions (B, T, A)."""
+        return self.extend(frames, previous_actions(actions))[0]
+
+    @nn.compact
+    def extend(
+        self, frames: jax.Array, previous: jax.Array, cache: TimeCache | None = None, window: int = 0
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """The same from `previous_actions` (B, T, A + 1), with state as in `STTransformer.extend`."""
         s = self.settings
-        features = HistoryEncoder(s.prior, s.patch, name="encoder")(frames, previous_actions(actions))
+        encoder = HistoryEncoder(s.prior, s.patch, name="encoder")
+        features, cache = encoder(frames, previous, cache=cache, window=window)
         logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(features)
-        return unimix_log_probs(logits.reshape(*logits.shape[:2], s.groups, s.classes), s.unimix)
+        return unimix_log_probs(logits.reshape(*logits.shape[:2], s.groups, s.classes), s.unimix), cache
 
 
 class Policy(nn.Module):
@@ -128,7 +146,7 @@ class Policy(nn.Module):
         """
         s = self.settings
         z = jnp.broadcast_to(z.reshape(z.shape[0], 1, -1), (*actions.shape[:2], s.embedding_dim))
-        features = HistoryEncoder(s.policy, s.patch, name="encoder")(frames, previous_actions(actions), z)
+        features, _ = HistoryEncoder(s.policy, s.patch, name="encoder")(frames, previous_actions(actions), z)
         mean, log_std = jnp.split(
             Dense(2 * s.action_dim, ("embed", None), std=HEAD_STD, name="head")(features), 2, axis=-1
         )

@@ -10,7 +10,7 @@ from whale_jax.errors import unknown_name
 from whale_jax.nn.layers import Dense
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
-from whale_jax.nn.transformer import STTransformer, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 DECODE_MODES = ("parallel", "maskgit")
 Z_BOTTLENECK = 64  # a dense projection of z to the full width would not fit the published 456 M
@@ -59,7 +59,6 @@ class Dynamics(nn.Module):
 
     settings: DynamicsSettings
 
-    @nn.compact
     def __call__(
         self, ids: jax.Array, actions: jax.Array, z: jax.Array | None, mask: jax.Array | None = None
     ) -> jax.Array:
@@ -70,6 +69,23 @@ class Dynamics(nn.Module):
           actions: (B, T, A) normalised; a_t is taken at frame t.
           z: (B, T, Z) behaviour embeddings; None without behaviour conditioning.
           mask: (B, T, N) bool, tokens replaced by the mask vector; `maskgit` alone.
+        """
+        return self.extend(ids, actions, z, mask)[0]
+
+    @nn.compact
+    def extend(
+        self,
+        ids: jax.Array,
+        actions: jax.Array,
+        z: jax.Array | None,
+        mask: jax.Array | None = None,
+        cache: TimeCache | None = None,
+        window: int = 0,
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """The same, with state as in `STTransformer.extend`.
+
+        With a cache the one frame comes with the action and embedding that its position sees: a_t and z_t in
+        `parallel`, a_{t-1} and z_{t-1} in `maskgit`.
         """
         s = self.settings
         width = s.transformer.width
@@ -85,10 +101,11 @@ class Dynamics(nn.Module):
             mask_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None,))
             mask_vector = self.param("mask", mask_init, (width,))
             x = jnp.where(mask[..., None], mask_vector, x)
-            condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        x = STTransformer(s.transformer, name="transformer")(x + condition[:, :, None])
+            if cache is None:
+                condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        x, cache = STTransformer(s.transformer, name="transformer").extend(x + condition[:, :, None], cache, window)
         logits = x.reshape(-1, width).astype(dtype) @ embedding.T.astype(dtype)
-        return logits.astype(jnp.float32).reshape(*ids.shape, s.num_codes)
+        return logits.astype(jnp.float32).reshape(*ids.shape, s.num_codes), cache
 
 
 def random_mask(key: jax.Array, settings: DynamicsSettings, shape: tuple[int, int, int]) -> jax.Array:

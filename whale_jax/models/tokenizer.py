@@ -11,7 +11,7 @@ from whale_jax.nn.layers import HEAD_STD, Dense, check_patches, patchify, to_uni
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.quantizer import Quantized, VectorQuantizer
 from whale_jax.nn.settings import Settings
-from whale_jax.nn.transformer import STTransformer, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +85,22 @@ class Tokenizer(nn.Module):
 
     def decode(self, ids: jax.Array) -> jax.Array:
         """Frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
-        return self._decode_codes(self.quantizer.lookup(ids))
+        return self.decode_more(ids)[0]
 
-    def _decode_codes(self, codes: jax.Array) -> jax.Array:
-        pixels = self.to_pixels(self.decoder(self.from_latent(codes)))
-        return unpatchify(jax.nn.sigmoid(pixels), self.settings.patch, self.settings.image_size)
+    def decode_more(
+        self, ids: jax.Array, cache: TimeCache | None = None, window: int = 0
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """`decode` with the decoder's state, see `STTransformer.extend`."""
+        return self._decode_codes(self.quantizer.lookup(ids), cache, window)
+
+    def _decode_codes(self, codes: jax.Array, cache: TimeCache | None = None, window: int = 0):
+        features, cache = self.decoder.extend(self.from_latent(codes), cache, window)
+        pixels = jax.nn.sigmoid(self.to_pixels(features))
+        return unpatchify(pixels, self.settings.patch, self.settings.image_size), cache
 
     def __call__(self, frames: jax.Array, frame_mask: jax.Array | None = None) -> Reconstruction:
         """Encodes, quantises and decodes frames (B, T, H, W, 3); `frame_mask` (B, T) leaves padding out of losses."""
         latents = self.latents(frames)
         weights = None if frame_mask is None else frame_mask[..., None].astype(jnp.float32)
         quantized = self.quantizer(latents, weights)
-        return Reconstruction(self._decode_codes(quantized.codes), quantized, latents)
+        return Reconstruction(self._decode_codes(quantized.codes)[0], quantized, latents)

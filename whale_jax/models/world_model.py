@@ -14,6 +14,7 @@ from whale_jax.models.dynamics import Dynamics, DynamicsSettings
 from whale_jax.models.reward import Reward, RewardSettings
 from whale_jax.models.tokenizer import Tokenizer, TokenizerSettings
 from whale_jax.nn.settings import Settings
+from whale_jax.nn.transformer import TimeCache
 
 COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
 Params = dict[str, Any]
@@ -130,6 +131,21 @@ class Networks:
     def predict_tokens(self, params: Params, ids, actions, z, mask=None) -> jax.Array:
         """Dynamics logits (B, T, N, V); arguments as in `Dynamics`."""
         return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask)
+
+    def decode_more(self, params: Params, ids, cache: TimeCache | None = None, window: int = 0):
+        """`decode` and its state; `cache` and `window` as in `STTransformer.extend`, here and below."""
+        variables = {"params": params["tokenizer"]}
+        return self.tokenizer.apply(variables, ids, cache, window, method="decode_more")
+
+    def infer_behaviour_more(self, params: Params, frames, previous, cache: TimeCache | None = None, window: int = 0):
+        """`infer_behaviour` from `previous_actions` (B, T, A + 1), and its state."""
+        variables = {"params": params["behaviour"]["prior"]}
+        return self.prior.apply(variables, frames, previous, cache, window, method="extend")
+
+    def predict_more(self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None, window: int = 0):
+        """`predict_tokens` and its state."""
+        variables = {"params": params["dynamics"]}
+        return self.dynamics.apply(variables, ids, actions, z, mask, cache, window, method="extend")
 
     def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
         """Reward logits (M, K); arguments as in `Reward`."""

@@ -1,8 +1,10 @@
 """The ST-transformer (docs/method.md §2): attention inside a frame, causal attention over time, one feed-forward."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,10 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+KeysValues = tuple[jax.Array, jax.Array]
+Past = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +71,24 @@ class TransformerSettings(Settings):
         return (3 * self.num_blocks) ** -0.5
 
 
+@flax.struct.dataclass
+class TimeCache:
+    """What temporal attention needs of earlier frames.
+
+    Attributes:
+      time: () int32, how many frames are real; what lies after them is never read.
+      layers: keys and values (B·N, W, H, D) of every block, for a window of W frames: a tuple of pairs, or one pair
+        with blocks as second axis where these are scanned.
+    """
+
+    time: jax.Array
+    layers: Any
+
+    def until(self, time: jax.Array | int) -> "TimeCache":
+        """The cache as it was after its first `time` frames."""
+        return self.replace(time=jnp.int32(time))
+
+
 class HeadNorm(nn.Module):
     """Root-mean-square normalisation of each head's queries and keys, in float32.
 
@@ -77,15 +101,15 @@ class HeadNorm(nn.Module):
     rotate: bool
 
     @nn.compact
-    def __call__(self, qk: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys (B, S, H, D) from both (B, S, 2H, D); keeps the type."""
+    def __call__(self, qk: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys (B, S, H, D) from both (B, S, 2H, D) whose first position is `start`; keeps the type."""
         init = nn.with_logical_partitioning(nn.initializers.ones, (None,))
         scale = self.param("scale", init, qk.shape[-1:])
         x = qk.astype(jnp.float32)
         x = (x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)).astype(qk.dtype)
         q, k = jnp.split(x, 2, axis=-2)
         q = q * scale.astype(q.dtype)
-        return (rotate(q), rotate(k)) if self.rotate else (q, k)
+        return (rotate(q, start), rotate(k, start)) if self.rotate else (q, k)
 
 
 class SelfAttention(nn.Module):
@@ -95,43 +119,64 @@ class SelfAttention(nn.Module):
     axis: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-        """Maps (B, S, D) to (B, S, D); `lengths` (B,) limits the keys."""
+    def __call__(self, x: jax.Array, lengths: jax.Array | None = None, past: Past | None = None) -> tuple:
+        """Maps (B, S, D) to (B, S, D), and gives the keys and values (B, S, H, D).
+
+        Args:
+          x: normalised features.
+          lengths: (B,) limits the keys.
+          past: time t, keys and values (B, W, H, D), of which the first t are real; then x is position t alone (S = 1)
+            and the keys and values given back are those of `past` with it.
+        """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
         qkv = Dense(3 * s.width, ("embed", "heads"), dtype, use_bias=False, name="qkv")(x)
         qk, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), [2 * s.num_heads], axis=-2)
         in_time = self.axis == "time"
-        q, k = HeadNorm(rotate=in_time, name="norm")(qk)
+        q, k = HeadNorm(rotate=in_time, name="norm")(qk, 0 if past is None else past[0])
         kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
-        y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
+        if past is not None:
+            time, keys, values = past
+            k = jax.lax.dynamic_update_slice_in_dim(keys, k, time, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(values, v, time, axis=1)
+            lengths = jnp.full(x.shape[0], time + 1)
+        y = attention(q, k, v, causal=in_time and s.causal and past is None, kernel=kernel, lengths=lengths)
         gain = s.residual_gain
-        return Dense(s.width, ("heads", "embed"), dtype, gain=gain, use_bias=False, name="out")(y.reshape(x.shape))
+        y = Dense(s.width, ("heads", "embed"), dtype, gain=gain, use_bias=False, name="out")(y.reshape(x.shape))
+        return y, (k, v)
 
 
 class STBlock(nn.Module):
-    """Spatial attention, temporal attention, feed-forward; pre-norm residuals (docs/method.md §2)."""
+    """Spatial attention, temporal attention, feed-forward; pre-norm residuals (docs/method.md §2).
+
+    Attributes:
+      keep: give back the keys and values of temporal attention.
+    """
 
     settings: TransformerSettings
+    keep: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array | None) -> tuple[jax.Array, None]:
-        """Maps (B, T, N, D) to (B, T, N, D); `lengths` (B,) is the number of real frames."""
+    def __call__(self, x: jax.Array, lengths: jax.Array | None, time: jax.Array | None, past: KeysValues | None):
+        """Maps (B, T, N, D) to (B, T, N, D), with keys and values (B·N, …, H, D) or None.
+
+        `lengths` (B,) is the number of real frames; with `past`, keys and values of `time` earlier frames, T is 1.
+        """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
         batch, frames, tokens, width = x.shape
         y = LayerNorm(dtype, name="space_norm")(x).reshape(batch * frames, tokens, width)
-        x = x + SelfAttention(s, "space", name="space")(y).reshape(x.shape)
+        x = x + SelfAttention(s, "space", name="space")(y)[0].reshape(x.shape)
 
         y = LayerNorm(dtype, name="time_norm")(x).swapaxes(1, 2).reshape(batch * tokens, frames, width)
         rows = None if lengths is None else jnp.repeat(lengths, tokens, total_repeat_length=batch * tokens)
-        y = SelfAttention(s, "time", name="time")(y, rows)
+        y, kept = SelfAttention(s, "time", name="time")(y, rows, None if past is None else (time, *past))
         x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
 
         y = LayerNorm(dtype, name="mlp_norm")(x)
         y = nn.gelu(Dense(4 * width, ("embed", "mlp"), dtype, name="mlp_in")(y))
         x = x + Dense(width, ("mlp", "embed"), dtype, gain=s.residual_gain, name="mlp_out")(y)
-        return x.astype(resolve_dtype(s.residual_dtype)), None
+        return x.astype(resolve_dtype(s.residual_dtype)), kept if self.keep else None
 
 
 class STTransformer(nn.Module):
@@ -142,7 +187,6 @@ class STTransformer(nn.Module):
 
     settings: TransformerSettings
 
-    @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         """Maps embeddings (B, T, N, D) to features (B, T, N, D) in float32.
 
@@ -151,9 +195,28 @@ class STTransformer(nn.Module):
           lengths: (B,) number of real frames of each row. Causal models may leave it out, for padding
             is to the right and never seen.
         """
+        return self.extend(x, lengths=lengths)[0]
+
+    @nn.compact
+    def extend(
+        self, x: jax.Array, cache: TimeCache | None = None, window: int = 0, lengths: jax.Array | None = None
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """The same, with the state that lets a later call add one frame at the cost of one frame.
+
+        Args:
+          x: (B, T, N, D) embeddings; with `cache`, those of the one frame after it (T = 1).
+          cache: of the frames before; None if there are none.
+          window: W, frames that a fresh cache has room for; 0 keeps none.
+          lengths: as above; not with a cache.
+
+        Returns:
+          Features (B, T, N, D) and the cache with these frames, or None.
+        """
         s = self.settings
         x = x.astype(resolve_dtype(s.residual_dtype))
         x = x + grid_codes(*x.shape[2:]).astype(x.dtype)
+        frames, keep = x.shape[1], bool(window) or cache is not None
+        time, past = (None, None) if cache is None else (cache.time, cache.layers)
         block = STBlock
         if s.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)
@@ -162,12 +225,25 @@ class STTransformer(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=nn.broadcast,
+                in_axes=(nn.broadcast, nn.broadcast, 1),
+                out_axes=1,
                 length=s.num_blocks,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            x, _ = stacked(s, name="blocks")(x, lengths)
+            x, kept = stacked(s, keep, name="blocks")(x, lengths, time, past)
         else:
+            kept = []
             for i in range(s.num_blocks):
-                x, _ = block(s, name=f"block_{i}")(x, lengths)
-        return LayerNorm(name="final_norm")(x)
+                x, own = block(s, keep, name=f"block_{i}")(x, lengths, time, None if past is None else past[i])
+                kept.append(own)
+            kept = tuple(kept)
+        x = LayerNorm(name="final_norm")(x)
+        if not keep:
+            return x, None
+        if cache is not None:
+            return x, TimeCache(time + 1, kept)
+
+        def with_room(leaf):
+            return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 3) + [(0, window - frames), (0, 0), (0, 0)])
+
+        return x, TimeCache(jnp.int32(frames), jax.tree.map(with_room, kept))
