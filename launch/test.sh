@@ -5,4 +5,4 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 cd "$root"
-exec .venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=10 "$@"
+exec .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "$@"

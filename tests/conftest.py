@@ -15,13 +15,21 @@ import tiny  # noqa: E402
 def compiled(tmp_path_factory):
     """Processes started here share what they compile, and leave the user's own cache alone."""
     patch = pytest.MonkeyPatch()
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tmp_path_factory.mktemp("compiled")
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or base / "compiled"
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     patch.setenv("PYTHONPATH", str(tiny.ROOT))
     yield cache
     patch.undo()
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no process is left with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

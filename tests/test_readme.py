@@ -21,6 +21,8 @@ SMALL = {
     "data.record.episodes.test": 2,
     **{f"stages.{name}.steps": 4 for name in ("tokenizer", "behaviour", "dynamics", "reward")},
     **{f"stages.{name}.batch_size": 2 for name in ("tokenizer", "behaviour", "dynamics", "reward")},
+    **{f"model.tokenizer.{part}.num_layers": 2 for part in ("encoder", "decoder")},
+    "model.dynamics.transformer.num_layers": 2,
     "evaluation.episodes": 1,
     "evaluation.horizon": 8,
 }
@@ -137,8 +139,8 @@ def test_replay_explains_a_step_that_was_not_finite(workdir, tmp_path):
 
 
 def test_bench_imagine():
-    overrides = ["--config.model.dynamics.transformer.num_layers=2", "--config.model.image_size=32"]
-    report = json.loads(run(WHALE, "bench", "imagine", "--horizon=3", "--batches=1,2", "--json", *overrides))
+    small = ["--config=tests/tiny.py", "--horizon=3", "--batches=1,2"]
+    report = json.loads(run(WHALE, "bench", "imagine", *small, "--json"))
     assert set(report["frames_per_second"]) == {"1", "2"} and min(report["frames_per_second"].values()) > 0
     assert 0 < report["decode_share"] < 1 and 0 < report["share_of_matrix_rate"]["2"] < 1
     ratios = report["speedup_over_recompute"]

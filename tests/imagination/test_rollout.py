@@ -144,3 +144,17 @@ def test_steps_keep_the_history_and_start_leaves_the_future_blank(world, inputs)
     np.testing.assert_array_equal(after.actions[:, :CONTEXT], actions[:, :CONTEXT])
     np.testing.assert_array_equal(after.ids[:, :CONTEXT], state.ids[:, :CONTEXT])
     np.testing.assert_array_equal(after.z[:, : CONTEXT - 1], state.z[:, : CONTEXT - 1])
+
+
+def test_memory_grows_with_the_window_and_not_with_the_horizon(world, inputs):
+    """Beyond what is handed back, 256 steps need what 16 need."""
+
+    def working_bytes(horizon):
+        frames, actions = inputs(1, horizon)
+        run = jax.jit(functools.partial(rollout, world.networks))
+        return (
+            run.lower(world.params, frames, actions, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+        )
+
+    handed_back = 240 * 2 * (16 * 16 * 3 + 4 * 4 + 4)  # frames, actions, entropies of two trajectories
+    assert working_bytes(256) - working_bytes(16) < 2 * handed_back

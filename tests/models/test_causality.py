@@ -93,7 +93,7 @@ def test_posterior_attends_to_the_future(networks, settings, large_params, segme
     frames, actions, _ = segment
     encoder = HistoryEncoder(settings.behaviour.posterior, settings.behaviour.patch)
     params = large_params(networks, "behaviour")["posterior"]["encoder"]
-    run = jax.jit(lambda frames: encoder.apply({"params": params}, frames, actions))
+    run = jax.jit(lambda frames: encoder.apply({"params": params}, frames, actions)[0])
     assert (np.asarray(run(frames))[:, 0] != run(changed_at(frames, 3))[:, 0]).any(1).all()
 
 

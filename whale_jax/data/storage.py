@@ -9,6 +9,7 @@ Every file holds enough (its header) to write the manifest anew.
 import errno
 import json
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ FORMAT, VERSION = "whale-episodes", 1
 MANIFEST = "manifest.json"
 _ARRAYS = ("frames", "actions", "rewards", "success")
 _KEYS = ("file", "task", "policy", "split", "index", "seed", "length", "return", "success")
+_PARSING = threading.Lock()
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -97,12 +99,26 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The npz archive and its header; whatever is wrong with the file becomes a WhaleError."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            header = json.loads(str(archive["header"]))
+            header = json.loads(str(_array(archive, "header")))
             if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
                 raise _other_schema(path, header)
             yield archive, header
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _broken(path, error) from error
+
+
+def _array(archive: Any, name: str) -> np.ndarray:
+    """One array of an npz archive, safe to call from several threads.
+
+    NumPy parses an array's description as Python source, which CPython 3.11 may refuse when two threads do it at once.
+    """
+    with archive.zip.open(f"{name}.npy") as file:
+        with _PARSING:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError(f"{name} is of another NumPy format")
+            shape, columns_first, dtype = np.lib.format.read_array_header_1_0(file)
+        array = np.frombuffer(file.read(), dtype)
+    return array.reshape(shape, order="F" if columns_first else "C").copy()
 
 
 def _other_schema(path: Path, found: dict[str, Any]) -> WhaleError:
@@ -123,7 +139,7 @@ def read_episode(path: Path | str) -> Episode:
     """One episode; raises WhaleError for a file that is missing, truncated, altered or of another schema."""
     path = Path(path)
     with _opened(path) as (archive, header):
-        arrays = {name: archive[name] for name in _ARRAYS}
+        arrays = {name: _array(archive, name) for name in _ARRAYS}
     return Episode(**arrays, metadata=header["metadata"]).validate(str(path))
 
 
