@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Programs here run once or twice: what compiles quickly, here and in child processes, is tested quickly.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny  # noqa: E402
