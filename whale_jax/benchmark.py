@@ -1,6 +1,7 @@
 """`whale bench`: times training steps of a config with synthetic data, without TensorFlow or a simulator."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -76,13 +77,18 @@ def matrix_rate(size: int = 2048, repeats: int = 10) -> float:
     """FLOP/s of a square float32 matrix product on one device, the best of `repeats`."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
+    return 2 * size**3 / best_seconds(product, a, repeats=repeats)
+
+
+def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
+    """Seconds of the fastest of `repeats` runs, after one that warms up."""
+    jax.block_until_ready(run(*arguments))
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        jax.block_until_ready(product(a))
+        jax.block_until_ready(run(*arguments))
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return best
 
 
 def to_text(report: dict[str, Any]) -> str:

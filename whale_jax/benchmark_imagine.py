@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from whale_jax.benchmark import matrix_rate
+from whale_jax.benchmark import best_seconds, matrix_rate
 from whale_jax.configuration import model_settings
 from whale_jax.errors import WhaleError
 from whale_jax.imagination.rollout import rollout
@@ -77,17 +77,6 @@ def _compiled(run: Callable, *arguments) -> tuple[Callable, float]:
     started = time.perf_counter()
     compiled = jax.jit(run).lower(*arguments).compile()
     return compiled, time.perf_counter() - started
-
-
-def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
-    """Seconds of the fastest of `repeats` runs, after one that warms up."""
-    jax.block_until_ready(run(*arguments))
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
-        best = min(best, time.perf_counter() - started)
-    return best
 
 
 def _time_rollout(networks: Networks, params: Params, batch: int, horizon: int, temperature: float = 0.0):
