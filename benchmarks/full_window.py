@@ -15,11 +15,11 @@ def sample_frame(networks: Networks, params: Params, ids, actions, z, index, key
     """Tokens (B, N) of frame `index` from a padded window: ids (B, T, N), actions (B, T, A), z (B, T, Z)."""
     settings = networks.settings.dynamics
 
-    def predict(new_ids, new_mask):
+    def predict(new_ids, new_mask, carry):
         mask = jnp.zeros(ids.shape, bool).at[:, index].set(new_mask)
-        return networks.predict_tokens(params, ids.at[:, index].set(new_ids), actions, z, mask)[:, index]
+        return networks.predict_tokens(params, ids.at[:, index].set(new_ids), actions, z, mask)[:, index], carry
 
-    return maskgit_decode(predict, key, settings, (ids.shape[0], ids.shape[2]))[0]
+    return maskgit_decode(predict, None, key, settings, (ids.shape[0], ids.shape[2]))[0]
 
 
 def full_window_rollout(networks: Networks, params: Params, frames, actions, key):

@@ -44,7 +44,9 @@ def get_config():
     stages.behaviour = stage(
         steps=200, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **(common | {"eval_every": 50})
     )
-    stages.dynamics = stage(steps=1800, batch_size=8, max_lr=1.5e-3, min_lr=1e-4, warmup=100, **common)
+    dynamics = {"steps": 1800, "batch_size": 8, "max_lr": 1.5e-3, "min_lr": 1e-4, "warmup": 100} | common
+    stages.dynamics = stage(**dynamics)
+    stages.ensemble = stage(**dynamics)
     stages.reward = stage(steps=150, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
 
     config.evaluation.context = 2

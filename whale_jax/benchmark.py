@@ -15,7 +15,6 @@ from whale_jax.models.world_model import COMPONENTS, Networks
 from whale_jax.training import sharding
 from whale_jax.training.flops import stage_flops
 from whale_jax.training.loop import abstract_state, make_step
-from whale_jax.training.optimizer import optimizer
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES
 
@@ -45,10 +44,10 @@ def _bench_stage(name: str, config: ConfigDict, steps: int) -> dict[str, float]:
     frames = settings.num_frames or model.num_frames
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
-    tx = optimizer(settings)
+    tx = stage.optimizer()
     create, _ = abstract_state(stage, tx, mesh, sharding.rules(config.mesh.fully_sharded), 0)
     state = create()
-    frozen = {c: networks.fresh(c, jax.random.key(1)) for c in COMPONENTS[: COMPONENTS.index(name)]}
+    frozen = {c: networks.fresh(c, jax.random.key(1)) for c in list(STAGES)[: list(STAGES).index(name)]}
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     batch = example(settings.batch_size, frames, *model.tokenizer.image_size, model.behaviour.action_dim)
     batch = sharding.put_batch(batch, mesh)
@@ -63,7 +62,7 @@ def _bench_stage(name: str, config: ConfigDict, steps: int) -> dict[str, float]:
         state, metrics = compiled(state, frozen, batch)
     jax.block_until_ready(metrics)
     seconds = (time.perf_counter() - started) / steps
-    flops = stage_flops(name, model, frames, settings.batch_size)
+    flops = stage_flops(name, model, frames, settings.batch_size, settings.members)
     return {
         "compile_seconds": compile_seconds,
         "step_ms": 1000 * seconds,

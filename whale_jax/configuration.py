@@ -36,6 +36,8 @@ def default_config() -> ConfigDict:
       model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
       stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames.
       stages.<name>.patience: evaluations without a better held-out loss before the stage stops; 0 never stops.
+      stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
+        them; 0 leaves the stage out.
       stages.tokenizer.revive_every: steps between revivals of dead codes; 0 never revives.
       mesh.data: devices along the batch; -1 takes all that `mesh.model` leaves.
     """
@@ -104,6 +106,7 @@ def default_config() -> ConfigDict:
                 "behaviour": stage(weight_decay=1e-4, patience=5),
                 "dynamics": stage(max_lr=3e-5, min_lr=3e-6, steps=300_000),
                 "reward": stage(steps=50_000),
+                "ensemble": stage(max_lr=3e-5, min_lr=3e-6, steps=300_000),
             },
             "mesh": {"data": -1, "model": 1, "fully_sharded": False},
             "log": {"tensorboard": True, "wandb": False},
@@ -200,6 +203,11 @@ def flat_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
 def to_plain(config: ConfigDict) -> dict[str, Any]:
     """The config as dictionaries, lists and scalars, as JSON gives them back."""
     return json.loads(config.to_json())
+
+
+def stages_of(config: ConfigDict) -> list[str]:
+    """The stages that a config trains, in their order."""
+    return [name for name in config.stages if name != "ensemble" or config.stages.ensemble.members]
 
 
 def model_settings(config: ConfigDict) -> WorldModelSettings:

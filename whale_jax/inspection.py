@@ -6,13 +6,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import model_settings
+from whale_jax.configuration import model_settings, stages_of
 from whale_jax.data.actions import ActionSpec
 from whale_jax.models.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.flops import stage_flops
 from whale_jax.training.loop import abstract_state
-from whale_jax.training.optimizer import optimizer
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES
 
@@ -31,12 +30,12 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
     sizes = {name: counts[name] for name in ("tokenizer", "dynamics", "reward")}
     sizes["behaviour"] = counts["posterior"] + counts["prior"] + counts["policy"]
     flops, memory, frozen_bytes = {}, {}, 0
-    for name in STAGES:
+    for name in stages_of(config):
         settings = StageSettings.from_dict(config.stages[name].to_dict())
         frames = settings.num_frames or model.num_frames
-        flops[name] = stage_flops(name, model, frames, settings.batch_size)
+        flops[name] = stage_flops(name, model, frames, settings.batch_size, settings.members)
         stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
-        _, shapes = abstract_state(stage, optimizer(settings), mesh, rules, 0)
+        _, shapes = abstract_state(stage, stage.optimizer(), mesh, rules, 0)
         params = _bytes(shapes.params)
         height, width = model.tokenizer.image_size
         memory[name] = {
@@ -46,7 +45,7 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
             "frozen": frozen_bytes,
             "batch": settings.batch_size * frames * height * width * 3 // mesh.shape["data"],
         }
-        frozen_bytes += 4 * sizes[name]
+        frozen_bytes += 4 * sizes.get(name, 0)
     return {
         "config": config.name,
         "parameters": counts,

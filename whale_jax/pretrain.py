@@ -10,14 +10,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import model_settings, to_plain
+from whale_jax.configuration import model_settings, stages_of, to_plain
 from whale_jax.data.episodes import batches
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation.evaluate import evaluate, held_out, versions
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
-from whale_jax.models.world_model import COMPONENTS, Networks, Params
+from whale_jax.models.world_model import Networks, Params
 from whale_jax.training import sharding
 from whale_jax.training.checkpoint import Meta, check_architecture, read_meta, stage_directory, steps_in
 from whale_jax.training.loop import Run, Trainer
@@ -29,7 +29,7 @@ VALID_SEED = 1
 
 
 def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) -> dict[str, Any]:
-    """Records what is missing, trains tokenizer, behaviour, dynamics and reward, and writes the report.
+    """Records what is missing, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
 
     Args:
       config: see `whale_jax.configuration.default_config`.
@@ -42,8 +42,8 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     Raises:
       WhaleError: see each part; nothing on disk is lost.
     """
-    if until is not None and until not in STAGES:
-        raise unknown_name("stage", until, STAGES)
+    if until is not None and until not in stages_of(config):
+        raise unknown_name("stage", until, stages_of(config))
     workdir = Path(workdir)
     settings = model_settings(config)
     _check_stages(config)
@@ -56,7 +56,7 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     if until is None:
         _check_held_out(store, protocol)
     params: Params = {}
-    for name in COMPONENTS:
+    for name in stages_of(config):
         with phases.timed(name):
             params, _ = train_stage(name, config, workdir, store, params)
         if name == until:
@@ -97,7 +97,7 @@ class _Timed:
 def _check_stages(config: ConfigDict) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
     devices = sharding.make_mesh(config.mesh.data, config.mesh.model).shape["data"]
-    for name in COMPONENTS:
+    for name in stages_of(config):
         settings = StageSettings.from_dict(config.stages[name].to_dict())
         if settings.batch_size % devices:
             raise WhaleError(
@@ -109,7 +109,7 @@ def _check_stages(config: ConfigDict) -> None:
 def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise WhaleError(f"--workdir={workdir} is a file; give a directory.")
-    for name in COMPONENTS:
+    for name in stages_of(config):
         directory = stage_directory(workdir, name)
         if steps := steps_in(directory):
             meta = read_meta(directory, steps[-1])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.imagination.decoding import choose, entropy, maskgit_decode, tokens_still_masked
+from whale_jax.imagination.decoding import choose, entropy, masked_after, maskgit_decode
 from whale_jax.models.dynamics import DynamicsSettings
 from whale_jax.nn.transformer import TransformerSettings
 
@@ -20,16 +20,23 @@ def settings(steps):
 
 
 def decode(steps, num_tokens, temperature, predict=None, seed=0):
-    """Decodes with logits that depend on what is known; returns ids, first logits and what each pass was given."""
-    passes, table = [], np.random.default_rng(seed).normal(size=(2, num_tokens, V)).astype(np.float32)
+    """Decodes with logits that depend on what is known; returns ids, entropy and what each pass was given."""
+    table = np.random.default_rng(seed).normal(size=(2, num_tokens, V)).astype(np.float32)
 
     def logits(ids, mask):
-        passes.append((np.asarray(ids), np.asarray(mask)))
         known = jnp.where(mask, 0, ids + 1).sum(-1)
         return jnp.asarray(table) * (1.0 + 0.1 * jnp.cos(known)[:, None, None])
 
-    ids, first = maskgit_decode(predict or logits, jax.random.key(seed), settings(steps), (2, num_tokens), temperature)
-    return np.asarray(ids), np.asarray(first), passes
+    def recorded(ids, mask, carry):
+        step, seen_ids, seen_masks = carry
+        return (predict or logits)(ids, mask), (step + 1, seen_ids.at[step].set(ids), seen_masks.at[step].set(mask))
+
+    shape = (2, num_tokens)
+    carry = (0, jnp.zeros((steps, *shape), jnp.int32), jnp.zeros((steps, *shape), bool))
+    ids, h, (_, *seen) = maskgit_decode(recorded, carry, jax.random.key(seed), settings(steps), shape, temperature)
+    first = (predict or logits)(jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
+    np.testing.assert_allclose(h, entropy(first), rtol=1e-5)
+    return np.asarray(ids), np.asarray(first), list(zip(*map(np.asarray, seen), strict=True))
 
 
 def test_one_greedy_pass_is_the_arg_max_of_the_masked_pass():
@@ -56,11 +63,11 @@ def test_masks_shrink_and_known_tokens_stay(steps, num_tokens, temperature):
 
 
 def test_the_cosine_schedule():
-    assert [tokens_still_masked(256, s, 8) for s in range(8)] == [251, 236, 212, 181, 142, 97, 49, 0]
-    assert [tokens_still_masked(16, s, 4) for s in range(4)] == [14, 11, 6, 0]
-    assert tokens_still_masked(256, 0, 1) == 0
-    for s in range(7):
-        assert tokens_still_masked(100, s, 8) == math.floor(100 * math.cos(math.pi / 2 * (s + 1) / 8))
+    assert masked_after(256, 8) == [251, 236, 212, 181, 142, 97, 49, 0]
+    assert masked_after(16, 4) == [14, 11, 6, 0]
+    assert masked_after(256, 1) == [0]
+    assert masked_after(100, 8)[:7] == [math.floor(100 * math.cos(math.pi / 2 * (s + 1) / 8)) for s in range(7)]
+    assert masked_after(2, 3) == [1, 0, 0]
 
 
 def test_passes_follow_the_schedule():

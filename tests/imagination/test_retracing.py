@@ -51,19 +51,20 @@ def branches(world):
     """(frames, past actions, a_t, K) to the branches' frames, which of them exist, and the ordinary prediction."""
     networks = world.networks
 
-    @functools.partial(jax.jit, static_argnames="steps")
-    def run(frames, past, action, steps):
+    @functools.partial(jax.jit, static_argnames=("steps", "hold_z"))
+    def run(frames, past, action, steps, hold_z=False):
         state = start(networks, world.params, frames, past)
-        key = jax.random.key(0)
-        plain = step(networks, world.params, state, action, key, 0.0)[1][0]
-        return *retrace(networks, world.params, state, action, key, steps, ADDITIVE), plain
+        state, (plain, _) = step(networks, world.params, state, action, jax.random.key(0), 0.0)
+        retraced, exists = retrace(networks, world.params, state, steps, ADDITIVE, hold_z)
+        return retraced.swapaxes(0, 1), exists, plain
 
     return run
 
 
-def test_no_step_back_is_the_ordinary_prediction(branches, inputs):
+@pytest.mark.parametrize("hold_z", [False, True])
+def test_no_step_back_is_the_ordinary_prediction(branches, inputs, hold_z):
     frames, actions = inputs(3, 1)
-    retraced, exists, plain = branches(frames, actions[:, :2], actions[:, 2], (0,))
+    retraced, exists, plain = branches(frames, actions[:, :2], actions[:, 2], (0,), hold_z)
     np.testing.assert_array_equal(retraced[0], plain)
     assert exists.tolist() == [True]
 

@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 
 from whale_jax.imagination.rollout import rollout, start, step
+from whale_jax.imagination.uncertainty import Entropy
 
 CONTEXT, HORIZON = 2, 6  # longer than the window of 4
 
 
 @pytest.fixture(scope="module")
 def run(world):
-    return functools.partial(jax.jit(functools.partial(rollout, world.networks)), world.params, key=jax.random.key(0))
+    """Frames and entropies of a rollout."""
+    imagine = jax.jit(functools.partial(rollout, world.networks, estimator=Entropy()))
+
+    def run(frames, actions):
+        frames, estimates = imagine(world.params, frames, actions, jax.random.key(0))
+        return frames, estimates["uncertainty"]
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from whale_jax.errors import WhaleError
+from whale_jax.imagination.uncertainty import Entropy
 
 CONTEXT, HORIZON = 2, 6
 
@@ -69,7 +70,7 @@ def test_behaviour_matters_only_to_a_model_conditioned_on_it(parallel_world, unc
         prior = jax.tree.map(lambda p: p[..., ::-1], world.params["behaviour"]["prior"])
         behaviour = world.params["behaviour"] | {"prior": prior}
         entropies = [
-            world._rollout(0.0)(params, frames, actions, jax.random.key(0))[1]
+            world._rollout(0.0, Entropy())(params, frames, actions, jax.random.key(0))[1]["uncertainty"]
             for params in (world.params, world.params | {"behaviour": behaviour})
         ]
         assert np.array_equal(*entropies) != matters

@@ -2,17 +2,22 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from whale_jax.models.dynamics import DynamicsSettings
+from whale_jax.models.dynamics import DynamicsSettings, token_cross_entropy
 
 
 def entropy(logits: jax.Array) -> jax.Array:
     """Mean over tokens of the predictive entropy in nats: logits (..., N, V) to (...)."""
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return -(jnp.exp(log_probs) * log_probs).sum(-1).mean(-1)
+    logits = logits.astype(jnp.float32)
+    logits = logits - logits.max(-1, keepdims=True)
+    weights = jnp.exp(logits)
+    total = weights.sum(-1)
+    return (jnp.log(total) - (weights * logits).sum(-1) / total).mean(-1)
 
 
 def choose(key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
@@ -22,44 +27,53 @@ def choose(key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
     return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
 
-def tokens_still_masked(num_tokens: int, step: int, steps: int) -> int:
-    """How many tokens the cosine schedule leaves masked after `step` of `steps` (0-based); none after the last."""
-    if step == steps - 1:
-        return 0
-    return math.floor(num_tokens * math.cos(math.pi / 2 * (step + 1) / steps))
+def masked_after(num_tokens: int, steps: int) -> list[int]:
+    """How many tokens stay masked after each of `steps` passes: the cosine schedule, fewer every time, none at last."""
+    counts, remaining = [], num_tokens
+    for step in range(steps):
+        left = math.floor(num_tokens * math.cos(math.pi / 2 * (step + 1) / steps))
+        remaining = max(1, min(left, remaining - 1)) if step < steps - 1 and remaining > 1 else 0
+        counts.append(remaining)
+    return counts
 
 
 def maskgit_decode(
-    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    predict: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
+    carry: Any,
     key: jax.Array,
     settings: DynamicsSettings,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     temperature: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-    """Fills the tokens of a frame in `settings.decode_steps` passes (MaskGIT, Chang et al. 2022).
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Fills the tokens of frames in `settings.decode_steps` passes (MaskGIT, Chang et al. 2022), in one scan.
 
     Args:
-      predict: (ids (B, N), mask (B, N)) to logits (B, N, V) of the new frame.
+      predict: (ids (..., N), mask (..., N), carry) to logits (..., N, V) of the new frames, and the carry.
+      carry: handed from pass to pass, such as a cache that every pass writes into.
       key: for sampling and for the annealed Gumbel noise on confidences.
       settings: of the dynamics model.
-      shape: (B, N).
+      shape: (..., N).
       temperature: of sampling; 0 is greedy, without noise.
 
     Returns:
-      ids (B, N) int32 with no token left masked, and the logits of the first, fully masked pass.
+      ids (..., N) int32 with no token left masked, the entropy (...) of the first, fully masked pass, and the carry.
     """
-    ids, mask = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
-    first_logits, remaining = None, shape[1]
-    for step in range(settings.decode_steps):
+    steps = settings.decode_steps
+    anneal = settings.choice_temperature * (1.0 - (np.arange(steps) + 1) / steps) * (temperature > 0)
+    schedule = (np.arange(steps), np.asarray(masked_after(shape[-1], steps)), anneal.astype(np.float32))
+
+    def one_pass(state, inputs):
+        ids, mask, h, carry = state
+        step, left, anneal = inputs
         choice_key, noise_key = jax.random.split(jax.random.fold_in(key, step))
-        logits = predict(ids, mask)
-        first_logits = logits if first_logits is None else first_logits
-        chosen = jnp.where(mask, choose(choice_key, logits, temperature), ids)
-        left = tokens_still_masked(shape[1], step, settings.decode_steps)
-        left = max(1, min(left, remaining - 1)) if step < settings.decode_steps - 1 and remaining > 1 else 0
-        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen[..., None], axis=-1)[..., 0]
-        anneal = settings.choice_temperature * (1.0 - (step + 1) / settings.decode_steps) * (temperature > 0)
-        confidence = jnp.where(mask, log_probs + anneal * jax.random.gumbel(noise_key, shape), jnp.inf)
+        logits, carry = predict(ids, mask, carry)
+        h = jax.lax.cond(step == 0, lambda: entropy(logits), lambda: h)
+        ids = jnp.where(mask, choose(choice_key, logits, temperature), ids)
+        confidence = anneal * jax.random.gumbel(noise_key, shape) - token_cross_entropy(logits, ids)
+        confidence = jnp.where(mask, confidence, jnp.inf)
         rank = jnp.argsort(jnp.argsort(confidence, axis=-1), axis=-1)
-        ids, mask, remaining = chosen, rank < left, left
-    return ids, first_logits
+        return (ids, rank < left, h, carry), None
+
+    start = (jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool), jnp.zeros(shape[:-1]), carry)
+    (ids, _, h, carry), _ = jax.lax.scan(one_pass, start, schedule)
+    return ids, h, carry

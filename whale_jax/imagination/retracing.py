@@ -11,8 +11,10 @@ import numpy as np
 
 from whale_jax.data.actions import ActionSpec
 from whale_jax.errors import WhaleError
-from whale_jax.imagination.rollout import RolloutState, advance, at
+from whale_jax.imagination.rollout import RolloutState, at, next_tokens, to_bytes
 from whale_jax.models.world_model import Networks, Params
+from whale_jax.nn.categorical import mode
+from whale_jax.nn.transformer import Places, TimeCache
 
 
 def additive_dimensions(spec: ActionSpec) -> np.ndarray:
@@ -43,42 +45,80 @@ def retrace(
     networks: Networks,
     params: Params,
     state: RolloutState,
-    action: jax.Array,
-    key: jax.Array,
     steps: Sequence[int],
     additive: np.ndarray,
+    hold_z: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Predicts o_{t+1} once more from each o_{t-k}.
+    """Predicts the newest frame o_{t+1} once more from each o_{t-k}.
 
-    The branches run as one batch that grows: the one that starts furthest back moves first, and each joins when its
-    start is reached, so that all arrive together. Tokens are the most likely ones in every branch.
+    The branches run side by side, as frames of one call, over the window that they share, each seeing it up to its
+    own start. The one that starts furthest back moves first and the others join, so that all arrive together.
+    Tokens are the most likely ones in every branch.
 
     Args:
-      state: window up to o_t, with room for one more frame; branches share it, cut at t - k.
-      action: (B, A) normalised a_t.
-      key: unused randomness of `advance`.
+      state: after the step to o_{t+1}.
       steps: K, the numbers of actions to go back, each at least 0.
       additive: (A,) bool, see `additive_dimensions`.
+      hold_z: take z_t for every step of every branch, and decode the last frames alone, after the frames of the
+        window in place of each branch's own.
 
     Returns:
-      Frames (K, B, H, W, 3) uint8 in the order of `steps`, and which of them exist, (K,) bool: t >= k.
+      Frames (B, K, H, W, 3) uint8 in the order of `steps`, and which of them exist, (K,) bool: t >= k.
     """
-    t, batch = state.time, action.shape[0]
     order = sorted(set(steps), reverse=True)
-    past = jnp.stack([at(state.actions, jnp.maximum(t - k, 0)) for k in range(order[0], 0, -1)] + [action], axis=1)
-    branches, sub_actions, frames = None, [], None
-    for back in range(order[0], -1, -1):
-        if back in order:
-            branches = _join(branches, state.until(jnp.maximum(t - back, 0)))
-            sub_actions.append(retraced_action(past[:, order[0] - back :], additive))
-        branches, (frames, _) = advance(networks, params, branches, jnp.concatenate(sub_actions), key, 0.0)
-    frames = frames.reshape(len(order), batch, *frames.shape[1:])
-    places = np.array([order.index(k) for k in steps])
-    return frames[places], t >= np.array(steps)
+    t, longest = state.time - 1, order[0]
+    starts = jnp.maximum(t - jnp.array(order), 0)
+    past = state.actions[:, jnp.maximum(t - jnp.arange(longest, -1, -1), 0)]
+    actions = jnp.stack([retraced_action(past[:, longest - k :], additive) for k in order], axis=1)
+    running = [sum(k >= longest - j for k in order) for j in range(longest + 1)]
+    begun = [0, *running[:-1]]
+
+    masked = networks.settings.dynamics.decode_mode == "maskgit"
+    dynamics, prior = Track(state.dynamics, running), None
+    decoder = Track(state.decoder, [len(order)] if hold_z else running)
+    if networks.settings.dynamics.embedding_dim and not hold_z:
+        prior = Track(state.prior, begun)
+    first_ids, first_z = state.ids[:, starts], state.z[:, starts]
+    if hold_z:
+        first_z = jnp.broadcast_to(at(state.z, t)[:, None], first_z.shape)
+    ids, z, frames = first_ids[:, :0], first_z[:, :0], None
+    for j, (old, now) in enumerate(zip(begun, running, strict=True)):
+        times = starts[:now] + j - longest + jnp.array(order[:now])
+        if prior is not None and old:
+            previous = jnp.pad(actions[:, :old], ((0, 0), (0, 0), (0, 1)))
+            places = prior.places(j, times[:old], starts[:old] + 1)
+            log_p, prior.cache = networks.infer_behaviour_more(params, frames, previous, prior.cache, places=places)
+            z = mode(log_p).reshape(*log_p.shape[:2], -1)
+        ids = jnp.concatenate([ids, first_ids[:, old:now]], axis=1)
+        z = first_z[:, :now] if prior is None else jnp.concatenate([z, first_z[:, old:now]], axis=1)
+        places = dynamics.places(j, times + masked, starts[:now] + masked)
+        ids, _, dynamics.cache = next_tokens(
+            networks, params, dynamics.cache, ids, actions[:, :now], z, jax.random.key(0), 0.0, places
+        )
+        if not hold_z or j == longest:
+            turn, shared = (0, jnp.full(now, t + 1)) if hold_z else (j, starts[:now] + 1)
+            places = decoder.places(turn, times + 1, shared)
+            pixels, decoder.cache = networks.decode_more(params, ids, decoder.cache, places=places)
+            frames = to_bytes(pixels)
+    return frames[:, np.array([order.index(k) for k in steps])], t >= jnp.array(steps)
 
 
-def _join(branches: RolloutState | None, other: RolloutState) -> RolloutState:
-    """Both batches of trajectories at the time of `other`; they differ only where a branch does not exist."""
-    if branches is None:
-        return other
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if jnp.ndim(b) else b, branches, other)
+class Track:
+    """A network's cache with further slots for branches' own frames, and where these stand.
+
+    In turn j the first `counts[j]` branches add one frame each.
+    """
+
+    def __init__(self, cache: TimeCache, counts: Sequence[int]):
+        self._window, self._counts = cache.slots, counts
+        self._offsets = np.cumsum([0, *counts])
+        self.cache = cache.widen(int(self._offsets[-1]))
+
+    def places(self, turn: int, times: jax.Array, shared: jax.Array) -> Places:
+        """Of this turn's frames: at `times` (S,), each seeing `shared` (S,) frames of the window and its own branch."""
+        own = np.zeros((self._counts[turn], self._offsets[-1]), bool)
+        for j, count in enumerate(self._counts[: turn + 1]):
+            branch = np.arange(count)
+            own[branch, self._offsets[j] + branch] = True
+        seen = jnp.concatenate([jnp.arange(self._window) < shared[:, None], own], axis=1)
+        return Places(times, self._window + self._offsets[turn], seen)

@@ -5,6 +5,8 @@ window is cut to its newest half, whose state is computed once (`refill`), so th
 recomputation over the frames that the window holds.
 """
 
+from typing import Any, Protocol
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ from whale_jax.models.behaviour import previous_actions
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.categorical import mode
 from whale_jax.nn.transformer import TimeCache
+
+Estimates = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -28,6 +32,7 @@ class RolloutState:
       z: (B, T, Z) behaviour embeddings, kept as they were inferred.
       decoder: state with the current frame; prior: state without it.
       dynamics: state without it in `parallel`, with it in `maskgit`.
+      memory: what an estimator keeps of the window.
     """
 
     time: jax.Array
@@ -38,16 +43,30 @@ class RolloutState:
     decoder: TimeCache
     prior: TimeCache | None
     dynamics: TimeCache
+    memory: Any = None
 
-    def until(self, time: jax.Array | int) -> "RolloutState":
-        """The state as it was when frame `time` of the window was the current one."""
-        ahead = self.dynamics.time - self.time
-        return self.replace(
-            time=jnp.int32(time),
-            decoder=self.decoder.until(time + 1),
-            prior=None if self.prior is None else self.prior.until(time),
-            dynamics=self.dynamics.until(time + ahead),
-        )
+
+class Estimator(Protocol):
+    """Says how far to trust an imagined step; see `whale_jax.imagination.uncertainty` for those that there are.
+
+    Attributes:
+      needs: entries of the parameters that it reads beside the world model's own.
+    """
+
+    needs: tuple[str, ...]
+
+    def fill(self, networks: Networks, params: Params, state: RolloutState, count: int) -> Any:
+        """Its memory of a window that was filled with `count` frames; the last of them is the current one."""
+
+    def estimate(
+        self, networks: Networks, params: Params, state: RolloutState, entropy: jax.Array
+    ) -> tuple[Any, Estimates]:
+        """Its memory after a step, and named estimates (B,) of it, one of them "uncertainty".
+
+        Args:
+          state: after the step; the judged frame, its tokens and its action stand at the window's end.
+          entropy: (B,) predictive entropy of the step's tokens in nats.
+        """
 
 
 def at(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -60,7 +79,9 @@ def put(x: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), index, axis=1)
 
 
-def start(networks: Networks, params: Params, frames: jax.Array, actions: jax.Array) -> RolloutState:
+def start(
+    networks: Networks, params: Params, frames: jax.Array, actions: jax.Array, estimator: Estimator | None = None
+) -> RolloutState:
     """State after C given frames (B, C, H, W, 3) uint8 and the C - 1 normalised actions between them.
 
     C is at most the model's window; the embeddings of all given frames come from one pass of the prior.
@@ -71,84 +92,101 @@ def start(networks: Networks, params: Params, frames: jax.Array, actions: jax.Ar
     if settings.dynamics.embedding_dim:
         log_p = networks.infer_behaviour(params, frames, actions)
         z = mode(log_p).reshape(z.shape)
-    return _fill(networks, params, frames, networks.encode(params, frames), actions, z)
+    return _fill(networks, params, estimator, frames, networks.encode(params, frames), actions, z)
 
 
-def _fill(networks: Networks, params: Params, frames, ids, actions, z) -> RolloutState:
+def _fill(networks: Networks, params: Params, estimator: Estimator | None, frames, ids, actions, z) -> RolloutState:
     """State whose window holds these frames and nothing else; the last one is the current frame."""
     settings = networks.settings
     size, count = settings.num_frames, frames.shape[1]
-    masked = settings.dynamics.decode_mode == "maskgit"
     _, decoder = networks.decode_more(params, ids, window=size)
-    mask = jnp.zeros(ids.shape, bool) if masked else None
-    _, dynamics = networks.predict_more(params, ids, actions, z, mask, window=size)
     prior = None
     if settings.dynamics.embedding_dim:
         _, prior = networks.infer_behaviour_more(params, frames, previous_actions(actions), window=size)
+        prior = prior.until(count - 1)
+    dynamics = fill_dynamics(networks, params, ids, actions, z)
 
     def extend(x):
         return jnp.pad(x, [(0, 0), (0, size - count)] + [(0, 0)] * (x.ndim - 2))
 
-    return RolloutState(
-        jnp.int32(count - 1),
-        *map(extend, (frames, ids, actions, z)),
-        decoder=decoder,
-        prior=None if prior is None else prior.until(count - 1),
-        dynamics=dynamics.until(count if masked else count - 1),
-    )
+    window = map(extend, (frames, ids, actions, z))
+    state = RolloutState(jnp.int32(count - 1), *window, decoder=decoder, prior=prior, dynamics=dynamics)
+    return state if estimator is None else state.replace(memory=estimator.fill(networks, params, state, count))
 
 
-def refill(networks: Networks, params: Params, state: RolloutState) -> RolloutState:
+def fill_dynamics(networks: Networks, params: Params, ids, actions, z) -> TimeCache:
+    """The dynamics' state as in `RolloutState`, of a window (B, C, …) whose last frame is the current one."""
+    masked = networks.settings.dynamics.decode_mode == "maskgit"
+    mask = jnp.zeros(ids.shape, bool) if masked else None
+    _, cache = networks.predict_more(params, ids, actions, z, mask, window=networks.settings.num_frames)
+    return cache if masked else cache.until(ids.shape[1] - 1)
+
+
+def refill(networks: Networks, params: Params, state: RolloutState, estimator: Estimator | None = None) -> RolloutState:
     """A full window cut to its newest half, its state computed anew."""
     keep = networks.settings.num_frames // 2
     parts = (state.frames, state.ids, state.actions, state.z)
-    return _fill(networks, params, *(x[:, -keep:] for x in parts))
+    return _fill(networks, params, estimator, *(x[:, -keep:] for x in parts))
 
 
-def make_room(networks: Networks, params: Params, state: RolloutState) -> RolloutState:
+def make_room(
+    networks: Networks, params: Params, state: RolloutState, estimator: Estimator | None = None
+) -> RolloutState:
     """The state with room for one more frame."""
-    full = state.time == networks.settings.num_frames - 1
-    return jax.lax.cond(full, lambda s: refill(networks, params, s), lambda s: s, state)
+    # A loop of no or one turn: unlike a branch, it leaves the state where it lies instead of copying it.
+    full = networks.settings.num_frames - 1
+    return jax.lax.while_loop(lambda s: s.time == full, lambda s: refill(networks, params, s, estimator), state)
 
 
 def step(
-    networks: Networks, params: Params, state: RolloutState, action: jax.Array, key: jax.Array, temperature: float
-) -> tuple[RolloutState, tuple[jax.Array, jax.Array]]:
+    networks: Networks,
+    params: Params,
+    state: RolloutState,
+    action: jax.Array,
+    key: jax.Array,
+    temperature: float,
+    estimator: Estimator | None = None,
+) -> tuple[RolloutState, tuple[jax.Array, Estimates]]:
     """Imagines one frame.
 
     Args:
-      state: window up to o_t.
+      state: window up to o_t, started with the same estimator.
       action: (B, A) normalised a_t.
       key: for sampling tokens.
       temperature: of sampling; 0 takes the arg-max.
+      estimator: of the step's uncertainty.
 
     Returns:
-      The state with o_{t+1}; that frame (B, H, W, 3) uint8; and the predictive entropy (B,) in nats.
+      The state with o_{t+1}; that frame (B, H, W, 3) uint8; and the estimates, {} without an estimator.
     """
-    return advance(networks, params, make_room(networks, params, state), action, key, temperature)
-
-
-def advance(
-    networks: Networks, params: Params, state: RolloutState, action: jax.Array, key: jax.Array, temperature: float
-) -> tuple[RolloutState, tuple[jax.Array, jax.Array]]:
-    """`step` for a window that has room."""
-    settings, t = networks.settings, state.time
+    state = make_room(networks, params, state, estimator)
+    t = state.time
     z = jnp.zeros((action.shape[0], 0))
-    if settings.dynamics.embedding_dim:
+    if networks.settings.dynamics.embedding_dim:
         z, prior = _infer(networks, params, state)
         state = state.replace(prior=prior, z=put(state.z, z, t))
     state = state.replace(actions=put(state.actions, action, t))
-    ids, logits, dynamics = _next_tokens(networks, params, state, action, z, key, temperature)
-    frame, decoder = networks.decode_more(params, ids[:, None], state.decoder)
-    frame = jnp.round(frame[:, 0] * 255.0).astype(jnp.uint8)
+    ids, h, dynamics = next_tokens(
+        networks, params, state.dynamics, at(state.ids, t)[:, None], action[:, None], z[:, None], key, temperature
+    )
+    frame, decoder = networks.decode_more(params, ids, state.decoder)
+    frame = to_bytes(frame[:, 0])
     state = state.replace(
         time=t + 1,
         frames=put(state.frames, frame, t + 1),
-        ids=put(state.ids, ids, t + 1),
+        ids=put(state.ids, ids[:, 0], t + 1),
         decoder=decoder,
         dynamics=dynamics,
     )
-    return state, (frame, entropy(logits))
+    if estimator is None:
+        return state, (frame, {})
+    memory, estimates = estimator.estimate(networks, params, state, h[:, 0])
+    return state.replace(memory=memory), (frame, estimates)
+
+
+def to_bytes(frames: jax.Array) -> jax.Array:
+    """uint8 frames of float ones in [0, 1]."""
+    return jnp.round(frames * 255.0).astype(jnp.uint8)
 
 
 def _infer(networks: Networks, params: Params, state: RolloutState) -> tuple[jax.Array, TimeCache]:
@@ -161,23 +199,34 @@ def _infer(networks: Networks, params: Params, state: RolloutState) -> tuple[jax
     return mode(log_p[:, 0]).reshape(before.shape[0], -1), prior
 
 
-def _next_tokens(networks: Networks, params: Params, state: RolloutState, action, z, key, temperature):
-    """Tokens of o_{t+1} (B, N), the logits of their first pass (B, N, V), and the dynamics' new state."""
+def next_tokens(
+    networks: Networks, params: Params, cache: TimeCache, ids, actions, z, key, temperature: float, places=None
+) -> tuple[jax.Array, jax.Array, TimeCache]:
+    """Tokens that follow S frames side by side.
+
+    Args:
+      cache: the dynamics' state as in `RolloutState`.
+      ids, actions, z: (B, S, N), (B, S, A), (B, S, Z) of the current frames.
+      places: where the frame that enters the dynamics stands (the current one in `parallel`, the new one in
+        `maskgit`); None for the one frame (S = 1) after the cache's.
+
+    Returns:
+      Tokens (B, S, N), the entropy (B, S) of their first pass, and the dynamics' new state.
+    """
     settings = networks.settings.dynamics
-    action, z = action[:, None], z[:, None] if settings.embedding_dim else None
+    z = z if settings.embedding_dim else None
     if settings.decode_mode == "parallel":
-        logits, cache = networks.predict_more(
-            params, at(state.ids, state.time)[:, None], action, z, None, state.dynamics
-        )
-        return choose(key, logits[:, 0], temperature), logits[:, 0], cache
+        logits, cache = networks.predict_more(params, ids, actions, z, None, cache, places=places)
+        return choose(key, logits, temperature), entropy(logits), cache
+    time = cache.time
 
-    def predict(ids, mask):
-        return networks.predict_more(params, ids[:, None], action, z, mask[:, None], state.dynamics)[0][:, 0]
+    def predict(ids, mask, cache):
+        # The new frame's slot is written in every pass, and last with the tokens that were chosen.
+        logits, cache = networks.predict_more(params, ids, actions, z, mask, cache.until(time), places=places)
+        return logits, cache
 
-    shape = (state.ids.shape[0], state.ids.shape[2])
-    ids, logits = maskgit_decode(predict, key, settings, shape, temperature)
-    unmasked = jnp.zeros((shape[0], 1, shape[1]), bool)
-    return ids, logits, networks.predict_more(params, ids[:, None], action, z, unmasked, state.dynamics)[1]
+    ids, h, cache = maskgit_decode(predict, cache, key, settings, ids.shape, temperature)
+    return ids, h, predict(ids, jnp.zeros(ids.shape, bool), cache)[1]
 
 
 def rollout(
@@ -187,23 +236,25 @@ def rollout(
     actions: jax.Array,
     key: jax.Array,
     temperature: float = 0.0,
-) -> tuple[jax.Array, jax.Array]:
+    estimator: Estimator | None = None,
+) -> tuple[jax.Array, Estimates]:
     """Imagines n frames along given actions, in one compiled scan.
 
     Args:
       frames: (B, C, H, W, 3) uint8.
       actions: (B, C - 1 + n, A) normalised; the first C - 1 lie between the given frames.
+      estimator: of each step's uncertainty.
 
     Returns:
-      Frames (B, n, H, W, 3) uint8 and predictive entropies (B, n).
+      Frames (B, n, H, W, 3) uint8 and named estimates (B, n).
     """
     past = frames.shape[1] - 1
-    state = start(networks, params, frames, actions[:, :past])
+    state = start(networks, params, frames, actions[:, :past], estimator)
 
     def body(state, inputs):
         action, i = inputs
-        return step(networks, params, state, action, jax.random.fold_in(key, i), temperature)
+        return step(networks, params, state, action, jax.random.fold_in(key, i), temperature, estimator)
 
     future = actions[:, past:].swapaxes(0, 1)
-    _, (imagined, entropies) = jax.lax.scan(body, state, (future, jnp.arange(len(future))))
-    return imagined.swapaxes(0, 1), entropies.swapaxes(0, 1)
+    _, outputs = jax.lax.scan(body, state, (future, jnp.arange(len(future))))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.data.actions import ActionSpec
-from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.errors import WhaleError
 from whale_jax.imagination import rollout as rollouts
+from whale_jax.imagination.uncertainty import resolve
 from whale_jax.models.reward import expected_reward
-from whale_jax.models.world_model import COMPONENTS, Networks, Params
-from whale_jax.training.checkpoint import Meta, find, networks_of, read_item, read_meta
+from whale_jax.models.world_model import Networks, Params
+from whale_jax.nn import lpips
+from whale_jax.training.checkpoint import TRAINED, Meta, find, networks_of, read_item, read_meta
+from whale_jax.training.sharding import make_mesh, put_batch, replicated
 
-UNCERTAINTIES = ("entropy",)
 Policy = Callable[[np.ndarray, jax.Array], np.ndarray]
 
 
@@ -28,13 +30,22 @@ class Imagination:
       frames: (B, n, H, W, 3) uint8.
       actions: (B, n, A) float32, those taken, in the robot's own units.
       rewards: (B, n) float32; None if the checkpoint has no reward model.
-      uncertainty: (B, n) float32; None unless asked for.
+      uncertainty: (B, n) float32, of every step; None unless asked for.
+      parts: further estimates (B, n) by name, those that `uncertainty` is made of.
+      notes: what a reader of these figures should know, in sentences.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray | None
     uncertainty: np.ndarray | None
+    parts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accumulated(self) -> np.ndarray | None:
+        """(B, n) float32, uncertainty summed from the first step up to each; its last column is the trajectory's."""
+        return None if self.uncertainty is None else np.cumsum(self.uncertainty, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +72,7 @@ class WorldModel:
         key: jax.Array | None = None,
         policy: Policy | None = None,
         horizon: int | None = None,
-        uncertainty: str | None = None,
+        uncertainty: str | rollouts.Estimator | None = None,
         temperature: float = 0.0,
     ) -> Imagination:
         """Imagines what the camera would see.
@@ -73,7 +84,8 @@ class WorldModel:
           key: a JAX key for sampling; not needed at temperature 0.
           policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), in place of given actions.
           horizon: n; only with `policy`.
-          uncertainty: "entropy" (mean token entropy in nats) or None.
+          uncertainty: "retracing", "entropy" or "ensemble", an estimator of `whale_jax.imagination.uncertainty` with
+            settings of your own, or None.
           temperature: of token sampling; 0 takes the most likely tokens.
 
         Raises:
@@ -81,8 +93,7 @@ class WorldModel:
         """
         frames, actions = np.asarray(frames), self._actions(frames, actions, policy, horizon)
         self._check_frames(frames)
-        if uncertainty is not None and uncertainty not in UNCERTAINTIES:
-            raise unknown_name("uncertainty", uncertainty, UNCERTAINTIES)
+        estimator = None if uncertainty is None else resolve(uncertainty, self.action_spec)
         conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
         missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
         if missing:
@@ -93,16 +104,22 @@ class WorldModel:
             key = jax.random.key(0)
         drop = max(0, frames.shape[1] - self.networks.settings.num_frames)
         frames, actions = frames[:, drop:], actions[:, drop:]
+        params = self._params_for(estimator)
         if policy is None:
-            imagined, entropies = self._rollout(temperature)(self.params, frames, self._normal(actions), key)
+            imagined, estimates = self._open_loop(params, frames, actions, key, temperature, estimator)
         else:
-            imagined, entropies, actions = self._closed_loop(frames, actions, policy, horizon, key, temperature)
+            imagined, estimates, actions = self._closed_loop(
+                params, frames, actions, policy, horizon, key, temperature, estimator
+            )
         taken = actions[:, frames.shape[1] - 1 :]
+        estimates = {name: np.asarray(values) for name, values in estimates.items()}
         return Imagination(
             frames=np.asarray(imagined),
             actions=taken,
             rewards=self._rewards(frames[:, -1:], imagined, taken),
-            uncertainty=np.asarray(entropies) if uncertainty == "entropy" else None,
+            uncertainty=estimates.pop("uncertainty", None),
+            parts=estimates,
+            notes=_notes(estimator, estimates),
         )
 
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
@@ -123,35 +140,68 @@ class WorldModel:
         return jax.jit(run)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _rollout(self, temperature: float):
-        return jax.jit(functools.partial(rollouts.rollout, self.networks, temperature=temperature))
+    def _rollout(self, temperature: float, estimator):
+        run = functools.partial(rollouts.rollout, self.networks, temperature=temperature, estimator=estimator)
+        return jax.jit(run)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _step(self, temperature: float):
-        return jax.jit(functools.partial(rollouts.step, self.networks, temperature=temperature))
+    def _step(self, temperature: float, estimator):
+        run = functools.partial(rollouts.step, self.networks, temperature=temperature, estimator=estimator)
+        return jax.jit(run)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _start(self, estimator):
+        return jax.jit(functools.partial(rollouts.start, self.networks, estimator=estimator))
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _params_for(self, estimator) -> Params:
+        """All components' parameters and what the estimator needs beside them, on every device of the mesh."""
+        params, needs = dict(self.params), () if estimator is None else estimator.needs
+        if "ensemble" in needs and "ensemble" not in params:
+            raise WhaleError(
+                f"{self.source} holds no ensemble; train one beside it with --config.stages.ensemble.steps=N, or use "
+                'uncertainty="retracing", which needs none.'
+            )
+        if "lpips" in needs:
+            params["lpips"] = lpips.weights()
+        return jax.device_put(params, replicated(self._mesh))
 
     @functools.cached_property
-    def _start(self):
-        return jax.jit(functools.partial(rollouts.start, self.networks))
+    def _mesh(self):
+        return make_mesh()
+
+    def _spread(self, *arrays: np.ndarray) -> list[jax.Array]:
+        """Arrays (B, …) sharded by trajectory, with the last one repeated until B divides over the devices."""
+        missing = -len(arrays[0]) % self._mesh.shape["data"]
+        arrays = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
+        return put_batch(arrays, self._mesh)
 
     def __hash__(self) -> int:
         return id(self)
 
-    def _closed_loop(self, frames, actions, policy, horizon, key, temperature):
-        state = self._start(self.params, frames, self._normal(actions))
-        current, imagined, entropies, taken = frames[:, -1], [], [], []
+    def _open_loop(self, params, frames, actions, key, temperature, estimator):
+        spread = self._spread(frames, self._normal(actions))
+        outputs = self._rollout(temperature, estimator)(params, *spread, key)
+        return jax.tree.map(lambda x: np.asarray(x)[: len(frames)], outputs)
+
+    def _closed_loop(self, params, frames, actions, policy, horizon, key, temperature, estimator):
+        state = self._start(estimator)(params, *self._spread(frames, self._normal(actions)))
+        count, current, steps, taken = len(frames), frames[:, -1], [], []
         for i in range(horizon):
             policy_key, token_key = jax.random.split(jax.random.fold_in(key, i))
             action = np.asarray(policy(current, policy_key), np.float32)
-            if action.shape != (frames.shape[0], self.action_spec.dim):
+            if action.shape != (count, self.action_spec.dim):
                 raise WhaleError(
-                    f"The policy returned actions of shape {action.shape}, not {(len(frames), self.action_spec.dim)}."
+                    f"The policy returned actions of shape {action.shape}, not {(count, self.action_spec.dim)}."
                 )
             self.action_spec.validate(action, f"the policy's actions at step {i}")
-            state, (frame, h) = self._step(temperature)(self.params, state, self._normal(action), token_key)
-            current = np.asarray(frame)
-            imagined.append(current), entropies.append(h), taken.append(action)
-        return np.stack(imagined, 1), jnp.stack(entropies, 1), np.concatenate([actions, np.stack(taken, 1)], 1)
+            spread = self._spread(self._normal(action))
+            state, outputs = self._step(temperature, estimator)(params, state, *spread, token_key)
+            outputs = jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
+            current = outputs[0]
+            steps.append(outputs), taken.append(action)
+        imagined, estimates = jax.tree.map(lambda *x: np.stack(x, 1), *steps)
+        return imagined, estimates, np.concatenate([actions, np.stack(taken, 1)], 1)
 
     def _rewards(self, last, imagined, actions):
         if "reward" not in self.params:
@@ -194,6 +244,23 @@ class WorldModel:
         return actions
 
 
+def _notes(estimator, estimates: dict[str, np.ndarray]) -> tuple[str, ...]:
+    if "branches" not in estimates:
+        return ()
+    wanted, branches = len(estimator.steps), estimates["branches"].min(0)
+    none, fewer = int((branches == 0).sum()), int(((branches > 0) & (branches < wanted)).sum())
+    advice = f"give {max(estimator.steps) + 1} frames of context to have all {wanted} starts at every step."
+    notes = []
+    if none:
+        notes.append(
+            f"{none} of {len(branches)} steps had no earlier frame to retrace from: their uncertainty is the entropy "
+            f"alone, which is of another scale; {advice}"
+        )
+    if fewer:
+        notes.append(f"{fewer} of {len(branches)} steps were retraced from fewer than {wanted} starts; {advice}")
+    return tuple(notes)
+
+
 def load(directory: Path | str) -> WorldModel:
     """The world model of a checkpoint: a work directory, a stage's directory, or a step's.
 
@@ -203,6 +270,6 @@ def load(directory: Path | str) -> WorldModel:
     stage_directory, step = find(directory)
     meta = read_meta(stage_directory, step)
     tree = read_item(stage_directory, step, "params")
-    params = {name: tree[name] for name in COMPONENTS if name in tree}
+    params = {name: tree[name] for name in TRAINED if name in tree}
     source = stage_directory / str(step)
     return WorldModel(networks_of(meta), jax.device_put(params), ActionSpec.from_json(meta.action_spec), meta, source)

@@ -10,7 +10,7 @@ from whale_jax.nn.categorical import unimix_log_probs
 from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
-from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
+from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +67,18 @@ class HistoryEncoder(nn.Module):
         lengths: jax.Array | None = None,
         cache: TimeCache | None = None,
         window: int = 0,
+        places: Places | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
         """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch.
 
-        `cache` and `window` as in `STTransformer.extend`, whose state comes back beside the features.
+        `cache`, `window` and `places` as in `STTransformer.extend`, whose state comes back beside the features.
         """
         dtype = resolve_dtype(self.transformer.dtype)
         width = self.transformer.width
         x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(2.0 * to_unit(frames) - 1.0, self.patch))
         for i, extra in enumerate(extras):
             x = x + Dense(width, (None, "embed"), dtype, name=f"extra_{i}")(extra)[:, :, None]
-        x, cache = STTransformer(self.transformer, name="transformer").extend(x, cache, window, lengths)
+        x, cache = STTransformer(self.transformer, name="transformer").extend(x, cache, window, lengths, places)
         return x.mean(axis=2), cache
 
 
@@ -120,12 +121,17 @@ class Prior(nn.Module):
 
     @nn.compact
     def extend(
-        self, frames: jax.Array, previous: jax.Array, cache: TimeCache | None = None, window: int = 0
+        self,
+        frames: jax.Array,
+        previous: jax.Array,
+        cache: TimeCache | None = None,
+        window: int = 0,
+        places: Places | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
         """The same from `previous_actions` (B, T, A + 1), with state as in `STTransformer.extend`."""
         s = self.settings
         encoder = HistoryEncoder(s.prior, s.patch, name="encoder")
-        features, cache = encoder(frames, previous, cache=cache, window=window)
+        features, cache = encoder(frames, previous, cache=cache, window=window, places=places)
         logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(features)
         return unimix_log_probs(logits.reshape(*logits.shape[:2], s.groups, s.classes), s.unimix), cache
 

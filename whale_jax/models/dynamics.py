@@ -10,7 +10,7 @@ from whale_jax.errors import unknown_name
 from whale_jax.nn.layers import Dense
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
-from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
+from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
 
 DECODE_MODES = ("parallel", "maskgit")
 Z_BOTTLENECK = 64  # a dense projection of z to the full width would not fit the published 456 M
@@ -81,10 +81,11 @@ class Dynamics(nn.Module):
         mask: jax.Array | None = None,
         cache: TimeCache | None = None,
         window: int = 0,
+        places: Places | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
         """The same, with state as in `STTransformer.extend`.
 
-        With a cache the one frame comes with the action and embedding that its position sees: a_t and z_t in
+        With a cache every frame comes with the action and embedding that its position sees: a_t and z_t in
         `parallel`, a_{t-1} and z_{t-1} in `maskgit`.
         """
         s = self.settings
@@ -103,7 +104,8 @@ class Dynamics(nn.Module):
             x = jnp.where(mask[..., None], mask_vector, x)
             if cache is None:
                 condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        x, cache = STTransformer(s.transformer, name="transformer").extend(x + condition[:, :, None], cache, window)
+        x = x + condition[:, :, None]
+        x, cache = STTransformer(s.transformer, name="transformer").extend(x, cache, window, places=places)
         logits = x.reshape(-1, width).astype(dtype) @ embedding.T.astype(dtype)
         return logits.astype(jnp.float32).reshape(*ids.shape, s.num_codes), cache
 

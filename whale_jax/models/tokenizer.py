@@ -11,7 +11,7 @@ from whale_jax.nn.layers import HEAD_STD, Dense, check_patches, patchify, to_uni
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.quantizer import Quantized, VectorQuantizer
 from whale_jax.nn.settings import Settings
-from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
+from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +88,13 @@ class Tokenizer(nn.Module):
         return self.decode_more(ids)[0]
 
     def decode_more(
-        self, ids: jax.Array, cache: TimeCache | None = None, window: int = 0
+        self, ids: jax.Array, cache: TimeCache | None = None, window: int = 0, places: Places | None = None
     ) -> tuple[jax.Array, TimeCache | None]:
         """`decode` with the decoder's state, see `STTransformer.extend`."""
-        return self._decode_codes(self.quantizer.lookup(ids), cache, window)
+        return self._decode_codes(self.quantizer.lookup(ids), cache, window, places)
 
-    def _decode_codes(self, codes: jax.Array, cache: TimeCache | None = None, window: int = 0):
-        features, cache = self.decoder.extend(self.from_latent(codes), cache, window)
+    def _decode_codes(self, codes: jax.Array, cache: TimeCache | None = None, window: int = 0, places=None):
+        features, cache = self.decoder.extend(self.from_latent(codes), cache, window, places=places)
         pixels = jax.nn.sigmoid(self.to_pixels(features))
         return unpatchify(pixels, self.settings.patch, self.settings.image_size), cache
 

@@ -132,20 +132,24 @@ class Networks:
         """Dynamics logits (B, T, N, V); arguments as in `Dynamics`."""
         return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask)
 
-    def decode_more(self, params: Params, ids, cache: TimeCache | None = None, window: int = 0):
-        """`decode` and its state; `cache` and `window` as in `STTransformer.extend`, here and below."""
+    def decode_more(self, params: Params, ids, cache: TimeCache | None = None, window: int = 0, places=None):
+        """`decode` and its state; `cache`, `window` and `places` as in `STTransformer.extend`, here and below."""
         variables = {"params": params["tokenizer"]}
-        return self.tokenizer.apply(variables, ids, cache, window, method="decode_more")
+        return self.tokenizer.apply(variables, ids, cache, window, places, method="decode_more")
 
-    def infer_behaviour_more(self, params: Params, frames, previous, cache: TimeCache | None = None, window: int = 0):
+    def infer_behaviour_more(
+        self, params: Params, frames, previous, cache: TimeCache | None = None, window: int = 0, places=None
+    ):
         """`infer_behaviour` from `previous_actions` (B, T, A + 1), and its state."""
         variables = {"params": params["behaviour"]["prior"]}
-        return self.prior.apply(variables, frames, previous, cache, window, method="extend")
+        return self.prior.apply(variables, frames, previous, cache, window, places, method="extend")
 
-    def predict_more(self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None, window: int = 0):
+    def predict_more(
+        self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None, window: int = 0, places=None
+    ):
         """`predict_tokens` and its state."""
         variables = {"params": params["dynamics"]}
-        return self.dynamics.apply(variables, ids, actions, z, mask, cache, window, method="extend")
+        return self.dynamics.apply(variables, ids, actions, z, mask, cache, window, places, method="extend")
 
     def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
         """Reward logits (M, K); arguments as in `Reward`."""

@@ -64,6 +64,23 @@ def attention(
     )
 
 
+def attention_to_slots(q: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) -> jax.Array:
+    """The same over keys and values kept from earlier calls.
+
+    Args:
+      q: (B, S, H, D) queries.
+      keys, values: (B, H, W, D) of W slots, laid out so that both products read them as they lie.
+      seen: (S, W) bool, the slots that each query attends to.
+
+    Returns:
+      (B, S, H, D) in the type of `values`; softmax and logits are float32.
+    """
+    scale = q.shape[-1] ** -0.5
+    logits = jnp.einsum("bshd,bhwd->bhsw", q, keys, preferred_element_type=jnp.float32) * scale
+    weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf)).astype(values.dtype)
+    return jnp.einsum("bhsw,bhwd->bshd", weights, values)
+
+
 def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     batch, length, heads, width = q.shape
 

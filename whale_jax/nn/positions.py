@@ -26,15 +26,16 @@ def grid_codes(num_tokens: int, width: int) -> jnp.ndarray:
     return jnp.asarray(np.concatenate([sincos(rows, half), sincos(columns, width - half)], axis=1), jnp.float32)
 
 
-def rotate(x: jax.Array, start: jax.Array | int = 0, base: float = 100.0) -> jax.Array:
-    """Rotates pairs of features of x (B, S, H, D) by angles that grow with position: RoPE for short windows.
+def rotate(x: jax.Array, times: jax.Array | None = None, base: float = 100.0) -> jax.Array:
+    """Rotates pairs of features of x (B, S, H, D) by angles that grow with time: RoPE for short windows.
 
     The product of a rotated query and a rotated key depends on their distance alone. `base` suits some ten frames;
-    an odd last feature is left as it is. The first of the S positions is `start`.
+    an odd last feature is left as it is. Without `times` (S,), the positions count from zero.
     """
     half = x.shape[-1] // 2
     frequencies = base ** (-np.arange(half) / half)
-    angles = (start + np.arange(x.shape[1]))[:, None] * frequencies[None]
+    times = np.arange(x.shape[1]) if times is None else times
+    angles = times[:, None] * frequencies[None]
     cos = jnp.cos(angles).astype(x.dtype)[:, None]
     sin = jnp.sin(angles).astype(x.dtype)[:, None]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]

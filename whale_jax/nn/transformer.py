@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.nn.attention import attention, resolve_kernel
+from whale_jax.nn.attention import attention, attention_to_slots, resolve_kernel
 from whale_jax.nn.layers import Dense, LayerNorm
 from whale_jax.nn.positions import grid_codes, rotate
 from whale_jax.nn.precision import resolve_dtype
@@ -21,9 +21,7 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-
 KeysValues = tuple[jax.Array, jax.Array]
-Past = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,21 +70,55 @@ class TransformerSettings(Settings):
 
 
 @flax.struct.dataclass
+class Places:
+    """Where S frames stand among the W slots of a cache.
+
+    Attributes:
+      times: (S,) int32, their positions in time.
+      slot: () int32, the slot of the first; the others follow it.
+      seen: (S, W) bool, the slots that each attends to, its own among them.
+    """
+
+    times: jax.Array
+    slot: jax.Array
+    seen: jax.Array
+
+    @classmethod
+    def after(cls, time: jax.Array, frames: int, slots: int) -> "Places":
+        """Frames one after another, from `time` on, each seeing all before it."""
+        times = time + jnp.arange(frames)
+        return cls(times, time, jnp.arange(slots) <= times[:, None])
+
+
+@flax.struct.dataclass
 class TimeCache:
     """What temporal attention needs of earlier frames.
 
     Attributes:
-      time: () int32, how many frames are real; what lies after them is never read.
-      layers: keys and values (B·N, W, H, D) of every block, for a window of W frames: a tuple of pairs, or one pair
-        with blocks as second axis where these are scanned.
+      time: () int32, how many frames are real; what lies in later slots is not seen.
+      layers: keys and values (B·N, H, W, D) of every block, with a slot for each of W frames: a tuple of pairs, or one
+        pair with blocks as second axis where these are scanned.
     """
 
     time: jax.Array
     layers: Any
 
+    @property
+    def slots(self) -> int:
+        """W."""
+        return jax.tree.leaves(self.layers)[0].shape[-2]
+
     def until(self, time: jax.Array | int) -> "TimeCache":
         """The cache as it was after its first `time` frames."""
         return self.replace(time=jnp.int32(time))
+
+    def widen(self, slots: int) -> "TimeCache":
+        """The cache with further slots."""
+        return self.replace(layers=_with_slots(self.layers, slots))
+
+
+def _with_slots(layers: Any, slots: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, slots), (0, 0)]), layers)
 
 
 class HeadNorm(nn.Module):
@@ -101,15 +133,15 @@ class HeadNorm(nn.Module):
     rotate: bool
 
     @nn.compact
-    def __call__(self, qk: jax.Array, start: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys (B, S, H, D) from both (B, S, 2H, D) whose first position is `start`; keeps the type."""
+    def __call__(self, qk: jax.Array, times: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys (B, S, H, D) from both (B, S, 2H, D) at `times` (S,), see `rotate`; keeps the type."""
         init = nn.with_logical_partitioning(nn.initializers.ones, (None,))
         scale = self.param("scale", init, qk.shape[-1:])
         x = qk.astype(jnp.float32)
         x = (x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)).astype(qk.dtype)
         q, k = jnp.split(x, 2, axis=-2)
         q = q * scale.astype(q.dtype)
-        return (rotate(q, start), rotate(k, start)) if self.rotate else (q, k)
+        return (rotate(q, times), rotate(k, times)) if self.rotate else (q, k)
 
 
 class SelfAttention(nn.Module):
@@ -119,28 +151,34 @@ class SelfAttention(nn.Module):
     axis: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array | None = None, past: Past | None = None) -> tuple:
-        """Maps (B, S, D) to (B, S, D), and gives the keys and values (B, S, H, D).
+    def __call__(
+        self,
+        x: jax.Array,
+        lengths: jax.Array | None = None,
+        past: KeysValues | None = None,
+        places: Places | None = None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Maps (B, S, D) to (B, S, D), and gives the keys and values.
 
         Args:
           x: normalised features.
           lengths: (B,) limits the keys.
-          past: time t, keys and values (B, W, H, D), of which the first t are real; then x is position t alone (S = 1)
-            and the keys and values given back are those of `past` with it.
+          past: keys and values (B, H, W, D), into which those of x are written at `places`; the result is given back.
+            Without it they are (B, S, H, D).
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
         qkv = Dense(3 * s.width, ("embed", "heads"), dtype, use_bias=False, name="qkv")(x)
         qk, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), [2 * s.num_heads], axis=-2)
         in_time = self.axis == "time"
-        q, k = HeadNorm(rotate=in_time, name="norm")(qk, 0 if past is None else past[0])
-        kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
-        if past is not None:
-            time, keys, values = past
-            k = jax.lax.dynamic_update_slice_in_dim(keys, k, time, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(values, v, time, axis=1)
-            lengths = jnp.full(x.shape[0], time + 1)
-        y = attention(q, k, v, causal=in_time and s.causal and past is None, kernel=kernel, lengths=lengths)
+        q, k = HeadNorm(rotate=in_time, name="norm")(qk, None if places is None else places.times)
+        if past is None:
+            kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
+            y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
+        else:
+            new = (k.swapaxes(1, 2), v.swapaxes(1, 2))
+            k, v = (jax.lax.dynamic_update_slice_in_dim(a, b, places.slot, 2) for a, b in zip(past, new, strict=True))
+            y = attention_to_slots(q, k, v, places.seen)
         gain = s.residual_gain
         y = Dense(s.width, ("heads", "embed"), dtype, gain=gain, use_bias=False, name="out")(y.reshape(x.shape))
         return y, (k, v)
@@ -157,10 +195,10 @@ class STBlock(nn.Module):
     keep: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array | None, time: jax.Array | None, past: KeysValues | None):
-        """Maps (B, T, N, D) to (B, T, N, D), with keys and values (B·N, …, H, D) or None.
+    def __call__(self, x: jax.Array, lengths: jax.Array | None, places: Places | None, past: KeysValues | None):
+        """Maps (B, T, N, D) to (B, T, N, D), with keys and values of temporal attention or None.
 
-        `lengths` (B,) is the number of real frames; with `past`, keys and values of `time` earlier frames, T is 1.
+        `lengths` (B,) is the number of real frames; `past` and `places` as in `SelfAttention`.
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
@@ -170,7 +208,7 @@ class STBlock(nn.Module):
 
         y = LayerNorm(dtype, name="time_norm")(x).swapaxes(1, 2).reshape(batch * tokens, frames, width)
         rows = None if lengths is None else jnp.repeat(lengths, tokens, total_repeat_length=batch * tokens)
-        y, kept = SelfAttention(s, "time", name="time")(y, rows, None if past is None else (time, *past))
+        y, kept = SelfAttention(s, "time", name="time")(y, rows, past, places)
         x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
 
         y = LayerNorm(dtype, name="mlp_norm")(x)
@@ -199,15 +237,21 @@ class STTransformer(nn.Module):
 
     @nn.compact
     def extend(
-        self, x: jax.Array, cache: TimeCache | None = None, window: int = 0, lengths: jax.Array | None = None
+        self,
+        x: jax.Array,
+        cache: TimeCache | None = None,
+        window: int = 0,
+        lengths: jax.Array | None = None,
+        places: Places | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
-        """The same, with the state that lets a later call add one frame at the cost of one frame.
+        """The same, with the state that lets a later call add frames at the cost of those frames.
 
         Args:
-          x: (B, T, N, D) embeddings; with `cache`, those of the one frame after it (T = 1).
+          x: (B, T, N, D) embeddings; with `cache`, those of the frames after it.
           cache: of the frames before; None if there are none.
-          window: W, frames that a fresh cache has room for; 0 keeps none.
+          window: W, slots of a fresh cache; 0 keeps none.
           lengths: as above; not with a cache.
+          places: where frames stand that do not simply follow the cache's; these do not count as its frames.
 
         Returns:
           Features (B, T, N, D) and the cache with these frames, or None.
@@ -215,8 +259,10 @@ class STTransformer(nn.Module):
         s = self.settings
         x = x.astype(resolve_dtype(s.residual_dtype))
         x = x + grid_codes(*x.shape[2:]).astype(x.dtype)
-        frames, keep = x.shape[1], bool(window) or cache is not None
-        time, past = (None, None) if cache is None else (cache.time, cache.layers)
+        frames, keep, past = x.shape[1], bool(window) or cache is not None, None
+        if cache is not None:
+            past, time = cache.layers, cache.time + (frames if places is None else 0)
+            places = Places.after(cache.time, frames, cache.slots) if places is None else places
         block = STBlock
         if s.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)
@@ -230,20 +276,17 @@ class STTransformer(nn.Module):
                 length=s.num_blocks,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            x, kept = stacked(s, keep, name="blocks")(x, lengths, time, past)
+            x, kept = stacked(s, keep, name="blocks")(x, lengths, places, past)
         else:
             kept = []
             for i in range(s.num_blocks):
-                x, own = block(s, keep, name=f"block_{i}")(x, lengths, time, None if past is None else past[i])
+                x, own = block(s, keep, name=f"block_{i}")(x, lengths, places, None if past is None else past[i])
                 kept.append(own)
             kept = tuple(kept)
         x = LayerNorm(name="final_norm")(x)
         if not keep:
             return x, None
         if cache is not None:
-            return x, TimeCache(time + 1, kept)
-
-        def with_room(leaf):
-            return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 3) + [(0, window - frames), (0, 0), (0, 0)])
-
-        return x, TimeCache(jnp.int32(frames), jax.tree.map(with_room, kept))
+            return x, TimeCache(time, kept)
+        kept = jax.tree.map(lambda leaf: leaf.swapaxes(-3, -2), kept)
+        return x, TimeCache(jnp.int32(frames), _with_slots(kept, window - frames))

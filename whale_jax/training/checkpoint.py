@@ -17,6 +17,7 @@ from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import COMPONENTS, Networks, WorldModelSettings
 
 FORMAT = "whale-checkpoint/1"
+TRAINED = (*COMPONENTS, "ensemble")
 _SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
 
 
@@ -191,7 +192,7 @@ def find(directory: Path | str) -> tuple[Path, int]:
     directory = Path(directory).absolute()
     if directory.name.isdigit() and (directory / "meta").is_dir():
         return directory.parent, int(directory.name)
-    candidates = [stage_directory(directory, name) for name in reversed(COMPONENTS)] + [directory]
+    candidates = [stage_directory(directory, name) for name in reversed(TRAINED)] + [directory]
     for candidate in candidates:
         if steps := steps_in(candidate):
             return candidate, steps[-1]

@@ -39,7 +39,7 @@ def forward_flops(model: WorldModelSettings, frames: int) -> dict[str, float]:
     return flops
 
 
-def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: int) -> float:
+def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: int, members: int = 0) -> float:
     """One training step of a stage: three forward passes of what is trained, one of what is frozen."""
     f = forward_flops(model, frames)
     prior = f["prior"] if model.dynamics.embedding_dim else 0.0
@@ -48,5 +48,6 @@ def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: 
         "behaviour": 3 * (f["posterior"] + f["prior"] + f["policy"]),
         "dynamics": 3 * f["dynamics"] + f["encoder"] + prior,
         "reward": 3 * f["reward"] + f["encoder"] + f["decoder"],
+        "ensemble": (members - 1) * 3 * f["dynamics"] + f["encoder"] + prior,
     }
     return batch_size * total[stage]

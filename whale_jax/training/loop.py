@@ -32,7 +32,6 @@ from whale_jax.training.checkpoint import (
 )
 from whale_jax.training.failure import step_key
 from whale_jax.training.flops import stage_flops
-from whale_jax.training.optimizer import optimizer
 from whale_jax.training.progress import History, Meter, TensorBoard, say, status_line
 from whale_jax.training.sharding import put_batch, replicated, tree_shardings
 from whale_jax.training.stages import Stage
@@ -99,7 +98,7 @@ def abstract_state(stage: Stage, tx: optax.GradientTransformation, mesh: Mesh, a
 
     def create():
         key = step_key(seed, stage.name, 2**31 - 1)
-        params = stage.networks.init(stage.name, key)
+        params = stage.init(key)
         extra = stage.initial_extra(nn.unbox(params))
         return TrainState(jnp.int32(0), params, tx.init(params), extra, jnp.bool_(False))
 
@@ -114,7 +113,7 @@ class Trainer:
 
     def __init__(self, stage: Stage, frozen: Params, run: Run):
         self.stage, self.run, self.settings = stage, run, stage.settings
-        self._tx = optimizer(stage.settings)
+        self._tx = stage.optimizer()
         self._create, self._shapes = abstract_state(stage, self._tx, run.mesh, run.axis_rules, run.seed)
         self._step = jax.jit(make_step(stage, self._tx, run.seed), donate_argnums=0)
         self._loss = jax.jit(lambda p, f, b: stage.loss(p, f, b, jax.random.key(0), False)[1][0])
@@ -182,7 +181,7 @@ class Trainer:
     def _meter(self, step: int) -> Meter:
         model = self.stage.networks.settings
         frames = self.settings.num_frames or model.num_frames
-        flops = stage_flops(self.stage.name, model, frames, self.settings.batch_size)
+        flops = stage_flops(self.stage.name, model, frames, self.settings.batch_size, self.settings.members)
         return Meter(self.settings, self.settings.batch_size * frames, flops, step)
 
     def _open_board(self) -> TensorBoard | None:

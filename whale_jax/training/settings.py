@@ -21,6 +21,7 @@ class StageSettings(Settings):
       init_codebook_from_data: start the codebook from encoder outputs of the first batch.
       revive_every, revive_below: every so many steps, codes used less than `revive_below` times their even
         share restart from encoder outputs of the batch; 0 never.
+      members: of the ensemble, the model of the dynamics stage among them; 0 trains none.
     """
 
     steps: int = 100_000
@@ -41,10 +42,15 @@ class StageSettings(Settings):
     init_codebook_from_data: bool = False
     revive_every: int = 0
     revive_below: float = 0.1
+    members: int = 0
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WhaleError(f"A stage's {name} is at least 1, not {getattr(self, name)}; correct the config.")
+        if self.members < 0 or self.members == 1:
+            raise WhaleError(
+                f"An ensemble has 2 members or more, or 0 for none, not {self.members}; correct the config."
+            )
         if self.warmup < 0 or self.max_lr < 0 or self.clip <= 0:
             raise WhaleError("A stage's warmup and max_lr are at least 0 and its clip is above 0; correct the config.")

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from whale_jax.errors import WhaleError
 
-RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": None, "layers": None}
+RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": None, "layers": None, "members": None}
 
 
 def make_mesh(data: int = -1, model: int = 1) -> Mesh:

@@ -1,10 +1,12 @@
-"""The four stages: what each trains, what it holds frozen, and its loss."""
+"""The stages: what each trains, what it holds frozen, and its loss."""
 
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.batch import Batch
@@ -15,6 +17,7 @@ from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
 from whale_jax.nn.layers import to_unit
 from whale_jax.nn.quantizer import code_usage, perplexity
+from whale_jax.training.optimizer import optimizer
 from whale_jax.training.settings import StageSettings
 
 Metrics = dict[str, jax.Array]
@@ -56,6 +59,14 @@ class Stage:
           train: False evaluates: modes in place of samples.
         """
         raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Params:
+        """Initial parameters, with logical axis names attached."""
+        return self.networks.init(self.name, key)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """What turns gradients into updates."""
+        return optimizer(self.settings)
 
     def initial_extra(self, params: Params) -> Any:
         """State of the stage beside parameters and optimiser."""
@@ -229,4 +240,33 @@ class RewardStage(Stage):
         return loss, ({"loss": loss, "reward_error": error}, None)
 
 
-STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage)}
+class EnsembleStage(DynamicsStage):
+    """Further dynamics models for ensemble uncertainty (docs/method.md §8), side by side in one program.
+
+    Dimension key: M - 1 members beside the model of the dynamics stage, the first axis of every parameter.
+    Each has its own initial values, clipping and optimiser state, and draws its own z and masks; batches are shared.
+    """
+
+    name = "ensemble"
+
+    def init(self, key):
+        keys = jax.random.split(key, self.settings.members - 1)
+        stacked = jax.vmap(lambda k: self.networks.init("dynamics", k))(keys)
+        return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "members"})
+
+    def optimizer(self):
+        one = optimizer(self.settings)
+        return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
+
+    def loss(self, params, frozen, batch, key, train):
+        keys = jax.random.split(key, self.settings.members - 1)
+        one = super().loss
+        losses, (metrics, _) = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
+        # The sum, so that a member's gradient is what it would be alone.
+        return losses.sum(), (jax.tree.map(lambda x: x.mean(0), metrics), None)
+
+    def film(self, params, frozen, batch):
+        return None
+
+
+STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage, EnsembleStage)}
