@@ -7,7 +7,7 @@ import tiny
 
 from whale_jax.configuration import to_plain
 from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS
+from whale_jax.models.world_model import TRAINED
 from whale_jax.pretrain import Phases, pretrain
 
 MEASURES = {"psnr", "ssim", "moving_psnr"}
@@ -35,14 +35,14 @@ def test_metrics_say_how_they_were_made(metrics):
     protocol, run = metrics["protocol"], metrics["run"]
     assert protocol["context"] == 2 and protocol["horizon"] == 4 and protocol["split"] == ["test"]
     assert set(protocol["definitions"]) >= CONTROLS | MEASURES
-    assert protocol["checkpoint"] == {"stage": "reward", "name": "reward/10"}
-    assert set(run["phases"]) == {"recording", *COMPONENTS, "evaluation"}
+    assert protocol["checkpoint"] == {"stage": "ensemble", "name": "ensemble/10"}
+    assert set(run["phases"]) == {"recording", *TRAINED, "evaluation"}
     assert run["versions"]["jax"] and run["parameters"]["dynamics"] > 0
     assert run["dataset"]["episodes"] == 8 and run["config"]["name"] == "tiny"
 
 
 def test_histories_have_every_step_and_every_evaluation(trained, metrics):
-    for name in COMPONENTS:
+    for name in TRAINED:
         entries = tiny.history_of(trained[0], name)
         assert [e["step"] for e in entries if "loss" in e] == list(range(1, 11))
         assert [e["step"] for e in entries if "val/loss" in e] == [4, 8, 10]
@@ -57,7 +57,7 @@ def test_the_report_stands_alone(trained):
 
 
 def test_a_checkpoint_holds_the_config_it_was_made_with(trained, store):
-    meta = json.loads((trained[0] / "checkpoints/reward/10/meta/metadata").read_text())
+    meta = json.loads((trained[0] / "checkpoints/ensemble/10/meta/metadata").read_text())
     config = tiny.get_config()
     config.data.root = str(store)
     assert meta["config"] == to_plain(config)

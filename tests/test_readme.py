@@ -30,6 +30,7 @@ COVERED = {
     "bash launch/pretrain.sh",
     "bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64",
     "bash launch/evaluate.sh --checkpoint=DIR",
+    "bash launch/evaluate.sh --checkpoint=DIR --suite=uncertainty",
     "bash launch/test.sh",
     "whale doctor",
     "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
@@ -86,7 +87,8 @@ def test_pretrain_again_trains_nothing_more(workdir):
 def test_python_example(workdir):
     wm = whale_jax.load(workdir)
     frames = np.zeros((2, 3, 64, 64, 3), np.uint8)
-    future = wm.imagine(frames, np.zeros((2, 2 + 5, 4), np.float32), uncertainty="entropy")
+    future = wm.imagine(frames, np.zeros((2, 2 + 5, 4), np.float32), uncertainty="retracing")
+    assert future.accumulated.shape == (2, 5) and "4 frames of context" in future.notes[0]
     assert (future.frames.shape, future.frames.dtype) == ((2, 5, 64, 64, 3), np.uint8)
     assert future.rewards.shape == future.uncertainty.shape == (2, 5)
 
@@ -95,6 +97,14 @@ def test_evaluate(workdir, tmp_path):
     out = run("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", f"--output={tmp_path}", "--json")
     assert "reach" in json.loads(out)
     assert (tmp_path / "report.html").exists()
+
+
+def test_evaluate_uncertainty(workdir):
+    command = ("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", "--suite=uncertainty", "--json")
+    report = json.loads(run(*command))["uncertainty"]
+    assert {"retracing", "entropy"} <= set(report["tasks"]["reach"]) and report["cost"]["retracing"]["ratio"] > 1
+    assert 'id="films"' in (workdir / "report.html").read_text(), "the report of the run stays"
+    assert 'id="uncertainty"' in (workdir / "uncertainty" / "report.html").read_text()
 
 
 def test_doctor():

@@ -50,10 +50,41 @@ def get_config():
     config.stages.tokenizer.init_codebook_from_data = True
     config.stages.tokenizer.revive_every = 3
     config.stages.behaviour.patience = 5
+    config.stages.ensemble.members = 3
     config.log.tensorboard = False
     config.evaluation.horizon, config.evaluation.episodes, config.evaluation.batch_size = 4, 2, 2
     config.evaluation.start = -1
     return config
+
+
+def random_world(side: int = 32, members: int = 0):
+    """A world model with parameters large enough that every input matters, for frames as small as LPIPS takes.
+
+    Windows have 8 frames; `members` further dynamics models make an ensemble.
+    """
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    from whale_jax.configuration import model_settings
+    from whale_jax.imagination.world import WorldModel
+    from whale_jax.models.world_model import COMPONENTS, Networks
+    from whale_jax.training.checkpoint import Meta
+
+    config = get_config()
+    config.model.num_frames, config.model.image_size, config.model.tokenizer.patch = 8, side, side // 4
+    settings = model_settings(config)
+    networks, rng = Networks(settings), np.random.default_rng(0)
+
+    def draw(component, *lead):
+        shapes = nn.unbox(jax.eval_shape(lambda key: networks.init(component, key), jax.random.key(0)))
+        return jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=(*lead, *s.shape)), jnp.float32), shapes)
+
+    params = {name: draw(name) for name in COMPONENTS}
+    if members:
+        params["ensemble"] = draw("dynamics", members)
+    meta = Meta("reward", settings.to_dict(), {}, ACTION_SPEC.to_json(), {}, finished=True)
+    return WorldModel(networks, params, ACTION_SPEC, meta, Path("tiny/checkpoints/reward/1"))
 
 
 def episode(seed: int, steps: int = STEPS, side: int = SIDE, **metadata) -> Episode:

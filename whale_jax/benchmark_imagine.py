@@ -16,36 +16,47 @@ from whale_jax.benchmark import best_seconds, matrix_rate
 from whale_jax.configuration import model_settings
 from whale_jax.errors import WhaleError
 from whale_jax.imagination.rollout import rollout
+from whale_jax.imagination.uncertainty import Retracing
 from whale_jax.models.world_model import COMPONENTS, Networks, Params
+from whale_jax.nn import lpips
 from whale_jax.training.flops import forward_flops
 
 REFERENCE = Path(__file__).resolve().parent.parent / "benchmarks" / "full_window.py"
 MASKGIT_STEPS = 25
+LONG = 64  # frames, so that full windows are cut several times
 
 
 def bench_imagine(
-    config: ConfigDict, batches: tuple[int, ...] = (1, 16), horizon: int = 15, compare: bool = True
+    config: ConfigDict,
+    batches: tuple[int, ...] = (),
+    horizon: int = 15,
+    compare: bool = True,
+    retracing: bool = True,
 ) -> dict[str, Any]:
     """Times rollouts of one given and `horizon` imagined frames with fresh parameters.
 
     Args:
       config: see `whale_jax.configuration.default_config`.
-      batches: numbers of trajectories imagined at once, with one-pass decoding.
+      batches: numbers of trajectories imagined at once, with one-pass decoding; none takes 1, 16 and 64, and 512 on
+        an accelerator.
       horizon: n.
-      compare: also time MaskGIT decoding and the full-window sampler, at batch 1 with 25 steps. The sampler's frames
-        all cost the same, so one of them is timed and multiplied.
+      compare: also time MaskGIT decoding, a rollout of 64 frames and the full-window sampler, at batch 1 with 25
+        passes. The sampler's frames all cost the same, so one of them is timed and multiplied.
+      retracing: also time rollouts with retracing uncertainty, at the first batch; left out where LPIPS cannot be.
 
     Returns:
-      "frames_per_second" and "share_of_matrix_rate" by batch, "compile_seconds", "decode_share",
-      "speedup_over_recompute" {"parallel", "maskgit"}.
+      "frames_per_second" and "share_of_matrix_rate" by batch; "compile_seconds" and "working_bytes" by horizon, beyond
+      what is given and handed back; "decode_share"; "retracing_ratio" {"exact", "hold_z"} to the plain rollout; and
+      "speedup_over_recompute" {"maskgit", "parallel", "parallel_64"}.
     """
     model = model_settings(config)
     rate = matrix_rate()
-    parallel, params = _world(model, "parallel")
-    seconds, compiles = {}, {}
-    for batch in batches:
-        seconds[batch], compiles[batch] = _time_rollout(parallel, params, batch, horizon)
+    batches = batches or (1, 16, 64, *((512,) if jax.default_backend() != "cpu" else ()))
     first = batches[0]
+    parallel, params = _world(model, "parallel")
+    runs = {batch: _time_rollout(parallel, params, batch, horizon) for batch in batches}
+    seconds = {batch: run.seconds for batch, run in runs.items()}
+    long = _time_rollout(parallel, params, 1, LONG)
     report = {
         "config": config.name,
         "devices": [device.device_kind for device in jax.devices()],
@@ -53,12 +64,21 @@ def bench_imagine(
         "horizon": horizon,
         "frames_per_second": {str(b): b * horizon / s for b, s in seconds.items()},
         "share_of_matrix_rate": {str(b): b * _flops(model, horizon) / s / rate for b, s in seconds.items()},
-        "compile_seconds": compiles[first],
+        "compile_seconds": {str(horizon): runs[first].compile_seconds, str(LONG): long.compile_seconds},
+        "working_bytes": _working_bytes(parallel, params, first),
         "decode_share": _decode_seconds(parallel, params, first, horizon) / seconds[first],
     }
+    if retracing and min(model.tokenizer.image_size) >= lpips.MIN_SIDE:
+        report["retracing_ratio"] = _retracing_ratios(parallel, params, first, horizon, seconds[first])
     if compare:
-        report["speedup_over_recompute"] = _speedups(model, seconds.get(1), horizon)
+        report["speedup_over_recompute"] = _speedups(model, seconds.get(1), long.seconds, horizon)
     return report
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    seconds: float
+    compile_seconds: float
 
 
 def _world(model, mode: str) -> tuple[Networks, Params]:
@@ -79,10 +99,33 @@ def _compiled(run: Callable, *arguments) -> tuple[Callable, float]:
     return compiled, time.perf_counter() - started
 
 
-def _time_rollout(networks: Networks, params: Params, batch: int, horizon: int, temperature: float = 0.0):
+def _time_rollout(
+    networks: Networks, params: Params, batch: int, horizon: int, temperature: float = 0.0, estimator=None
+) -> _Run:
     arguments = (params, *_inputs(networks, batch, horizon), jax.random.key(3))
-    run, compile_seconds = _compiled(functools.partial(rollout, networks, temperature=temperature), *arguments)
-    return best_seconds(run, *arguments), compile_seconds
+    run = functools.partial(rollout, networks, temperature=temperature, estimator=estimator)
+    compiled, compile_seconds = _compiled(run, *arguments)
+    return _Run(best_seconds(compiled, *arguments), compile_seconds)
+
+
+def _working_bytes(networks: Networks, params: Params, batch: int) -> dict[str, int]:
+    """Of a short and of a long rollout: what grows with the horizon beside frames and actions would show."""
+    found = {}
+    for horizon in (16, 256):
+        arguments = (params, *_inputs(networks, batch, horizon), jax.random.key(3))
+        compiled, _ = _compiled(functools.partial(rollout, networks), *arguments)
+        found[str(horizon)] = compiled.memory_analysis().temp_size_in_bytes
+    return found
+
+
+def _retracing_ratios(networks: Networks, params: Params, batch: int, horizon: int, plain: float) -> dict[str, float]:
+    additive = (True,) * networks.settings.behaviour.action_dim
+    params = params | {"lpips": lpips.weights()}
+    return {
+        name: _time_rollout(networks, params, batch, horizon, estimator=Retracing(additive, hold_z=held)).seconds
+        / plain
+        for name, held in (("exact", False), ("hold_z", True))
+    }
 
 
 def _decode_seconds(networks: Networks, params: Params, batch: int, horizon: int) -> float:
@@ -91,7 +134,7 @@ def _decode_seconds(networks: Networks, params: Params, batch: int, horizon: int
     ids = jnp.zeros((batch, size, networks.settings.tokenizer.num_tokens), jnp.int32)
 
     def run(params, ids):
-        cache = networks.decode_more(params, ids, window=size)[1].until(1)
+        cache = networks.decode_more(params, ids[:, :1], window=size)[1]
 
         def body(cache, _):
             frame, cache = networks.decode_more(params, ids[:, :1], cache)
@@ -102,13 +145,17 @@ def _decode_seconds(networks: Networks, params: Params, batch: int, horizon: int
     return best_seconds(_compiled(run, params, ids)[0], params, ids)
 
 
-def _speedups(model, parallel_seconds: float | None, horizon: int) -> dict[str, float]:
+def _speedups(model, parallel_seconds: float | None, long_seconds: float, horizon: int) -> dict[str, float]:
     networks, params = _world(model, "maskgit")
-    maskgit_seconds, _ = _time_rollout(networks, params, 1, horizon, temperature=1.0)
+    maskgit_seconds = _time_rollout(networks, params, 1, horizon, temperature=1.0).seconds
     if parallel_seconds is None:
-        parallel_seconds, _ = _time_rollout(*_world(model, "parallel"), 1, horizon)
-    recompute = _recompute_seconds(networks, params, horizon)
-    return {"maskgit": recompute / maskgit_seconds, "parallel": recompute / parallel_seconds}
+        parallel_seconds = _time_rollout(*_world(model, "parallel"), 1, horizon).seconds
+    recompute = _recompute_seconds(networks, params, horizon) / horizon
+    return {
+        "maskgit": recompute * horizon / maskgit_seconds,
+        "parallel": recompute * horizon / parallel_seconds,
+        f"parallel_{LONG}": recompute * LONG / long_seconds,
+    }
 
 
 def _recompute_seconds(networks: Networks, params: Params, horizon: int) -> float:
@@ -141,13 +188,18 @@ def _flops(model, horizon: int) -> float:
 
 def to_text(report: dict[str, Any]) -> str:
     """A few lines."""
+    compiles = ", ".join(f"{n} frames {s:.1f} s" for n, s in report["compile_seconds"].items())
+    memory = ", ".join(f"{n} frames {b / 2**20:.0f} MiB" for n, b in report["working_bytes"].items())
     lines = [
         f"{report['config']} on {', '.join(report['devices'])}; matrix product {report['matrix_tflops']:.3f} TFLOP/s; "
-        f"compiled in {report['compile_seconds']:.1f} s; decoder {100 * report['decode_share']:.0f} % of the time",
+        f"decoder {100 * report['decode_share']:.0f} % of the time",
+        f"compiled: {compiles}; working memory: {memory}",
         f"{'batch':>6}{'frames/s':>12}{'of matrix rate':>16}",
     ]
     for batch, speed in report["frames_per_second"].items():
         lines.append(f"{batch:>6}{speed:12.2f}{100 * report['share_of_matrix_rate'][batch]:15.0f}%")
+    for name, ratio in report.get("retracing_ratio", {}).items():
+        lines.append(f"retracing, {name}: {ratio:.2f} times a plain rollout")
     for mode, ratio in report.get("speedup_over_recompute", {}).items():
-        lines.append(f"{mode}: {ratio:.0f} times as fast as recomputing the window with {MASKGIT_STEPS} passes a frame")
+        lines.append(f"{mode}: {ratio:.1f} times as fast as recomputing the window with {MASKGIT_STEPS} passes a frame")
     return "\n".join(lines)

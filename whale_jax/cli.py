@@ -121,16 +121,29 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
     command.add_argument("--output", help="where the report goes; default: the work directory")
     command.add_argument("--episodes", type=int, help="clips per task and policy; default: the checkpoint's config")
-    command.add_argument("--horizon", type=int, help="frames imagined; default: the checkpoint's config")
-    command.add_argument("--json", action="store_true", help="print the summary by task as JSON")
+    command.add_argument("--horizon", type=int, help="frames imagined by the video suite; default: its config")
+    command.add_argument("--suite", default="video", help="comma-separated: video, uncertainty")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
-    command = add("imagine", run_imagine, "a film: what was seen beside what is imagined")
+    command = add("imagine", run_imagine, "a film of what follows some frames along recorded or chosen actions")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
-    command.add_argument("--episode", required=True, help="an episode's .npz file")
-    command.add_argument("--start", type=int, default=0, help="first given frame")
-    command.add_argument("--context", type=int, default=2, help="given frames")
-    command.add_argument("--horizon", type=int, default=16, help="imagined frames")
-    command.add_argument("--action", help="one action, comma-separated, held in place of the episode's")
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument("--episode", help="an episode's .npz file")
+    given.add_argument("--image", help="a picture of the model's size, as the only given frame")
+    command.add_argument("--start", type=int, help="first given frame of the episode; default 0")
+    command.add_argument("--context", type=int, help="given frames of the episode; default 2")
+    command.add_argument("--horizon", type=int, help="imagined frames; default 16, or as many as --actions")
+    done = command.add_mutually_exclusive_group()
+    done.add_argument("--action", help="one action, held, in place of the recorded ones: --action=-1,0,0,0")
+    done.add_argument("--actions", help="typed, as --actions='1,0,0,0*4; 0,0,-1,1*8', or a .csv or .npy file")
+    done.add_argument("--random", type=int, metavar="SEED", help="actions drawn evenly from their range")
+    done.add_argument("--strip", action="store_true", help="six actions, held: what the model makes of each direction")
+    command.add_argument(
+        "--uncertainty",
+        choices=("retracing", "entropy", "ensemble", "none"),
+        metavar="UNCERTAINTY",
+        help="drawn below: retracing (default), entropy, ensemble or none",
+    )
     command.add_argument("--out", required=True, help="film to write: .mp4 or .gif, or .png for its stills")
 
     command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
@@ -147,9 +160,10 @@ def build_parser() -> argparse.ArgumentParser:
     _config_option(command)
     command.add_argument("--stages", default="tokenizer,behaviour,dynamics,reward", help="comma-separated stages")
     command.add_argument("--steps", type=int, default=10, help="steps to time")
-    command.add_argument("--batches", default="1,16", help="imagine: comma-separated numbers of trajectories")
+    command.add_argument("--batches", default="", help="imagine: numbers of trajectories; default 1,16,64")
     command.add_argument("--horizon", type=int, default=15, help="imagine: frames after the given one")
     command.add_argument("--no-compare", action="store_true", help="imagine: leave the full-window sampler out")
+    command.add_argument("--no-retracing", action="store_true", help="imagine: leave retracing out")
     command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -222,39 +236,61 @@ def run_train(options) -> None:
 
     metrics = pretrain(_load_config(options), options.workdir, options.until)
     if metrics:
-        from whale_jax.evaluation.report import statement
+        from whale_jax.evaluation.report import statements
 
-        print(statement(metrics))
+        print("\n".join(statements(metrics)))
         summary_line(Path(options.workdir), metrics)
 
 
 def run_evaluate(options) -> None:
     from whale_jax.evaluation.evaluate import evaluate_checkpoint
-    from whale_jax.evaluation.report import statement, summarise
+    from whale_jax.evaluation.report import outcome, statements
 
     metrics, output = evaluate_checkpoint(
-        options.checkpoint, options.data, options.output, episodes=options.episodes, horizon=options.horizon
+        options.checkpoint,
+        options.data,
+        options.output,
+        episodes=options.episodes,
+        horizon=options.horizon,
+        suites=_names(options.suite),
     )
-    print(json.dumps(summarise(metrics), indent=1) if options.json else statement(metrics))
+    print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
     print(f"report: {output / 'report.html'}", file=sys.stderr)
 
 
 def run_imagine(options) -> None:
-    from whale_jax.evaluation.films import write_film
-    from whale_jax.imagination.film import imagine_episode
+    from whale_jax.evaluation.films import check_output, write_film
+    from whale_jax.evaluation.panels import Curve
+    from whale_jax.imagination import film as films
     from whale_jax.imagination.world import load
 
-    action = None if options.action is None else [float(part) for part in options.action.split(",")]
-    real, imagined = imagine_episode(
-        load(options.checkpoint),
-        options.episode,
-        start=options.start,
-        context=options.context,
-        horizon=options.horizon,
-        action=action,
-    )
-    write_film(real, imagined, options.out, context=options.context)
+    check_output(options.out)
+    _check_imagine(options)
+    model = load(options.checkpoint)
+    if options.image is None:
+        context = 2 if options.context is None else options.context
+        scene = films.episode_scene(options.episode, options.start or 0, context)
+    else:
+        scene = films.image_scene(options.image)
+    if options.strip:
+        film = films.imagine_directions(model, scene, options.horizon)
+    else:
+        chosen = {"action": options.action, "actions": options.actions, "seed": options.random}
+        actions = films.choose_actions(model.action_spec, scene, **chosen, horizon=options.horizon)
+        wanted = options.uncertainty or "retracing"
+        film = films.imagine_film(model, scene, actions, None if wanted == "none" else wanted)
+    curve = None if film.uncertainty is None else Curve(film.estimate, film.uncertainty)
+    write_film(film.films, options.out, context=film.context, curve=curve)
+    for note in film.notes:
+        print(f"note: {note}", file=sys.stderr)
     print(options.out)
+
+
+def _check_imagine(options) -> None:
+    if options.image is not None and (options.start is not None or options.context is not None):
+        raise WhaleError("--image is the only given frame; leave --start and --context out, or give an --episode.")
+    if options.strip and options.uncertainty not in (None, "none"):
+        raise WhaleError("--strip shows no uncertainty; leave --uncertainty out, or hold one action with --action.")
 
 
 def run_inspect(options) -> None:
@@ -277,7 +313,8 @@ def run_bench(options) -> None:
         from whale_jax.benchmark_imagine import bench_imagine, to_text
 
         batches = tuple(int(b) for b in _names(options.batches))
-        report = bench_imagine(_load_config(options), batches, options.horizon, not options.no_compare)
+        config, more = _load_config(options), (not options.no_compare, not options.no_retracing)
+        report = bench_imagine(config, batches, options.horizon, *more)
     else:
         from whale_jax.benchmark import bench_stages, to_text
 

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.models.world_model import WorldModelSettings
+from whale_jax.models.world_model import TRAINED, WorldModelSettings
 from whale_jax.training.settings import StageSettings
 
 
@@ -207,7 +207,7 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 def stages_of(config: ConfigDict) -> list[str]:
     """The stages that a config trains, in their order."""
-    return [name for name in config.stages if name != "ensemble" or config.stages.ensemble.members]
+    return [name for name in TRAINED if name != "ensemble" or config.stages.ensemble.members]
 
 
 def model_settings(config: ConfigDict) -> WorldModelSettings:

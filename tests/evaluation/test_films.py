@@ -7,6 +7,7 @@ from PIL import Image
 
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import films
+from whale_jax.evaluation.panels import UNCERTAIN, Curve
 
 
 def decoded(data: bytes) -> tuple[np.ndarray, av.VideoStream]:
@@ -80,6 +81,101 @@ def test_filmstrip_ends_with_the_last_frame_and_shows_the_error(arm):
     assert same.shape[1] > 4 * 64 and same.shape[2] == 3
 
 
+def curve(frames: int = 16, context: int = 2) -> Curve:
+    values = np.concatenate([np.full(context, np.nan), np.linspace(0.04, 0.012, frames - context)])
+    return Curve("retracing", values)
+
+
+def drawn(picture: np.ndarray) -> np.ndarray:
+    """Where the curve's colour is, (H, W) bool."""
+    return (picture == np.array(UNCERTAIN, np.uint8)).all(axis=-1)
+
+
+def test_the_curve_runs_with_the_film_and_stays_where_it_was_drawn(arm):
+    still = np.repeat(arm()[:1], 16, axis=0)
+    plain = films.side_by_side(still, still, context=2)
+    film = films.side_by_side(still, still, context=2, curve=curve())
+    np.testing.assert_array_equal(film[:, : 28 + 256], plain[:, : 28 + 256])
+    low = film.shape[1] - (plain.shape[1] - 28 - 256)
+    strip = film[:, 28 + 256 : low]
+    assert not drawn(strip[:2]).any(), "given frames have no uncertainty"
+    plot = drawn(strip[:, 40:])
+    reach = [np.flatnonzero(frame.any(0)).max() for frame in plot[2:]]
+    assert (np.diff(reach) > 0).all() and reach[-1] > 0.9 * film.shape[2]
+    for t in range(2, 15):
+        width = reach[t - 2] - 8  # left of the marker, whatever was drawn stays
+        np.testing.assert_array_equal(strip[t, 40:, :width], strip[15, 40:, :width])
+    height = [np.flatnonzero(frame.any(1)).min() for frame in plot[3:]]
+    assert len(set(height)) == 1, "the scale stays"
+    low_point, high_point = (np.flatnonzero(plot[15][:, x]).mean() for x in (reach[-1] - 4, reach[0] - 4))
+    assert low_point > high_point + 25
+
+
+def test_equal_frames_have_equal_curves(arm):
+    film = films.side_by_side(arm(), curve=curve(), labels=("imagined",))
+    again = films.side_by_side(255 - arm(), curve=curve(), labels=("imagined",))
+    np.testing.assert_array_equal(film[:, 28 + 256 :], again[:, 28 + 256 :])
+
+
+@pytest.mark.parametrize(("largest", "top"), [(0.043, 0.05), (0.05, 0.05), (3.2, 5), (0.0, 1), (1.01e-4, 2e-4)])
+def test_the_scale_of_a_curve_is_round(largest, top):
+    assert Curve("entropy", np.array([np.nan, 0.0, largest])).top == pytest.approx(top)
+    assert Curve("entropy", np.full(3, np.nan)).top == 1
+
+
+@pytest.mark.parametrize(
+    ("largest", "value", "text"),
+    [
+        (0.04, 1e-17, "0.0000"),
+        (0.04, 0.0123, "0.0123"),
+        (0.9, 0.856, "0.86"),
+        (3.0, 2.5, "2.50"),
+        (2e-6, 1e-6, "1.0e-06"),
+    ],
+)
+def test_values_are_written_as_finely_as_their_scale(largest, value, text):
+    assert Curve("entropy", np.array([value, largest])).text(value) == text
+    assert Curve("entropy", np.array([value, largest])).text(np.nan) == "none"
+
+
+def test_grids_fill_columns_first(arm):
+    six = [np.full((3, 64, 64, 3), 40 * i, np.uint8) for i in range(6)]
+    film = films.side_by_side(*six, labels="abcdef", scale=4, rows=2)
+    for i in range(6):
+        top, left = 28 + i % 2 * 284, i // 2 * 264
+        assert (film[:, top : top + 256, left : left + 256] == 40 * i).all()
+
+
+def test_stills_show_the_curve_below(arm):
+    shown = {"recorded": arm(), "imagined": arm(2.0)}
+    columns = range(1, 16, 2)
+    plain, more = (
+        np.asarray(Image.open(io.BytesIO(films.stills(shown, columns, 2, curve=each)))) for each in (None, curve())
+    )
+    assert more.shape[0] > plain.shape[0] + 64
+    below = drawn(more[plain.shape[0] :])
+    assert not drawn(more[: plain.shape[0]]).any() and below.any()
+    given = more.shape[1] - 8 * 132
+    assert not below[:, : given + 128].any(), "the given frame has no uncertainty"
+    assert all(below[:, given + 132 * i : given + 132 * i + 128].any() for i in range(1, 8))
+
+
+@pytest.mark.parametrize(("films_of", "rows"), [(("real", "imagined"), 3), (("recorded", "imagined"), 2)])
+def test_the_error_is_shown_against_a_real_film_alone(arm, tmp_path, films_of, rows):
+    films.write_film({name: arm() for name in films_of}, tmp_path / "new" / "film.png", context=2)
+    with Image.open(tmp_path / "new" / "film.png") as image:
+        assert image.size[1] == 30 + rows * 132
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.png"]
+
+
+def test_the_gif_keeps_the_colour_of_the_curve(arm):
+    film = films.side_by_side(arm(), arm(2.0), context=2, curve=curve())
+    with Image.open(io.BytesIO(films.to_gif(film))) as image:
+        image.seek(15)
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(shown[drawn(film[15])] - np.array(UNCERTAIN)).max() < 24
+
+
 def test_data_uri_carries_the_bytes():
     assert films.data_uri(b"\x00\xff", "image/png") == "data:image/png;base64,AP8="
 
@@ -94,6 +190,9 @@ def test_bad_films_are_refused_with_a_sentence(arm):
         (lambda: films.to_gif(film[:0]), "uint8 frames"),
         (lambda: films.filmstrip(film, film, every=0), "at least 1"),
         (lambda: films.enlarge(film, 0), "whole factor"),
+        (lambda: films.side_by_side(film, film, curve=curve(15)), "15 values and the film 16"),
+        (lambda: films.stills({"real": film}, [0], curve=curve(17)), "17 values and the film 16"),
+        (lambda: films.write_film({"real": film}, "film.webp"), "ends in '.webp'"),
         (lambda: films.media_type(b"not a film at all"), "neither MP4"),
     ):
         with pytest.raises(WhaleError, match=says):

@@ -17,10 +17,9 @@ import tiny  # noqa: E402
 
 from whale_jax.configuration import model_settings  # noqa: E402
 from whale_jax.data.episodes import batches, open_store  # noqa: E402
-from whale_jax.models.world_model import Networks  # noqa: E402
+from whale_jax.models.world_model import COMPONENTS, Networks  # noqa: E402
 from whale_jax.training import sharding  # noqa: E402
 from whale_jax.training.loop import abstract_state, make_step  # noqa: E402
-from whale_jax.training.optimizer import optimizer  # noqa: E402
 from whale_jax.training.settings import StageSettings  # noqa: E402
 from whale_jax.training.stages import STAGES  # noqa: E402
 
@@ -32,7 +31,7 @@ def train(name, store, mesh, axis_rules, frozen):
     config = tiny.get_config()
     settings = StageSettings.from_dict(config.stages[name].to_dict())
     stage = STAGES[name](Networks(model_settings(config)), store.action_spec, settings)
-    tx = optimizer(settings)
+    tx = stage.optimizer()
     create, shapes = abstract_state(stage, tx, mesh, axis_rules, seed=0)
     state = create()
     for made, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(shapes), strict=True):
@@ -60,8 +59,9 @@ def main(root, data, model, fully_sharded):
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
         here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
         report["share"][name] = here / whole
-        fresh = jax.tree.map(np.asarray, initial(name))
-        frozen = frozen | {name: jax.device_put(fresh, sharding.replicated(mesh))}
+        if name in COMPONENTS:
+            fresh = jax.tree.map(np.asarray, initial(name))
+            frozen = frozen | {name: jax.device_put(fresh, sharding.replicated(mesh))}
     print(json.dumps(report), flush=True)
 
 

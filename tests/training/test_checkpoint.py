@@ -11,7 +11,7 @@ import tiny
 import whale_jax
 from whale_jax.data.store import open_store
 from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS
+from whale_jax.models.world_model import TRAINED
 from whale_jax.training.checkpoint import find, read_item, steps_in
 
 
@@ -35,34 +35,34 @@ def test_a_program_without_whale_restores_it(trained):
         "assert not any(name.split('.')[0] == 'whale_jax' for name in sys.modules)\n"
         "print(json.dumps([sorted(trees['params']), sorted(trees['optimizer']), trees['example']['frames'].shape]))"
     )
-    step = trained[0] / "checkpoints" / "reward" / "10"
+    step = trained[0] / "checkpoints" / "ensemble" / "10"
     command = [sys.executable, "-I", "-c", program, str(step)]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     params, optimizer, frames = json.loads(done.stdout.splitlines()[-1])
-    assert params == sorted(COMPONENTS)
+    assert params == sorted(TRAINED)
     assert {"step", "opt_state", "extra"} <= set(optimizer)
     assert frames == [1, 4, 16, 16, 3]
 
 
 def test_it_has_every_item_and_its_meta_rebuilds_the_model(trained):
-    step = trained[0] / "checkpoints" / "reward" / "10"
+    step = trained[0] / "checkpoints" / "ensemble" / "10"
     assert {"params", "optimizer", "data", "meta", "example"} <= {p.name for p in step.iterdir()}
     meta = json.loads((step / "meta" / "metadata").read_text())
-    assert meta["stage"] == "reward" and meta["finished"] and meta["format"] == "whale-checkpoint/1"
+    assert meta["stage"] == "ensemble" and meta["finished"] and meta["format"] == "whale-checkpoint/1"
     assert meta["action_spec"]["names"] == ["x", "y", "z", "gripper"]
     assert meta["config"]["name"] == "tiny" and "jax" in meta["versions"]
 
 
 def test_two_checkpoints_of_each_stage_are_kept(trained):
-    assert {name: steps_in(trained[0] / "checkpoints" / name) for name in COMPONENTS} == {
-        name: [8, 10] for name in COMPONENTS
+    assert {name: steps_in(trained[0] / "checkpoints" / name) for name in TRAINED} == {
+        name: [8, 10] for name in TRAINED
     }
 
 
 def test_it_loads_from_every_directory_and_from_a_copy(trained, model, clip, tmp_path):
     """A rollout is bit for bit the same wherever the checkpoint lies."""
-    stage = trained[0] / "checkpoints" / "reward"
+    stage = trained[0] / "checkpoints" / "ensemble"
     copy = tmp_path / "elsewhere" / "10"
     shutil.copytree(stage / "10", copy)
     future = model.imagine(*clip, uncertainty="entropy")
@@ -86,20 +86,20 @@ def test_a_stage_s_checkpoint_loads_but_will_not_imagine_yet(trained, clip):
 
 
 def test_find_prefers_the_latest_stage_and_says_when_there_is_none(trained, tmp_path):
-    assert find(trained[0]) == (trained[0] / "checkpoints" / "reward", 10)
+    assert find(trained[0]) == (trained[0] / "checkpoints" / "ensemble", 10)
     with pytest.raises(WhaleError, match="no checkpoint"):
         find(tmp_path)
 
 
 def test_a_missing_item_names_the_step_to_move_away(trained):
-    directory = trained[0] / "checkpoints" / "reward"
+    directory = trained[0] / "checkpoints" / "ensemble"
     with pytest.raises(WhaleError, match=f"delete or move {directory / '10'} "):
         read_item(directory, 10, "nothing")
 
 
 def test_frozen_components_stay_bit_for_bit_what_their_stage_made(trained):
-    final = tiny.read_tree(trained[0] / "checkpoints" / "reward" / "10" / "params")
-    for name in COMPONENTS:
+    final = tiny.read_tree(trained[0] / "checkpoints" / "ensemble" / "10" / "params")
+    for name in TRAINED:
         own = tiny.read_tree(trained[0] / "checkpoints" / name / "10" / "params")
         prefix = f"['{name}']"
         own = {k: v for k, v in own.items() if k.startswith(prefix)}
@@ -108,7 +108,7 @@ def test_frozen_components_stay_bit_for_bit_what_their_stage_made(trained):
 
 
 def test_every_stage_has_changed_its_own_component(trained):
-    for name in COMPONENTS:
+    for name in TRAINED:
         before, after = (tiny.read_tree(trained[0] / "checkpoints" / name / s / "params") for s in ("8", "10"))
         own = [k for k in after if k.startswith(f"['{name}']")]
         moved = [k for k in own if before[k].tobytes() != after[k].tobytes()]

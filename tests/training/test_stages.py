@@ -205,5 +205,5 @@ def test_without_patience_the_last_parameters_are_the_result(tmp_path, meta):
 
 
 def test_each_stage_is_named_after_what_it_trains():
-    assert list(STAGES) == ["tokenizer", "behaviour", "dynamics", "reward"]
+    assert list(STAGES) == ["tokenizer", "behaviour", "dynamics", "reward", "ensemble"]
     assert STAGES["behaviour"].selects_on == "nll"

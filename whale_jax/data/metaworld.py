@@ -172,28 +172,37 @@ class Simulator:
         self.task, self.camera, self.image_size = task, camera, image_size
         self._env = make_env(task, camera)
         self._renderer = FrameRenderer(self._env.model, camera, image_size)
+        self._seed = None
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Begins the episode of `seed`, below 2^53; its first observation, (39,) float64."""
+        self._env.seed(seed)
+        self._seed = seed
+        return self._env.reset()[0]
+
+    def frame(self) -> np.ndarray:
+        """What the camera sees now, (image_size, image_size, 3) uint8."""
+        return self._renderer.render(self._env.data)
 
     def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
         """One episode; the same seed gives the same bits whatever was simulated before.
 
         Each action is held for `action_repeat` simulator steps, whose rewards add up.
         """
-        env = self._env
         policy = make_policy(self.task, policy_name, seed)
         frames = np.empty((steps + 1, self.image_size, self.image_size, 3), np.uint8)
         actions = np.empty((steps, ACTION_SPEC.dim), np.float32)
         rewards = np.empty(steps, np.float32)
         success = np.empty(steps, bool)
-        env.seed(seed)
-        obs, _ = env.reset()
+        obs = self.reset(seed)
         with warnings.catch_warnings():
             # The scripts warn that they exceed [-1, 1]; every action is clipped here.
             warnings.filterwarnings("ignore", message="Constant")
             for t in range(steps):
-                frames[t] = self._renderer.render(env.data)
+                frames[t] = self.frame()
                 actions[t] = policy(obs)
-                obs, rewards[t], success[t] = self._hold(actions[t], action_repeat)
-        frames[steps] = self._renderer.render(env.data)
+                obs, rewards[t], success[t] = self.hold(actions[t], action_repeat)
+        frames[steps] = self.frame()
         metadata = {
             "source": "metaworld",
             "task": self.task,
@@ -203,17 +212,65 @@ class Simulator:
             "image_size": [self.image_size, self.image_size],
             "action_repeat": action_repeat,
             "action_spec": action_spec(action_repeat).to_json(),
-            "reward_version": env.reward_function_version,
+            "reward_version": self._env.reward_function_version,
             "versions": versions(),
         }
         return Episode(frames, actions, rewards, success, metadata).validate(f"{self.task}/{policy_name}")
 
-    def _hold(self, action: np.ndarray, times: int) -> tuple[np.ndarray, float, bool]:
+    def hold(self, action: np.ndarray, times: int = 1) -> tuple[np.ndarray, float, bool]:
+        """Takes `action`, (4,), for so many simulator steps.
+
+        Returns the observation after them, (39,) float64, whose first three are the hand's position in metres,
+        their summed reward, and whether one of them succeeded.
+        """
         total, success = 0.0, False
         for _ in range(times):
             obs, reward, _, _, info = self._env.step(action)
             total, success = total + reward, success or bool(info["success"])
         return obs, total, success
+
+    def state(self) -> np.ndarray:
+        """An exact snapshot for `restore`, (S,) float64: which episode, how far it is, and MuJoCo's own state.
+
+        Meta-World's get_env_state leaves out the mocap body that pulls the hand, the controls and the solver's warm
+        start. Raises WhaleError before the first episode.
+        """
+        from mujoco import mj_getState, mj_stateSize, mjtState
+
+        if self._seed is None:
+            raise WhaleError(f"The simulator of {self.task} has no state yet; begin an episode with reset(seed).")
+        env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
+        physics = np.empty(mj_stateSize(env.model, kind))
+        mj_getState(env.model, env.data, physics, kind)
+        episode = (TASKS.index(self.task), self._seed, env.curr_path_length)
+        return np.concatenate([episode, env._prev_obs, physics])
+
+    def restore(self, state: np.ndarray) -> None:
+        """Goes back to a snapshot of `state`, which may come from another simulator of the same task.
+
+        Frames, observations, rewards and the steps left are from here on what they were there, bit for bit. Raises
+        WhaleError for a snapshot of another task.
+        """
+        from mujoco import mj_forward, mj_setState, mjtState
+
+        env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
+        task, seed, path_length = (int(value) for value in state[:3])
+        last_obs, physics = np.split(state[3:], [len(env._prev_obs)])
+        if TASKS[task] != self.task:
+            raise WhaleError(
+                f"A simulator of {self.task} cannot restore a snapshot of {TASKS[task]}; make one of that."
+            )
+        # A reset writes the goal and the places of things into the model, which is no part of MuJoCo's state.
+        if seed != self._seed or path_length == 0:
+            self.reset(seed)
+        # The frame after a reset shows these things where they were before it, so it is not computed anew.
+        if path_length == 0:
+            return
+        env.curr_path_length, env._prev_obs = path_length, last_obs.copy()
+        mj_setState(env.model, env.data, physics, kind)
+        mj_forward(env.model, env.data)
+        # Computing where everything is moves the solver's warm start, so it is put back.
+        mj_setState(env.model, env.data, physics, kind)
 
     def close(self) -> None:
         """Frees the renderer and the environment."""

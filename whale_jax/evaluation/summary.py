@@ -13,13 +13,15 @@ AIM_DB = 1.0  # gain over repeating the last frame, on the moving region, that e
 
 
 def check_metrics(metrics: dict) -> None:
-    """Refuse metrics of another format, or without video metrics, with a sentence."""
+    """Refuse metrics of another format, or that hold nothing, with a sentence."""
     if metrics.get("format") != FORMAT:
         raise WhaleError(
             f"These metrics have the format {metrics.get('format')!r}, but this version reads {FORMAT!r}; "
             "run `whale evaluate` again to write them anew."
         )
     video = metrics.get("video")
+    if video is None and "uncertainty" in metrics:
+        return
     if not video or not all(video.values()):
         raise WhaleError("The metrics hold nothing under video/<task>/<policy>; run `whale evaluate` again.")
     for task, policies in video.items():

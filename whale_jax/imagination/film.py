@@ -1,40 +1,213 @@
-"""A film from a checkpoint and a recorded episode."""
+"""Films of what a model imagines from a recorded episode, or from one picture."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from whale_jax.data.actions import ActionSpec
 from whale_jax.data.storage import read_episode
 from whale_jax.errors import WhaleError
+from whale_jax.imagination.sequences import directions, given_actions, random_actions, typed
 from whale_jax.imagination.world import WorldModel
 
+HORIZON = 16
 
-def imagine_episode(
-    model: WorldModel, episode_file: Path | str, *, start: int, context: int, horizon: int, action: list[float] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Real and imagined films (C + n, H, W, 3) uint8 that share their C given frames.
+# What an action looks like on screen, by what recorded the episode and its camera.
+_ON_SCREEN = {
+    ("metaworld", "corner"): {
+        "x -1": "left", "x +1": "right", "z -1": "down", "z +1": "up", "gripper -1": "open", "gripper +1": "close"
+    }
+}  # fmt: skip
 
-    Args:
-      model: the world model.
-      episode_file: a recorded episode (.npz).
-      start, context, horizon: first given frame, C and n.
-      action: (A,) held over the horizon, in the robot's units; None replays the episode's actions.
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a model is given, and what was recorded after it.
+
+    Attributes:
+      source: the file that it comes from, and the frame.
+      given: (C, H, W, 3) uint8, C >= 1 frames.
+      past: (C - 1, A) float32, the actions between them; (0, 0) for one frame.
+      last: (A,) float32, the action that led to the last of them; None if there was none.
+      frames: (m, H, W, 3) uint8, those recorded after the given ones; m is 0 for a picture.
+      actions: (m, A) float32, those that led to them.
+      words: see `whale_jax.imagination.sequences.directions`.
+    """
+
+    source: str
+    given: np.ndarray
+    past: np.ndarray
+    last: np.ndarray | None
+    frames: np.ndarray
+    actions: np.ndarray
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImaginedFilm:
+    """Films that share their given frames.
+
+    Attributes:
+      films: (C + n, H, W, 3) uint8 each, by name.
+      context: C.
+      uncertainty: (C + n,) float32, NaN where there is none, as for given frames; None if it was not estimated.
+      estimate: what the uncertainty is, in words.
+      notes: see `Imagination`.
+    """
+
+    films: dict[str, np.ndarray]
+    context: int
+    uncertainty: np.ndarray | None = None
+    estimate: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def episode_scene(path: Path | str, start: int = 0, context: int = 2) -> Scene:
+    """The `context` frames of a recorded episode (.npz) from frame `start` on, and what followed.
 
     Raises:
-      WhaleError: the episode is too short, of another size, or the action is out of range.
+      WhaleError: the episode cannot be read or is too short.
     """
-    episode = read_episode(episode_file)
-    needed = start + context + (horizon if action is None else 0)
-    if start < 0 or context < 1 or horizon < 1 or needed > len(episode.frames):
+    if not Path(path).is_file():
         raise WhaleError(
-            f"{episode_file} has {len(episode.frames)} frames; {context} given and {horizon} imagined ones from "
-            f"frame {start} do not fit. Choose a smaller --start or --horizon."
+            f"There is no episode {path}; name an episode's .npz file, as below a store's episodes folder."
         )
-    frames = episode.frames[start : start + context + horizon]
-    actions = episode.actions[start : start + context - 1 + horizon]
+    episode = read_episode(path)
+    if start < 0 or context < 1 or start + context > len(episode.frames):
+        raise WhaleError(
+            f"{path} has {len(episode.frames)} frames; {context} given ones from frame {start} do not fit. Choose "
+            "another --start or --context."
+        )
+    end = start + context
+    return Scene(
+        source=f"{path} from frame {start}",
+        given=episode.frames[start:end],
+        past=episode.actions[start : end - 1],
+        last=episode.actions[end - 2] if end > 1 else None,
+        frames=episode.frames[end:],
+        actions=episode.actions[end - 1 :],
+        words=_ON_SCREEN.get((episode.metadata.get("source"), episode.metadata.get("camera")), {}),
+    )
+
+
+def image_scene(path: Path | str) -> Scene:
+    """A picture as the only given frame.
+
+    Raises:
+      WhaleError: no such file, or it is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            frame = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise WhaleError(f"There is no picture {path}; correct the path.") from None
+    except OSError as error:
+        raise WhaleError(f"{path} cannot be read as a picture ({error}); save it as .png.") from error
+    none = np.zeros((0, 0), np.float32)
+    return Scene(str(path), frame[None], none, None, np.zeros((0, *frame.shape), np.uint8), none)
+
+
+def choose_actions(
+    spec: ActionSpec,
+    scene: Scene,
+    *,
+    action: str | None = None,
+    actions: str | None = None,
+    seed: int | None = None,
+    horizon: int | None = None,
+) -> np.ndarray:
+    """What is done after the given frames, (n, A) float32; without a choice, what was done in the recording.
+
+    Args:
+      spec: the robot's, which the actions must agree with.
+      scene: what is given.
+      action: "a,b,c,d", held over the horizon.
+      actions: see `given_actions`.
+      seed: see `random_actions`.
+      horizon: n; by default the number of `actions`, else `HORIZON`.
+
+    Raises:
+      WhaleError: the text or file cannot be read, it or the recording is shorter than the horizon, or an action is
+        out of range.
+    """
+    count = HORIZON if horizon is None else horizon
+    if count < 1:
+        raise WhaleError(f"--horizon is {count}; imagine at least one frame.")
     if action is not None:
-        held = np.broadcast_to(np.asarray(action, np.float32), (horizon, len(action)))
-        actions = np.concatenate([actions[: context - 1], model.action_spec.validate(held, "--action")])
-    future = model.imagine(frames[None, :context], actions[None])
-    real = np.concatenate([frames, np.repeat(frames[-1:], context + horizon - len(frames), axis=0)])
-    return real, np.concatenate([frames[:context], future.frames[0]])
+        held = typed(action)
+        if len(held) > 1:
+            raise WhaleError(f"--action holds a single one, and {action!r} is {len(held)}; give them as --actions.")
+        return spec.validate(np.repeat(held, count, axis=0), "--action")
+    if actions is not None:
+        chosen = spec.validate(given_actions(actions), f"--actions {actions}")
+        if horizon is not None and horizon > len(chosen):
+            raise WhaleError(f"--actions gives {len(chosen)} actions; --horizon {horizon} needs as many, or fewer.")
+        return chosen[:horizon]
+    if seed is not None:
+        return random_actions(spec, count, seed)
+    if count > len(scene.actions):
+        raise WhaleError(
+            f"{scene.source}: {len(scene.actions)} actions are recorded after the given frames, and {count} imagined "
+            "ones do not fit. Choose a smaller --start or --horizon, or actions with --action, --actions or --random."
+        )
+    return scene.actions[:count]
+
+
+def imagine_film(
+    model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None = "retracing"
+) -> ImaginedFilm:
+    """What follows a scene if the actions (n, A) are taken, beside what was recorded, if that is as long.
+
+    The recorded film is called "real" where the actions are the recorded ones, else "recorded".
+
+    Raises:
+      WhaleError: see `WorldModel.imagine`.
+    """
+    future = _imagine(model, scene, actions[None], uncertainty)
+    count, films = len(actions), {}
+    if len(scene.frames) >= count:
+        same = np.array_equal(actions, scene.actions[:count])
+        films["real" if same else "recorded"] = np.concatenate([scene.given, scene.frames[:count]])
+    films["imagined"] = np.concatenate([scene.given, future.frames[0]])
+    estimate = {"entropy": "entropy, nats"}.get(uncertainty, uncertainty or "")
+    return ImaginedFilm(films, len(scene.given), _over_the_film(future, len(scene.given)), estimate, future.notes)
+
+
+def imagine_directions(model: WorldModel, scene: Scene, horizon: int | None = None) -> ImaginedFilm:
+    """What follows a scene if each of the `directions` of the robot is held over the horizon, `HORIZON` by default.
+
+    Raises:
+      WhaleError: see `WorldModel.imagine` and `directions`.
+    """
+    count = HORIZON if horizon is None else horizon
+    if count < 1:
+        raise WhaleError(f"--horizon is {count}; imagine at least one frame.")
+    held = directions(model.action_spec, scene.last, scene.words)
+    actions = np.repeat(np.stack(list(held.values()))[:, None], count, axis=1)
+    future = _imagine(model, scene, actions, None)
+    films = {label: np.concatenate([scene.given, film]) for label, film in zip(held, future.frames, strict=True)}
+    return ImaginedFilm(films, len(scene.given))
+
+
+def _imagine(model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None):
+    """The imagination of a scene along actions (B, n, A)."""
+    size = model.networks.settings.tokenizer.image_size
+    if scene.given.shape[1:3] != tuple(size):
+        raise WhaleError(
+            f"{scene.source}: frames are {scene.given.shape[1]} x {scene.given.shape[2]} pixels and this model takes "
+            f"{size[0]} x {size[1]}; resize them, or choose another checkpoint."
+        )
+    past = scene.past if len(scene.past) else np.zeros((0, actions.shape[2]), np.float32)
+    frames, past = (np.repeat(x[None], len(actions), axis=0) for x in (scene.given, past))
+    return model.imagine(frames, np.concatenate([past, actions], axis=1), uncertainty=uncertainty)
+
+
+def _over_the_film(future, context: int) -> np.ndarray | None:
+    if future.uncertainty is None:
+        return None
+    values = future.uncertainty[0].astype(np.float32)
+    if "branches" in future.parts:  # without a start to retrace from, the estimate is of another scale
+        values = np.where(future.parts["branches"][0] > 0, values, np.nan)
+    return np.concatenate([np.full(context, np.nan, np.float32), values])

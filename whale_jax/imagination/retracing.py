@@ -104,7 +104,7 @@ def retrace(
 
 
 class Track:
-    """A network's cache with further slots for branches' own frames, and where these stand.
+    """A network's cache with slots for branches' own frames, and where these stand.
 
     In turn j the first `counts[j]` branches add one frame each.
     """
@@ -112,7 +112,7 @@ class Track:
     def __init__(self, cache: TimeCache, counts: Sequence[int]):
         self._window, self._counts = cache.slots, counts
         self._offsets = np.cumsum([0, *counts])
-        self.cache = cache.widen(int(self._offsets[-1]))
+        self.cache = cache.branch(int(self._offsets[-1]))
 
     def places(self, turn: int, times: jax.Array, shared: jax.Array) -> Places:
         """Of this turn's frames: at `times` (S,), each seeing `shared` (S,) frames of the window and its own branch."""
@@ -121,4 +121,4 @@ class Track:
             branch = np.arange(count)
             own[branch, self._offsets[j] + branch] = True
         seen = jnp.concatenate([jnp.arange(self._window) < shared[:, None], own], axis=1)
-        return Places(times, self._window + self._offsets[turn], seen)
+        return Places(times, self._offsets[turn], seen)

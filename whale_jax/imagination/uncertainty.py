@@ -69,7 +69,8 @@ class Retracing:
         if max(self.steps) + 1 > keep:
             raise WhaleError(
                 f"Retracing {max(self.steps)} actions needs {max(self.steps) + 1} frames, and this model's window of "
-                f"{networks.settings.num_frames} keeps {keep} when it is full; retrace at most {keep - 1}."
+                f"{networks.settings.num_frames} keeps {keep} when it is full; retrace at most {keep - 1}, or use "
+                'uncertainty="entropy".'
             )
 
     def estimate(self, networks, params, state, entropy):

@@ -14,9 +14,9 @@ from whale_jax.errors import WhaleError
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.uncertainty import resolve
 from whale_jax.models.reward import expected_reward
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.models.world_model import TRAINED, Networks, Params
 from whale_jax.nn import lpips
-from whale_jax.training.checkpoint import TRAINED, Meta, find, networks_of, read_item, read_meta
+from whale_jax.training.checkpoint import Meta, find, networks_of, read_item, read_meta
 from whale_jax.training.sharding import make_mesh, put_batch, replicated
 
 Policy = Callable[[np.ndarray, jax.Array], np.ndarray]

@@ -17,6 +17,7 @@ from whale_jax.nn.settings import Settings
 from whale_jax.nn.transformer import TimeCache
 
 COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
+TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble is further dynamics models
 Params = dict[str, Any]
 
 

@@ -8,8 +8,11 @@ Kernels:
            no transposed copy of them in the backward pass.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from whale_jax.errors import unknown_name
 
@@ -64,21 +67,25 @@ def attention(
     )
 
 
-def attention_to_slots(q: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) -> jax.Array:
+def attention_to_slots(q: jax.Array, parts: Sequence[tuple[jax.Array, jax.Array]], seen: jax.Array) -> jax.Array:
     """The same over keys and values kept from earlier calls.
 
     Args:
       q: (B, S, H, D) queries.
-      keys, values: (B, H, W, D) of W slots, laid out so that both products read them as they lie.
-      seen: (S, W) bool, the slots that each query attends to.
+      parts: pairs of keys and values (B, H, W, D), laid out so that both products read them as they lie.
+      seen: (S, sum of all W) bool, the slots that each query attends to.
 
     Returns:
-      (B, S, H, D) in the type of `values`; softmax and logits are float32.
+      (B, S, H, D) in the type of the values; softmax and logits are float32.
     """
-    scale = q.shape[-1] ** -0.5
-    logits = jnp.einsum("bshd,bhwd->bhsw", q, keys, preferred_element_type=jnp.float32) * scale
-    weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf)).astype(values.dtype)
-    return jnp.einsum("bhsw,bhwd->bshd", weights, values)
+    # Heads before positions throughout, as the products want it: XLA then transposes no keys or values on a CPU.
+    q = q.swapaxes(1, 2) * q.shape[-1] ** -0.5
+    batched = (((3,), (3,)), ((0, 1), (0, 1)))
+    logits = [jax.lax.dot_general(q, keys, batched, preferred_element_type=jnp.float32) for keys, _ in parts]
+    weights = jax.nn.softmax(jnp.where(seen, jnp.concatenate(logits, axis=-1), -jnp.inf)).astype(q.dtype)
+    ends = np.cumsum([values.shape[2] for _, values in parts])
+    shares = jnp.split(weights, ends[:-1], axis=-1)
+    return sum(w @ values for w, (_, values) in zip(shares, parts, strict=True)).swapaxes(1, 2)
 
 
 def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-KeysValues = tuple[jax.Array, jax.Array]
+KeysValues = tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +71,12 @@ class TransformerSettings(Settings):
 
 @flax.struct.dataclass
 class Places:
-    """Where S frames stand among the W slots of a cache.
+    """Where S frames stand among the slots of a cache.
 
     Attributes:
       times: (S,) int32, their positions in time.
-      slot: () int32, the slot of the first; the others follow it.
-      seen: (S, W) bool, the slots that each attends to, its own among them.
+      slot: () int32, the slot of the first, among the branches' where there are any; the others follow it.
+      seen: (S, W) bool, the slots that each attends to, its own among them; the branches' come last.
     """
 
     times: jax.Array
@@ -97,7 +97,7 @@ class TimeCache:
     Attributes:
       time: () int32, how many frames are real; what lies in later slots is not seen.
       layers: keys and values (B·N, H, W, D) of every block, with a slot for each of W frames: a tuple of pairs, or one
-        pair with blocks as second axis where these are scanned.
+        pair with blocks as second axis where these are scanned. With branches, two more arrays follow each pair.
     """
 
     time: jax.Array
@@ -112,13 +112,14 @@ class TimeCache:
         """The cache as it was after its first `time` frames."""
         return self.replace(time=jnp.int32(time))
 
-    def widen(self, slots: int) -> "TimeCache":
-        """The cache with further slots."""
-        return self.replace(layers=_with_slots(self.layers, slots))
+    def branch(self, slots: int) -> "TimeCache":
+        """The cache with slots for frames that stand beside the window, which then is only read."""
 
+        def one(pair: KeysValues) -> KeysValues:
+            return (*pair, *(jnp.zeros((*x.shape[:-2], slots, x.shape[-1]), x.dtype) for x in pair))
 
-def _with_slots(layers: Any, slots: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, slots), (0, 0)]), layers)
+        scanned = not isinstance(self.layers[0], tuple)
+        return self.replace(layers=one(self.layers) if scanned else tuple(map(one, self.layers)))
 
 
 class HeadNorm(nn.Module):
@@ -163,8 +164,8 @@ class SelfAttention(nn.Module):
         Args:
           x: normalised features.
           lengths: (B,) limits the keys.
-          past: keys and values (B, H, W, D), into which those of x are written at `places`; the result is given back.
-            Without it they are (B, S, H, D).
+          past: keys and values (B, H, W, D), into the last pair of which those of x are written at `places`; the
+            result is given back. Without it they are (B, S, H, D).
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
@@ -175,13 +176,14 @@ class SelfAttention(nn.Module):
         if past is None:
             kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
             y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
+            kept = (k, v)
         else:
-            new = (k.swapaxes(1, 2), v.swapaxes(1, 2))
-            k, v = (jax.lax.dynamic_update_slice_in_dim(a, b, places.slot, 2) for a, b in zip(past, new, strict=True))
-            y = attention_to_slots(q, k, v, places.seen)
+            new = zip(past[-2:], (k.swapaxes(1, 2), v.swapaxes(1, 2)), strict=True)
+            kept = (*past[:-2], *(jax.lax.dynamic_update_slice_in_dim(a, b, places.slot, 2) for a, b in new))
+            y = attention_to_slots(q, list(zip(kept[::2], kept[1::2], strict=True)), places.seen)
         gain = s.residual_gain
         y = Dense(s.width, ("heads", "embed"), dtype, gain=gain, use_bias=False, name="out")(y.reshape(x.shape))
-        return y, (k, v)
+        return y, kept
 
 
 class STBlock(nn.Module):
@@ -288,5 +290,8 @@ class STTransformer(nn.Module):
             return x, None
         if cache is not None:
             return x, TimeCache(time, kept)
-        kept = jax.tree.map(lambda leaf: leaf.swapaxes(-3, -2), kept)
-        return x, TimeCache(jnp.int32(frames), _with_slots(kept, window - frames))
+
+        def with_room(leaf):
+            return jnp.pad(leaf.swapaxes(-3, -2), [(0, 0)] * (leaf.ndim - 2) + [(0, window - frames), (0, 0)])
+
+        return x, TimeCache(jnp.int32(frames), jax.tree.map(with_room, kept))

@@ -14,10 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS, Networks, WorldModelSettings
+from whale_jax.models.world_model import TRAINED, Networks, WorldModelSettings
 
 FORMAT = "whale-checkpoint/1"
-TRAINED = (*COMPONENTS, "ensemble")
 _SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
 
 

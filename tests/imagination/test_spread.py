@@ -1,0 +1,47 @@
+"""Rollouts spread over several devices imagine what one device imagines."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+
+PROGRAM = """
+import sys
+import numpy as np
+import tiny
+
+world = tiny.random_world(16, members=2)
+rng = np.random.default_rng(0)
+frames = rng.integers(0, 256, (6, 3, 16, 16, 3), np.uint8)
+actions = rng.uniform(-1, 1, (6, 9, 4)).astype(np.float32)
+future = world.imagine(frames, actions, uncertainty="ensemble")
+played = iter(actions.swapaxes(0, 1)[2:])
+import jax
+closed = world.imagine(frames, actions[:, :2], policy=lambda *_: next(played), horizon=7, key=jax.random.key(0))
+spread = world._spread(frames)[0].sharding
+np.savez(sys.argv[1], frames=future.frames, uncertainty=future.uncertainty, rewards=future.rewards,
+         closed=closed.frames, devices=len(spread.device_set), whole=spread.is_fully_replicated)
+"""
+
+
+def _run(path, devices: int):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    environment = tiny.environment(XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    environment["PYTHONPATH"] += f":{tiny.ROOT / 'tests'}"
+    done = subprocess.run([sys.executable, "-c", PROGRAM, path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return np.load(path)
+
+
+@pytest.mark.slow
+def test_four_devices_imagine_what_one_does(tmp_path):
+    """Six trajectories, which four devices do not divide; a full window is cut on the way."""
+    one, four = _run(tmp_path / "one.npz", 1), _run(tmp_path / "four.npz", 4)
+    assert four["devices"] == 4 and not four["whole"] and one["devices"] == 1
+    for name in ("frames", "closed"):
+        assert one[name].shape == (6, 7, 16, 16, 3)
+        np.testing.assert_array_equal(four[name], one[name])
+    np.testing.assert_allclose(four["uncertainty"], one["uncertainty"], rtol=1e-4)
+    np.testing.assert_allclose(four["rewards"], one["rewards"], rtol=1e-4, atol=1e-5)

