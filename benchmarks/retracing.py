@@ -1,6 +1,8 @@
 """Are retraced actions equivalent? Measured in the Meta-World simulator itself (docs/method.md §7).
 
 Command:  python benchmarks/retracing.py [--windows 20] [--json]
+Time:     3.5 minutes on one core
+Expected: shares at k = 1 of 0.3 % (expert), 4 % (noisy) and 16 % (random) for single steps; of 9, 22 and 23 % for eight
 
 From an exact snapshot at o_{t-k}, the recorded actions a_{t-k..t} and the retraced ones are played: k + 1 times their
 mean, with the gripper of a_t. One row for each policy, number of simulator steps that an action is held, and k; medians

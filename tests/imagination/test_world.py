@@ -132,6 +132,8 @@ def _changed(x, index, value):
         (lambda f, a: {"actions": a[..., :3]}, "4 dimensions"),
         (lambda f, a: {"actions": _changed(a, (0, 3, 1), np.nan)}, "'y' .* at step 3 is not finite"),
         (lambda f, a: {"actions": _changed(a, (0, 2, 3), 1.5)}, "'gripper' .* at step 2 is 1.5, outside -1 to 1"),
+        (lambda f, a: {"actions": a.astype(str)}, "actions are <U32; give float32"),
+        (lambda f, a: {"actions": a > 0}, "actions are bool"),
         (lambda f, a: {"actions": None}, "n >= 1"),
         (lambda f, a: {"uncertainty": "entropie"}, "did you mean entropy"),
         (lambda f, a: {"policy": lambda frames, key: a[:, 0]}, "policy= and horizon= together"),

@@ -234,6 +234,8 @@ class WorldModel:
             raise WhaleError(f"horizon is {horizon}; imagine at least one frame.")
         if actions is None:
             actions = np.zeros((len(frames), 0, self.action_spec.dim), np.float32)
+        if np.asarray(actions).dtype.kind not in "fiu":
+            raise WhaleError(f"actions are {np.asarray(actions).dtype}; give float32 in the robot's own units.")
         actions = self.action_spec.validate(np.asarray(actions, np.float32), "the actions given to imagine()")
         wanted = past if policy is not None else max(past + 1, actions.shape[1] if actions.ndim == 3 else 0)
         if actions.ndim != 3 or actions.shape[:2] != (len(frames), wanted):
