@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def silence_threads() -> None:
     """Keeps tracebacks of background threads off the screen: what they fail at is raised, and told, in the main one."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = lambda args: None
     sys.unraisablehook = lambda args: None
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
