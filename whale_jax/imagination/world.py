@@ -159,8 +159,8 @@ class WorldModel:
         params, needs = dict(self.params), () if estimator is None else estimator.needs
         if "ensemble" in needs and "ensemble" not in params:
             raise WhaleError(
-                f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3, which "
-                'adds one, or use uncertainty="retracing", which needs none.'
+                f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3 "
+                'to add one, or use uncertainty="retracing", which needs none.'
             )
         if "lpips" in needs:
             params["lpips"] = lpips.weights()
