@@ -5,6 +5,7 @@ from typing import Any
 
 from whale_jax.evaluation import page
 from whale_jax.evaluation.curves import Line, chart, limits, swatch
+from whale_jax.evaluation.statistics import COEFFICIENTS
 
 ROLES = {"retracing": "model", "entropy": "wrong", "ensemble": "reconstruction"}
 CONTROLS = {"repeat": "any order: the mean error", "held-out": "ordered by the error itself: the best possible"}
@@ -70,7 +71,7 @@ def _correlations(report: dict) -> str:
     blocks["mean of tasks"] = ("", report["mean"])
     blocks["retracing less this"] = ("", report["differences"])
     for title, (pairs, estimates) in blocks.items():
-        for i, coefficient in enumerate(("pearson", "spearman")):
+        for i, coefficient in enumerate(COEFFICIENTS):
             first = f'<tr class="first"><th scope="row">{escape(title)}</th>' if not i else "<tr><th></th>"
             cells = "".join(f"<td>{_interval(estimates.get(name, {}).get(coefficient))}</td>" for name in names)
             rows.append(f'{first}<td>{"" if i else pairs}</td><td class="text">{coefficient}</td>{cells}</tr>\n')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import films as encoding
-from whale_jax.evaluation import page, reliability, sections
+from whale_jax.evaluation import page, reliability, sections, statistics
 from whale_jax.evaluation.summary import check_metrics, count, horizons, mean, signed, statement, summarise
 
 __all__ = ["Figure", "Film", "outcome", "statement", "statements", "summarise", "write_report"]
@@ -110,7 +110,7 @@ def outcome(metrics: dict) -> dict:
         kept = ("mean", "differences", "cost")
         found["uncertainty"] = {name: metrics["uncertainty"][name] for name in kept}
         found["uncertainty"]["tasks"] = {
-            task: {name: {c: values[c] for c in ("pearson", "spearman")} for name, values in entry["estimates"].items()}
+            task: {name: {c: values[c] for c in statistics.COEFFICIENTS} for name, values in entry["estimates"].items()}
             for task, entry in metrics["uncertainty"]["tasks"].items()
         }
     return found

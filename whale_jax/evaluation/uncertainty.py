@@ -57,10 +57,14 @@ class UncertaintySettings(Settings):
     draws: int = 1000
     seed: int = 0
 
+    @property
+    def context(self) -> int:
+        """Frames given, so that every start exists."""
+        return max(self.steps) + 1
+
     def protocol(self) -> ProtocolSettings:
         """The clips."""
-        context = max(self.steps) + 1
-        return ProtocolSettings(context, self.horizon, self.episodes, self.batch_size, start=-1, seed=self.seed)
+        return ProtocolSettings(self.context, self.horizon, self.episodes, self.batch_size, start=-1, seed=self.seed)
 
 
 def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, Estimator]:
@@ -112,16 +116,15 @@ def evaluate_uncertainty(
 
 def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Errors (E, n) and estimates by name (E, n) of one task and policy."""
-    context = max(settings.steps) + 1
     errors, estimates = [], {}
     for i in range(0, len(group.frames), settings.batch_size):
         frames, actions = group.frames[i : i + settings.batch_size], group.actions[i : i + settings.batch_size]
         for name, estimator in found.items():
-            future = model.imagine(frames[:, :context], actions, uncertainty=estimator)
+            future = model.imagine(frames[:, : settings.context], actions, uncertainty=estimator)
             estimates.setdefault(name, []).append(future.uncertainty)
             if name == "retracing":
                 estimates.setdefault("disagreement", []).append(future.parts["disagreement"])
-                errors.append(perceptual_error(frames[:, context:], future.frames))
+                errors.append(perceptual_error(frames[:, settings.context :], future.frames))
     return np.concatenate(errors), {name: np.concatenate(parts) for name, parts in estimates.items()}
 
 
@@ -139,8 +142,7 @@ def _lpips(params, real, imagined):
 
 
 def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:
-    context = max(settings.steps) + 1
-    frames = group.frames[: settings.batch_size, :context]
+    frames = group.frames[: settings.batch_size, : settings.context]
     actions = group.actions[: settings.batch_size]
     seconds = {}
     for name, estimator in {"none": None, **found}.items():
