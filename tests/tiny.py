@@ -100,9 +100,9 @@ def episode(seed: int, steps: int = STEPS, side: int = SIDE, **metadata) -> Epis
         if t < steps:
             place = np.clip(place + 2.0 * actions[t, :2], 0, side - 4)
             rewards[t] = place.sum() / side
-    metadata = {"task": TASKS[0], "policy": "expert", "split": "train", "index": 0, "seed": seed} | metadata
+    defaults = {"task": TASKS[0], "policy": "expert", "split": "train", "index": 0, "seed": seed}
+    metadata = defaults | {"action_spec": ACTION_SPEC.to_json(), "versions": {}} | metadata
     metadata |= {"image_size": [side, side], "camera": "corner", "steps": steps, "recording_seed": 0}
-    metadata |= {"action_spec": ACTION_SPEC.to_json(), "versions": {}}
     return Episode(frames, actions, rewards, rewards > 1.2, metadata)
 
 

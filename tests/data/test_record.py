@@ -181,6 +181,12 @@ def test_names_are_checked_before_anything_is_made(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_episodes_longer_than_the_simulator_allows(tmp_path):
+    with pytest.raises(WhaleError, match="more than Meta-World's 500; ask for at most 62 steps"):
+        record(tmp_path / "new", **{**SETTINGS, **SMALL, "steps": 63, "action_repeat": 8})
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_episode_keeps_its_seed_whatever_else_is_recorded():
     seeds = {
         episode_seed(s, split, task, policy, i)

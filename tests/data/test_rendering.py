@@ -80,6 +80,23 @@ def test_up_is_up_and_left_is_left(camera):
     env.close()
 
 
+def test_closing_one_renderer_leaves_another_working(env):
+    kept = rendering.FrameRenderer(env.model, "corner", 32)
+    before = kept.render(env.data)
+    other = metaworld.make_env("reach", seed=0)
+    other.reset()
+    closing = rendering.FrameRenderer(other.model, "topview", 32)
+    kept.render(env.data)
+    closing.close()
+    env.step(np.ones(4, np.float32))
+    env.step(np.ones(4, np.float32))
+    moved = kept.render(env.data)
+    kept.close()
+    other.close()
+    assert (moved != before).any() and moved.any()
+    np.testing.assert_array_equal(moved, _render(env, "corner", 32))
+
+
 def test_merging_vertices_hardly_changes_the_frame_and_leaves_the_model_alone(env):
     faces, vertices = env.model.mesh_facenum.copy(), env.model.mesh_vert.copy()
     frame = _render(env, "corner").astype(float)

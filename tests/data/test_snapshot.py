@@ -58,6 +58,18 @@ def test_a_restored_snapshot_replays_bit_for_bit(task):
     simulator.close()
 
 
+@pytest.mark.parametrize("task", ["coffee-push", "drawer-close"])
+def test_the_first_frame_shows_things_where_the_episode_finds_them(task):
+    """A short episode that moves nothing but the hand a little: what stood still in it stood there from the start."""
+    simulator = metaworld.Simulator(task, image_size=32)
+    for seed in (3, 4):
+        simulator.reset(seed)
+        first = simulator.frame().astype(int)
+        simulator.hold(np.zeros(4, np.float32))
+        assert np.abs(simulator.frame() - first).max() < 40
+    simulator.close()
+
+
 def test_a_snapshot_knows_how_many_steps_are_left():
     simulator = metaworld.Simulator("reach", image_size=16)
     simulator.reset(0)

@@ -91,6 +91,13 @@ def test_estimates_of_another_scale_are_left_out(parallel_world, episode_file, m
     assert got.notes == ("one",) and got.estimate == "retracing"
 
 
+def test_an_episode_of_other_actions(parallel_world, imagine, tmp_path):
+    spec = parallel_world.action_spec.to_json() | {"rate_hz": 10 * parallel_world.action_spec.rate_hz}
+    write_episode(tmp_path / "other.npz", tiny.episode(0, action_spec=spec))
+    with pytest.raises(WhaleError, match="other.npz from frame 0 and the checkpoint disagree .* rate_hz"):
+        imagine("--horizon=2", given=f"--episode={tmp_path / 'other.npz'}")
+
+
 def test_directions_share_the_first_frame_and_differ_after(parallel_world, episode_file):
     scene = film.episode_scene(episode_file, start=2, context=2)
     got = film.imagine_directions(parallel_world, scene, HORIZON)

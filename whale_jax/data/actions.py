@@ -85,6 +85,16 @@ class ActionSpec:
             )
         return actions
 
+    def check_same(self, other: "ActionSpec", where: str) -> None:
+        """Raises WhaleError naming the first field in which `other`, the spec of `where`, is another."""
+        for field, value in self.to_json().items():
+            theirs = other.to_json()[field]
+            if theirs != value:
+                raise WhaleError(
+                    f"{where} and the checkpoint disagree on what an action means: {field} {theirs} there and {value} "
+                    "in training. Choose recordings made as the checkpoint's were, or a checkpoint trained on these."
+                )
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary that json can write."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}

@@ -51,6 +51,9 @@ TRAIN_POLICIES = (
 TEST_POLICIES = ("expert-noise-0.5", "expert-or-random", "cross-environment-c")
 POLICIES = TRAIN_POLICIES + TEST_POLICIES
 
+# Simulator steps of the longest episode; Meta-World raises after them.
+MAX_STEPS = 500
+
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 
 ACTION_SPEC = ActionSpec(
@@ -178,7 +181,10 @@ class Simulator:
         """Begins the episode of `seed`, below 2^53; its first observation, (39,) float64."""
         self._env.seed(seed)
         self._seed = seed
-        return self._env.reset()[0]
+        obs = self._env.reset()[0]
+        # Meta-World moves things after MuJoCo has computed where they are: the camera would see them where they were.
+        self._set_physics(self._physics())
+        return obs
 
     def frame(self) -> np.ndarray:
         """What the camera sees now, (image_size, image_size, 3) uint8."""
@@ -235,15 +241,11 @@ class Simulator:
         Meta-World's get_env_state leaves out the mocap body that pulls the hand, the controls and the solver's warm
         start. Raises WhaleError before the first episode.
         """
-        from mujoco import mj_getState, mj_stateSize, mjtState
-
         if self._seed is None:
             raise WhaleError(f"The simulator of {self.task} has no state yet; begin an episode with reset(seed).")
-        env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
-        physics = np.empty(mj_stateSize(env.model, kind))
-        mj_getState(env.model, env.data, physics, kind)
+        env = self._env
         episode = (TASKS.index(self.task), self._seed, env.curr_path_length)
-        return np.concatenate([episode, env._prev_obs, physics])
+        return np.concatenate([episode, env._prev_obs, self._physics()])
 
     def restore(self, state: np.ndarray) -> None:
         """Goes back to a snapshot of `state`, which may come from another simulator of the same task.
@@ -251,9 +253,7 @@ class Simulator:
         Frames, observations, rewards and the steps left are from here on what they were there, bit for bit. Raises
         WhaleError for a snapshot of another task.
         """
-        from mujoco import mj_forward, mj_setState, mjtState
-
-        env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
+        env = self._env
         task, seed, path_length = (int(value) for value in state[:3])
         last_obs, physics = np.split(state[3:], [len(env._prev_obs)])
         if TASKS[task] != self.task:
@@ -261,12 +261,24 @@ class Simulator:
                 f"A simulator of {self.task} cannot restore a snapshot of {TASKS[task]}; make one of that."
             )
         # A reset writes the goal and the places of things into the model, which is no part of MuJoCo's state.
-        if seed != self._seed or path_length == 0:
+        if seed != self._seed:
             self.reset(seed)
-        # The frame after a reset shows these things where they were before it, so it is not computed anew.
-        if path_length == 0:
-            return
         env.curr_path_length, env._prev_obs = path_length, last_obs.copy()
+        self._set_physics(physics)
+
+    def _physics(self) -> np.ndarray:
+        from mujoco import mj_getState, mj_stateSize, mjtState
+
+        env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
+        physics = np.empty(mj_stateSize(env.model, kind))
+        mj_getState(env.model, env.data, physics, kind)
+        return physics
+
+    def _set_physics(self, physics: np.ndarray) -> None:
+        """MuJoCo's state, and with it where everything is."""
+        from mujoco import mj_forward, mj_setState, mjtState
+
+        env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
         mj_setState(env.model, env.data, physics, kind)
         mj_forward(env.model, env.data)
         # Computing where everything is moves the solver's warm start, so it is put back.

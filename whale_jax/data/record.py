@@ -60,6 +60,11 @@ def plan(
             f"Nothing can be recorded with steps {steps}, action repeat {action_repeat}, image size {image_size}, "
             f"episodes {episodes}."
         )
+    if steps * action_repeat > metaworld.MAX_STEPS:
+        raise WhaleError(
+            f"{steps} steps of {action_repeat} simulator steps each are more than Meta-World's {metaworld.MAX_STEPS}; "
+            f"ask for at most {metaworld.MAX_STEPS // action_repeat} steps, or hold actions for less."
+        )
     jobs = []
     for task in dict.fromkeys(tasks):
         for split, number in episodes.items():

@@ -188,6 +188,8 @@ class FrameRenderer:
     def close(self) -> None:
         """Frees the GL context; the renderer cannot be used again."""
         if self._gl is not None:
+            # GL frees the numbers it is given in whichever context is current, also if they are another's.
+            self._gl.make_current()
             self._context.free()
             self._gl.free()
             self._gl = None

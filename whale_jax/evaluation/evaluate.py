@@ -81,7 +81,11 @@ def evaluate(
 
     Returns:
       The metrics as written.
+
+    Raises:
+      WhaleError: the store's actions are not the model's, or its episodes do not fit the protocol.
     """
+    model.action_spec.check_same(store.action_spec, str(store.root))
     started = time.perf_counter()
     results, films = {}, []
     if "video" in suites:

@@ -34,6 +34,7 @@ class Scene:
       frames: (m, H, W, 3) uint8, those recorded after the given ones; m is 0 for a picture.
       actions: (m, A) float32, those that led to them.
       words: see `whale_jax.imagination.sequences.directions`.
+      action_spec: of the recorded actions; None if that is not known, as for a picture.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Scene:
     frames: np.ndarray
     actions: np.ndarray
     words: dict[str, str] = dataclasses.field(default_factory=dict)
+    action_spec: ActionSpec | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ def episode_scene(path: Path | str, start: int = 0, context: int = 2) -> Scene:
             f"{path} has {len(episode.frames)} frames; {context} given ones from frame {start} do not fit. Choose "
             "another --start or --context."
         )
-    end = start + context
+    end, spec = start + context, episode.metadata.get("action_spec")
     return Scene(
         source=f"{path} from frame {start}",
         given=episode.frames[start:end],
@@ -89,6 +91,7 @@ def episode_scene(path: Path | str, start: int = 0, context: int = 2) -> Scene:
         frames=episode.frames[end:],
         actions=episode.actions[end - 1 :],
         words=_ON_SCREEN.get((episode.metadata.get("source"), episode.metadata.get("camera")), {}),
+        action_spec=None if spec is None else ActionSpec.from_json(spec),
     )
 
 
@@ -193,6 +196,8 @@ def imagine_directions(model: WorldModel, scene: Scene, horizon: int | None = No
 
 def _imagine(model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None):
     """The imagination of a scene along actions (B, n, A)."""
+    if scene.action_spec is not None:
+        model.action_spec.check_same(scene.action_spec, scene.source)
     size = model.networks.settings.tokenizer.image_size
     if scene.given.shape[1:3] != tuple(size):
         raise WhaleError(
