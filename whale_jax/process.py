@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-# On a CPU, YNNPACK is quicker than XLA's own loops for matrix products and slower for what surrounds them.
-XLA_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+# On a CPU, YNNPACK is quicker than XLA's own loops for a matrix product and slower for what surrounds it.
+XLA_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
