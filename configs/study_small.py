@@ -24,7 +24,7 @@ def get_config():
     stages.behaviour.steps, stages.behaviour.eval_every = 400, 100
     stages.dynamics.steps = stages.ensemble.steps = 4000
     stages.ensemble.members = 3
-    stages.reward.steps = 300
+    stages.reward.steps = 2000
 
     config.evaluation.context = 4
     config.evaluation.horizon = 8

@@ -121,9 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
     command.add_argument("--output", help="where the report goes; default: the work directory")
-    command.add_argument("--episodes", type=int, help="clips per task and policy; default: the checkpoint's config")
-    command.add_argument("--horizon", type=int, help="frames imagined by the video suite; default: its config")
-    command.add_argument("--suite", default="video", help="comma-separated: video, uncertainty")
+    command.add_argument("--episodes", type=int, help="episodes per task and policy; default: by suite")
+    command.add_argument("--horizon", type=int, help="frames imagined by the video and value suites; default: by suite")
+    command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty")
+    command.add_argument("--policy", default="", help="value: further policies, comma-separated module:callable")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    command = add("report", run_report, "score a metrics.json anew, without its model, and write its report")
+    command.add_argument("--from", dest="source", required=True, help="metrics.json, or the directory that holds it")
+    command.add_argument("--output", help="where the report goes; default: beside it, in report-again")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     command = add("imagine", run_imagine, "a film of what follows some frames along recorded or chosen actions")
@@ -243,7 +249,7 @@ def run_train(options) -> None:
         summary_line(Path(options.workdir), metrics)
 
 
-def run_evaluate(options) -> None:
+def run_evaluate(options) -> int:
     from whale_jax.evaluation.evaluate import evaluate_checkpoint
     from whale_jax.evaluation.report import outcome, statements
 
@@ -254,9 +260,29 @@ def run_evaluate(options) -> None:
         episodes=options.episodes,
         horizon=options.horizon,
         suites=_names(options.suite),
+        policies=_names(options.policy),
     )
     print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
     print(f"report: {output / 'report.html'}", file=sys.stderr)
+    return _tell_failed(metrics)
+
+
+def _tell_failed(metrics: dict) -> int:
+    """Exit status: 1 if a policy has no return, for the rest is there all the same."""
+    failed = metrics.get("value", {}).get("failed", [])
+    for name in failed:
+        print(f"failed: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_report(options) -> int:
+    from whale_jax.evaluation.evaluate import rescore
+    from whale_jax.evaluation.report import outcome, statements
+
+    metrics, output = rescore(options.source, options.output)
+    print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
+    print(f"report: {output / 'report.html'}", file=sys.stderr)
+    return _tell_failed(metrics)
 
 
 def run_imagine(options) -> None:

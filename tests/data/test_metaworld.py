@@ -48,7 +48,7 @@ def test_the_expert_solves_and_random_does_not(simulator):
 
 def test_every_policy_is_clipped_and_different(simulator):
     episodes = {name: simulator.rollout(name, 3, 30) for name in metaworld.POLICIES}
-    assert len(episodes) == 9 and not set(metaworld.TRAIN_POLICIES) & set(metaworld.TEST_POLICIES)
+    assert len(metaworld.RANKED_POLICIES) == 10 and not set(metaworld.TRAIN_POLICIES) & set(metaworld.RANKED_POLICIES)
     actions = [episode.actions for episode in episodes.values()]
     assert all(np.abs(a).max() <= 1 for a in actions)
     for i, a in enumerate(actions):
@@ -64,16 +64,17 @@ def test_noise_has_the_scale_of_its_name_and_chunks_last_five_steps():
     policy = metaworld.make_policy("reach", "expert-noise-0.3", 0)
     drawn = np.array([policy(obs) for _ in range(2000)])[:, inside]
     assert drawn.std() == pytest.approx(0.3, rel=0.05)
-    policy = metaworld.make_policy("reach", "expert-or-random", 0)
-    is_expert = np.array([np.array_equal(policy(obs), expert) for _ in range(500)]).reshape(100, 5)
-    assert (is_expert.all(1) | ~is_expert.any(1)).all() and 30 < is_expert[:, 0].sum() < 70
+    for name, low, high in (("", 30, 70), ("-0.2", 65, 95), ("-0.8", 5, 35)):
+        policy = metaworld.make_policy("reach", f"expert-or-random{name}", 0)
+        is_expert = np.array([np.array_equal(policy(obs), expert) for _ in range(500)]).reshape(100, 5)
+        assert (is_expert.all(1) | ~is_expert.any(1)).all() and low < is_expert[:, 0].sum() < high
 
 
 @pytest.mark.filterwarnings("ignore:Constant")
 def test_cross_environment_policies_are_the_scripts_of_other_tasks():
     rng = np.random.default_rng(0)
     tasks = metaworld.TASKS
-    for name, offset in (("a", 3), ("b", 7), ("c", 11)):
+    for name, offset in (("a", 3), ("b", 7), ("c", 11), ("d", 14), ("e", 17)):
         for task in (tasks[0], tasks[15]):
             other = tasks[(tasks.index(task) + offset) % 20]
             obs = rng.uniform(-0.5, 0.5, 39)

@@ -6,6 +6,7 @@ ones); noise levels and cross-environment offsets are this project's choice, sin
 
 import dataclasses
 import functools
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -49,10 +50,17 @@ TRAIN_POLICIES = (
     "cross-environment-b",
 )
 TEST_POLICIES = ("expert-noise-0.5", "expert-or-random", "cross-environment-c")
-POLICIES = TRAIN_POLICIES + TEST_POLICIES
-
-# Simulator steps of the longest episode; Meta-World raises after them.
-MAX_STEPS = 500
+# Those to be ranked: none is trained on, and from the first to the last of a kind they do less well.
+RANKED_POLICIES = TEST_POLICIES + (
+    "expert-noise-0.1",
+    "expert-noise-1.0",
+    "expert-noise-2.0",
+    "expert-or-random-0.2",
+    "expert-or-random-0.8",
+    "cross-environment-d",
+    "cross-environment-e",
+)
+POLICIES = TRAIN_POLICIES + RANKED_POLICIES
 
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 
@@ -74,7 +82,7 @@ def action_spec(action_repeat: int = 1) -> ActionSpec:
 
 
 # A cross-environment policy is the script of the task so many places further in TASKS.
-_CROSS = {"cross-environment-a": 3, "cross-environment-b": 7, "cross-environment-c": 11}
+_CROSS = {f"cross-environment-{letter}": places for letter, places in zip("abcde", (3, 7, 11, 14, 17), strict=True)}
 _CHUNK = 5
 
 Policy = Callable[[np.ndarray], np.ndarray]
@@ -121,6 +129,8 @@ def make_env(task: str, camera: str = "corner", seed: int = 0):
     env._freeze_rand_vec = False
     env.seeded_rand_vec = True
     env._set_task_called = True
+    # Episodes are as long as the caller asks; Meta-World would raise after 500 steps.
+    env.max_path_length = sys.maxsize
     del env.sawyer_observation_space
     env.seed(seed)
     return env
@@ -137,8 +147,9 @@ def make_policy(task: str, name: str, seed: int) -> Policy:
     """The policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
 
     Drawn from `seed` alone. expert: Meta-World's script; random: uniform; expert-noise-s: the expert's
-    clipped action plus N(0, s^2); expert-or-random: one or the other, evenly, for five steps at a time;
-    cross-environment-a, -b, -c: the script of another task, fed this one's observations.
+    clipped action plus N(0, s^2); expert-or-random-p: random with probability p (0.5 if it is not said), else the
+    expert, for five steps at a time; cross-environment-a to -e: the script of another task, fed this one's
+    observations.
     """
     check_names(tasks=(task,), policies=(name,))
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -155,12 +166,13 @@ def make_policy(task: str, name: str, seed: int) -> Policy:
 
         def act(obs):
             return expert(obs) + rng.normal(0.0, scale, 4)
-    elif name == "expert-or-random":
+    elif name.startswith("expert-or-random"):
         expert, state = _scripted(task), {"step": 0, "random": False}
+        share = float(name.removeprefix("expert-or-random")[1:] or 0.5)
 
         def act(obs):
             if state["step"] % _CHUNK == 0:
-                state["random"] = rng.random() < 0.5
+                state["random"] = rng.random() < share
             state["step"] += 1
             return random(obs) if state["random"] else expert(obs)
     else:

@@ -29,12 +29,16 @@ SPLIT_POLICIES = {
     "train": metaworld.TRAIN_POLICIES,
     "valid": metaworld.TRAIN_POLICIES,
     "test": metaworld.TEST_POLICIES,
+    "ranked": metaworld.RANKED_POLICIES,
 }
 
 
 def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
-    """The seed of one episode: another for every episode, the same whatever else is recorded."""
-    words = [zlib.crc32(word.encode()) for word in (split, task, policy)]
+    """The seed of one episode: another for every episode, the same whatever else is recorded.
+
+    Policies to be ranked share theirs, so that none is luckier in where it starts.
+    """
+    words = [zlib.crc32(word.encode()) for word in (split, task, *([] if split == "ranked" else [policy]))]
     return int(np.random.SeedSequence([seed, *words, index]).generate_state(1)[0] >> 1)
 
 
@@ -59,11 +63,6 @@ def plan(
         raise WhaleError(
             f"Nothing can be recorded with steps {steps}, action repeat {action_repeat}, image size {image_size}, "
             f"episodes {episodes}."
-        )
-    if steps * action_repeat > metaworld.MAX_STEPS:
-        raise WhaleError(
-            f"{steps} steps of {action_repeat} simulator steps each are more than Meta-World's {metaworld.MAX_STEPS}; "
-            f"ask for at most {metaworld.MAX_STEPS // action_repeat} steps, or hold actions for less."
         )
     jobs = []
     for task in dict.fromkeys(tasks):
@@ -189,11 +188,11 @@ def record(
 ) -> EpisodeStore:
     """Records Meta-World episodes into `root`, in parallel processes, and opens the store.
 
-    episodes: split -> number for each task and policy; "train" and "valid" use TRAIN_POLICIES and "test" the
-    unseen TEST_POLICIES (`policies` keeps only some of them). Each episode has `steps` actions, each held for
-    `action_repeat` simulator steps (80 a second), steps + 1 frames of image_size x image_size, and a seed of
-    its own that follows from `seed`. Complete episodes that are already there are kept, so that the same call
-    goes on after a kill, and other tasks can be added later.
+    episodes: split -> number for each task and policy; "train" and "valid" use TRAIN_POLICIES, "test" the unseen
+    TEST_POLICIES and "ranked" the unseen RANKED_POLICIES (`policies` keeps only some of them). Each episode has
+    `steps` actions, each held for `action_repeat` simulator steps (80 a second), steps + 1 frames of image_size x
+    image_size, and a seed of its own that follows from `seed`. Complete episodes that are already there are kept,
+    so that the same call goes on after a kill, and other tasks can be added later.
 
     Raises WhaleError for unknown names, a store recorded with other settings, a full disk, no GL, or an
     episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete

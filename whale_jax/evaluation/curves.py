@@ -32,12 +32,14 @@ class Line:
       label: its name, for the description that a screen reader speaks.
       role: one of `DASHES`; settles colour and dashes.
       x, y: values of equal number; None or NaN in y leaves a gap.
+      points: draw points that are not joined.
     """
 
     label: str
     role: str
     x: Sequence[float]
     y: Sequence[float | None]
+    points: bool = False
 
 
 def chart(
@@ -77,9 +79,10 @@ def chart(
         for line in lines:
             y = [math.nan if value is None else value for value in line.y]
             width = WIDTHS.get(line.role, 1.5)
-            marker = {"marker": "o", "markersize": 3.5} if len(y) == 1 else {}
+            marker = {"marker": "o", "markersize": 3.5} if len(y) == 1 or line.points else {}
+            marker |= {"linestyle": "none"} if line.points else {}
             drawn = axes.plot(line.x, y, color=_TOKENS[line.role], linewidth=width, **marker)[0]
-            if DASHES[line.role]:
+            if DASHES[line.role] and not line.points:
                 drawn.set_dashes(DASHES[line.role])
         axes.grid(axis="y", color=_TOKENS["rule"], linewidth=0.7)
         axes.set_axisbelow(True)

@@ -5,8 +5,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ import jax
 import psutil
 
 from whale_jax.data.store import EpisodeStore, open_store
-from whale_jax.errors import unknown_name
+from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation import video
+from whale_jax.evaluation.films import suffix
+from whale_jax.evaluation.policies import find_policy
 from whale_jax.evaluation.protocol import ProtocolSettings, evaluate_video
-from whale_jax.evaluation.report import write_report
+from whale_jax.evaluation.report import Film, write_report
+from whale_jax.evaluation.summary import check_metrics
 from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
-from whale_jax.imagination.world import WorldModel, load
+from whale_jax.evaluation.value import ValueSettings, evaluate_value, fingerprint, score
+from whale_jax.imagination.world import Policy, WorldModel, load
 from whale_jax.training.progress import read_history, say
 
 FORMAT = "whale-metrics/1"
-SUITES = ("video", "uncertainty")
+SUITES = ("video", "value", "uncertainty")
 DEFINITIONS = {
     "psnr": "dB, maximum 1.0, per frame, then the mean over clips",
     "ssim": "11x11 Gaussian window, sigma 1.5, per frame, then the mean over clips",
@@ -61,6 +66,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """What the value suite is made on: episodes of held-out policies, and further policies by name."""
+
+    store: EpisodeStore
+    settings: ValueSettings
+    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
+
+
 def evaluate(
     model: WorldModel,
     store: EpisodeStore,
@@ -68,6 +82,7 @@ def evaluate(
     output: Path,
     run: dict[str, Any] | None = None,
     suites: Sequence[str] = ("video",),
+    ranked: Ranked | None = None,
 ) -> dict[str, Any]:
     """Runs suites on the store's episodes and writes `metrics.json` and `report.html` into `output`.
 
@@ -78,6 +93,7 @@ def evaluate(
       output: directory for both files.
       run: "phases" (seconds by name) and whatever else the report should say of the run.
       suites: of `SUITES`.
+      ranked: what the value suite needs.
 
     Returns:
       The metrics as written.
@@ -90,6 +106,8 @@ def evaluate(
     results, films = {}, []
     if "video" in suites:
         results["video"], films = evaluate_video(model, store, settings, say)
+    if "value" in suites:
+        results["value"] = evaluate_value(model, ranked.store, ranked.settings, output, ranked.policies, say)
     if "uncertainty" in suites:
         shared = {name: getattr(settings, name) for name in ("episodes", "batch_size", "seed")}
         results["uncertainty"] = evaluate_uncertainty(model, store, UncertaintySettings(**shared), say)
@@ -101,7 +119,8 @@ def evaluate(
             **settings.to_dict(),
             "split": sorted({record["split"] for record in store.records}),
             "definitions": DEFINITIONS,
-            "checkpoint": {"stage": model.meta.stage, "name": f"{model.source.parent.name}/{model.source.name}"},
+            "checkpoint": {"stage": model.meta.stage, "name": f"{model.source.parent.name}/{model.source.name}"}
+            | {"sha256": fingerprint(model.params)},
         },
         **results,
         "training": training_history(output, model),
@@ -114,12 +133,71 @@ def evaluate(
             "dataset": dataset(store),
         },
     }
+    _save_films(output, metrics, films)
+    write_metrics(output, metrics)
+    write_report(output / "report.html", metrics, films)
+    return metrics
+
+
+def write_metrics(output: Path, metrics: dict[str, Any]) -> None:
+    """Writes metrics.json beside, then in its place."""
     output.mkdir(parents=True, exist_ok=True)
     beside = output / "metrics.json.tmp"
     beside.write_text(json.dumps(metrics, indent=1))
     beside.replace(output / "metrics.json")
-    write_report(output / "report.html", metrics, films)
-    return metrics
+
+
+def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[str, Any], Path]:
+    """Scores the returns of a metrics.json anew, and writes it and its report; no model is needed.
+
+    Args:
+      source: metrics.json, or the directory that holds it.
+      output: where both files go; None takes `report-again` beside it.
+
+    Returns:
+      The metrics and the directory they were written to.
+
+    Raises:
+      WhaleError: there is no such file, or it is not one of ours.
+    """
+    path = Path(source)
+    path = path / "metrics.json" if path.is_dir() else path
+    try:
+        metrics = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WhaleError(f"There is no {path}; name the metrics.json of an evaluation.") from None
+    except ValueError as error:
+        raise WhaleError(f"{path} is not JSON ({error}); run `whale evaluate` again.") from error
+    check_metrics(metrics)
+    if "value" in metrics:
+        value = metrics["value"]
+        settings = ValueSettings.from_dict(value["settings"])
+        metrics["value"] = value | score(value["tasks"], settings)
+    output = Path(output or path.parent / "report-again")
+    write_metrics(output, metrics)
+    if (path.parent / "films").is_dir() and output.resolve() != path.parent.resolve():
+        shutil.copytree(path.parent / "films", output / "films", dirs_exist_ok=True)
+    write_report(output / "report.html", metrics, _read_films(metrics, output))
+    return metrics, output
+
+
+def _save_films(output: Path, metrics: dict[str, Any], films: Sequence[Film]) -> None:
+    """Writes the video suite's films into `output`/films, and their names into the metrics."""
+    for film in films:
+        name = f"films/video-{film.task}-{film.policy}{suffix(film.data)}"
+        (output / "films").mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(film.data)
+        metrics["video"][film.task][film.policy]["film"] = {"file": name, "caption": film.caption}
+
+
+def _read_films(metrics: dict[str, Any], directory: Path) -> list[Film]:
+    """The films of the video suite that the metrics name, as far as they are still there."""
+    return [
+        Film(task, policy, cell["film"]["caption"], (directory / cell["film"]["file"]).read_bytes())
+        for task, policies in metrics.get("video", {}).items()
+        for policy, cell in policies.items()
+        if "film" in cell and (directory / cell["film"]["file"]).is_file()
+    ]
 
 
 def training_history(output: Path, model: WorldModel) -> dict[str, Any]:
@@ -153,6 +231,7 @@ def evaluate_checkpoint(
     episodes: int | None = None,
     horizon: int | None = None,
     suites: Sequence[str] = ("video",),
+    policies: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a checkpoint on the held-out episodes of a store; see `evaluate`.
 
@@ -161,8 +240,10 @@ def evaluate_checkpoint(
       data: the episode store; None takes the one of the checkpoint's work directory.
       output: where both files go; None takes the work directory, and in it a folder named after the suites if
         "video" is not among them, so that the report of the run stays.
-      episodes, horizon: in place of the values of the checkpoint's config.
-      suites: of `SUITES`.
+      episodes, horizon: in place of what the suites take by themselves.
+      suites: of `SUITES`. For "value", episodes of the ranked policies are recorded into `ranked` in the work
+        directory, unless `data` is given.
+      policies: further ones for "value", as "module:callable".
 
     Returns:
       The metrics and the directory they were written to.
@@ -173,15 +254,48 @@ def evaluate_checkpoint(
     for name in suites or [""]:
         if name not in SUITES:
             raise unknown_name("suite", name, SUITES)
+    if policies and "value" not in suites:
+        raise WhaleError("Policies are ranked by the value suite; add --suite=value.")
+    further = {name: find_policy(name) for name in policies}
     model = load(checkpoint)
     workdir = model.source.parent.parent.parent
-    store = open_store(data or model.meta.config["data"]["root"] or workdir / "data")
-    settings = ProtocolSettings.from_dict(model.meta.config["evaluation"])
-    changes = {"episodes": episodes, "horizon": horizon}
-    settings = dataclasses.replace(settings, **{k: v for k, v in changes.items() if v is not None})
+    changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
+    store = held_out(open_store(data or model.meta.config["data"]["root"] or workdir / "data"))
+    settings = dataclasses.replace(ProtocolSettings.from_dict(model.meta.config["evaluation"]), **changes)
+    ranked = None
+    if "value" in suites:
+        value = ValueSettings(**changes)
+        ranked = Ranked(store if data else ranked_store(model, workdir / "ranked", value), value, further)
     output = Path(output or (workdir if "video" in suites else workdir / "-".join(suites)))
     phases = json.loads(path.read_text()) if (path := workdir / "phases.json").exists() else {}
-    return evaluate(model, held_out(store), settings, output, {"phases": phases}, suites), output
+    return evaluate(model, store, settings, output, {"phases": phases}, suites, ranked), output
+
+
+def ranked_store(model: WorldModel, root: Path, settings: ValueSettings) -> EpisodeStore:
+    """Episodes of the policies to be ranked, recorded into `root` as far as they are not there.
+
+    Raises:
+      WhaleError: the model's episodes were not recorded in a simulator.
+    """
+    config = model.meta.config
+    recording = config["data"]["record"]
+    if not recording["tasks"]:
+        raise WhaleError(
+            "This model was trained on recordings that no simulator here can go on with; name episodes of the policies "
+            "to be ranked with --data."
+        )
+    from whale_jax.data.record import record
+
+    return record(
+        root,
+        tasks=recording["tasks"],
+        episodes={"ranked": settings.episodes},
+        image_size=config["model"]["image_size"],
+        camera=recording["camera"],
+        steps=settings.context - 1 + settings.horizon,
+        action_repeat=recording["action_repeat"],
+        seed=config["seed"],
+    )
 
 
 def held_out(store: EpisodeStore) -> EpisodeStore:

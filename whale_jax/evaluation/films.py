@@ -229,6 +229,11 @@ def media_type(data: bytes) -> str:
     raise WhaleError("These bytes are neither MP4, WebP, GIF nor PNG; encode it with to_mp4 or to_webp.")
 
 
+def suffix(data: bytes) -> str:
+    """The ending of a file that holds an encoded film or picture, such as ".mp4"."""
+    return "." + media_type(data).partition("/")[2]
+
+
 def data_uri(data: bytes, mime: str) -> str:
     """`data:MIME;base64,...`, which a page can show without another file."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"

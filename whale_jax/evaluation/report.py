@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import films as encoding
-from whale_jax.evaluation import page, reliability, sections, statistics
+from whale_jax.evaluation import page, reliability, returns, sections, statistics
 from whale_jax.evaluation.summary import check_metrics, count, horizons, mean, signed, statement, summarise
 
 __all__ = ["Figure", "Film", "outcome", "statement", "statements", "summarise", "write_report"]
@@ -81,6 +81,8 @@ def write_report(
         horizon = min(horizon, horizons(metrics))
         parts["films", "Films"] = sections.films_section(metrics, films, show, horizon)
         parts["accuracy", "Accuracy"] = sections.accuracy_section(metrics, horizon)
+    if "value" in metrics:
+        parts["value", "Policies"] = returns.value_section(metrics["value"], path.parent)
     if "uncertainty" in metrics:
         parts["uncertainty", "Uncertainty"] = reliability.uncertainty_section(metrics["uncertainty"])
     parts["training", "Training"] = sections.training_section(metrics)
@@ -98,6 +100,8 @@ def statements(metrics: dict, horizon: int = 8) -> list[str]:
     found = []
     if "video" in metrics:
         found.append(statement(metrics, min(horizon, horizons(metrics))))
+    if "value" in metrics:
+        found.append(returns.statement(metrics["value"]))
     if "uncertainty" in metrics:
         found.append(reliability.statement(metrics["uncertainty"]))
     return found
@@ -106,6 +110,8 @@ def statements(metrics: dict, horizon: int = 8) -> list[str]:
 def outcome(metrics: dict) -> dict:
     """The figures that matter, for a program: the video suite's by task, and those of uncertainty under that name."""
     found = summarise(metrics) if "video" in metrics else {}
+    if "value" in metrics:
+        found["value"] = {name: metrics["value"][name] for name in ("mean", "tasks", "failed")}
     if "uncertainty" in metrics:
         kept = ("mean", "differences", "cost")
         found["uncertainty"] = {name: metrics["uncertainty"][name] for name in kept}
@@ -118,7 +124,8 @@ def outcome(metrics: dict) -> dict:
 
 def _header(metrics: dict, horizon: int, names: Sequence[tuple[str, str]]) -> str:
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in names)
-    tasks, tiles = len(metrics.get("video") or metrics["uncertainty"]["tasks"]), ""
+    measured = metrics.get("video") or metrics.get("value", metrics.get("uncertainty"))["tasks"]
+    tasks, tiles = len(measured), ""
     if "video" in metrics:
         cells = _tiles(metrics, summarise(metrics, horizon), horizon)
         tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in cells)

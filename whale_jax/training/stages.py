@@ -221,16 +221,17 @@ class DynamicsStage(Stage):
 
 
 class RewardStage(Stage):
-    """Symlog two-hot cross-entropy of rewards, on real frames and on reconstructions (docs/method.md §10)."""
+    """Symlog two-hot cross-entropy of rewards, half on real frames and half on reconstructions (docs/method.md §10)."""
 
     name = "reward"
 
     def loss(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.reward
         actions = self.spec.normalise(batch.actions)
-        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, batch.frames)))
-        use_decoded = jax.random.bernoulli(key, 0.5, (batch.frames.shape[0], 1, 1, 1, 1))
-        frames = jnp.where(use_decoded, decoded, to_unit(batch.frames))
+        # Rows come in random order, so that one half is as good as any.
+        seen, imagined = jnp.split(batch.frames, [batch.frames.shape[0] // 2])
+        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, imagined)))
+        frames = jnp.concatenate([to_unit(seen), decoded])
         merged = [x.reshape(-1, *x.shape[2:]) for x in (frames[:, :-1], actions[:, :-1], frames[:, 1:])]
         logits = n.reward_logits({"reward": params}, *merged)
         rewards = batch.rewards[:, :-1].reshape(-1)

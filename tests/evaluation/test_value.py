@@ -1,0 +1,203 @@
+"""The value suite on real rollouts: returns, ranking, what is kept, and policies that misbehave."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+import tiny
+from scipy import stats
+
+from whale_jax.data.store import open_store
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation import policies as own
+from whale_jax.evaluation.evaluate import Ranked, evaluate, held_out, rescore
+from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
+from whale_jax.evaluation.report import outcome, statements
+from whale_jax.evaluation.value import ValueSettings, evaluate_value, fingerprint, score
+from whale_jax.imagination.world import WorldModel
+
+SIDE = 32
+SETTINGS = ValueSettings(context=2, horizon=6, episodes=3, batch_size=2, draws=50)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tiny.write_store(tmp_path_factory.mktemp("store"), steps=12, side=SIDE, each=3)
+    return held_out(open_store(root))
+
+
+@pytest.fixture(scope="module")
+def world():
+    world = tiny.random_world(SIDE)
+    recording = {"tasks": ["reach"], "camera": "corner", "action_repeat": 2}
+    config = {"data": {"record": recording}, "model": {"image_size": SIDE}, "seed": 0}
+    return WorldModel(
+        world.networks, world.params, world.action_spec, dataclasses.replace(world.meta, config=config), world.source
+    )
+
+
+@pytest.fixture(scope="module")
+def written(world, store, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    return evaluate(world, store, ProtocolSettings(), output, suites=("value",), ranked=Ranked(store, SETTINGS)), output
+
+
+def test_returns_are_sums_of_rewards_over_the_horizon(written, world, store):
+    entry = written[0]["value"]["tasks"][tiny.TASKS[0]]["policies"]
+    clips = next(c for c in read_clips(store, SETTINGS.protocol()) if c.task == tiny.TASKS[0])
+    got = entry[clips.policy]
+    assert got["outcome"] == "ok" and got["mode"] == "open loop" and len(got["true"]) == 3
+    chosen = store.select(tasks=clips.task, policies=clips.policy)
+    np.testing.assert_allclose(got["true"], [chosen.read(i).rewards[1:7].sum() for i in range(3)], rtol=1e-6)
+    future = world.imagine(clips.frames[:, :2], clips.actions, uncertainty="entropy")
+    np.testing.assert_allclose(got["imagined"], future.rewards.sum(1), rtol=1e-4)
+    np.testing.assert_allclose(got["uncertainty"], future.uncertainty.mean(1), rtol=1e-4)
+
+
+def test_policies_and_trajectories_are_ranked(written):
+    value = written[0]["value"]
+    for task in tiny.TASKS:
+        entry = value["tasks"][task]
+        pairs = [(each["true"], each["imagined"]) for each in entry["policies"].values()]
+        true, imagined = (np.array(side) for side in zip(*pairs, strict=True))
+        wanted = stats.spearmanr(true.ravel(), imagined.ravel()).statistic
+        assert entry["by_trajectories"]["rank_correlation"]["interval"][0] == pytest.approx(wanted)
+        wanted = stats.spearmanr(true.mean(1), imagined.mean(1)).statistic
+        assert entry["by_policies"]["rank_correlation"]["interval"][0] == pytest.approx(wanted)
+    means = [value["tasks"][t]["by_policies"]["value_gap"]["interval"][0] for t in tiny.TASKS]
+    assert value["mean"]["by_policies"]["value_gap"][0] == pytest.approx(np.mean(means))
+
+
+def test_the_report_names_every_policy_and_shows_its_film(written):
+    metrics, output = written
+    page = (output / "report.html").read_text()
+    for name, each in metrics["value"]["tasks"][tiny.TASKS[0]]["policies"].items():
+        assert name in page and (output / each["film"]).stat().st_size > 500
+    assert page.count("<video") == sum(len(t["policies"]) for t in metrics["value"]["tasks"].values())
+    assert "policies rank with a correlation of" in " ".join(statements(metrics))
+    assert outcome(metrics)["value"]["mean"] == metrics["value"]["mean"]
+    assert len(metrics["protocol"]["checkpoint"]["sha256"]) == 64
+
+
+def test_scoring_anew_needs_no_model_and_gives_the_same(written, tmp_path):
+    metrics, output = written
+    again, place = rescore(output, tmp_path / "again")
+    assert again["value"] == json.loads(json.dumps(metrics["value"])) and (place / "report.html").exists()
+    with pytest.raises(WhaleError, match="There is no .*name the metrics.json"):
+        rescore(tmp_path / "nothing")
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(WhaleError, match="is not JSON"):
+        rescore(tmp_path)
+
+
+def test_what_is_kept_is_used_until_something_changes(world, store, tmp_path, monkeypatch):
+    imagined = []
+    original = WorldModel.imagine
+    monkeypatch.setattr(WorldModel, "imagine", lambda self, *a, **k: imagined.append(1) or original(self, *a, **k))
+    first = evaluate_value(world, store, SETTINGS, tmp_path)
+    calls = len(imagined)
+    assert evaluate_value(world, store, SETTINGS, tmp_path) == first and len(imagined) == calls
+    next(tmp_path.glob("films/*")).unlink()
+    evaluate_value(world, store, SETTINGS, tmp_path)
+    assert calls < len(imagined) < 2 * calls
+    before = len(imagined)
+    evaluate_value(world, store, dataclasses.replace(SETTINGS, horizon=5), tmp_path)
+    assert len(imagined) == before + calls
+
+
+def test_the_fingerprint_is_of_every_parameter(world):
+    changed = {**world.params, "reward": {"head": {"bias": np.zeros(3)}}}
+    assert fingerprint(world.params) == fingerprint(dict(reversed(world.params.items()))) != fingerprint(changed)
+
+
+def test_short_episodes_are_counted_and_left_out(world, store, tmp_path):
+    with pytest.raises(WhaleError, match="has the 14 steps .* the longest has 12"):
+        evaluate_value(world, store, dataclasses.replace(SETTINGS, horizon=13), tmp_path)
+    records = [dict(record, length=3) if i == 0 else record for i, record in enumerate(store.records)]
+    partly = type(store)(store.root, store.info, records)
+    assert evaluate_value(world, partly, SETTINGS, tmp_path)["notes"] == [
+        f"1 of {len(records)} episodes are shorter than 7 steps and were left out."
+    ]
+
+
+def test_without_a_reward_model(world, store, tmp_path):
+    params = {name: each for name, each in world.params.items() if name != "reward"}
+    bare = WorldModel(world.networks, params, world.action_spec, world.meta, world.source)
+    with pytest.raises(WhaleError, match="holds no reward model"):
+        evaluate_value(bare, store, SETTINGS, tmp_path)
+
+
+def test_fewer_than_two_policies_are_not_ranked():
+    ok = {"mode": "open loop", "outcome": "ok", "true": [1.0, 2.0], "imagined": [1.0, 1.0]}
+    bad = {"mode": "closed loop", "outcome": "in the model: raised ValueError: no"}
+    report = score({"reach": {"policies": {"a": ok, "b": bad}}, "hammer": {"policies": {"a": ok, "c": ok}}}, SETTINGS)
+    assert "not ranked: 1 of its policies" in report["tasks"]["reach"]["outcome"]
+    assert "by_policies" in report["tasks"]["hammer"]
+    assert report["failed"] == ["reach, b: in the model: raised ValueError: no"]
+
+
+def up(frames, key):
+    return np.tile(np.array([0, 0, 1, 0], np.float32), (len(frames), 1))
+
+
+def raising(frames, key):
+    raise ValueError("lost")
+
+
+def unfinished(frames, key):
+    time.sleep(30)
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (raising, "raised ValueError: lost"),
+        (lambda frames, key: np.zeros(4), r"shape \(4,\), not \(2, 4\)"),
+        (lambda frames, key: np.full((2, 4), np.nan), "not finite"),
+        (lambda frames, key: np.full((2, 4), 7.0), "outside"),
+        (lambda frames, key: "up", "raised ValueError"),
+        (unfinished, "gave no action within 0.5 s"),
+    ],
+)
+def test_policies_that_misbehave_are_named(policy, says, world):
+    guarded = own.Guarded(policy, world.action_spec, patience=0.5)
+    with pytest.raises(own.PolicyFailure, match=says):
+        guarded(np.zeros((2, SIDE, SIDE, 3), np.uint8), None)
+
+
+def test_policies_are_found_by_name(monkeypatch, tmp_path):
+    (tmp_path / "mine_for_test.py").write_text(
+        "class Robot:\n    @staticmethod\n    def act(frames, key): return 1\nnine = 9\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert own.find_policy("mine_for_test:Robot.act")(None, None) == 1
+    for name, says in (
+        ("mine_for_test", "module:callable"),
+        ("mine_for_test:nothing", "cannot be loaded"),
+        ("not_there:act", "cannot be loaded .ModuleNotFoundError"),
+        ("mine_for_test:nine", "int and cannot be called"),
+    ):
+        with pytest.raises(WhaleError, match=says):
+            own.find_policy(name)
+
+
+def test_a_policy_of_frames_acts_in_the_simulator_and_in_the_model(world, store, tmp_path):
+    pytest.importorskip("metaworld")
+    from whale_jax.data.metaworld import Simulator
+    from whale_jax.data.record import episode_seed
+
+    task = tiny.TASKS[0]
+    one = store.select(tasks=task)
+    value = evaluate_value(world, one, SETTINGS, tmp_path, {"tests:up": up, "tests:raising": raising})
+    entry = value["tasks"][task]["policies"]
+    assert entry["tests:up"]["mode"] == "closed loop" and entry["tests:up"]["outcome"] == "ok"
+    simulator = Simulator(task, image_size=16)
+    simulator.reset(episode_seed(0, "ranked", task, "", 2))
+    rewards = [simulator.hold(up([0], None)[0], 2)[1] for _ in range(7)]
+    simulator.close()
+    assert entry["tests:up"]["true"][2] == pytest.approx(sum(rewards[1:]), rel=1e-6)
+    assert entry["tests:raising"]["outcome"] == "in the simulator: raised ValueError: lost"
+    assert value["failed"] == [f"{task}, tests:raising: in the simulator: raised ValueError: lost"]
+    assert "by_policies" in value["tasks"][task]

@@ -1,0 +1,170 @@
+"""The report's section on value: which policy is better, and how far to believe it?"""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.evaluation import films as encoding
+from whale_jax.evaluation import page
+from whale_jax.evaluation.curves import Line, chart
+from whale_jax.evaluation.summary import count
+
+UNITS = {"policies": "policies", "trajectories": "trajectories"}
+MEASURE_NAMES = {
+    "rank_correlation": "rank correlation",
+    "pearson": "Pearson",
+    "kendall": "Kendall",
+    "value_gap": "value gap",
+    "regret_at_1": "regret@1",
+    "regret_at_5": "regret@5",
+    "mmrv": "MMRV",
+    "top_1": "top-1",
+}
+
+
+def value_section(report: dict[str, Any], directory: Path) -> str:
+    """Returns by policy, agreement with floors and leverage, and a film of each policy.
+
+    Args:
+      report: `value` of metrics.json.
+      directory: where its films lie.
+    """
+    horizon = report["settings"]["horizon"]
+    body = [
+        f"<p>Every policy starts from the same states. Its return over {horizon} steps as the simulator counted it "
+        "stands beside the return that the model imagined. A model that ranks policies well puts the points of a "
+        "chart in rising order; the diagonal is a perfect value.</p>\n",
+        *(f'<p class="note">{escape(note)}</p>\n' for note in (*report["notes"], *report["failed"])),
+        f"<h3>Which policy is better</h3>\n{_charts(report)}{_returns(report)}",
+    ]
+    for unit in UNITS:
+        if f"by_{unit}" in report["mean"]:
+            body.append(f"<h3>Agreement over {unit}</h3>\n{_agreement(report, unit)}")
+    body += [
+        f"<details><summary>A film of each policy</summary>{_films(report, directory)}</details>",
+        f"<details><summary>What each figure is</summary>{page.facts(report['definitions'])}</details>",
+    ]
+    return page.section("value", "Which policy is better?", "\n".join(body))
+
+
+def statement(report: dict[str, Any]) -> str:
+    """The outcome in plain sentences."""
+    ranked = [entry for entry in report["tasks"].values() if "by_policies" in entry]
+    horizon, sentences = report["settings"]["horizon"], []
+    for unit in UNITS:
+        if ranked:
+            floors = [entry[f"by_{unit}"]["rank_correlation"]["floor"] for entry in ranked]
+            chance = np.mean([floor[2] for floor in floors if floor[2] is not None] or [np.nan])
+            found = report["mean"][f"by_{unit}"]
+            sentences.append(
+                f"{unit} rank with a correlation of {_figure(found['rank_correlation'])} and a regret@1 of "
+                f"{_figure(found['regret_at_1'])} (estimates in random order stay below {chance:.2f} in 39 of 40 cases)"
+            )
+    head = f"By the returns of {horizon} imagined steps, mean of {count(len(ranked), 'task')}: "
+    text = head + "; ".join(sentences) + "." if ranked else f"No task's returns over {horizon} steps could be ranked."
+    failed = [f"{len(report['failed'])} failed: {'; '.join(report['failed'])}."] if report["failed"] else []
+    return " ".join([text, *report["notes"], *failed])
+
+
+def _figure(interval: list[float | None] | None) -> str:
+    if interval is None or interval[0] is None:
+        return "undefined"
+    value, low, high = interval
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}")
+
+
+def _ok(entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: each for name, each in entry["policies"].items() if each["outcome"] == "ok"}
+
+
+def _charts(report: dict[str, Any]) -> str:
+    figures = []
+    for task, entry in report["tasks"].items():
+        each = [(np.mean(x["true"]), np.mean(x["imagined"])) for x in _ok(entry).values()]
+        if not each:
+            continue
+        true, imagined = zip(*each, strict=True)
+        ends = [min(true), max(true)]
+        lines = [Line("perfect", "repeat", ends, ends), Line("policies", "model", true, imagined, points=True)]
+        svg = chart(f"Imagined against true return, {task}", lines, "true return", "imagined return")
+        figures.append(f"<figure><figcaption>{escape(task)}</figcaption>{svg}</figure>")
+    return f'<div class="charts">{"".join(figures)}</div>\n'
+
+
+def _returns(report: dict[str, Any]) -> str:
+    head = (
+        '<tr><th scope="col">policy</th><th scope="col" class="text">how</th><th scope="col">episodes</th>'
+        '<th scope="col">true return</th><th scope="col">imagined</th><th scope="col">rank, true</th>'
+        '<th scope="col">imagined</th><th scope="col">uncertainty</th></tr>'
+    )
+    rows = []
+    for task, entry in report["tasks"].items():
+        outcome = f": {entry['outcome']}" if "outcome" in entry else ""
+        rows.append(f'<tr class="first"><th scope="row">{escape(task + outcome)}</th>{"<td></td>" * 7}</tr>\n')
+        ok = _ok(entry)
+        means = {name: (np.mean(each["true"]), np.mean(each["imagined"])) for name, each in ok.items()}
+        places = [_places([mean[i] for mean in means.values()]) for i in range(2)]
+        order = sorted(range(len(means)), key=lambda i: places[0][i])
+        for i in order:
+            name, (true, imagined) = list(means.items())[i]
+            each = ok[name]
+            rows.append(
+                f'<tr><td class="text">{escape(name)}</td><td class="text">{escape(each["mode"])}</td>'
+                f"<td>{len(each['true'])}</td><td>{page.number(true, 1)}</td><td>{page.number(imagined, 1)}</td>"
+                f"<td>{places[0][i]}</td><td>{places[1][i]}</td>"
+                f"<td>{page.number(float(np.mean(each['uncertainty'])))}</td></tr>\n"
+            )
+        for name, each in entry["policies"].items():
+            if name not in ok:
+                rows.append(
+                    f'<tr><td class="text">{escape(name)}</td><td class="text" colspan="7">failed '
+                    f"{escape(each['outcome'])}</td></tr>\n"
+                )
+    return page.table("Mean returns of every policy, best first", head, rows)
+
+
+def _places(values: list[float]) -> list[int]:
+    return [1 + sum(other > value for other in values) for value in values]
+
+
+def _agreement(report: dict[str, Any], unit: str) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in MEASURE_NAMES.values())
+    head = f'<tr><th scope="col">task</th><th scope="col" class="text"></th>{head}</tr>'
+    rows = []
+    for task, entry in report["tasks"].items():
+        found = entry.get(f"by_{unit}", {})
+        kinds = {"interval": "value", "floor": "random order", "leverage": "one left out"} if found else {}
+        for i, (kind, words) in enumerate(kinds.items()):
+            first = f'<tr class="first"><th scope="row">{escape(task)}</th>' if not i else "<tr><th></th>"
+            cells = "".join(f"<td>{_cell(kind, found[name][kind])}</td>" for name in MEASURE_NAMES)
+            rows.append(f'{first}<td class="text">{words}</td>{cells}</tr>\n')
+    cells = "".join(f"<td>{_cell('interval', report['mean'][f'by_{unit}'][name])}</td>" for name in MEASURE_NAMES)
+    rows.append(f'<tr class="first"><th scope="row">mean of tasks</th><td class="text">value</td>{cells}</tr>\n')
+    return page.table(f"Agreement of imagined with true returns over {unit}, 95 % intervals", head, rows)
+
+
+def _cell(kind: str, values: list[Any] | None) -> str:
+    if values is None or values[0] is None:
+        return page.number(None)
+    if kind == "leverage":
+        return f"{page.number(values[0])} to {page.number(values[1])}<br><small>{escape(values[2])}</small>"
+    value, low, high = map(page.number, values)
+    return f"<b>{value}</b><br>[{low}, {high}]" if kind == "interval" else f"{value}<br>[{low}, {high}]"
+
+
+def _films(report: dict[str, Any], directory: Path) -> str:
+    figures = []
+    for task, entry in report["tasks"].items():
+        for name, each in _ok(entry).items():
+            file = directory / each["film"]
+            if file.is_file():
+                data = file.read_bytes()
+                source = encoding.data_uri(data, encoding.media_type(data))
+                label = escape(f"{task}, {name}: real and imagined")
+                video = f'<video src="{source}" aria-label="{label}" controls loop muted playsinline></video>'
+                picture = f'<img src="{source}" alt="{label}">'
+                shown = video if encoding.media_type(data) == encoding.MP4 else picture
+                figures.append(f"<figure>{shown}<figcaption>{escape(f'{task}, {name}')}</figcaption></figure>")
+    return f'<div class="charts">{"".join(figures)}</div>\n'
