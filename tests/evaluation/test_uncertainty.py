@@ -13,7 +13,8 @@ from whale_jax.evaluation.evaluate import evaluate, evaluate_checkpoint, held_ou
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
 from whale_jax.evaluation.reliability import statement
 from whale_jax.evaluation.report import outcome, statements
-from whale_jax.evaluation.uncertainty import UncertaintySettings, perceptual_error
+from whale_jax.evaluation.uncertainty import UncertaintySettings
+from whale_jax.evaluation.video import lpips
 from whale_jax.imagination.world import WorldModel
 
 SIDE = 32
@@ -48,7 +49,7 @@ def test_every_estimate_is_held_against_the_error(written, world, store):
     frames = np.concatenate([c.frames for c in clips])
     actions = np.concatenate([c.actions for c in clips])
     future = world.imagine(frames[:, :4], actions, uncertainty="ensemble")
-    errors = perceptual_error(frames[:, 4:], future.frames)
+    errors = lpips(frames[:, 4:], future.frames)
     entry = report["tasks"][tiny.TASKS[0]]
     assert entry["pairs"] == errors.size == 32 and entry["mean_error"] == pytest.approx(errors.mean(), rel=1e-4)
     wanted = stats.pearsonr(future.uncertainty.ravel(), errors.ravel())[0]

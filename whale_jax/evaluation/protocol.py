@@ -13,6 +13,7 @@ from whale_jax.evaluation import video
 from whale_jax.evaluation.films import encode, side_by_side
 from whale_jax.evaluation.report import Film
 from whale_jax.imagination.world import WorldModel
+from whale_jax.nn import lpips
 from whale_jax.nn.settings import Settings
 
 MEASURES = ("psnr", "ssim", "moving_psnr")
@@ -100,12 +101,14 @@ def other_actions(groups: list[Clips]) -> list[np.ndarray]:
 
 
 def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict[str, list[float | None]]:
-    """Every measure by horizon of predicted against real films, both (E, n, H, W, 3)."""
+    """Every measure by horizon of predicted against real films, both (E, n, H, W, 3); LPIPS where frames are large."""
     values = {
         "psnr": video.psnr(real, predicted),
         "ssim": video.ssim(real, predicted),
         "moving_psnr": video.moving_psnr(real, predicted, moving),
     }
+    if min(real.shape[2:4]) >= lpips.MIN_SIDE:
+        values["lpips"] = video.lpips(real, predicted)
     return {name: video.by_horizon(v).mean for name, v in values.items()}
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from whale_jax.evaluation import page
 from whale_jax.evaluation.curves import Line, chart, limits, swatch
-from whale_jax.evaluation.summary import MEASURES, horizons, mean, signed, summarise, value_at
+from whale_jax.evaluation.summary import horizons, mean, measures, signed, summarise, value_at
 
 SERIES = {
     "model": ("model", "imagined by the model"),
@@ -15,8 +15,8 @@ SERIES = {
     "wrong_actions": ("wrong", "model given another episode's actions"),
     "reconstruction": ("reconstruction", "tokenizer reconstruction, no prediction"),
 }
-MEASURE_NAMES = {"moving_psnr": "Moving-region PSNR", "psnr": "PSNR", "ssim": "SSIM"}
-UNITS = {"moving_psnr": "dB", "psnr": "dB", "ssim": "1 for equal frames"}
+MEASURE_NAMES = {"moving_psnr": "Moving-region PSNR", "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS (AlexNet)"}
+UNITS = {"moving_psnr": "dB", "psnr": "dB", "ssim": "1 for equal frames", "lpips": "0 for equal frames"}
 TASKS_APART = 6  # up to this many tasks have charts of their own, more are averaged
 CHARTS_A_STAGE = 6
 _HELD_OUT = re.compile(r"^(?:held_?out|val(?:id(?:ation)?)?|eval)[_/.]")
@@ -68,17 +68,17 @@ def films_section(metrics: dict, films: Sequence, show: dict, horizon: int) -> s
 
 
 def accuracy_section(metrics: dict, horizon: int) -> str:
-    """Curves and tables of the three measures by horizon, controls beside."""
+    """Curves and tables of every measure by horizon, controls beside."""
     legend = "".join(f"<li>{swatch(role)}{escape(label)}</li>" for role, label in SERIES.values())
     body = [
         "<p>The moving region is the set of pixels that differ, in the real film, from the last given frame. "
         "Every point is a mean over episodes; curves average the policies.</p>\n",
         f'<ul class="legend" aria-label="Lines of the charts">{legend}</ul>\n',
     ]
-    for measure in MEASURES:
+    for measure in measures(metrics):
         body.append(f"<h3>{MEASURE_NAMES[measure]} by horizon</h3>\n{_measure_charts(metrics, measure)}")
     body.append(f"<h3>Scores at horizon {horizon}</h3>\n{_scores_table(metrics, horizon)}")
-    tables = "".join(_horizon_table(metrics, measure) for measure in MEASURES)
+    tables = "".join(_horizon_table(metrics, measure) for measure in measures(metrics))
     body.append(f"<details><summary>Every horizon, in figures</summary>\n{tables}</details>")
     return page.section("accuracy", "Accuracy by horizon", "\n".join(body))
 

@@ -31,6 +31,12 @@ def check_metrics(metrics: dict) -> None:
                     raise WhaleError(f"The metrics lack video/{task}/{policy}/{measure}; run `whale evaluate` again.")
 
 
+def measures(metrics: dict) -> tuple[str, ...]:
+    """`MEASURES`, and LPIPS where every film has it."""
+    cells = [cell for policies in metrics["video"].values() for cell in policies.values()]
+    return (*MEASURES, "lpips") if all("lpips" in cell for cell in cells) else MEASURES
+
+
 def horizons(metrics: dict) -> int:
     """The number of horizons that every task and policy has."""
     cells = [cell for policies in metrics["video"].values() for cell in policies.values()]

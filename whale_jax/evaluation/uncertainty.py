@@ -14,14 +14,12 @@ import jax
 import numpy as np
 
 from whale_jax.data.store import EpisodeStore
-from whale_jax.evaluation import statistics
+from whale_jax.evaluation import statistics, video
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips
-from whale_jax.evaluation.video import CHUNK_PIXELS
 from whale_jax.imagination.retracing import additive_dimensions
 from whale_jax.imagination.rollout import Estimator
 from whale_jax.imagination.uncertainty import STEPS, Ensemble, Entropy, Retracing
 from whale_jax.imagination.world import WorldModel
-from whale_jax.nn import lpips
 from whale_jax.nn.settings import Settings
 
 NETWORK = "alexnet"
@@ -124,21 +122,8 @@ def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> tupl
             estimates.setdefault(name, []).append(future.uncertainty)
             if name == "retracing":
                 estimates.setdefault("disagreement", []).append(future.parts["disagreement"])
-                errors.append(perceptual_error(frames[:, settings.context :], future.frames))
+                errors.append(video.lpips(frames[:, settings.context :], future.frames, NETWORK))
     return np.concatenate(errors), {name: np.concatenate(parts) for name, parts in estimates.items()}
-
-
-def perceptual_error(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
-    """LPIPS (E, n) float32 of films (E, n, H, W, 3) uint8, AlexNet."""
-    flat = [film.reshape(-1, *film.shape[2:]) for film in (real, imagined)]
-    size = max(1, CHUNK_PIXELS // (real.shape[2] * real.shape[3]))
-    parts = [_lpips(lpips.weights(NETWORK), *(x[i : i + size] for x in flat)) for i in range(0, len(flat[0]), size)]
-    return np.concatenate(parts).reshape(real.shape[:2])
-
-
-@jax.jit
-def _lpips(params, real, imagined):
-    return lpips.distances(params, lpips.features(params, real), lpips.features(params, imagined))
 
 
 def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:

