@@ -35,7 +35,9 @@ def test_metrics_say_how_they_were_made(metrics):
     protocol, run = metrics["protocol"], metrics["run"]
     assert protocol["context"] == 2 and protocol["horizon"] == 4 and protocol["split"] == ["test"]
     assert set(protocol["definitions"]) >= CONTROLS | MEASURES
-    assert protocol["checkpoint"] == {"stage": "ensemble", "name": "ensemble/10"}
+    checkpoint = protocol["checkpoint"]
+    assert (checkpoint["stage"], checkpoint["name"]) == ("ensemble", "ensemble/10") and len(checkpoint["sha256"]) == 64
+    assert protocol["behaviour_conditioning"] == "on"
     assert set(run["phases"]) == {"recording", *TRAINED, "evaluation"}
     assert run["versions"]["jax"] and run["parameters"]["dynamics"] > 0
     assert run["dataset"]["episodes"] == 8 and run["config"]["name"] == "tiny"

@@ -31,6 +31,8 @@ COVERED = {
     "bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64",
     "bash launch/evaluate.sh --checkpoint=DIR",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=uncertainty",
+    "bash launch/evaluate.sh --checkpoint=DIR --suite=value",
+    "whale report --from=DIR",
     "bash launch/test.sh",
     "whale doctor",
     "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
@@ -105,6 +107,18 @@ def test_evaluate_uncertainty(workdir):
     assert {"retracing", "entropy"} <= set(report["tasks"]["reach"]) and report["cost"]["retracing"]["ratio"] > 1
     assert 'id="films"' in (workdir / "report.html").read_text(), "the report of the run stays"
     assert 'id="uncertainty"' in (workdir / "uncertainty" / "report.html").read_text()
+
+
+def test_evaluate_value_and_score_it_anew(workdir, tmp_path):
+    (tmp_path / "mine.py").write_text("def pick(frames, key):\n    raise RuntimeError('no gripper')\n")
+    command = (WHALE, "evaluate", f"--checkpoint={workdir}", "--suite=value", "--horizon=6", "--episodes=2", "--json")
+    report = json.loads(run(*command, "--policy=mine:pick", cwd=tmp_path, status=1))["value"]
+    assert report["failed"] == ["reach, mine:pick: in the simulator: raised RuntimeError: no gripper"]
+    assert len(report["tasks"]["reach"]["policies"]) == 11 and report["mean"]["by_policies"]["kendall"]
+    page = (workdir / "value" / "report.html").read_text()
+    assert 'id="value"' in page and page.count("<video") == 10
+    again = json.loads(run(WHALE, "report", f"--from={workdir / 'value'}", "--json", status=1))["value"]
+    assert again == report
 
 
 def test_doctor():

@@ -124,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--episodes", type=int, help="episodes per task and policy; default: by suite")
     command.add_argument("--horizon", type=int, help="frames imagined by the video and value suites; default: by suite")
     command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty")
+    command.add_argument("--no-behaviour", action="store_true", help="with behaviour conditioning switched off")
     command.add_argument("--policy", default="", help="value: further policies, comma-separated module:callable")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -261,6 +262,7 @@ def run_evaluate(options) -> int:
         horizon=options.horizon,
         suites=_names(options.suite),
         policies=_names(options.policy),
+        behaviour=not options.no_behaviour,
     )
     print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
     print(f"report: {output / 'report.html'}", file=sys.stderr)

@@ -85,7 +85,7 @@ def test_cross_environment_policies_are_the_scripts_of_other_tasks():
 def test_unknown_names():
     with pytest.raises(WhaleError, match="did you mean plate-slide"):
         metaworld.rollout("plateslide", "expert", 0)
-    with pytest.raises(WhaleError, match="did you mean .*expert-noise-0.5"):
+    with pytest.raises(WhaleError, match="did you mean .*expert-noise-2.0"):
         metaworld.rollout("reach", "expert-noise", 0)
     with pytest.raises(WhaleError, match="Meta-World camera"):
         metaworld.rollout("reach", "expert", 0, camera="front")

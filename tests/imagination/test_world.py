@@ -76,6 +76,20 @@ def test_behaviour_matters_only_to_a_model_conditioned_on_it(parallel_world, unc
         assert np.array_equal(*entropies) != matters
 
 
+def test_behaviour_can_be_switched_off(parallel_world, unconditioned_world, inputs):
+    frames, actions = inputs
+    off = parallel_world.without_behaviour()
+    assert (parallel_world.conditioning, off.conditioning) == ("on", "switched off")
+    assert unconditioned_world.conditioning == "trained without"
+    other = jax.tree.map(np.ones_like, off.params["behaviour"])
+    another = dataclasses.replace(off, params=off.params | {"behaviour": other})
+    ours, theirs = (world.imagine(frames, actions).frames for world in (off, another))
+    np.testing.assert_array_equal(ours, theirs)
+    assert (ours != parallel_world.imagine(frames, actions).frames).any()
+    with pytest.raises(WhaleError, match="trained without behaviour conditioning"):
+        unconditioned_world.without_behaviour()
+
+
 def test_frames_before_the_window_are_left_out(parallel_world, inputs):
     size = parallel_world.networks.settings.num_frames
     frames, actions = inputs(size + 3, HORIZON)

@@ -87,6 +87,11 @@ class ActionSpec:
 
     def check_same(self, other: "ActionSpec", where: str) -> None:
         """Raises WhaleError naming the first field in which `other`, the spec of `where`, is another."""
+        if other.dim != self.dim:
+            raise WhaleError(
+                f"{where} has actions of {other.dim} dimensions ({', '.join(other.names)}), and the checkpoint's have "
+                f"{self.dim} dimensions ({', '.join(self.names)}). Choose recordings of the same robot."
+            )
         for field, value in self.to_json().items():
             theirs = other.to_json()[field]
             if theirs != value:

@@ -121,6 +121,7 @@ def evaluate(
             **settings.to_dict(),
             "split": sorted({record["split"] for record in store.records}),
             "definitions": DEFINITIONS,
+            "behaviour_conditioning": model.conditioning,
             "checkpoint": {"stage": model.meta.stage, "name": f"{model.source.parent.name}/{model.source.name}"}
             | {"sha256": fingerprint(model.params)},
         },
@@ -234,6 +235,7 @@ def evaluate_checkpoint(
     horizon: int | None = None,
     suites: Sequence[str] = ("video",),
     policies: Sequence[str] = (),
+    behaviour: bool = True,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a checkpoint on the held-out episodes of a store; see `evaluate`.
 
@@ -241,11 +243,12 @@ def evaluate_checkpoint(
       checkpoint: a work directory or a checkpoint's directory.
       data: the episode store; None takes the one of the checkpoint's work directory.
       output: where both files go; None takes the work directory, and in it a folder named after the suites if
-        "video" is not among them, so that the report of the run stays.
+        "video" is not among them, so that the report of the run stays; `no-behaviour` keeps a folder of its own.
       episodes, horizon: in place of what the suites take by themselves.
       suites: of `SUITES`. For "value", episodes of the ranked policies are recorded into `ranked` in the work
         directory, unless `data` is given.
       policies: further ones for "value", as "module:callable".
+      behaviour: False switches behaviour conditioning off.
 
     Returns:
       The metrics and the directory they were written to.
@@ -260,6 +263,7 @@ def evaluate_checkpoint(
         raise WhaleError("Policies are ranked by the value suite; add --suite=value.")
     further = {name: find_policy(name) for name in policies}
     model = load(checkpoint)
+    model = model if behaviour else model.without_behaviour()
     workdir = model.source.parent.parent.parent
     changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
     store = held_out(open_store(data or model.meta.config["data"]["root"] or workdir / "data"))
@@ -268,9 +272,11 @@ def evaluate_checkpoint(
     if "value" in suites:
         value = ValueSettings(**changes)
         ranked = Ranked(store if data else ranked_store(model, workdir / "ranked", value), value, further)
-    output = Path(output or (workdir if "video" in suites else workdir / "-".join(suites)))
+    if output is None:
+        folder = "-".join([*(() if "video" in suites else suites), *(() if behaviour else ("no-behaviour",))])
+        output = workdir / folder
     phases = json.loads(path.read_text()) if (path := workdir / "phases.json").exists() else {}
-    return evaluate(model, store, settings, output, {"phases": phases}, suites, ranked), output
+    return evaluate(model, store, settings, Path(output), {"phases": phases}, suites, ranked), Path(output)
 
 
 def ranked_store(model: WorldModel, root: Path, settings: ValueSettings) -> EpisodeStore:

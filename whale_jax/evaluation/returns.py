@@ -95,9 +95,9 @@ def _charts(report: dict[str, Any]) -> str:
 
 def _returns(report: dict[str, Any]) -> str:
     head = (
-        '<tr><th scope="col">policy</th><th scope="col" class="text">how</th><th scope="col">episodes</th>'
-        '<th scope="col">true return</th><th scope="col">imagined</th><th scope="col">rank, true</th>'
-        '<th scope="col">imagined</th><th scope="col">uncertainty</th></tr>'
+        '<tr><th scope="col">policy</th><th scope="col">true return</th><th scope="col">imagined</th>'
+        '<th scope="col">rank, true</th><th scope="col">imagined</th><th scope="col">uncertainty</th>'
+        '<th scope="col">episodes</th><th scope="col" class="text">how</th></tr>'
     )
     rows = []
     for task, entry in report["tasks"].items():
@@ -111,10 +111,10 @@ def _returns(report: dict[str, Any]) -> str:
             name, (true, imagined) = list(means.items())[i]
             each = ok[name]
             rows.append(
-                f'<tr><td class="text">{escape(name)}</td><td class="text">{escape(each["mode"])}</td>'
-                f"<td>{len(each['true'])}</td><td>{page.number(true, 1)}</td><td>{page.number(imagined, 1)}</td>"
-                f"<td>{places[0][i]}</td><td>{places[1][i]}</td>"
-                f"<td>{page.number(float(np.mean(each['uncertainty'])))}</td></tr>\n"
+                f'<tr><td class="text">{escape(name)}</td><td>{page.number(true, 1)}</td>'
+                f"<td>{page.number(imagined, 1)}</td><td>{places[0][i]}</td><td>{places[1][i]}</td>"
+                f"<td>{page.number(float(np.mean(each['uncertainty'])))}</td><td>{len(each['true'])}</td>"
+                f'<td class="text">{escape(each["mode"])}</td></tr>\n'
             )
         for name, each in entry["policies"].items():
             if name not in ok:
@@ -149,7 +149,8 @@ def _cell(kind: str, values: list[Any] | None) -> str:
     if values is None or values[0] is None:
         return page.number(None)
     if kind == "leverage":
-        return f"{page.number(values[0])} to {page.number(values[1])}<br><small>{escape(values[2])}</small>"
+        unit = escape(values[2]).replace(", ", ",<br>")
+        return f"{page.number(values[0])} to {page.number(values[1])}<br><small>{unit}</small>"
     value, low, high = map(page.number, values)
     return f"<b>{value}</b><br>[{low}, {high}]" if kind == "interval" else f"{value}<br>[{low}, {high}]"
 

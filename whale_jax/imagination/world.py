@@ -122,6 +122,28 @@ class WorldModel:
             notes=_notes(estimator, estimates),
         )
 
+    @property
+    def conditioning(self) -> str:
+        """Whether behaviour conditions its predictions: "on", "switched off", or "trained without"."""
+        if not self.networks.settings.dynamics.embedding_dim:
+            return "trained without"
+        weights = jax.tree.leaves(self.params.get("dynamics", {}).get("behaviour_out", ()))
+        return "on" if any(np.asarray(x).any() for x in weights) else "switched off"
+
+    def without_behaviour(self) -> "WorldModel":
+        """The same model with behaviour conditioning switched off: embeddings weigh nothing in its predictions.
+
+        Raises:
+          WhaleError: it was trained without.
+        """
+        if not self.networks.settings.dynamics.embedding_dim:
+            raise WhaleError(f"{self.source} was trained without behaviour conditioning; there is none to switch off.")
+        params = dict(self.params)
+        for name in {"dynamics", "ensemble"} & set(params):
+            silent = jax.tree.map(jnp.zeros_like, params[name]["behaviour_out"])
+            params[name] = {**params[name], "behaviour_out": silent}
+        return dataclasses.replace(self, params=params)
+
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
         """Frames (B, T, H, W, 3) uint8 through the tokenizer and back, in windows of the model's length."""
         self._check_frames(np.asarray(frames))
