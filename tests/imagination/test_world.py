@@ -77,15 +77,15 @@ def test_behaviour_matters_only_to_a_model_conditioned_on_it(parallel_world, unc
 
 
 def test_behaviour_can_be_switched_off(parallel_world, unconditioned_world, inputs):
-    frames, actions = inputs
+    frames, actions = inputs(CONTEXT, HORIZON)
     off = parallel_world.without_behaviour()
     assert (parallel_world.conditioning, off.conditioning) == ("on", "switched off")
     assert unconditioned_world.conditioning == "trained without"
-    other = jax.tree.map(np.ones_like, off.params["behaviour"])
-    another = dataclasses.replace(off, params=off.params | {"behaviour": other})
-    ours, theirs = (world.imagine(frames, actions).frames for world in (off, another))
-    np.testing.assert_array_equal(ours, theirs)
-    assert (ours != parallel_world.imagine(frames, actions).frames).any()
+    prior = jax.tree.map(lambda p: p[..., ::-1], off.params["behaviour"]["prior"])
+    another = dataclasses.replace(off, params=off.params | {"behaviour": off.params["behaviour"] | {"prior": prior}})
+    on, ours, theirs = (w.imagine(frames, actions, uncertainty="entropy") for w in (parallel_world, off, another))
+    np.testing.assert_array_equal(ours.uncertainty, theirs.uncertainty)
+    assert (ours.uncertainty != on.uncertainty).any()
     with pytest.raises(WhaleError, match="trained without behaviour conditioning"):
         unconditioned_world.without_behaviour()
 
