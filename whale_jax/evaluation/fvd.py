@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from whale_jax.errors import WhaleError
-from whale_jax.evaluation import video
+from whale_jax.evaluation.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import i3d
 
 BATCH = 4  # clips at once
@@ -86,9 +86,9 @@ def features(
     found = {key: row for key in first if cache and (row := _read(_file(cache, key))) is not None}
     missing = sorted(i for key, i in first.items() if key not in found)
     started = time.perf_counter()
-    for start, stop, size in video._chunks(len(missing), max(1, batch)):
+    for start, stop, size in chunks(len(missing), max(1, batch)):
         indices = missing[start:stop]
-        chunk = video._padded(video._unit(films[indices], name), size)
+        chunk = padded(unit(films[indices], name), size)
         rows = np.asarray(_logits(i3d.weights(), chunk))
         for i, row in zip(indices, rows, strict=False):  # what is left of the rows is padding
             found[keys[i]] = row
@@ -134,7 +134,7 @@ def _root(features: np.ndarray) -> np.ndarray:
 def _checked(name: str, films: np.ndarray) -> np.ndarray:
     """The films, if I3D can look at them."""
     films = np.asarray(films)
-    video._check_film(name, films)
+    check_film(name, films)
     if not all(films.shape[2:]):
         raise WhaleError(f"The {name} frames have no pixels: the films are {films.shape}.")
     if films.shape[1] < i3d.MIN_FRAMES:
@@ -143,7 +143,7 @@ def _checked(name: str, films: np.ndarray) -> np.ndarray:
             "imagine or record longer clips."
         )
     for film in films:  # now, and not after an hour
-        video._unit(film, name)
+        unit(film, name)
     return films
 
 

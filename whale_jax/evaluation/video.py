@@ -12,7 +12,7 @@ does not depend on the number of films.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import dm_pix
@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.errors import WhaleError
+from whale_jax.evaluation import fvd as frechet
+from whale_jax.evaluation.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import lpips as perceptual
 
 PSNR_CAP = 100.0  # dB, given to frames whose error is zero or nearly so
@@ -94,8 +96,6 @@ def lpips(real: np.ndarray, imagined: np.ndarray, network: str = "alexnet") -> n
 
 def fvd(real: np.ndarray, imagined: np.ndarray, **options) -> float:
     """Fréchet Video Distance of two sets of films; see `whale_jax.evaluation.fvd.fvd`, also for `options`."""
-    from whale_jax.evaluation import fvd as frechet
-
     return frechet.fvd(real, imagined, **options)
 
 
@@ -119,7 +119,7 @@ def moving_region(real_films: np.ndarray, context_frame: np.ndarray, threshold: 
       WhaleError: the shapes do not fit, or a float film leaves [0, 1].
     """
     real_films, context_frame = np.asarray(real_films), np.asarray(context_frame)
-    _check_film("real_films", real_films)
+    check_film("real_films", real_films)
     expected = real_films.shape[:1] + real_films.shape[2:]
     if context_frame.shape != expected:
         raise WhaleError(
@@ -128,7 +128,7 @@ def moving_region(real_films: np.ndarray, context_frame: np.ndarray, threshold: 
         )
     mask = np.empty(real_films.shape[:-1], bool)
     for film, frame, out in zip(real_films, context_frame, mask, strict=True):
-        change = np.abs(_unit(film, "real_films") - _unit(frame, "context_frame"))
+        change = np.abs(unit(film, "real_films") - unit(frame, "context_frame"))
         out[:] = change.max(axis=-1) > threshold + 1e-5  # float32 rounding is no change
     return mask
 
@@ -222,8 +222,8 @@ def _by_frame(metric: Callable[..., jax.Array], **arrays: np.ndarray) -> np.ndar
     """Run `metric` over the frames of equally shaped films, chunk by chunk, and return (B, T) float32."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     real, imagined = arrays["real"], arrays["imagined"]
-    _check_film("real", real)
-    _check_film("imagined", imagined)
+    check_film("real", real)
+    check_film("imagined", imagined)
     if real.shape != imagined.shape:
         raise WhaleError(
             f"The real films are {real.shape} and the imagined ones {imagined.shape}; "
@@ -232,42 +232,7 @@ def _by_frame(metric: Callable[..., jax.Array], **arrays: np.ndarray) -> np.ndar
     films, frames, height, width = real.shape[:4]
     flat = {name: array.reshape(films * frames, *array.shape[2:]) for name, array in arrays.items()}
     out = np.empty(films * frames, np.float32)
-    for start, stop, size in _chunks(films * frames, max(1, CHUNK_PIXELS // (height * width))):
-        chunk = {name: _padded(_unit(array[start:stop], name), size) for name, array in flat.items()}
+    for start, stop, size in chunks(films * frames, max(1, CHUNK_PIXELS // (height * width))):
+        chunk = {name: padded(unit(array[start:stop], name), size) for name, array in flat.items()}
         out[start:stop] = np.asarray(metric(**chunk))[: stop - start]
     return out.reshape(films, frames)
-
-
-def _chunks(total: int, limit: int) -> Iterator[tuple[int, int, int]]:
-    """Start, stop and padded size of each chunk: one size for all, so that one program is compiled."""
-    size = min(total, limit)
-    for start in range(0, total, size or 1):
-        yield start, min(start + size, total), size
-
-
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    missing = size - len(array)
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
-
-
-def _unit(array: np.ndarray, name: str) -> np.ndarray:
-    """The array in float32 on the scale [0, 1]; masks stay as they are."""
-    if array.dtype == bool:
-        return array
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255)
-    array = array.astype(np.float32)
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 1.0)
-    if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
-        raise WhaleError(
-            f"The {name} frames hold values from {low:g} to {high:g}, but float frames must lie in [0, 1] "
-            "without NaN; pass uint8 frames, or divide by 255 and clip."
-        )
-    return array
-
-
-def _check_film(name: str, film: np.ndarray) -> None:
-    if film.ndim != 5 or film.shape[-1] != 3:
-        raise WhaleError(f"{name} must be films of shape (B, T, H, W, 3), but is {film.shape}.")
-    if film.dtype != np.uint8 and not jnp.issubdtype(film.dtype, jnp.floating):
-        raise WhaleError(f"{name} must be uint8 or float in [0, 1], but is {film.dtype}; convert it first.")
