@@ -32,7 +32,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
+def replacing(path: Path) -> Iterator[Any]:
     """A binary file written beside `path` that takes its place only when it is whole and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -82,7 +82,7 @@ def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
         "success": bool(episode.success.any()),
     }
     arrays = {name: getattr(episode, name) for name in _ARRAYS}
-    with _replacing(path) as file:
+    with replacing(path) as file:
         np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
     return header
 
@@ -170,7 +170,7 @@ def write_manifest(
         **settings,
         "episodes": sorted(episodes, key=lambda e: (e["split"], e["task"], e["policy"], e["index"])),
     }
-    with _replacing(Path(root) / MANIFEST) as file:
+    with replacing(Path(root) / MANIFEST) as file:
         file.write(json.dumps(manifest, indent=1).encode())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import psutil
 
+from whale_jax.data.storage import replacing
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation import video
@@ -21,13 +22,12 @@ from whale_jax.evaluation.films import suffix
 from whale_jax.evaluation.policies import find_policy
 from whale_jax.evaluation.protocol import ProtocolSettings, evaluate_video
 from whale_jax.evaluation.report import Film, write_report
-from whale_jax.evaluation.summary import check_metrics
+from whale_jax.evaluation.summary import FORMAT, check_metrics
 from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
 from whale_jax.evaluation.value import ValueSettings, evaluate_value, fingerprint, score
 from whale_jax.imagination.world import Policy, WorldModel, load
 from whale_jax.training.progress import read_history, say
 
-FORMAT = "whale-metrics/1"
 SUITES = ("video", "value", "uncertainty")
 DEFINITIONS = {
     "psnr": "dB, maximum 1.0, per frame, then the mean over clips",
@@ -188,8 +188,8 @@ def _save_films(output: Path, metrics: dict[str, Any], films: Sequence[Film]) ->
     """Writes the video suite's films into `output`/films, and their names into the metrics."""
     for film in films:
         name = f"films/video-{film.task}-{film.policy}{suffix(film.data)}"
-        (output / "films").mkdir(parents=True, exist_ok=True)
-        (output / name).write_bytes(film.data)
+        with replacing(output / name) as file:
+            file.write(film.data)
         metrics["video"][film.task][film.policy]["film"] = {"file": name, "caption": film.caption}
 
 

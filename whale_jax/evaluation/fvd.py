@@ -6,7 +6,6 @@ of equal length alone. Dimension keys: B films, T frames of a film, H and W heig
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from whale_jax.data.storage import replacing
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import i3d
@@ -167,8 +167,5 @@ def _read(path: Path) -> np.ndarray | None:
 
 
 def _write(path: Path, row: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    with beside.open("wb") as file:
+    with replacing(path) as file:
         np.save(file, row)
-    beside.replace(path)

@@ -55,6 +55,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def interval(values: list[float | None]) -> str:
+    """`0.31 [0.23, 0.38]` of [value, low, high], or `undefined`."""
+    value, low, high = values
+    return "undefined" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `43 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 9.95:

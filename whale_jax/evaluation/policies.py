@@ -1,6 +1,5 @@
 """Policies of a user's own: found by name, guarded, and recorded in the simulator."""
 
-import dataclasses
 import importlib
 import os
 import sys
@@ -82,19 +81,9 @@ class Guarded:
             raise PolicyFailure(str(error)) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Recorded:
-    """What a policy is to be recorded doing: clips of a task, from the initial states of the ranked policies."""
-
-    model: WorldModel
-    task: str
-    name: str
-    policy: Guarded
-    protocol: ProtocolSettings
-
-
-def record_closed_loop(wanted: Recorded) -> Clips:
-    """The policy's episodes in the simulator, as the checkpoint's were recorded.
+def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: ProtocolSettings) -> Clips:
+    """The policy's episodes of a task in the simulator, recorded as the checkpoint's were, from the initial states
+    of the ranked policies.
 
     Raises:
       PolicyFailure: see `Guarded`.
@@ -103,24 +92,24 @@ def record_closed_loop(wanted: Recorded) -> Clips:
     from whale_jax.data.metaworld import TASKS, Simulator
     from whale_jax.data.record import episode_seed
 
-    config = wanted.model.meta.config
-    settings, protocol = config["data"]["record"], wanted.protocol
-    if wanted.task not in TASKS:
-        raise WhaleError(f"There is no simulator of {wanted.task} to run {wanted.name} in; give recorded episodes.")
-    simulator = Simulator(wanted.task, image_size=config["model"]["image_size"], camera=settings["camera"])
+    config = model.meta.config
+    settings = config["data"]["record"]
+    if task not in TASKS:
+        raise WhaleError(f"There is no simulator of {task} to run {name} in; give recorded episodes.")
+    simulator = Simulator(task, image_size=config["model"]["image_size"], camera=settings["camera"])
     steps = protocol.context - 1 + protocol.horizon
     clips = []
     try:
         for index in range(protocol.episodes):
-            simulator.reset(episode_seed(config["seed"], "ranked", wanted.task, wanted.name, index))
+            simulator.reset(episode_seed(config["seed"], "ranked", task, name, index))
             frames, actions, rewards = [simulator.frame()], [], []
             for step in range(steps):
                 key = jax.random.fold_in(jax.random.fold_in(jax.random.key(protocol.seed), index), step)
-                actions.append(wanted.policy(frames[-1][None], key)[0])
+                actions.append(policy(frames[-1][None], key)[0])
                 rewards.append(simulator.hold(actions[-1], settings["action_repeat"])[1])
                 frames.append(simulator.frame())
             clips.append((frames, actions, rewards[protocol.context - 1 :]))
     finally:
         simulator.close()
     frames, actions, rewards = (np.stack([np.asarray(part) for part in parts]) for parts in zip(*clips, strict=True))
-    return Clips(wanted.task, wanted.name, frames, actions, rewards.astype(np.float32))
+    return Clips(task, name, frames, actions, rewards.astype(np.float32))

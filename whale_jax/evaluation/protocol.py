@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from whale_jax.errors import WhaleError
 from whale_jax.evaluation import video
 from whale_jax.evaluation.films import encode, side_by_side
 from whale_jax.evaluation.report import Film
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import Imagination, WorldModel
 from whale_jax.nn import lpips
 from whale_jax.nn.settings import Settings
 
 MEASURES = ("psnr", "ssim", "moving_psnr")
+Pair = TypeVar("Pair")
 CONTROLS = ("repeat_last_frame", "reconstruction", "wrong_actions")
 
 
@@ -112,9 +113,19 @@ def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict
     return {name: video.by_horizon(v).mean for name, v in values.items()}
 
 
-def _imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int) -> Iterator:
+def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int, **options) -> Iterator[Imagination]:
+    """What the model imagines of (E, C, …) frames and their actions, `size` at once; options as its `imagine` has."""
     for i in range(0, len(frames), size):
-        yield model.imagine(frames[i : i + size], actions[i : i + size])
+        yield model.imagine(frames[i : i + size], actions[i : i + size], **options)
+
+
+def told(pairs: Sequence[Pair], doing: str, say: Callable[[str], Any]) -> Iterator[Pair]:
+    """Each of some task-policy pairs; when it is done with, says so, and how many seconds are left."""
+    started = time.perf_counter()
+    for done, pair in enumerate(pairs, start=1):
+        yield pair
+        left = (time.perf_counter() - started) / done * (len(pairs) - done)
+        say(f"{doing} {done} of {len(pairs)} task-policy pairs ({pair.task}, {pair.policy}), {left:.0f} s left")
 
 
 def evaluate_video(
@@ -128,13 +139,10 @@ def evaluate_video(
     """
     results, films = {}, []
     groups = read_clips(store, settings)
-    started = time.perf_counter()
-    for i, (group, wrong) in enumerate(zip(groups, other_actions(groups), strict=True)):
+    for group, wrong in zip(told(groups, "evaluated", say), other_actions(groups), strict=True):
         entry, film = _evaluate_group(model, group, wrong, settings)
         results.setdefault(group.task, {})[group.policy] = entry
         films.append(film)
-        left = (time.perf_counter() - started) / (i + 1) * (len(groups) - i - 1)
-        say(f"evaluated {i + 1} of {len(groups)} task-policy pairs ({group.task}, {group.policy}), {left:.0f} s left")
     return results, films
 
 
@@ -142,9 +150,9 @@ def _evaluate_group(model, group: Clips, wrong: np.ndarray, settings: ProtocolSe
     c, n = settings.context, settings.horizon
     context, real = group.frames[:, :c], group.frames[:, c:]
     mixed = np.concatenate([group.actions[:, : c - 1], wrong[:, c - 1 :]], axis=1)
-    futures = list(_imagine(model, context, group.actions, settings.batch_size))
+    futures = list(imagine(model, context, group.actions, settings.batch_size))
     imagined = np.concatenate([f.frames for f in futures])
-    misled = np.concatenate([f.frames for f in _imagine(model, context, mixed, settings.batch_size)])
+    misled = np.concatenate([f.frames for f in imagine(model, context, mixed, settings.batch_size)])
     controls = {
         "repeat_last_frame": np.repeat(context[:, -1:], n, axis=1),
         "reconstruction": model.reconstruct(group.frames)[:, c:],

@@ -127,7 +127,13 @@ def samples(true: np.ndarray, estimated: np.ndarray, draws: int = 1000, seed: in
 
 
 def agreement(
-    true: np.ndarray, estimated: np.ndarray, *, names: Sequence[str] = (), draws: int = 1000, seed: int = 0
+    true: np.ndarray,
+    estimated: np.ndarray,
+    *,
+    names: Sequence[str] = (),
+    draws: int = 1000,
+    seed: int = 0,
+    found: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Every measure of one task's units, on normalised values, and how far to believe it.
 
@@ -135,6 +141,7 @@ def agreement(
       true, estimated: see `samples`.
       names: of the units, for the one that weighs most.
       draws: of the bootstrap and of the permutations; seed: of both.
+      found: the `samples` of the same arguments, if they are there already.
 
     Returns:
       By measure: "interval" [value, low, high], 95 % by bootstrap; "floor" [mean, low, high], 95 % of estimates in
@@ -144,7 +151,7 @@ def agreement(
     Raises:
       WhaleError: see `samples`.
     """
-    found = samples(true, estimated, draws, seed)
+    found = samples(true, estimated, draws, seed) if found is None else found
     true, estimated = normalise(*(x if x.ndim == 1 else x.mean(axis=1) for x in map(np.asarray, (true, estimated))))
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(estimated) for _ in range(draws)]

@@ -43,7 +43,7 @@ def statement(report: dict[str, Any]) -> str:
     """The outcome in plain sentences, whichever way it came out."""
     tasks = report["tasks"]
     order = sorted(report["mean"], key=lambda name: -(report["mean"][name]["pearson"][0] or 0.0))
-    ranked = ", ".join(f"{name.replace('_', ' ')} {_figure(report['mean'][name]['pearson'])}" for name in order)
+    ranked = ", ".join(f"{name.replace('_', ' ')} {page.interval(report['mean'][name]['pearson'])}" for name in order)
     sentences = [
         f"Uncertainty against the perceptual error of {report['settings']['horizon']}-step rollouts on unseen action "
         f"sequences, Pearson's correlation as the mean of {len(tasks)} task{'s' if len(tasks) > 1 else ''}: {ranked}."
@@ -53,13 +53,8 @@ def statement(report: dict[str, Any]) -> str:
             value, low, high = found["pearson"]
             if value is not None:
                 verdict = "is better than" if low > 0 else "is worse than" if high < 0 else "cannot be told from"
-                sentences.append(f"Retracing {verdict} {name} (difference {_figure(found['pearson'])}).")
+                sentences.append(f"Retracing {verdict} {name} (difference {page.interval(found['pearson'])}).")
     return " ".join([*sentences, *report["notes"]])
-
-
-def _figure(interval: list[float | None]) -> str:
-    value, low, high = interval
-    return "undefined" if value is None else f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}")
 
 
 def _correlations(report: dict) -> str:

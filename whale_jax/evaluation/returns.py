@@ -11,7 +11,7 @@ from whale_jax.evaluation import page
 from whale_jax.evaluation.curves import Line, chart
 from whale_jax.evaluation.summary import count
 
-UNITS = {"policies": "policies", "trajectories": "trajectories"}
+UNITS = ("policies", "trajectories")
 MEASURE_NAMES = {
     "rank_correlation": "rank correlation",
     "pearson": "Pearson",
@@ -59,20 +59,14 @@ def statement(report: dict[str, Any]) -> str:
             chance = np.mean([floor[2] for floor in floors if floor[2] is not None] or [np.nan])
             found = report["mean"][f"by_{unit}"]
             sentences.append(
-                f"{unit} rank with a correlation of {_figure(found['rank_correlation'])} and a regret@1 of "
-                f"{_figure(found['regret_at_1'])} (estimates in random order stay below {chance:.2f} in 39 of 40 cases)"
+                f"{unit} rank with a correlation of {page.interval(found['rank_correlation'])} and a regret@1 of "
+                f"{page.interval(found['regret_at_1'])} (estimates in random order stay below {chance:.2f} in 39 of 40 "
+                "cases)"
             )
     head = f"By the returns of {horizon} imagined steps, mean of {count(len(ranked), 'task')}: "
     text = head + "; ".join(sentences) + "." if ranked else f"No task's returns over {horizon} steps could be ranked."
     failed = [f"{len(report['failed'])} failed: {'; '.join(report['failed'])}."] if report["failed"] else []
     return " ".join([text, *report["notes"], *failed])
-
-
-def _figure(interval: list[float | None] | None) -> str:
-    if interval is None or interval[0] is None:
-        return "undefined"
-    value, low, high = interval
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "\N{MINUS SIGN}")
 
 
 def _ok(entry: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from whale_jax.data.store import EpisodeStore
 from whale_jax.evaluation import statistics, video
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips, told
 from whale_jax.imagination.retracing import additive_dimensions
 from whale_jax.imagination.rollout import Estimator
 from whale_jax.imagination.uncertainty import STEPS, Ensemble, Entropy, Retracing
@@ -95,15 +95,11 @@ def evaluate_uncertainty(
     found = estimators(model, settings.steps)
     groups = read_clips(store, settings.protocol())
     cost = _cost(model, groups[0], found, settings)
-    started, collected, notes = time.perf_counter(), {}, []
-    for i, group in enumerate(groups):
+    collected, notes = {}, []
+    for group in told(groups, "uncertainty:", say):
         errors, estimates = _imagine(model, group, found, settings)
         for name, values in {"error": errors, **estimates}.items():
             collected.setdefault(group.task, {}).setdefault(name, []).append(values)
-        left = (time.perf_counter() - started) / (i + 1) * (len(groups) - i - 1)
-        say(
-            f"uncertainty: {i + 1} of {len(groups)} task-policy pairs ({group.task}, {group.policy}), {left:.0f} s left"
-        )
     if "ensemble" not in found:
         notes.append(
             "No ensemble was trained beside this model; run its training again with --config.stages.ensemble.members=3."

@@ -4,9 +4,9 @@ Dimension keys: P policies, E episodes of each, C given and n imagined frames.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from whale_jax.data.storage import replacing
 from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import ranking
 from whale_jax.evaluation.films import encode, side_by_side, suffix
-from whale_jax.evaluation.policies import Guarded, PolicyFailure, Recorded, record_closed_loop
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips
+from whale_jax.evaluation.policies import Guarded, PolicyFailure, record_closed_loop
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
 from whale_jax.evaluation.statistics import interval
 from whale_jax.imagination.world import Policy, WorldModel
 from whale_jax.nn.settings import Settings
@@ -74,6 +75,11 @@ class _Unit:
     clips: Callable[[], Clips]
     act: Policy | None = None
 
+    @property
+    def file(self) -> str:
+        """Its policy as part of a file's name."""
+        return self.policy.replace(":", ".")
+
 
 def evaluate_value(
     model: WorldModel,
@@ -115,15 +121,13 @@ def evaluate_value(
     for name, act in (policies or {}).items():
         guarded = Guarded(act, model.action_spec)
         for task in long_enough.names("task"):
-            recorded = Recorded(model, task, name, guarded, settings.protocol())
-            units.append(_Unit(task, name, "closed loop", lambda r=recorded: record_closed_loop(r), guarded))
+            clips = functools.partial(record_closed_loop, model, task, name, guarded, settings.protocol())
+            units.append(_Unit(task, name, "closed loop", clips, guarded))
     mark = fingerprint(model.params)
-    started, tasks = time.perf_counter(), {}
-    for i, unit in enumerate(units):
+    tasks = {}
+    for unit in told(units, "value:", say):
         entry = _kept(model, unit, settings, output, mark)
         tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry
-        left = (time.perf_counter() - started) / (i + 1) * (len(units) - i - 1)
-        say(f"value: {i + 1} of {len(units)} task-policy pairs ({unit.task}, {unit.policy}), {left:.0f} s left")
     return score(tasks, settings) | {"notes": notes, "definitions": DEFINITIONS}
 
 
@@ -156,7 +160,7 @@ def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeS
 
 def _kept(model: WorldModel, unit: _Unit, settings: ValueSettings, output: Path, mark: str) -> dict[str, Any]:
     """What the unit came to: as it was kept, if nothing has changed since, else anew."""
-    file = output / "value" / unit.task / f"{unit.policy.replace(':', '.')}.json"
+    file = output / "value" / unit.task / f"{unit.file}.json"
     try:
         clips = unit.clips()
     except PolicyFailure as failure:
@@ -173,28 +177,23 @@ def _kept(model: WorldModel, unit: _Unit, settings: ValueSettings, output: Path,
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the model: {failure}"}
     data, _ = encode(film)
-    entry["film"] = f"films/value-{unit.task}-{unit.policy.replace(':', '.')}{suffix(data)}"
+    entry["film"] = f"films/value-{unit.task}-{unit.file}{suffix(data)}"
     _write(output / entry["film"], data)
     _write(file, json.dumps(entry | {"made_of": made_of}).encode())
     return entry
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
+    with replacing(path) as file:
+        file.write(data)
 
 
 def _imagine(model: WorldModel, unit: _Unit, clips: Clips, settings: ValueSettings) -> tuple[dict, np.ndarray]:
     """Returns and uncertainty of every episode, and the film of the first."""
-    c, size = settings.context, settings.batch_size
+    c = settings.context
     past = clips.actions[:, : c - 1] if unit.act else clips.actions
     extra = {"policy": unit.act, "horizon": settings.horizon, "key": jax.random.key(settings.seed)} if unit.act else {}
-    futures = [
-        model.imagine(clips.frames[i : i + size, :c], past[i : i + size], uncertainty="entropy", **extra)
-        for i in range(0, len(clips.frames), size)
-    ]
+    futures = list(imagine(model, clips.frames[:, :c], past, settings.batch_size, uncertainty="entropy", **extra))
     imagined = np.concatenate([future.rewards for future in futures]).sum(1)
     uncertainty = np.concatenate([future.uncertainty for future in futures]).mean(1)
     entry = {
@@ -227,8 +226,10 @@ def score(tasks: dict[str, Any], settings: ValueSettings) -> dict[str, Any]:
             continue
         for unit, (names, true, imagined) in _units(ranked).items():
             options = {"draws": settings.draws, "seed": settings.seed + i}
-            report[task][f"by_{unit}"] = ranking.agreement(true, imagined, names=names, **options)
             collected[unit].append(ranking.samples(true, imagined, **options))
+            report[task][f"by_{unit}"] = ranking.agreement(
+                true, imagined, names=names, found=collected[unit][-1], **options
+            )
     mean = {
         f"by_{unit}": {name: interval(np.mean([each[name] for each in found], axis=0)) for name in found[0]}
         for unit, found in collected.items()
