@@ -36,7 +36,7 @@ EXTRAS = {
     ],
     "lerobot": ["pyarrow>=18,<27"],
     "viz": ["matplotlib>=3.9,<4"],
-    "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.9,<1"],
+    "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.9,<1", "scikit-image>=0.25,<0.28"],
     "cuda": ["jax[cuda12]>=0.10,<0.13; sys_platform == 'linux'"],
 }
 

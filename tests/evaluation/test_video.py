@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
+from skimage import metrics as skimage
 
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import video
@@ -14,8 +15,8 @@ def pair(arm):
     return np.stack([arm(), arm(3.0)]), np.stack([arm(0.4, 0.02), arm(9.0, 0.1)])
 
 
-def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """SSIM of two (H, W, 3) frames in float64, window sums by scipy."""
+def reference_ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """SSIM (H - 10, W - 10, 3) of two (H, W, 3) frames in float64, window sums by scipy."""
     offset = np.arange(-5, 6)
     window = np.exp(-0.5 * (offset / 1.5) ** 2)
     window /= window.sum()
@@ -31,7 +32,7 @@ def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
     cov = blur(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
     value = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
-    return float(np.mean(value / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))
+    return value / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
 
 
 def test_psnr_equals_its_definition_for_bytes_and_floats(pair):
@@ -45,10 +46,20 @@ def test_psnr_equals_its_definition_for_bytes_and_floats(pair):
 def test_ssim_equals_the_scipy_reference(pair):
     real, imagined = pair
     a, b = real.reshape(-1, 64, 64, 3) / 255, imagined.reshape(-1, 64, 64, 3) / 255
-    expected = np.reshape([reference_ssim(*frames) for frames in zip(a, b, strict=True)], (2, 16))
+    expected = np.reshape([reference_ssim(*frames).mean() for frames in zip(a, b, strict=True)], (2, 16))
     actual = video.ssim(real, imagined)
     assert actual.min() < 0.2 and actual.max() > 0.7
     np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image(pair):
+    real, imagined = pair
+    a, b = real.reshape(-1, 64, 64, 3), imagined.reshape(-1, 64, 64, 3)
+    options = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    wanted = [skimage.peak_signal_noise_ratio(*frames, data_range=255) for frames in zip(a, b, strict=True)]
+    np.testing.assert_allclose(video.psnr(real, imagined).ravel(), wanted, atol=1e-4)
+    wanted = [skimage.structural_similarity(*frames, data_range=255, **options) for frames in zip(a, b, strict=True)]
+    np.testing.assert_allclose(video.ssim(real, imagined).ravel(), wanted, atol=2e-5)
 
 
 def test_identical_frames_score_the_cap_and_one(pair):
@@ -68,6 +79,8 @@ def test_chunks_change_nothing(pair, monkeypatch):
         yield video.psnr(real, imagined)
         yield video.ssim(real, imagined)
         yield video.moving_psnr(real, imagined, mask)
+        yield video.moving_ssim(real, imagined, mask)
+        yield video.moving_lpips(real, imagined, mask)
 
     whole = list(scores())
     monkeypatch.setattr(video, "CHUNK_PIXELS", 7 * 64 * 64)  # 32 frames: four full chunks and a padded one
@@ -100,6 +113,29 @@ def test_moving_psnr_sees_only_the_moving_region(pair):
     everywhere = np.ones_like(mask)
     scores = video.moving_psnr(real, imagined, everywhere)
     np.testing.assert_allclose(scores, video.psnr(real, imagined), atol=1e-4)
+
+
+def test_moving_ssim_averages_the_windows_centred_in_the_region(pair):
+    real, imagined = pair
+    mask = video.moving_region(real, real[:, 0])
+    scores = video.moving_ssim(real, imagined, mask)
+    wanted = reference_ssim(real[1, 9] / 255, imagined[1, 9] / 255).mean(-1)[mask[1, 9, 5:-5, 5:-5]].mean()
+    assert scores[1, 9] == pytest.approx(wanted, abs=2e-5) and np.isnan(scores[:, 0]).all()
+    at_the_edge = np.zeros_like(mask)
+    at_the_edge[..., :5, :] = True
+    assert np.isnan(video.moving_ssim(real, imagined, at_the_edge)).all()
+
+
+def test_moving_lpips_sees_only_the_moving_region(pair):
+    real, imagined = pair
+    mask = video.moving_region(real, real[:, 0])
+    scores = video.moving_lpips(real, imagined, mask)
+    np.testing.assert_array_equal(
+        scores, video.moving_lpips(real, np.where(mask[..., None], imagined, 255 - real), mask)
+    )
+    everywhere = np.ones_like(mask)
+    np.testing.assert_allclose(video.moving_lpips(real, imagined, everywhere), video.lpips(real, imagined), rtol=1e-4)
+    assert np.isnan(scores[:, 0]).all() and (scores[:, 5:] < video.lpips(real, imagined)[:, 5:]).all()
 
 
 def test_moving_psnr_is_nan_where_nothing_moves(pair):

@@ -1,4 +1,4 @@
-"""Video metrics: PSNR, SSIM, LPIPS, FVD, and PSNR over the pixels that move.
+"""Video metrics: PSNR, SSIM, LPIPS and FVD, and the first three over the pixels that move.
 
 Dimension keys:
   B: films
@@ -69,12 +69,7 @@ def ssim(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
     Raises:
       WhaleError: as `psnr`, or frames smaller than the window.
     """
-    height_and_width = np.shape(real)[-3:-1]
-    if height_and_width and min(height_and_width) < SSIM_WINDOW:
-        raise WhaleError(
-            f"SSIM needs frames of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-            f"these are {' x '.join(map(str, height_and_width))}; record or evaluate larger frames."
-        )
+    _check_window(real)
     return _by_frame(_ssim, real=real, imagined=imagined)
 
 
@@ -146,13 +141,58 @@ def moving_psnr(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray) -> np.
     Raises:
       WhaleError: as `psnr`, or a mask of another shape or dtype.
     """
-    mask = np.asarray(mask)
-    if mask.dtype != bool or mask.shape != np.shape(real)[:-1]:
+    return _by_frame(_moving_psnr, real=real, imagined=imagined, mask=_checked_mask(real, mask))
+
+
+def moving_ssim(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """SSIM of every frame, averaged over the windows whose centre lies in the moving region.
+
+    Args:
+      real, imagined: as `ssim` takes them; mask: (B, T, H, W) bool, from `moving_region`.
+
+    Returns:
+      (B, T) float32 in [-1, 1]; NaN where no window's centre lies in the frame's mask.
+
+    Raises:
+      WhaleError: as `ssim` and `moving_psnr`.
+    """
+    _check_window(real)
+    return _by_frame(_moving_ssim, real=real, imagined=imagined, mask=_checked_mask(real, mask))
+
+
+def moving_lpips(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray, network: str = "alexnet") -> np.ndarray:
+    """LPIPS of every real frame to itself with the imagined pixels in its moving region: all else is perfect.
+
+    Args:
+      real, imagined, network: as `lpips` takes them; mask: (B, T, H, W) bool, from `moving_region`.
+
+    Returns:
+      (B, T) float32, at least 0; NaN where the frame's mask is empty.
+
+    Raises:
+      WhaleError: as `lpips` and `moving_psnr`.
+    """
+    measure = functools.partial(_moving_lpips, perceptual.weights(network))
+    return _by_frame(measure, real=real, imagined=imagined, mask=_checked_mask(real, mask))
+
+
+def _check_window(films: np.ndarray) -> None:
+    height_and_width = np.shape(films)[-3:-1]
+    if height_and_width and min(height_and_width) < SSIM_WINDOW:
         raise WhaleError(
-            f"The mask must be bool {np.shape(real)[:-1]}, one value for each pixel of the films, "
+            f"SSIM needs frames of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"these are {' x '.join(map(str, height_and_width))}; record or evaluate larger frames."
+        )
+
+
+def _checked_mask(films: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != np.shape(films)[:-1]:
+        raise WhaleError(
+            f"The mask must be bool {np.shape(films)[:-1]}, one value for each pixel of the films, "
             f"but is {mask.dtype} {mask.shape}; make it with moving_region."
         )
-    return _by_frame(_moving_psnr, real=real, imagined=imagined, mask=mask)
+    return mask
 
 
 def by_horizon(values: np.ndarray) -> ByHorizon:
@@ -196,7 +236,27 @@ def _moving_psnr(real: jax.Array, imagined: jax.Array, mask: jax.Array) -> jax.A
 
 
 @jax.jit
+def _moving_lpips(params, real: jax.Array, imagined: jax.Array, mask: jax.Array) -> jax.Array:
+    values = _lpips(params, real, jnp.where(mask[..., None], imagined, real))
+    return jnp.where(mask.any((-2, -1)), values, jnp.nan)
+
+
+@jax.jit
 def _ssim(real: jax.Array, imagined: jax.Array) -> jax.Array:
+    return _ssim_map(real, imagined).mean((-3, -2, -1))
+
+
+@jax.jit
+def _moving_ssim(real: jax.Array, imagined: jax.Array, mask: jax.Array) -> jax.Array:
+    edge = SSIM_WINDOW // 2
+    centres = mask[:, edge:-edge, edge:-edge]
+    windows = jnp.sum(centres, axis=(-2, -1))
+    total = jnp.sum(_ssim_map(real, imagined).mean(-1) * centres, axis=(-2, -1))
+    return jnp.where(windows > 0, total / jnp.maximum(windows, 1), jnp.nan)
+
+
+def _ssim_map(real: jax.Array, imagined: jax.Array) -> jax.Array:
+    """(M, H - 10, W - 10, 3) of frames (M, H, W, 3)."""
     height, width = real.shape[-3:-1]
     rows, columns = _window_matrix(height), _window_matrix(width)
 
@@ -204,7 +264,7 @@ def _ssim(real: jax.Array, imagined: jax.Array) -> jax.Array:
         # Two small matrix products: the same sums as dm_pix's convolutions, about five times faster on a CPU.
         return jnp.einsum("nhwc,hi,wj->nijc", image, rows, columns, precision="highest", optimize="optimal")
 
-    return dm_pix.ssim(real, imagined, max_val=1.0, filter_fn=blur)
+    return dm_pix.ssim(real, imagined, max_val=1.0, filter_fn=blur, return_map=True)
 
 
 def _window_matrix(size: int) -> np.ndarray:
