@@ -2,13 +2,17 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 import tiny
 
 from whale_jax.configuration import to_plain
 from whale_jax.errors import WhaleError
+from whale_jax.imagination.world import load
 from whale_jax.models.world_model import TRAINED
 from whale_jax.pretrain import Phases, pretrain
+from whale_jax.reuse import reuse
 
 MEASURES = {"psnr", "ssim", "moving_psnr"}
 CONTROLS = {"repeat_last_frame", "reconstruction", "wrong_actions"}
@@ -86,3 +90,39 @@ def test_phases_add_up_over_calls(tmp_path):
     seconds = json.loads((tmp_path / "phases.json").read_text())
     assert seconds["tokenizer"] == 3.5 and 0 <= seconds["reward"] < 1
     assert [p.name for p in tmp_path.iterdir()] == ["phases.json"]
+
+
+def test_an_ablation_takes_over_the_stages_that_do_not_differ(trained, store, tmp_path):
+    config = tiny.get_config()
+    config.data.root, config.model.behaviour_conditioning = str(store), False
+    assert reuse(trained[0], tmp_path, config) == ["tokenizer", "behaviour"]
+    assert reuse(trained[0], tmp_path, config) == []
+    pretrain(config, tmp_path, until="dynamics")
+    bare, whole = load(tmp_path), load(trained[0])
+    assert bare.conditioning == "trained without" and whole.conditioning == "on"
+    for name in ("tokenizer", "behaviour"):
+        jax.tree.map(np.testing.assert_array_equal, bare.params[name], whole.params[name])
+    assert "behaviour_out" not in bare.params["dynamics"]
+    assert [e["step"] for e in tiny.history_of(tmp_path, "tokenizer")][-1] == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({}, TRAINED),
+        ({"seed": 1}, ()),
+        ({"stages.dynamics.max_lr": 1.0}, ("tokenizer", "behaviour")),
+        ({"stages.ensemble.members": 0}, TRAINED[:4]),
+    ],
+)
+def test_only_what_is_equal_is_taken_over(change, taken, trained, store, tmp_path):
+    config = tiny.get_config()
+    config.data.root = str(store)
+    config.update_from_flattened_dict(change)
+    assert reuse(trained[0], tmp_path, config) == list(taken)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_only_a_work_directory_can_be_taken_over(tmp_path):
+    with pytest.raises(WhaleError, match="holds no checkpoints to take over"):
+        reuse(tmp_path, tmp_path / "new", tiny.get_config())

@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("train", run_train, "data, four stages and a report; resumes where it stopped")
     _config_option(command)
     command.add_argument("--workdir", required=True, help="directory of the run")
+    command.add_argument("--reuse", help="work directory of a run whose data and equal, finished stages are taken over")
     command.add_argument("--until", help="stop after this stage: tokenizer, behaviour, dynamics or reward")
 
     command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
@@ -242,7 +243,12 @@ def run_collect(options) -> None:
 def run_train(options) -> None:
     from whale_jax.pretrain import pretrain, summary_line
 
-    metrics = pretrain(_load_config(options), options.workdir, options.until)
+    config = _load_config(options)
+    if options.reuse:
+        from whale_jax.reuse import reuse
+
+        reuse(options.reuse, options.workdir, config)
+    metrics = pretrain(config, options.workdir, options.until)
     if metrics:
         from whale_jax.evaluation.report import statements
 

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import TRAINED, Networks, WorldModelSettings
+from whale_jax.models.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
 
 FORMAT = "whale-checkpoint/1"
 _SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
@@ -202,8 +202,12 @@ def find(directory: Path | str) -> tuple[Path, int]:
 
 
 def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) -> None:
-    """Raises WhaleError if the checkpoint's networks differ from `settings`, naming the first differences."""
-    saved, wanted = _flat(meta.model), _flat(json.loads(json.dumps(settings.to_dict())))
+    """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`, naming the first ones."""
+    later = COMPONENTS[COMPONENTS.index(meta.stage) + 1 :] if meta.stage in COMPONENTS else ()
+    saved, wanted = (
+        _flat({name: value for name, value in tree.items() if name not in later})
+        for tree in (meta.model, json.loads(json.dumps(settings.to_dict())))
+    )
     differing = [k for k in sorted(saved.keys() | wanted.keys()) if saved.get(k) != wanted.get(k)]
     if differing:
         shown = "; ".join(f"{k} is {saved.get(k)} there and {wanted.get(k)} in the config" for k in differing[:3])
