@@ -24,7 +24,7 @@ SMALL = {
     **{f"model.tokenizer.{part}.num_layers": 2 for part in ("encoder", "decoder")},
     "model.dynamics.transformer.num_layers": 2,
     "evaluation.episodes": 1,
-    "evaluation.horizon": 8,
+    "evaluation.horizon": 10,
 }
 COVERED = {
     "bash launch/pretrain.sh",
@@ -97,7 +97,8 @@ def test_python_example(workdir):
 
 def test_evaluate(workdir, tmp_path):
     out = run("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", f"--output={tmp_path}", "--json")
-    assert "reach" in json.loads(out)
+    report = json.loads(out)
+    assert report["fvd"]["outcome"] == "ok" and report["fvd"]["clips"] == 3 and "reach" in report
     assert (tmp_path / "report.html").exists()
 
 

@@ -126,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--horizon", type=int, help="frames imagined by the video and value suites; default: by suite")
     command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty")
     command.add_argument("--no-behaviour", action="store_true", help="with behaviour conditioning switched off")
+    command.add_argument("--no-fvd", action="store_true", help="video: leave FVD out, about a second a clip and series")
     command.add_argument("--policy", default="", help="value: further policies, comma-separated module:callable")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -269,6 +270,7 @@ def run_evaluate(options) -> int:
         suites=_names(options.suite),
         policies=_names(options.policy),
         behaviour=not options.no_behaviour,
+        fvd=not options.no_fvd,
     )
     print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
     print(f"report: {output / 'report.html'}", file=sys.stderr)
@@ -276,8 +278,8 @@ def run_evaluate(options) -> int:
 
 
 def _tell_failed(metrics: dict) -> int:
-    """Exit status: 1 if a policy has no return, for the rest is there all the same."""
-    failed = metrics.get("value", {}).get("failed", [])
+    """Exit status: 1 if something could not be measured, for the rest is there all the same."""
+    failed = [*metrics.get("failed", []), *metrics.get("value", {}).get("failed", [])]
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return 1 if failed else 0

@@ -152,3 +152,21 @@ def test_what_is_no_pair_of_film_sets_is_refused_before_any_work(passes, real, i
 def test_bad_features_are_refused(a, b, says):
     with pytest.raises(WhaleError, match=says):
         fvd.frechet(a, b)
+
+
+def test_a_collector_gives_the_fvd_of_everything_it_was_given(passes):
+    real, imagined = films(5), films(5, seed=1)
+    collector = fvd.Collector()
+    collector.add(real[:2], model=imagined[:2])
+    collector.add(real[2:], model=imagined[2:])
+    found = collector.report()
+    assert found["model"] == pytest.approx(fvd.fvd(real, imagined)) and found["outcome"] == "ok"
+    assert (found["clips"], found["frames"], len(found["sha256"])) == (5, 10, 64)
+
+
+def test_a_collector_says_why_there_is_no_fvd(passes):
+    short, lonely = fvd.Collector(), fvd.Collector()
+    short.add(films(3)[:, :9], model=films(3)[:, :9])
+    lonely.add(films(1), model=films(1))
+    assert "at least 10 frames a clip, these have 9" in short.report()["outcome"]
+    assert "at least 2 clips" in lonely.report()["outcome"]

@@ -65,10 +65,12 @@ def test_wrong_actions_are_those_of_another_policy_s_episode(held):
 def test_with_one_policy_they_are_those_of_another_episode():
     rng = np.random.default_rng(0)
     actions = rng.normal(size=(3, 5, 4))
-    (wrong,) = other_actions([Clips("reach", "expert", np.zeros((3, 6, 2, 2, 3)), actions, np.zeros((3, 4)))])
+    (wrong,) = other_actions(
+        [Clips("reach", "expert", np.zeros((3, 6, 2, 2, 3)), actions, np.zeros((3, 4)), np.zeros(3))]
+    )
     assert not any(np.array_equal(a, b) for a, b in zip(wrong, actions, strict=True))
     assert sorted(wrong[:, 0, 0]) == sorted(actions[:, 0, 0])
-    lonely = Clips("reach", "expert", np.zeros((1, 6, 2, 2, 3)), actions[:1], np.zeros((1, 4)))
+    lonely = Clips("reach", "expert", np.zeros((1, 6, 2, 2, 3)), actions[:1], np.zeros((1, 4)), np.zeros(1))
     with pytest.raises(WhaleError, match="one held-out episode"):
         other_actions([lonely])
 
@@ -77,7 +79,7 @@ def test_groups_of_different_sizes_still_get_an_action_each():
     rng = np.random.default_rng(0)
     sizes = {"a": 3, "b": 2}
     groups = [
-        Clips("reach", name, np.zeros((n, 6, 2, 2, 3)), rng.normal(size=(n, 5, 4)), np.zeros((n, 4)))
+        Clips("reach", name, np.zeros((n, 6, 2, 2, 3)), rng.normal(size=(n, 5, 4)), np.zeros((n, 4)), np.zeros(n))
         for name, n in sizes.items()
     ]
     wrong = other_actions(groups)
@@ -96,7 +98,7 @@ def test_a_perfect_film_measures_perfectly_and_a_wrong_one_does_not(held):
     real = read_clips(held, SETTINGS)[0].frames[:, 2:]
     moving = np.ones(real.shape[:-1], bool)
     perfect, wrong = measure(real, real, moving), measure(real, 255 - real, moving)
-    assert set(perfect) == {"psnr", "ssim", "moving_psnr"} and len(perfect["psnr"]) == 4
+    assert set(perfect) == {"psnr", "ssim", "moving_psnr", "moving_ssim"} and len(perfect["psnr"]) == 4
     np.testing.assert_allclose(perfect["ssim"], 1.0, atol=1e-5)
     assert min(perfect["psnr"]) > 60 > max(wrong["psnr"]) and max(wrong["ssim"]) < 0.9
 

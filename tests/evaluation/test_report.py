@@ -181,7 +181,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, invented):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the file system refuses the 20,001st byte
     try:
-        with pytest.raises(WhaleError, match="could not be written.*untouched"):
+        with pytest.raises(WhaleError, match="No space left to write.*untouched"):
             write_report(path, invented(), [])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

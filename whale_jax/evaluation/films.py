@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import panels
+from whale_jax.evaluation.kept import write
 from whale_jax.evaluation.panels import Curve, enlarge
 
 H264_ENCODERS = ("libx264", "libopenh264", "h264")
@@ -239,6 +241,15 @@ def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
+def element(data: bytes, label: str, options: str) -> str:
+    """The HTML that shows a film: a `<video>` with these attributes, or an `<img>`; `label` is spoken."""
+    mime = media_type(data)
+    source, label = data_uri(data, mime), escape(label)
+    if mime == MP4:
+        return f'<video src="{source}" aria-label="{label}" {options} loop muted playsinline></video>'
+    return f'<img src="{source}" alt="{label}">'
+
+
 def check_output(path: Path | str) -> Path:
     """`path`, which a film can be written to.
 
@@ -282,10 +293,7 @@ def write_film(
         layout = {"scale": max(1, _FILM_SIDE // side), "rows": 1 if len(films) < 4 else 2}
         film = side_by_side(*films.values(), labels=tuple(films), context=context, curve=curve, **layout)
         data = to_mp4(film, fps) if path.suffix == ".mp4" else to_gif(film, fps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
+    write(path, data)
 
 
 def _animation(images: Sequence[Image.Image], kind: str, fps: float, **options) -> bytes:

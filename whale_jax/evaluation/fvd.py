@@ -20,6 +20,7 @@ from whale_jax.evaluation.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import i3d
 
 BATCH = 4  # clips at once
+NETWORK = "I3D, 400 logits, Kinetics-400"
 
 _logits = jax.jit(i3d.logits)
 
@@ -55,6 +56,42 @@ def fvd(
         )
     options = {"batch": batch, "cache": cache, "say": say}
     return frechet(features(real, name="real", **options), features(imagined, name="imagined", **options))
+
+
+class Collector:
+    """The features of several series of films, gathered group by group, so that no film need be kept.
+
+    Args:
+      cache: as `features` takes it; say: hears of progress.
+    """
+
+    def __init__(self, cache: Path | None = None, say: Callable[[str], Any] = lambda text: None):
+        self._cache, self._say = cache, say
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self._frames = 0
+        self._failure = ""
+
+    def add(self, real: np.ndarray, **series: np.ndarray) -> None:
+        """Real films (B, T, H, W, 3) and, of each series by name, as many that stand for them."""
+        if self._failure:
+            return
+        self._frames = real.shape[1]
+        try:
+            for name, films in {"real": real, **series}.items():
+                rows = features(films, cache=self._cache, say=self._say, name=name)
+                self._rows.setdefault(name, []).append(rows)
+        except WhaleError as error:
+            self._failure = str(error)
+
+    def report(self) -> dict[str, Any]:
+        """FVD of every series to the real films, and of how many clips; or, under "outcome", why not."""
+        rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
+        real = rows.pop("real", np.zeros((0, i3d.CLASSES)))
+        if self._failure or len(real) < 2:
+            return {"outcome": f"not computed: {self._failure or 'FVD needs at least 2 clips.'}"}
+        found = {name: frechet(real, each) for name, each in rows.items()}
+        seen = {"clips": len(real), "frames": self._frames, "network": NETWORK, "sha256": i3d.digest()}
+        return {"outcome": "ok", **found, **seen}
 
 
 def features(

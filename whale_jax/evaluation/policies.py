@@ -102,14 +102,15 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
     try:
         for index in range(protocol.episodes):
             simulator.reset(episode_seed(config["seed"], "ranked", task, name, index))
-            frames, actions, rewards = [simulator.frame()], [], []
+            frames, actions, outcomes = [simulator.frame()], [], []
             for step in range(steps):
                 key = jax.random.fold_in(jax.random.fold_in(jax.random.key(protocol.seed), index), step)
                 actions.append(policy(frames[-1][None], key)[0])
-                rewards.append(simulator.hold(actions[-1], settings["action_repeat"])[1])
+                outcomes.append(simulator.hold(actions[-1], settings["action_repeat"])[1:])
                 frames.append(simulator.frame())
-            clips.append((frames, actions, rewards[protocol.context - 1 :]))
+            rewards, success = zip(*outcomes[protocol.context - 1 :], strict=True)
+            clips.append((frames, actions, rewards, any(success)))
     finally:
         simulator.close()
-    frames, actions, rewards = (np.stack([np.asarray(part) for part in parts]) for parts in zip(*clips, strict=True))
-    return Clips(task, name, frames, actions, rewards.astype(np.float32))
+    frames, actions, rewards, success = (np.stack([np.asarray(x) for x in parts]) for parts in zip(*clips, strict=True))
+    return Clips(task, name, frames, actions, rewards.astype(np.float32), success)

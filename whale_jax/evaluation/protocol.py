@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,15 +11,15 @@ import numpy as np
 from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import video
-from whale_jax.evaluation.films import encode, side_by_side
-from whale_jax.evaluation.report import Film
+from whale_jax.evaluation.films import encode, side_by_side, suffix
+from whale_jax.evaluation.fvd import Collector
+from whale_jax.evaluation.kept import write
 from whale_jax.imagination.world import Imagination, WorldModel
 from whale_jax.nn import lpips
 from whale_jax.nn.settings import Settings
 
-MEASURES = ("psnr", "ssim", "moving_psnr")
 Pair = TypeVar("Pair")
-CONTROLS = ("repeat_last_frame", "reconstruction", "wrong_actions")
+SAMPLES = 1  # of every clip: nothing is the best of many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,17 @@ class ProtocolSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """Clips of one task and policy: frames (E, C + n, H, W, 3) uint8, actions (E, C - 1 + n, A), rewards (E, n)."""
+    """Clips of one task and policy: frames (E, C + n, H, W, 3) uint8, actions (E, C - 1 + n, A), rewards (E, n).
+
+    `success` (E,) bool: whether the task was done at one of the n steps.
+    """
 
     task: str
     policy: str
     frames: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
+    success: np.ndarray
 
 
 def read_clips(store: EpisodeStore, settings: ProtocolSettings) -> list[Clips]:
@@ -83,6 +88,7 @@ def _clip(store: EpisodeStore, index: int, length: int, settings: ProtocolSettin
         episode.frames[start : start + length],
         episode.actions[start : start + length - 1],
         episode.rewards[start + first : start + length - 1],
+        episode.success[start + first : start + length - 1].any(),
     )
 
 
@@ -107,10 +113,39 @@ def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict
         "psnr": video.psnr(real, predicted),
         "ssim": video.ssim(real, predicted),
         "moving_psnr": video.moving_psnr(real, predicted, moving),
+        "moving_ssim": video.moving_ssim(real, predicted, moving),
     }
     if min(real.shape[2:4]) >= lpips.MIN_SIDE:
         values["lpips"] = video.lpips(real, predicted)
-    return {name: video.by_horizon(v).mean for name, v in values.items()}
+        values["moving_lpips"] = video.moving_lpips(real, predicted, moving)
+    means = {name: video.by_horizon(v).mean for name, v in values.items()}
+    return {name: [None if x is None else round(x, 5) for x in mean] for name, mean in means.items()}
+
+
+def compare(
+    model: WorldModel, frames: np.ndarray, imagined: np.ndarray, **controls: np.ndarray
+) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+    """Imagined films beside what costs nothing (the last given frame) and what cannot be had (the real frames decoded).
+
+    Args:
+      frames: (E, C + n, H, W, 3), given and real ones; imagined: (E, n, H, W, 3); controls: further ones like it.
+
+    Returns:
+      {"episodes", "moving_share", measure: [by horizon], control: {measure: [by horizon]}}, the films by series,
+      and the moving region (E, n, H, W).
+    """
+    n = imagined.shape[1]
+    given, real = frames[:, :-n], frames[:, -n:]
+    controls = {
+        "repeat_last_frame": np.repeat(given[:, -1:], n, axis=1),
+        "reconstruction": model.reconstruct(frames)[:, -n:],
+        **controls,
+    }
+    moving = video.moving_region(real, given[:, -1])
+    entry: dict[str, Any] = {"episodes": len(real), "moving_share": float(moving.mean())}
+    entry |= measure(real, imagined, moving)
+    entry |= {name: measure(real, films, moving) for name, films in controls.items()}
+    return entry, {"model": imagined, **controls}, moving
 
 
 def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int, **options) -> Iterator[Imagination]:
@@ -129,53 +164,55 @@ def told(pairs: Sequence[Pair], doing: str, say: Callable[[str], Any]) -> Iterat
 
 
 def evaluate_video(
-    model: WorldModel, store: EpisodeStore, settings: ProtocolSettings, say=lambda message: None
-) -> tuple[dict[str, Any], list[Film]]:
+    model: WorldModel,
+    store: EpisodeStore,
+    settings: ProtocolSettings,
+    output: Path,
+    say: Callable[[str], Any] = lambda text: None,
+    distance: Collector | None = None,
+) -> dict[str, Any]:
     """Imagines every clip along its actions and along another episode's, and measures both beside the controls.
 
+    Args:
+      output: a film of each task and policy is written into `output`/films.
+      distance: is given the films of all clips, for FVD.
+
     Returns:
-      {task: {policy: {"episodes", measure: [by horizon], control: {measure: [by horizon]}, …}}} and one film
-      for each task and policy.
+      {task: {policy: {"episodes", "film", measure: [by horizon], control: {measure: [by horizon]}, …}}}.
     """
-    results, films = {}, []
+    results: dict[str, Any] = {}
     groups = read_clips(store, settings)
     for group, wrong in zip(told(groups, "evaluated", say), other_actions(groups), strict=True):
-        entry, film = _evaluate_group(model, group, wrong, settings)
+        entry = _evaluate_group(model, group, wrong, settings, output, distance)
         results.setdefault(group.task, {})[group.policy] = entry
-        films.append(film)
-    return results, films
+    return results
 
 
-def _evaluate_group(model, group: Clips, wrong: np.ndarray, settings: ProtocolSettings) -> tuple[dict, Film]:
-    c, n = settings.context, settings.horizon
-    context, real = group.frames[:, :c], group.frames[:, c:]
+def _evaluate_group(model, group: Clips, wrong: np.ndarray, settings, output: Path, distance) -> dict[str, Any]:
+    c = settings.context
     mixed = np.concatenate([group.actions[:, : c - 1], wrong[:, c - 1 :]], axis=1)
-    futures = list(imagine(model, context, group.actions, settings.batch_size))
+    futures = list(imagine(model, group.frames[:, :c], group.actions, settings.batch_size))
     imagined = np.concatenate([f.frames for f in futures])
-    misled = np.concatenate([f.frames for f in imagine(model, context, mixed, settings.batch_size)])
-    controls = {
-        "repeat_last_frame": np.repeat(context[:, -1:], n, axis=1),
-        "reconstruction": model.reconstruct(group.frames)[:, c:],
-        "wrong_actions": misled,
-    }
-    moving = video.moving_region(real, context[:, -1])
-    entry: dict[str, Any] = {"episodes": len(real), "moving_share": float(moving.mean())}
-    entry |= measure(real, imagined, moving)
-    entry |= {name: measure(real, controls[name], moving) for name in CONTROLS}
+    misled = np.concatenate([f.frames for f in imagine(model, group.frames[:, :c], mixed, settings.batch_size)])
+    entry, series, moving = compare(model, group.frames, imagined, wrong_actions=misled)
+    if distance:
+        distance.add(group.frames[:, c:], **{name: films for name, films in series.items() if films is not misled})
     if futures[0].rewards is not None:
         rewards = np.concatenate([f.rewards for f in futures])
         entry["reward_error"] = np.abs(rewards - group.rewards).mean(0).tolist()
-    return entry, _film(group, imagined, misled, moving, settings)
+    best = int(moving.mean((1, 2, 3)).argmax())
+    name = f"films/video-{group.task}-{group.policy}"
+    data = _film(group.frames[best], imagined[best], misled[best], c)
+    entry["film"] = {
+        "file": f"{name}{suffix(data)}",
+        "caption": f"{group.task}, {group.policy}: the clip with most motion",
+    }
+    write(output / entry["film"]["file"], data)
+    return entry
 
 
-def _film(
-    group: Clips, imagined: np.ndarray, misled: np.ndarray, moving: np.ndarray, settings: ProtocolSettings
-) -> Film:
-    """The clip in which most moves: nothing is to be seen in one that stands still."""
-    best, context = int(moving.mean((1, 2, 3)).argmax()), settings.context
-    given = group.frames[best, :context]
-    futures = [np.concatenate([given, film[best]]) for film in (imagined, misled)]
+def _film(frames: np.ndarray, imagined: np.ndarray, misled: np.ndarray, context: int) -> bytes:
+    """One clip, real, imagined, and imagined from other actions."""
+    futures = [np.concatenate([frames[:context], film]) for film in (imagined, misled)]
     labels = ("real", "imagined", "other actions")
-    frames = side_by_side(group.frames[best], *futures, labels=labels, context=context)
-    data, _ = encode(frames)
-    return Film(group.task, group.policy, f"{group.task}, {group.policy}: the clip with most motion", data)
+    return encode(side_by_side(frames, *futures, labels=labels, context=context))[0]

@@ -1,15 +1,14 @@
 """The report: one self-contained page of films, curves and tables."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from whale_jax.errors import WhaleError
+from whale_jax.evaluation import behaviours, page, reliability, returns, sections, statistics
 from whale_jax.evaluation import films as encoding
-from whale_jax.evaluation import page, reliability, returns, sections, statistics
+from whale_jax.evaluation.kept import write
 from whale_jax.evaluation.summary import check_metrics, count, horizons, mean, signed, statement, summarise
 
 __all__ = ["Figure", "Film", "outcome", "statement", "statements", "summarise", "write_report"]
@@ -74,15 +73,18 @@ def write_report(
     """
     path = Path(path)
     check_metrics(metrics)
-    show = {film: _element(film) for film in films}
+    spoken = "{}, {}: real, imagined, and imagined from other actions"
+    show = {film: encoding.element(film.data, spoken.format(film.task, film.policy), "autoplay") for film in films}
     pictures = [(_source(figure.image), figure.caption, figure.alt) for figure in figures]
     parts = {}
     if "video" in metrics:
-        horizon = min(horizon, horizons(metrics))
+        horizon = min(horizon, horizons(metrics["video"]))
         parts["films", "Films"] = sections.films_section(metrics, films, show, horizon)
         parts["accuracy", "Accuracy"] = sections.accuracy_section(metrics, horizon)
     if "value" in metrics:
         parts["value", "Policies"] = returns.value_section(metrics["value"], path.parent)
+        if behaviours.shown(metrics["value"]):
+            parts["behaviour", "Behaviour"] = behaviours.behaviour_section(metrics["value"])
     if "uncertainty" in metrics:
         parts["uncertainty", "Uncertainty"] = reliability.uncertainty_section(metrics["uncertainty"])
     parts["training", "Training"] = sections.training_section(metrics)
@@ -91,7 +93,8 @@ def write_report(
     parts["run", "Run"] = sections.run_section(metrics)
     footer = "<p>Every number here, with the protocol that made it, is in <code>metrics.json</code>.</p>"
     title = "Whale: real and imagined"
-    _write(path, page.document(title, _header(metrics, horizon, list(parts)), list(parts.values()), footer))
+    document = page.document(title, _header(metrics, horizon, list(parts)), list(parts.values()), footer)
+    write(path, document.encode())
     return path
 
 
@@ -99,17 +102,20 @@ def statements(metrics: dict, horizon: int = 8) -> list[str]:
     """The outcome of every suite that was run, a paragraph each."""
     found = []
     if "video" in metrics:
-        found.append(statement(metrics, min(horizon, horizons(metrics))))
+        found.append(statement(metrics, min(horizon, horizons(metrics["video"]))))
     if "value" in metrics:
         found.append(returns.statement(metrics["value"]))
     if "uncertainty" in metrics:
         found.append(reliability.statement(metrics["uncertainty"]))
+    if failed := metrics.get("failed"):
+        found.append(f"Not measured: {'; '.join(failed)}")
     return found
 
 
 def outcome(metrics: dict) -> dict:
     """The figures that matter, for a program: the video suite's by task, and those of uncertainty under that name."""
     found = summarise(metrics) if "video" in metrics else {}
+    found |= {name: metrics[name] for name in ("fvd", "failed") if metrics.get(name)}
     if "value" in metrics:
         found["value"] = {name: metrics["value"][name] for name in ("mean", "tasks", "failed")}
     if "uncertainty" in metrics:
@@ -158,36 +164,5 @@ def _tiles(metrics: dict, summary: dict, horizon: int) -> list[tuple[str, str]]:
     return tiles
 
 
-def _element(film: Film) -> str:
-    mime = encoding.media_type(film.data)
-    source = encoding.data_uri(film.data, mime)
-    label = escape(f"{film.task}, {film.policy}: real, imagined, and imagined from other actions")
-    if mime == encoding.MP4:
-        return f'<video src="{source}" aria-label="{label}" autoplay loop muted playsinline></video>'
-    return f'<img src="{source}" alt="{label}">'
-
-
 def _source(image: bytes | str) -> str:
     return image if isinstance(image, str) else encoding.data_uri(image, encoding.media_type(image))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise WhaleError(
-            f"The report could not be written to {path} ({error.strerror}); free some space or choose "
-            "another place. What stood there before is untouched."
-        ) from error

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from whale_jax.evaluation import films as encoding
-from whale_jax.evaluation import page
-from whale_jax.evaluation.curves import Line, chart
-from whale_jax.evaluation.summary import count
+from whale_jax.evaluation import page, sections
+from whale_jax.evaluation.curves import Line, chart, swatch
+from whale_jax.evaluation.scoring import UNITS
+from whale_jax.evaluation.summary import count, horizons, mean, measures, value_at
 
-UNITS = ("policies", "trajectories")
 MEASURE_NAMES = {
     "rank_correlation": "rank correlation",
     "pearson": "Pearson",
@@ -42,6 +42,13 @@ def value_section(report: dict[str, Any], directory: Path) -> str:
     for unit in UNITS:
         if f"by_{unit}" in report["mean"]:
             body.append(f"<h3>Agreement over {unit}</h3>\n{_agreement(report, unit)}")
+    frames = {
+        task: {name: each["frames"] for name, each in _ok(entry).items() if "frames" in each}
+        for task, entry in report["tasks"].items()
+    }
+    frames = {task: policies for task, policies in frames.items() if policies}
+    if frames:
+        body.append(f"<h3>How good the imagined frames are</h3>\n{_frames(frames)}")
     body += [
         f"<details><summary>A film of each policy</summary>{_films(report, directory)}</details>",
         f"<details><summary>What each figure is</summary>{page.facts(report['definitions'])}</details>",
@@ -91,12 +98,12 @@ def _returns(report: dict[str, Any]) -> str:
     head = (
         '<tr><th scope="col">policy</th><th scope="col">true return</th><th scope="col">imagined</th>'
         '<th scope="col">rank, true</th><th scope="col">imagined</th><th scope="col">uncertainty</th>'
+        '<th scope="col">shift</th>'
         '<th scope="col">episodes</th><th scope="col" class="text">how</th></tr>'
     )
     rows = []
     for task, entry in report["tasks"].items():
-        outcome = f": {entry['outcome']}" if "outcome" in entry else ""
-        rows.append(f'<tr class="first"><th scope="row">{escape(task + outcome)}</th>{"<td></td>" * 7}</tr>\n')
+        rows.append(f'<tr class="first"><th scope="row">{escape(task)}</th>{_about(entry)}</tr>\n')
         ok = _ok(entry)
         means = {name: (np.mean(each["true"]), np.mean(each["imagined"])) for name, each in ok.items()}
         places = [_places([mean[i] for mean in means.values()]) for i in range(2)]
@@ -104,19 +111,30 @@ def _returns(report: dict[str, Any]) -> str:
         for i in order:
             name, (true, imagined) = list(means.items())[i]
             each = ok[name]
+            shift = float(np.mean(each["shift"])) if "shift" in each else None
             rows.append(
                 f'<tr><td class="text">{escape(name)}</td><td>{page.number(true, 1)}</td>'
                 f"<td>{page.number(imagined, 1)}</td><td>{places[0][i]}</td><td>{places[1][i]}</td>"
-                f"<td>{page.number(float(np.mean(each['uncertainty'])))}</td><td>{len(each['true'])}</td>"
+                f"<td>{page.number(float(np.mean(each['uncertainty'])))}</td><td>{page.number(shift)}</td>"
+                f"<td>{len(each['true'])}</td>"
                 f'<td class="text">{escape(each["mode"])}</td></tr>\n'
             )
         for name, each in entry["policies"].items():
             if name not in ok:
                 rows.append(
-                    f'<tr><td class="text">{escape(name)}</td><td class="text" colspan="7">failed '
+                    f'<tr><td class="text">{escape(name)}</td><td class="text" colspan="8">failed '
                     f"{escape(each['outcome'])}</td></tr>\n"
                 )
     return page.table("Mean returns of every policy, best first", head, rows)
+
+
+def _about(entry: dict[str, Any]) -> str:
+    """What is to be known of the whole task."""
+    parts = [entry["outcome"]] if "outcome" in entry else []
+    if usual := entry.get("behaviour", {}).get("training_shift"):
+        shift = f"median {page.number(usual['median'])}, 95 % below {page.number(usual['high'])}"
+        parts.append(f"shift of training episodes: {shift}")
+    return f'<td class="text" colspan="8"><small>{escape("; ".join(parts))}</small></td>'
 
 
 def _places(values: list[float]) -> list[int]:
@@ -149,17 +167,32 @@ def _cell(kind: str, values: list[Any] | None) -> str:
     return f"<b>{value}</b><br>[{low}, {high}]" if kind == "interval" else f"{value}<br>[{low}, {high}]"
 
 
+def _frames(frames: dict[str, dict[str, Any]]) -> str:
+    """Accuracy of imagined frames at a few horizons, mean of policies and tasks, and curves."""
+    cells = [cell for policies in frames.values() for cell in policies.values()]
+    names, last = measures(frames), horizons(frames)
+    series = {name: label for name, (_, label) in sections.SERIES.items() if name == "model" or name in cells[0]}
+    head = "".join(f'<th scope="col">{sections.MEASURE_NAMES[name]}</th>' for name in names)
+    head = f'<tr><th scope="col">horizon</th><th scope="col" class="text"></th>{head}</tr>'
+    rows = []
+    for horizon in sorted({h for h in (1, 4, 16, 64) if h < last} | {last}):
+        for i, (name, label) in enumerate(series.items()):
+            first = f'<tr class="first"><th scope="row">{horizon}</th>' if not i else "<tr><th></th>"
+            values = (mean(value_at(cell, name, measure, horizon) for cell in cells) for measure in names)
+            row = "".join(f"<td>{page.number(value, 3)}</td>" for value in values)
+            rows.append(f'{first}<td class="text">{label}</td>{row}</tr>\n')
+    legend = "".join(f"<li>{swatch(sections.SERIES[name][0])}{label}</li>" for name, label in series.items())
+    charts = sections.measure_charts(frames, "moving_psnr")
+    table = page.table(f"Accuracy by horizon, mean of {count(len(cells), 'policy', 'policies')}", head, rows)
+    return f'{table}<h3>Moving-region PSNR by horizon</h3><ul class="legend">{legend}</ul>{charts}'
+
+
 def _films(report: dict[str, Any], directory: Path) -> str:
     figures = []
     for task, entry in report["tasks"].items():
         for name, each in _ok(entry).items():
-            file = directory / each["film"]
+            file = directory / each["films"][0]
             if file.is_file():
-                data = file.read_bytes()
-                source = encoding.data_uri(data, encoding.media_type(data))
-                label = escape(f"{task}, {name}: real and imagined")
-                video = f'<video src="{source}" aria-label="{label}" controls loop muted playsinline></video>'
-                picture = f'<img src="{source}" alt="{label}">'
-                shown = video if encoding.media_type(data) == encoding.MP4 else picture
+                shown = encoding.element(file.read_bytes(), f"{task}, {name}: real and imagined", "controls")
                 figures.append(f"<figure>{shown}<figcaption>{escape(f'{task}, {name}')}</figcaption></figure>")
     return f'<div class="charts">{"".join(figures)}</div>\n'

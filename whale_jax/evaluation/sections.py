@@ -15,8 +15,16 @@ SERIES = {
     "wrong_actions": ("wrong", "model given another episode's actions"),
     "reconstruction": ("reconstruction", "tokenizer reconstruction, no prediction"),
 }
-MEASURE_NAMES = {"moving_psnr": "Moving-region PSNR", "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS (AlexNet)"}
-UNITS = {"moving_psnr": "dB", "psnr": "dB", "ssim": "1 for equal frames", "lpips": "0 for equal frames"}
+MEASURE_NAMES = {
+    "moving_psnr": "Moving-region PSNR",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS (AlexNet)",
+    "moving_ssim": "Moving-region SSIM",
+    "moving_lpips": "Moving-region LPIPS (AlexNet)",
+}
+UNITS = {"psnr": "dB", "ssim": "1 for equal frames", "lpips": "0 for equal frames"}
+UNITS |= {f"moving_{name}": unit for name, unit in UNITS.items()}
 TASKS_APART = 6  # up to this many tasks have charts of their own, more are averaged
 CHARTS_A_STAGE = 6
 _HELD_OUT = re.compile(r"^(?:held_?out|val(?:id(?:ation)?)?|eval)[_/.]")
@@ -75,10 +83,11 @@ def accuracy_section(metrics: dict, horizon: int) -> str:
         "Every point is a mean over episodes; curves average the policies.</p>\n",
         f'<ul class="legend" aria-label="Lines of the charts">{legend}</ul>\n',
     ]
-    for measure in measures(metrics):
-        body.append(f"<h3>{MEASURE_NAMES[measure]} by horizon</h3>\n{_measure_charts(metrics, measure)}")
+    for measure in measures(metrics["video"]):
+        body.append(f"<h3>{MEASURE_NAMES[measure]} by horizon</h3>\n{measure_charts(metrics['video'], measure)}")
+    body.append(_fvd(metrics["fvd"]) if "fvd" in metrics else "")
     body.append(f"<h3>Scores at horizon {horizon}</h3>\n{_scores_table(metrics, horizon)}")
-    tables = "".join(_horizon_table(metrics, measure) for measure in measures(metrics))
+    tables = "".join(_horizon_table(metrics["video"], measure) for measure in measures(metrics["video"]))
     body.append(f"<details><summary>Every horizon, in figures</summary>\n{tables}</details>")
     return page.section("accuracy", "Accuracy by horizon", "\n".join(body))
 
@@ -149,8 +158,9 @@ def _film(film, element: str, scores: str) -> str:
     return f'<figure class="film">{element}<figcaption>{lines}</figcaption></figure>'
 
 
-def _measure_charts(metrics: dict, measure: str) -> str:
-    video, steps = metrics["video"], range(1, horizons(metrics) + 1)
+def measure_charts(video: dict, measure: str) -> str:
+    """A chart of one measure by horizon for each task of {task: {policy: cell}}, the mean of its policies."""
+    steps = range(1, horizons(video) + 1)
     groups = {task: list(policies.values()) for task, policies in video.items()}
     if len(groups) > TASKS_APART:
         groups = {f"mean of {len(groups)} tasks": [cell for cells in groups.values() for cell in cells]}
@@ -208,13 +218,25 @@ def _score_cells(cell: dict, horizon: int) -> Iterator[str]:
         yield f"<td>{page.number(at('repeat_last_frame', measure), digits)}</td>"
 
 
-def _horizon_table(metrics: dict, measure: str) -> str:
-    steps = range(1, horizons(metrics) + 1)
-    digits = 3 if measure == "ssim" else 2
+def _fvd(found: dict) -> str:
+    if found["outcome"] != "ok":
+        return f'<h3>FVD</h3><p class="note">{escape(found["outcome"])}</p>'
+    names = {name: label for name, (_, label) in SERIES.items() if name in found}
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in names.values())
+    cells = "".join(f"<td>{page.number(found[name], 1)}</td>" for name in names)
+    clips = f"{found['clips']} clips of {found['frames']} predicted frames ({found['network']}); fewer clips give more."
+    return "<h3>FVD</h3>" + page.table(
+        f"FVD to the real films, over {clips}", f"<tr>{head}</tr>", [f"<tr>{cells}</tr>"]
+    )
+
+
+def _horizon_table(video: dict, measure: str) -> str:
+    steps = range(1, horizons(video) + 1)
+    digits = 2 if UNITS[measure] == "dB" else 3
     head = "".join(f'<th scope="col">{step}</th>' for step in steps)
     head = f'<tr><th scope="col">horizon</th>{head}</tr>'
     rows = []
-    for task, policies in metrics["video"].items():
+    for task, policies in video.items():
         for policy, cell in policies.items():
             pair = f'scope="rowgroup"><span>{escape(task)}, {escape(policy)}</span>'
             rows.append(f'<tr><th class="pair" colspan="{len(steps) + 1}" {pair}</th></tr>\n')

@@ -8,6 +8,7 @@ from whale_jax.errors import WhaleError
 
 FORMAT = "whale-metrics/1"
 MEASURES = ("moving_psnr", "psnr", "ssim")
+FURTHER = ("lpips", "moving_ssim", "moving_lpips")  # LPIPS needs frames of some size
 CONTROLS = ("repeat_last_frame", "wrong_actions", "reconstruction")
 AIM_DB = 1.0  # gain over repeating the last frame, on the moving region, that every task is held against
 
@@ -31,20 +32,22 @@ def check_metrics(metrics: dict) -> None:
                     raise WhaleError(f"The metrics lack video/{task}/{policy}/{measure}; run `whale evaluate` again.")
 
 
-def measures(metrics: dict) -> tuple[str, ...]:
-    """`MEASURES`, and LPIPS where every film has it."""
-    cells = [cell for policies in metrics["video"].values() for cell in policies.values()]
-    return (*MEASURES, "lpips") if all("lpips" in cell for cell in cells) else MEASURES
+def measures(video: dict) -> tuple[str, ...]:
+    """Those of `MEASURES` and `FURTHER` that every cell of {task: {policy: cell}} has."""
+    return tuple(name for name in (*MEASURES, *FURTHER) if all(name in cell for cell in _cells(video)))
 
 
-def horizons(metrics: dict) -> int:
-    """The number of horizons that every task and policy has."""
-    cells = [cell for policies in metrics["video"].values() for cell in policies.values()]
-    return min(len(cell[measure]) for cell in cells for measure in MEASURES)
+def horizons(video: dict) -> int:
+    """The number of horizons that every cell of {task: {policy: cell}} has."""
+    return min(len(cell[measure]) for cell in _cells(video) for measure in MEASURES)
+
+
+def _cells(video: dict) -> list[dict]:
+    return [cell for policies in video.values() for cell in policies.values()]
 
 
 def _usual_horizon(metrics: dict) -> int:
-    return min(8, horizons(metrics))
+    return min(8, horizons(metrics["video"]))
 
 
 def value_at(cell: dict, series: str, measure: str, horizon: int) -> float | None:
@@ -86,9 +89,9 @@ def summarise(metrics: dict, horizon: int | None = None) -> dict[str, dict[str, 
     """
     check_metrics(metrics)
     horizon = _usual_horizon(metrics) if horizon is None else horizon
-    if not 1 <= horizon <= horizons(metrics):
+    if not 1 <= horizon <= horizons(metrics["video"]):
         raise WhaleError(
-            f"The metrics hold horizons 1 to {horizons(metrics)}, not {horizon}; ask for one of those, "
+            f"The metrics hold horizons 1 to {horizons(metrics['video'])}, not {horizon}; ask for one of those, "
             "or evaluate with a longer horizon."
         )
     summary = {}

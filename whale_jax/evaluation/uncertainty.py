@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 
 from whale_jax.data.store import EpisodeStore
 from whale_jax.evaluation import statistics, video
+from whale_jax.evaluation.kept import kept
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips, told
 from whale_jax.imagination.retracing import additive_dimensions
 from whale_jax.imagination.rollout import Estimator
@@ -81,9 +83,15 @@ def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, E
 
 
 def evaluate_uncertainty(
-    model: WorldModel, store: EpisodeStore, settings: UncertaintySettings, say: Callable[[str], Any] = lambda text: None
+    model: WorldModel,
+    store: EpisodeStore,
+    settings: UncertaintySettings,
+    output: Path,
+    say: Callable[[str], Any] = lambda text: None,
 ) -> dict[str, Any]:
     """Imagines every clip with every estimator, and compares what they said with what came out.
+
+    What a policy of a task came to is kept in `output`/uncertainty, so that the same call goes on where it was stopped.
 
     Returns:
       `uncertainty` of metrics.json: "tasks" by task and estimate, their "mean", "differences" of the means to
@@ -97,9 +105,10 @@ def evaluate_uncertainty(
     cost = _cost(model, groups[0], found, settings)
     collected, notes = {}, []
     for group in told(groups, "uncertainty:", say):
-        errors, estimates = _imagine(model, group, found, settings)
-        for name, values in {"error": errors, **estimates}.items():
-            collected.setdefault(group.task, {}).setdefault(name, []).append(values)
+        parts = [model.fingerprint, settings.to_dict(), sorted(found), group.frames, group.actions]
+        make = functools.partial(_imagine, model, group, found, settings)
+        for name, values in kept(output, f"uncertainty/{group.task}/{group.policy}.json", parts, make).items():
+            collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
     if "ensemble" not in found:
         notes.append(
             "No ensemble was trained beside this model; run its training again with --config.stages.ensemble.members=3."
@@ -108,18 +117,19 @@ def evaluate_uncertainty(
     return _compare(tasks, settings) | {"cost": cost, "definitions": DEFINITIONS, "notes": notes}
 
 
-def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Errors (E, n) and estimates by name (E, n) of one task and policy."""
-    errors, estimates = [], {}
+def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:
+    """The "error" and every estimate by name of one task and policy, each (E, n)."""
+    values: dict[str, list[np.ndarray]] = {}
     for i in range(0, len(group.frames), settings.batch_size):
         frames, actions = group.frames[i : i + settings.batch_size], group.actions[i : i + settings.batch_size]
         for name, estimator in found.items():
             future = model.imagine(frames[:, : settings.context], actions, uncertainty=estimator)
-            estimates.setdefault(name, []).append(future.uncertainty)
+            values.setdefault(name, []).append(future.uncertainty)
             if name == "retracing":
-                estimates.setdefault("disagreement", []).append(future.parts["disagreement"])
-                errors.append(video.lpips(frames[:, settings.context :], future.frames, NETWORK))
-    return np.concatenate(errors), {name: np.concatenate(parts) for name, parts in estimates.items()}
+                error = video.lpips(frames[:, settings.context :], future.frames, NETWORK)
+                values.setdefault("error", []).append(error)
+                values.setdefault("disagreement", []).append(future.parts["disagreement"])
+    return {name: np.concatenate(parts).astype(float).tolist() for name, parts in values.items()}
 
 
 def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:

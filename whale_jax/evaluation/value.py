@@ -5,8 +5,6 @@ Dimension keys: P policies, E episodes of each, C given and n imagined frames.
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from whale_jax.data.storage import replacing
 from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
-from whale_jax.evaluation import ranking
+from whale_jax.evaluation.embeddings import Behaviours
 from whale_jax.evaluation.films import encode, side_by_side, suffix
+from whale_jax.evaluation.kept import kept, write
 from whale_jax.evaluation.policies import Guarded, PolicyFailure, record_closed_loop
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
-from whale_jax.evaluation.statistics import interval
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, compare, imagine, read_clips, told
+from whale_jax.evaluation.scoring import score
 from whale_jax.imagination.world import Policy, WorldModel
 from whale_jax.nn.settings import Settings
 
-UNITS = ("policies", "trajectories")
+FILM_SIDE = 128  # pixels that a frame is enlarged to
 DEFINITIONS = {
     "return": "sum of rewards over the horizon, undiscounted; imagined: of the reward model on imagined frames",
     "open loop": "the model is given the actions that were recorded",
@@ -39,6 +37,9 @@ DEFINITIONS = {
     "trajectories": "one unit a trajectory, all policies of a task mixed (the paper's reading); intervals draw them",
     "floor": "the same for estimates in random order: mean and 95 %",
     "leverage": "lowest and highest value when one unit is left out, and the unit that moves it most",
+    "behaviour": "mean of the posterior's distributions over an episode's segments; shown in its two main directions",
+    "shift": "Hellinger distance, 0 to 1, of an episode's behaviour to the nearest training policy's mean in the task; "
+    "training_shift: that of training episodes, median and 95 %",
     "uncertainty": "mean entropy of a step's tokens in nats, mean over the horizon",
 }
 
@@ -88,22 +89,25 @@ def evaluate_value(
     output: Path,
     policies: Mapping[str, Policy] | None = None,
     say: Callable[[str], Any] = lambda text: None,
+    training: EpisodeStore | None = None,
 ) -> dict[str, Any]:
     """Imagines every policy's episodes, in open loop along recorded actions, and ranks the policies.
 
-    What a policy of a task came to is kept in `output`/value, so that the same call goes on where it was stopped.
+    What recorded episodes came to is kept in `output`/value, so that the same call goes on where it was stopped.
 
     Args:
       model: with a reward model.
       store: recorded episodes of held-out policies, with rewards.
       settings: of the comparison.
-      output: for what is kept, and a film of each policy in `output`/films.
+      output: for what is kept, and a film of each episode in `output`/films.
       policies: further ones by name, of frames; each acts in the simulator, and in closed loop in the model.
       say: hears of progress.
+      training: episodes that the model was trained on; None leaves out how far policies are from them.
 
     Returns:
-      `value` of metrics.json: "tasks" with "policies" (returns, uncertainty, outcome, film), and agreement of
-      "by_policies" and "by_trajectories"; their "mean" over tasks; "definitions", "notes" and "failed".
+      `value` of metrics.json: "tasks" with "policies" (returns, uncertainty, success, outcome, films, accuracy of
+      frames, shift), "behaviour", and agreement of "by_policies" and "by_trajectories"; their "mean" over tasks;
+      "behaviour" of all tasks; "settings", "definitions", "notes" and "failed".
 
     Raises:
       WhaleError: no reward model, or no episode of the store is long enough.
@@ -123,22 +127,17 @@ def evaluate_value(
         for task in long_enough.names("task"):
             clips = functools.partial(record_closed_loop, model, task, name, guarded, settings.protocol())
             units.append(_Unit(task, name, "closed loop", clips, guarded))
-    mark = fingerprint(model.params)
-    tasks = {}
+    behaviours = Behaviours(model, training, settings.episodes)
+    notes += behaviours.notes
+    tasks: dict[str, Any] = {}
     for unit in told(units, "value:", say):
-        entry = _kept(model, unit, settings, output, mark)
-        tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry
-    return score(tasks, settings) | {"notes": notes, "definitions": DEFINITIONS}
-
-
-def fingerprint(params: Mapping[str, Any]) -> str:
-    """SHA-256 of all parameters, by name, shape and content."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(params)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+        entry, clips = _entry(model, unit, settings, output)
+        shift = {} if clips is None else behaviours.add(clips)
+        tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry | shift
+    for task, entry in tasks.items():
+        entry |= behaviours.of(task)
+    more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS}
+    return score(tasks, settings.draws, settings.seed) | behaviours.all() | more
 
 
 def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeStore, list[str]]:
@@ -158,98 +157,50 @@ def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeS
     ]
 
 
-def _kept(model: WorldModel, unit: _Unit, settings: ValueSettings, output: Path, mark: str) -> dict[str, Any]:
-    """What the unit came to: as it was kept, if nothing has changed since, else anew."""
-    file = output / "value" / unit.task / f"{unit.file}.json"
+def _entry(
+    model: WorldModel, unit: _Unit, settings: ValueSettings, output: Path
+) -> tuple[dict[str, Any], Clips | None]:
+    """What the unit came to, and its clips, where it has any."""
     try:
         clips = unit.clips()
     except PolicyFailure as failure:
-        return {"mode": unit.mode, "outcome": f"in the simulator: {failure}"}
-    made_of = [mark, settings.to_dict(), unit.mode, hashlib.sha256(clips.frames.tobytes()).hexdigest()]
-    made_of += [hashlib.sha256(array.tobytes()).hexdigest() for array in (clips.actions, clips.rewards)]
-    made_of = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    if file.exists():
-        kept = json.loads(file.read_text())
-        if kept.pop("made_of") == made_of and (output / kept["film"]).exists():
-            return kept
+        return {"mode": unit.mode, "outcome": f"in the simulator: {failure}"}, None
+    parts = [model.fingerprint, settings.to_dict(), clips.frames, clips.actions, clips.rewards]
+    make = functools.partial(_imagine, model, unit, clips, settings, output)
     try:
-        entry, film = _imagine(model, unit, clips, settings)
+        # Nothing tells whether a policy of frames is still the one that it was.
+        entry = make() if unit.act else kept(output, f"value/{unit.task}/{unit.file}.json", parts, make)
+        return entry, clips
     except PolicyFailure as failure:
-        return {"mode": unit.mode, "outcome": f"in the model: {failure}"}
-    data, _ = encode(film)
-    entry["film"] = f"films/value-{unit.task}-{unit.file}{suffix(data)}"
-    _write(output / entry["film"], data)
-    _write(file, json.dumps(entry | {"made_of": made_of}).encode())
-    return entry
+        return {"mode": unit.mode, "outcome": f"in the model: {failure}"}, clips
 
 
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path) as file:
-        file.write(data)
-
-
-def _imagine(model: WorldModel, unit: _Unit, clips: Clips, settings: ValueSettings) -> tuple[dict, np.ndarray]:
-    """Returns and uncertainty of every episode, and the film of the first."""
+def _imagine(model: WorldModel, unit: _Unit, clips: Clips, settings: ValueSettings, output: Path) -> dict[str, Any]:
+    """Returns, uncertainty and a film of every episode; and, along recorded actions, how good the frames are."""
     c = settings.context
     past = clips.actions[:, : c - 1] if unit.act else clips.actions
     extra = {"policy": unit.act, "horizon": settings.horizon, "key": jax.random.key(settings.seed)} if unit.act else {}
     futures = list(imagine(model, clips.frames[:, :c], past, settings.batch_size, uncertainty="entropy", **extra))
-    imagined = np.concatenate([future.rewards for future in futures]).sum(1)
-    uncertainty = np.concatenate([future.uncertainty for future in futures]).mean(1)
+    frames, rewards, uncertainty = (
+        np.concatenate([getattr(future, name) for future in futures]) for name in ("frames", "rewards", "uncertainty")
+    )
     entry = {
         "mode": unit.mode,
         "outcome": "ok",
         "true": clips.rewards.sum(1).astype(float).tolist(),
-        "imagined": imagined.astype(float).tolist(),
-        "uncertainty": uncertainty.astype(float).tolist(),
+        "imagined": rewards.sum(1).astype(float).tolist(),
+        "uncertainty": uncertainty.mean(1).astype(float).tolist(),
+        "success": clips.success.tolist(),
+        "films": _films(unit, clips.frames, np.concatenate([clips.frames[:, :c], frames], axis=1), c, output),
     }
-    film = np.concatenate([clips.frames[0, :c], futures[0].frames[0]])
-    return entry, side_by_side(clips.frames[0], film, context=c)
+    # In closed loop the real frames are those of other actions.
+    return entry if unit.act else entry | {"frames": compare(model, clips.frames, frames)[0]}
 
 
-def score(tasks: dict[str, Any], settings: ValueSettings) -> dict[str, Any]:
-    """Everything that follows from the returns alone.
-
-    Args:
-      tasks: by task {"policies": {name: {"outcome", "true", "imagined", …}}}.
-      settings: draws and seed.
-
-    Returns:
-      "settings", "tasks" with agreement, its "mean" over tasks, and "failed", the names of those that have no return.
-    """
-    report, collected = {}, {unit: [] for unit in UNITS}
-    for i, (task, entry) in enumerate(tasks.items()):
-        ranked = {name: each for name, each in entry["policies"].items() if each["outcome"] == "ok"}
-        report[task] = {"policies": entry["policies"]}
-        if len(ranked) < 2:
-            report[task]["outcome"] = f"not ranked: {len(ranked)} of its policies came through, and it takes two"
-            continue
-        for unit, (names, true, imagined) in _units(ranked).items():
-            options = {"draws": settings.draws, "seed": settings.seed + i}
-            collected[unit].append(ranking.samples(true, imagined, **options))
-            report[task][f"by_{unit}"] = ranking.agreement(
-                true, imagined, names=names, found=collected[unit][-1], **options
-            )
-    mean = {
-        f"by_{unit}": {name: interval(np.mean([each[name] for each in found], axis=0)) for name in found[0]}
-        for unit, found in collected.items()
-        if found
-    }
-    failed = [
-        f"{task}, {name}: {each['outcome']}"
-        for task, entry in tasks.items()
-        for name, each in entry["policies"].items()
-        if each["outcome"] != "ok"
-    ]
-    return {"settings": settings.to_dict(), "tasks": report, "mean": mean, "failed": failed}
-
-
-def _units(ranked: dict[str, dict[str, Any]]) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
-    """Names, true and imagined values of policies (P, E) and of trajectories (P·E,)."""
-    values = {key: [np.array(each[key]) for each in ranked.values()] for key in ("true", "imagined")}
-    # Episodes of one column share their start, so all policies have as many.
-    fewest = min(map(len, values["true"]))
-    by_policy = (np.stack([row[:fewest] for row in values[key]]) for key in ("true", "imagined"))
-    trajectories = [f"{name}, episode {i}" for name, each in ranked.items() for i in range(len(each["true"]))]
-    by_trajectory = (np.concatenate(values[key]) for key in ("true", "imagined"))
-    return {"policies": (list(ranked), *by_policy), "trajectories": (trajectories, *by_trajectory)}
+def _films(unit: _Unit, real: np.ndarray, imagined: np.ndarray, context: int, output: Path) -> list[str]:
+    names, scale = [], max(1, FILM_SIDE // real.shape[2])
+    for i, pair in enumerate(zip(real, imagined, strict=True)):
+        data, _ = encode(side_by_side(*pair, context=context, scale=scale))
+        names.append(f"films/value-{unit.task}-{unit.file}-{i}{suffix(data)}")
+        write(output / names[-1], data)
+    return names

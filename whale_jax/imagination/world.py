@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,16 @@ class WorldModel:
             parts=estimates,
             notes=_notes(estimator, estimates),
         )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all parameters, by name, shape and content."""
+        whole = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(self.params)):
+            array = np.asarray(leaf)
+            whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
 
     @property
     def conditioning(self) -> str:

