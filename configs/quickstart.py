@@ -32,11 +32,10 @@ def get_config():
     stages = config.stages
     stages.tokenizer = stage(
         steps=800,
-        batch_size=8,
+        batch_size=4,
         max_lr=1e-3,
         min_lr=1e-4,
         warmup=50,
-        num_frames=4,
         init_codebook_from_data=True,
         revive_every=25,
         **common,
@@ -47,7 +46,7 @@ def get_config():
     dynamics = {"steps": 1800, "batch_size": 8, "max_lr": 1.5e-3, "min_lr": 1e-4, "warmup": 100} | common
     stages.dynamics = stage(**dynamics)
     stages.ensemble = stage(**dynamics)
-    stages.reward = stage(steps=800, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=20, num_frames=4, **common)
+    stages.reward = stage(steps=800, batch_size=4, max_lr=1e-3, min_lr=1e-4, warmup=20, **common)
 
     config.evaluation.context = 2
     config.evaluation.horizon = 16

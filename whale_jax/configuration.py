@@ -34,7 +34,8 @@ def default_config() -> ConfigDict:
       data.record: what `train` records when the store is not complete; no tasks, nothing is recorded.
       model.num_frames: T, frames of a training segment and of the rollout window.
       model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
-      stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames.
+      stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames. A tokenizer that saw
+        shorter segments draws the later frames of a window badly, by 5 dB in the study of docs/results.md.
       stages.<name>.patience: evaluations without a better held-out loss before the stage stops; 0 never stops.
       stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
         them; 0 leaves the stage out.
