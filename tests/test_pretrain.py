@@ -24,7 +24,7 @@ def metrics(trained):
 
 
 def test_metrics_hold_every_measure_and_control_by_horizon(metrics):
-    assert metrics["format"] == "whale-metrics/1"
+    assert metrics["format"] == "whale-metrics/2"
     assert set(metrics["video"]) == set(tiny.TASKS)
     for policies in metrics["video"].values():
         assert set(policies) == set(tiny.POLICIES["test"])
@@ -121,6 +121,18 @@ def test_only_what_is_equal_is_taken_over(change, taken, trained, store, tmp_pat
     config.update_from_flattened_dict(change)
     assert reuse(trained[0], tmp_path, config) == list(taken)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_stages_of_other_data_or_of_another_run_are_not_mixed(trained, store, tmp_path):
+    config = tiny.get_config()
+    config.data.root = str(tmp_path / "other data")
+    assert reuse(trained[0], tmp_path, config) == []
+    config.data.root = str(store)
+    other = config.copy_and_resolve_references()
+    other.stages.tokenizer.max_lr = 1e-4
+    pretrain(other, tmp_path / "own", until="tokenizer")
+    assert reuse(trained[0], tmp_path / "own", config) == []
+    assert [p.name for p in (tmp_path / "own/checkpoints").iterdir()] == ["tokenizer"]
 
 
 def test_only_a_work_directory_can_be_taken_over(tmp_path):

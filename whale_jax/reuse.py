@@ -3,20 +3,23 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of, to_plain
 from whale_jax.errors import WhaleError
-from whale_jax.training.checkpoint import Meta, check_architecture, read_meta, stage_directory, steps_in
+from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, read_meta, stage_directory, steps_in
 from whale_jax.training.progress import say
+
+IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
 
 
 def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[str]:
     """Copies into `workdir` every stage that `source` has finished with the settings that `config` asks for.
 
     Stages build on each other: from the first one that differs on, all are left to be trained. If `config` records
-    its data and names no root, the episodes of `source` are read where they lie, and `config.data.root` says so.
+    the same data as `source` and names no root, the episodes are read where they lie, and `config.data.root` says so.
 
     Args:
       source: work directory of a run; workdir: that of the new one, whose own checkpoints stay.
@@ -26,37 +29,56 @@ def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[s
       The names of the stages that were copied.
 
     Raises:
-      WhaleError: `source` is no work directory.
+      WhaleError: `source` is no work directory, or the disk is full.
     """
-    source, workdir = Path(source), Path(workdir)
-    if not (source / "checkpoints").is_dir():
+    source, workdir = Path(source).resolve(), Path(workdir)
+    metas = {name: meta for name in stages_of(config) if (meta := _last(stage_directory(source, name)))}
+    if not metas:
         raise WhaleError(f"{source} holds no checkpoints to take over; name the work directory of a run.")
-    copied, root = [], ""
-    for name in stages_of(config):
-        directory = stage_directory(source, name)
-        steps = steps_in(directory)
-        meta = read_meta(directory, steps[-1]) if steps else None
-        if meta is None or not meta.finished or not _same(meta, config, name, directory):
-            break
-        if not steps_in(stage_directory(workdir, name)):
-            _copy(directory, stage_directory(workdir, name))
-            _copy(source / "history" / f"{name}.jsonl", workdir / "history" / f"{name}.jsonl")
-            copied.append(name)
-        root = meta.config["data"]["root"] or str(source / "data")
-    if root and config.data.record.tasks and not config.data.root:
+    theirs = next(iter(metas.values())).config
+    root = theirs["data"]["root"] or str(source / "data")
+    if config.data.record.tasks and not config.data.root and _record(theirs) == _record(to_plain(config)):
         config.data.root = root
-    say(f"Taken over from {source}: {', '.join(copied) or 'no stage, for the first one differs'}.")
+    copied, there = [], []
+    for name in stages_of(config):
+        meta, target = metas.get(name), stage_directory(workdir, name)
+        if meta is None or not meta.finished or not _same(meta, config, name, root):
+            break
+        if target.exists():
+            if _last(target) != meta:
+                break
+            there.append(name)
+            continue
+        with disk_errors(target):
+            _copy(stage_directory(source, name), target)
+            _copy(source / "history" / f"{name}.jsonl", workdir / "history" / f"{name}.jsonl")
+        copied.append(name)
+    say(f"Taken over from {source}: {', '.join([*there, *copied]) or 'no stage, for the first one differs'}.")
     return copied
 
 
-def _same(meta: Meta, config: ConfigDict, name: str, directory: Path) -> bool:
+def _last(directory: Path) -> Meta | None:
+    steps = steps_in(directory)
+    return read_meta(directory, steps[-1]) if steps else None
+
+
+def _record(config: dict[str, Any]) -> dict[str, Any]:
+    return _without_idle(config["data"]["record"]) | {"seed": config["seed"]}
+
+
+def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in IDLE}
+
+
+def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
     """Whether a stage of this config would come to the same parameters: data, seed, its settings and its networks."""
     ours, theirs = to_plain(config), meta.config
-    what = [ours["seed"], ours["data"]["record"], ours["stages"][name]]
-    if what != [theirs["seed"], theirs["data"]["record"], theirs["stages"][name]]:
+    if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
+        return False
+    if _without_idle(ours["stages"][name]) != _without_idle(theirs["stages"][name]):
         return False
     try:
-        check_architecture(meta, model_settings(config), directory)
+        check_architecture(meta, model_settings(config), Path(name))
     except WhaleError:
         return False
     return True
@@ -66,7 +88,12 @@ def _copy(source: Path, target: Path) -> None:
     """Copies a directory, or a file if there is one, beside the target and then in its place."""
     if not source.exists():
         return
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, beside) if source.is_dir() else shutil.copyfile(source, beside)
-    os.replace(beside, target)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copytree(source, beside) if source.is_dir() else shutil.copyfile(source, beside)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if beside.is_file():
+            beside.unlink()

@@ -16,7 +16,7 @@ def arm():
 
 @pytest.fixture(scope="session")
 def invented():
-    """A function that makes metrics: those of the format "whale-metrics/1" with a given gain."""
+    """A function that makes metrics: those of the format "whale-metrics/2" with a given gain."""
     return _metrics
 
 
@@ -42,7 +42,7 @@ def _metrics(gain: float = 2.0, wrong: float = -2.5, tasks=TASKS, policies=POLIC
         for i, task in enumerate(tasks)
     }
     return {
-        "format": "whale-metrics/1",
+        "format": "whale-metrics/2",
         "protocol": {
             "context": CONTEXT, "horizon": HORIZON, "episodes": "8 of each task and policy", "seeds": [0],
             "definitions": {

@@ -30,7 +30,9 @@ def test_a_result_is_made_once_and_again_when_anything_has_changed(tmp_path, mak
     kept(tmp_path, "reach/expert.json", parts, making)
     (tmp_path / "films/a.mp4").unlink()
     kept(tmp_path, "reach/expert.json", parts, making)
-    assert making.calls == 4
+    (tmp_path / "reach/expert.json").write_text("[]")
+    kept(tmp_path, "reach/expert.json", parts, making)
+    assert making.calls == 5
 
 
 def test_a_failure_is_not_kept(tmp_path, making):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from whale_jax.data.store import open_store
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation import embeddings, video
 from whale_jax.evaluation import policies as own
-from whale_jax.evaluation.evaluate import Ranked, evaluate, held_out, rescore
+from whale_jax.evaluation.evaluate import evaluate, held_out, rescore
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
 from whale_jax.evaluation.report import outcome, statements
 from whale_jax.evaluation.scoring import score
@@ -47,8 +48,12 @@ def world():
 @pytest.fixture(scope="module")
 def written(world, store, recorded, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
-    ranked = Ranked(store, SETTINGS, training=recorded.select(split="train"))
-    return evaluate(world, store, ProtocolSettings(), output, suites=("value",), ranked=lambda: ranked), output
+    training = recorded.select(split="train")
+
+    def value():
+        return evaluate_value(world, store, SETTINGS, output, training=training)
+
+    return evaluate(world, store, ProtocolSettings(), output, suites=("value",), value=value), output
 
 
 def test_returns_are_sums_of_rewards_over_the_horizon(written, world, store):
@@ -127,31 +132,51 @@ def test_the_fingerprint_is_of_every_parameter(world):
 def test_the_shift_is_a_policy_s_distance_to_the_nearest_of_training(world, recorded):
     training, groups = recorded.select(split="train"), world.networks.settings.behaviour.groups
     clips = read_clips(held_out(recorded), dataclasses.replace(SETTINGS, horizon=7).protocol())[0]
-    behaviours = embeddings.Behaviours(world, training, episodes=3)
-    got = behaviours.add(clips)["shift"]
+    known = embeddings.training_embeddings(world, training, clips.task, episodes=3)
+    rows = embeddings.embed(world, clips.frames, clips.actions)
+    plane = embeddings.describe({clips.task: known}, {clips.task: {clips.policy: rows}}, groups)[0][clips.task]
 
-    def mean_probabilities(episodes):
-        return np.mean([np.square(embeddings.embed(world, *pair)[0]) for pair in episodes], axis=0)
-
-    centres = []
-    for policy in tiny.POLICIES["train"]:
+    def mean_probabilities(policy, leave_out=None):
         chosen = training.select(tasks=clips.task, policies=policy)
-        read = [chosen.read(i) for i in range(3)]
-        centres.append(mean_probabilities([(e.frames[None], e.actions[None]) for e in read]))
-    rows = [mean_probabilities([(clips.frames[i : i + 1], clips.actions[i : i + 1])]) for i in range(3)]
-    wanted = [min(np.sqrt(1 - np.sqrt(row * centre).sum() / groups) for centre in centres) for row in rows]
-    np.testing.assert_allclose(got, wanted, atol=1e-3)
-    plane = behaviours.of(clips.task)["behaviour"]
-    assert set(plane["points"]) == {clips.policy, *(f"training: {name}" for name in tiny.POLICIES["train"])}
-    assert 0 <= plane["training_shift"]["median"] <= plane["training_shift"]["high"] <= 1
+        read = [chosen.read(i) for i in range(3) if i != leave_out]
+        return np.mean([np.square(embeddings.embed(world, e.frames[None], e.actions[None])[0]) for e in read], axis=0)
+
+    def nearest(row, centres):
+        return min(np.sqrt(max(0.0, 1 - np.sqrt(np.square(row) * centre).sum() / groups)) for centre in centres)
+
+    policies = tiny.POLICIES["train"]
+    wanted = [nearest(row, [mean_probabilities(policy) for policy in policies]) for row in rows]
+    np.testing.assert_allclose(plane["shift"][clips.policy], wanted, atol=1e-3)
+    left_out = [
+        nearest(known[own][i], [mean_probabilities(policy, i if policy == own else None) for policy in policies])
+        for own in policies
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(embeddings.training_shifts(known, groups), left_out, atol=1e-3)
+    assert plane["training_shift"]["median"] == pytest.approx(np.median(left_out), abs=1e-3)
+    assert set(plane["points"]) == {clips.policy, *(f"training: {name}" for name in policies)}
+    assert embeddings.training_embeddings(world, training, "hammer", 3) == {}
 
 
-def test_without_a_behaviour_model_or_episodes_of_training_there_is_no_shift(world, recorded, store):
-    bare = dataclasses.replace(world, params={n: p for n, p in world.params.items() if n != "behaviour"})
-    clips = read_clips(store, SETTINGS.protocol())[0]
-    for model, training, missing in ((bare, recorded, "behaviour model"), (world, None, "training episodes")):
-        behaviours = embeddings.Behaviours(model, training, 3)
-        assert behaviours.add(clips) == behaviours.of(clips.task) == {} and missing in behaviours.notes[0]
+def test_one_episode_alone_still_has_a_plane(world):
+    plane = embeddings.describe({}, {"reach": {"expert": np.ones((1, 16), np.float32)}}, 4)[0]["reach"]
+    assert plane == {"points": {"expert": [[0.0, 0.0]]}, "explained": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("split", "horizon", "note"),
+    [
+        (None, 7, "No training episodes here"),
+        ("reach", 7, "No training episodes of door-close, so shifts there are unknown."),
+        ("train", 6, "a behaviour model and episodes of 8 steps"),
+    ],
+)
+def test_behaviours_that_cannot_be_described_are_noted(split, horizon, note, world, recorded, store, tmp_path):
+    training = {None: None, "train": recorded.select(split="train")}.get(split, recorded.select(tasks="reach"))
+    settings = dataclasses.replace(SETTINGS, horizon=horizon, episodes=1)
+    value = evaluate_value(world, store.select(tasks="door-close"), settings, tmp_path, training=training)
+    assert note in value["notes"][0]
+    assert "shift" not in value["tasks"]["door-close"].get("behaviour", {})
 
 
 def test_short_episodes_are_counted_and_left_out(world, store, tmp_path):
@@ -161,7 +186,7 @@ def test_short_episodes_are_counted_and_left_out(world, store, tmp_path):
     partly = type(store)(store.root, store.info, records)
     assert evaluate_value(world, partly, SETTINGS, tmp_path)["notes"] == [
         f"1 of {len(records)} episodes are shorter than 7 steps and were left out.",
-        "No training episodes here, so how far policies are from those of training is unknown.",
+        "Behaviours are not described: that takes a behaviour model and episodes of 8 steps.",
     ]
 
 
@@ -173,7 +198,7 @@ def test_without_a_reward_model(world, store, tmp_path):
 
 
 def test_fewer_than_two_policies_are_not_ranked():
-    ok = {"mode": "open loop", "outcome": "ok", "true": [1.0, 2.0], "imagined": [1.0, 1.0]}
+    ok = {"outcome": "ok", "starts": [0, 1], "true": [1.0, 2.0], "imagined": [1.0, 1.0]}
     bad = {"mode": "closed loop", "outcome": "in the model: raised ValueError: no"}
     other = ok | {"true": [3.0, 4.0], "imagined": [2.0, 3.0]}
     tasks = {"reach": {"policies": {"a": ok, "b": bad}}, "hammer": {"policies": {"a": ok, "c": other}}}
@@ -184,26 +209,63 @@ def test_fewer_than_two_policies_are_not_ranked():
 
 
 def test_returns_that_do_not_differ_are_named_and_the_rest_is_scored():
-    a = {"mode": "open loop", "outcome": "ok", "true": [1.0, 1.0], "imagined": [1.0, 2.0]}
+    a = {"outcome": "ok", "starts": [0, 1], "true": [1.0, 1.0], "imagined": [1.0, 2.0]}
     b = a | {"imagined": [0.0, 1.0]}
     report = score({"reach": {"policies": {"a": a, "b": b}}, "hammer": {"policies": {"a": a, "b": a}}}, 20, 0)
     assert report["tasks"]["reach"]["by_policies"]["rank_correlation"]["interval"] == [None] * 3
     assert report["tasks"]["reach"]["by_policies"]["value_gap"]["interval"][0] == pytest.approx(0.5)
     assert report["failed"] == [
-        "reach: correlations are undefined: all true returns of its policies are equal",
-        "hammer: correlations are undefined: all true and imagined returns of its policies are equal",
+        "reach: correlations over policies are undefined: all true returns are equal; "
+        "correlations over trajectories are undefined: all true returns are equal",
+        "hammer: correlations over policies are undefined: all true and imagined returns are equal; "
+        "correlations over trajectories are undefined: all true returns are equal",
     ]
 
 
+def test_the_mean_is_of_the_tasks_that_are_defined_and_so_is_its_floor():
+    def entry(imagined):
+        policies = {f"p{i}": {"outcome": "ok", "starts": [0], "true": [float(i)], "imagined": [x]} for i, x in imagined}
+        return {"policies": policies}
+
+    good, poor = entry(enumerate([0.0, 1.0, 2.0, 3.0])), entry(enumerate([1.0, 0.0, 3.0, 2.0]))
+    report = score({"a": good, "b": poor, "c": entry(enumerate([1.0] * 4))}, draws=2000, seed=0)
+    assert report["mean"]["by_policies"]["rank_correlation"] == [pytest.approx(0.8), None, None]
+    alone = report["tasks"]["a"]["by_policies"]["rank_correlation"]["floor"][2]
+    together = report["mean_floor"]["by_policies"]["rank_correlation"][2]
+    assert together < alone - 0.1, "chance averages out over tasks"
+
+
+def test_trials_are_matched_by_their_starts():
+    full = {"outcome": "ok", "starts": [0, 1, 2], "true": [1.0, 5.0, 9.0], "imagined": [1.0, 5.0, 9.0]}
+    part = {"outcome": "ok", "starts": [1], "true": [4.0], "imagined": [4.0]}
+    report = score({"a": {"policies": {"full": full, "part": part}}}, draws=10, seed=0)["tasks"]["a"]
+    assert report["by_policies"]["top_1"]["interval"][0] == 1.0 and len(report["by_policies"]) == 8
+    apart = {name: each | {"starts": None} for name, each in (("full", full), ("part", part))}
+    report = score({"a": {"policies": apart}}, draws=50, seed=0)["tasks"]["a"]["by_policies"]["value_gap"]
+    assert report["interval"][0] == 0.0
+
+
 def test_a_suite_that_cannot_run_leaves_the_others(world, store, tmp_path):
-    ranked = Ranked(store, dataclasses.replace(SETTINGS, horizon=13))
+    def value():
+        return evaluate_value(world, store, dataclasses.replace(SETTINGS, horizon=13), tmp_path)
+
     settings = ProtocolSettings(context=2, horizon=4, episodes=1, batch_size=2)
-    metrics = evaluate(world, store, settings, tmp_path, suites=("value", "video"), ranked=lambda: ranked, fvd=True)
+    metrics = evaluate(world, store, settings, tmp_path, suites=("value", "video"), value=value, fvd=True)
     assert "video" in metrics and "value" not in metrics
     assert [text.split(":")[0] for text in metrics["failed"]] == ["value", "FVD"]
     assert "at least 10 frames a clip, these have 4" in metrics["fvd"]["outcome"]
     assert "Not measured: value: No episode" in statements(metrics)[-1]
     assert "at least 10 frames a clip" in (tmp_path / "report.html").read_text()
+
+
+def test_suites_that_are_not_run_stay_as_they_were_of_the_same_parameters(written, world, store, tmp_path):
+    shutil.copytree(written[1], tmp_path / "again")
+    settings = ProtocolSettings(context=2, horizon=3, episodes=1, batch_size=2)
+    metrics = evaluate(world, store, settings, tmp_path / "again")
+    assert metrics["value"] == json.loads(json.dumps(written[0]["value"])) and metrics["protocol"]["horizon"] == 3
+    other = dataclasses.replace(world, params={**world.params, "reward": {"head": {"bias": np.zeros(3)}}})
+    del other.params["reward"]
+    assert "value" not in evaluate(other, store, settings, tmp_path / "again")
 
 
 def up(frames, key):

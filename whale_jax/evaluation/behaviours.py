@@ -33,7 +33,7 @@ def behaviour_section(report: dict[str, Any]) -> str:
         f"<figure><figcaption>{escape(task)}</figcaption>{_chart(task, plane, numbers)}</figure>"
         for task, plane in tasks.items()
     ]
-    if "behaviour" in report:
+    if report["behaviour"]:
         named = {task: task for task in report["behaviour"]["points"]}
         figure = _chart("all tasks", report["behaviour"], named)
         figures.insert(0, f"<figure><figcaption>all tasks</figcaption>{figure}</figure>")

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.data.store import EpisodeStore
-from whale_jax.evaluation.protocol import Clips
 from whale_jax.imagination.world import WorldModel
 from whale_jax.models.world_model import Networks
 
@@ -53,14 +52,16 @@ def _posterior(networks: Networks):
 def training_embeddings(model: WorldModel, store: EpisodeStore, task: str, episodes: int) -> Rows:
     """Embeddings (E, G·C) of a task's episodes of each training policy, at most so many of each, by policy.
 
-    Episodes shorter than a segment are left out.
+    Episodes shorter than a segment are left out; a task that the store does not have gives none.
     """
+    if task not in store.names("task"):
+        return {}
     found = {}
     size = model.networks.settings.num_frames
     for policy in store.select(tasks=task).names("policy"):
         chosen = store.select(tasks=task, policies=policy)
-        read = [chosen.read(i) for i in range(min(len(chosen), episodes))]
-        rows = [embed(model, e.frames[None], e.actions[None])[0] for e in read if e.length >= size]
+        whole = [i for i, record in enumerate(chosen.records) if record["length"] >= size][:episodes]
+        rows = [embed(model, e.frames[None], e.actions[None])[0] for e in map(chosen.read, whole)]
         if rows:
             found[policy] = np.stack(rows)
     return found
@@ -76,8 +77,23 @@ def shifts(training: Mapping[str, np.ndarray], rows: np.ndarray, groups: int) ->
 
     The distance to the nearest of the training policies' means; `training` has rows (…, G·C) by policy.
     """
-    centres = np.stack([np.sqrt(np.square(each).mean(0)) for each in training.values()])
+    centres = np.stack([_centre(each) for each in training.values()])
     return distance(rows[:, None], centres[None], groups).min(1)
+
+
+def training_shifts(training: Mapping[str, np.ndarray], groups: int) -> np.ndarray:
+    """`shifts` of the training episodes themselves, each left out of its own policy's mean: one figure an episode."""
+    found = []
+    for name, rows in training.items():
+        for i, row in enumerate(rows):
+            without = {**training, name: np.delete(rows, i, axis=0)}
+            without = {policy: each for policy, each in without.items() if len(each)}
+            found += shifts(without, row[None], groups).tolist() if without else []
+    return np.array(found)
+
+
+def _centre(rows: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(rows).mean(0))
 
 
 def plane(named: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -89,59 +105,34 @@ def plane(named: Mapping[str, np.ndarray]) -> dict[str, Any]:
     everything = np.concatenate(list(named.values()))
     mean = everything.mean(0)
     _, values, axes = np.linalg.svd(everything - mean, full_matrices=False)
-    axes = axes[:2] * np.where(axes[:2].sum(1, keepdims=True) < 0, -1.0, 1.0)  # one of two mirrored pictures
     share = np.square(values) / max(np.square(values).sum(), 1e-12)
+    missing = max(0, 2 - len(values))  # a single row has one direction
+    axes, share = np.pad(axes, ((0, missing), (0, 0)))[:2], np.pad(share, (0, missing))[:2]
+    axes = axes * np.where(axes.sum(1, keepdims=True) < 0, -1.0, 1.0)  # one of two mirrored pictures
     return {
         "points": {name: np.round((rows - mean) @ axes.T, 4).tolist() for name, rows in named.items()},
-        "explained": [round(float(x), 4) for x in share[:2]],
+        "explained": [round(float(x), 4) for x in share],
     }
 
 
-class Behaviours:
-    """Embeddings of training and ranked policies by task, as far as the model and the store have any.
+def describe(
+    training: Mapping[str, Rows], ranked: Mapping[str, Rows], groups: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """How policies behave, from their embeddings by task and policy.
 
-    Args:
-      training: episodes that the model was trained on; episodes: how many of each training policy are looked at.
-
-    Attributes:
-      notes: why there are none, for the reader.
+    Returns:
+      By task the `plane` of training and ranked policies, with "training_shift" {"median", "high"} (95 %) and "shift"
+      {policy: one figure an episode} where training policies are known; and the `plane` of all tasks, if several.
     """
-
-    def __init__(self, model: WorldModel, training: EpisodeStore | None, episodes: int):
-        self._model, self._training, self._episodes = model, training, episodes
-        self._groups = model.networks.settings.behaviour.groups
-        self._tasks: dict[str, tuple[Rows, Rows]] = {}
-        self.notes = []
-        if training is None or "behaviour" not in model.params:
-            missing = "training episodes" if training is None else "behaviour model"
-            self.notes.append(f"No {missing} here, so how far policies are from those of training is unknown.")
-
-    def add(self, clips: Clips) -> dict[str, Any]:
-        """The policy's shift, one figure an episode; nothing where it is unknown."""
-        too_short = clips.actions.shape[1] < self._model.networks.settings.num_frames
-        if self.notes or too_short:
-            return {}
-        if clips.task not in self._tasks:
-            found = training_embeddings(self._model, self._training, clips.task, self._episodes)
-            self._tasks[clips.task] = (found, {})
-        training, ranked = self._tasks[clips.task]
-        ranked[clips.policy] = rows = embed(self._model, clips.frames, clips.actions)
-        return {"shift": shifts(training, rows, self._groups).astype(float).tolist()} if training else {}
-
-    def of(self, task: str) -> dict[str, Any]:
-        """Where the task's policies lie in the plane in which they differ most, and the shift of training episodes."""
-        if task not in self._tasks:
-            return {}
-        training, ranked = self._tasks[task]
-        found = plane({f"{TRAINING}{name}": rows for name, rows in training.items()} | ranked)
-        if training:
-            usual = shifts(training, np.concatenate(list(training.values())), self._groups)
-            found["training_shift"] = {"median": float(np.median(usual)), "high": float(np.quantile(usual, 0.95))}
-        return {"behaviour": found}
-
-    def all(self) -> dict[str, Any]:
-        """Where all tasks lie, every policy's episodes together."""
-        if len(self._tasks) < 2:
-            return {}
-        rows = {task: [*training.values(), *ranked.values()] for task, (training, ranked) in self._tasks.items()}
-        return {"behaviour": plane({task: np.concatenate(parts) for task, parts in rows.items()})}
+    tasks: dict[str, dict[str, Any]] = {}
+    for task, rows in ranked.items():
+        known = training.get(task, {})
+        tasks[task] = plane({f"{TRAINING}{name}": each for name, each in known.items()} | rows)
+        if len(usual := training_shifts(known, groups)):
+            tasks[task]["training_shift"] = {"median": float(np.median(usual)), "high": float(np.quantile(usual, 0.95))}
+        if known:
+            tasks[task]["shift"] = {name: shifts(known, each, groups).tolist() for name, each in rows.items()}
+    together = {
+        task: np.concatenate([*training.get(task, {}).values(), *rows.values()]) for task, rows in ranked.items()
+    }
+    return tasks, plane(together) if len(together) > 1 else {}

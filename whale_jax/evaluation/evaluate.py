@@ -25,8 +25,8 @@ from whale_jax.evaluation.report import Film, write_report
 from whale_jax.evaluation.scoring import score
 from whale_jax.evaluation.summary import FORMAT, check_metrics
 from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
-from whale_jax.evaluation.value import ValueSettings, evaluate_value
-from whale_jax.imagination.world import Policy, WorldModel, load
+from whale_jax.evaluation.value import ValueSettings, check_reward, evaluate_value
+from whale_jax.imagination.world import WorldModel, load
 from whale_jax.nn import lpips
 from whale_jax.training.progress import read_history, say
 
@@ -73,16 +73,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranked:
-    """What the value suite is made on: episodes of held-out policies, further policies by name, those of training."""
-
-    store: EpisodeStore
-    settings: ValueSettings
-    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
-    training: EpisodeStore | None = None
-
-
 def evaluate(
     model: WorldModel,
     store: EpisodeStore,
@@ -90,10 +80,12 @@ def evaluate(
     output: Path,
     run: dict[str, Any] | None = None,
     suites: Sequence[str] = ("video",),
-    ranked: Callable[[], Ranked] | None = None,
+    value: Callable[[], dict[str, Any]] | None = None,
     fvd: bool = False,
 ) -> dict[str, Any]:
     """Runs suites on the store's episodes and writes `metrics.json` and `report.html` into `output`.
+
+    Suites that are not run, or cannot be, stay as an earlier evaluation of the same parameters left them there.
 
     Args:
       model: what is evaluated.
@@ -102,7 +94,7 @@ def evaluate(
       output: directory for both files.
       run: "phases" (seconds by name) and whatever else the report should say of the run.
       suites: of `SUITES`.
-      ranked: gives what the value suite needs, when its turn comes.
+      value: runs the value suite, `evaluate_value` on episodes of its own.
       fvd: whether the video suite takes FVD as well, about a second a clip and series on two cores.
 
     Returns:
@@ -117,19 +109,24 @@ def evaluate(
     distance = Collector(output / "features", say) if fvd and "video" in suites else None
     run_suite = {
         "video": lambda: evaluate_video(model, store, settings, output, say, distance),
-        "value": lambda: _evaluate_ranked(model, ranked(), output),
+        "value": value,
         "uncertainty": lambda: evaluate_uncertainty(model, store, UncertaintySettings(**shared), output, say),
     }
     results, failed = _results({name: run_suite[name] for name in suites})
     if "video" in results and distance:
         results["fvd"] = distance.report()
         failed += [f"FVD: {results['fvd']['outcome']}"] if results["fvd"]["outcome"] != "ok" else []
+    protocol = _protocol(model, store, settings)
+    earlier = _earlier(output, protocol)
+    if "video" in earlier and "video" not in results:
+        protocol = earlier["protocol"]
+    results = {name: earlier[name] for name in (*SUITES, "fvd") if name in earlier} | results
     run = {"phases": {}} | (run or {})
     run["phases"] = run["phases"] | {"evaluation": time.perf_counter() - started}
     metrics = {
         "format": FORMAT,
         "failed": failed,
-        "protocol": _protocol(model, store, settings),
+        "protocol": protocol,
         **results,
         "training": training_history(output, model),
         "run": {
@@ -146,24 +143,29 @@ def evaluate(
     return metrics
 
 
-def _evaluate_ranked(model: WorldModel, ranked: Ranked, output: Path) -> dict[str, Any]:
-    return evaluate_value(model, ranked.store, ranked.settings, output, ranked.policies, say, ranked.training)
-
-
 def _results(suites: Mapping[str, Callable[[], dict[str, Any]]]) -> tuple[dict[str, Any], list[str]]:
     """What the suites gave, and a sentence for each that could not run; raises WhaleError if none could."""
     results: dict[str, Any] = {}
-    errors: list[WhaleError] = []
     failed: list[str] = []
     for name, run in suites.items():
         try:
             results[name] = run()
         except WhaleError as error:
-            errors.append(error)
             failed.append(f"{name}: {error}")
-    if errors and not results:
-        raise errors[0]
+    if failed and not results:
+        raise WhaleError(failed[0].partition(": ")[2] if len(failed) == 1 else " ".join(failed))
     return results, failed
+
+
+def _earlier(output: Path, protocol: dict[str, Any]) -> dict[str, Any]:
+    """The metrics that lie in `output`, if they are of the same parameters; else {}."""
+    try:
+        metrics = json.loads((output / "metrics.json").read_text())
+        check_metrics(metrics)
+        same = metrics["protocol"]["checkpoint"]["sha256"] == protocol["checkpoint"]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, WhaleError):
+        return {}
+    return metrics if same else {}
 
 
 def _protocol(model: WorldModel, store: EpisodeStore, settings: ProtocolSettings) -> dict[str, Any]:
@@ -297,25 +299,36 @@ def evaluate_checkpoint(
     model = model if behaviour else model.without_behaviour()
     workdir = model.source.parent.parent.parent
     changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
-    everything = open_store(data or model.meta.config["data"]["root"] or workdir / "data")
-    store = held_out(everything)
+    own = Path(model.meta.config["data"]["root"] or workdir / "data")
+    store = held_out(open_store(data or own))
     settings = dataclasses.replace(ProtocolSettings.from_dict(model.meta.config["evaluation"]), **changes)
-    value = ValueSettings(**changes)
-
-    def ranked() -> Ranked:
-        training = everything.select(split="train") if "train" in everything.names("split") else None
-        return Ranked(store if data else ranked_store(model, workdir / "ranked", value), value, further, training)
-
     if output is None:
         folder = "-".join([*(() if "video" in suites else suites), *(() if behaviour else ("no-behaviour",))])
         output = workdir / folder
     phases = json.loads(path.read_text()) if (path := workdir / "phases.json").exists() else {}
-    metrics = evaluate(model, store, settings, Path(output), {"phases": phases}, suites, ranked, fvd)
-    return metrics, Path(output)
+    output = Path(output)
+
+    def value() -> dict[str, Any]:
+        check_reward(model)
+        chosen = ValueSettings(**changes)
+        ranked = store if data else ranked_store(model, workdir, chosen)
+        return evaluate_value(model, ranked, chosen, output, further, say, _training(own))
+
+    return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd), output
 
 
-def ranked_store(model: WorldModel, root: Path, settings: ValueSettings) -> EpisodeStore:
-    """Episodes of the policies to be ranked, recorded into `root` as far as they are not there.
+def _training(root: Path) -> EpisodeStore | None:
+    """The episodes that the model was trained on, as far as they are still there."""
+    try:
+        return open_store(root).select(split="train")
+    except WhaleError:
+        return None
+
+
+def ranked_store(model: WorldModel, workdir: Path, settings: ValueSettings) -> EpisodeStore:
+    """Episodes of the policies to be ranked, recorded into `ranked-STEPS` of the work directory unless they are there.
+
+    Longer ones serve as well, as clips begin with an episode's first frame.
 
     Raises:
       WhaleError: the model's episodes were not recorded in a simulator.
@@ -329,19 +342,31 @@ def ranked_store(model: WorldModel, root: Path, settings: ValueSettings) -> Epis
         )
     from whale_jax.data.record import record
 
+    needed = settings.context - 1 + settings.horizon
+    there = [int(path.name.partition("-")[2]) for path in workdir.glob("ranked-*") if path.name[7:].isdigit()]
+    steps = min((steps for steps in there if steps >= needed), default=needed)
     return record(
-        root,
+        workdir / f"ranked-{steps}",
         tasks=recording["tasks"],
         episodes={"ranked": settings.episodes},
         image_size=config["model"]["image_size"],
         camera=recording["camera"],
-        steps=settings.context - 1 + settings.horizon,
+        steps=steps,
         action_repeat=recording["action_repeat"],
         seed=config["seed"],
     )
 
 
 def held_out(store: EpisodeStore) -> EpisodeStore:
-    """The episodes of unseen policies, or else those kept out of training."""
-    names = store.names("split")
-    return store.select(split="test" if "test" in names else "valid")
+    """The episodes of unseen policies, or else of ranked ones, or else those kept out of training.
+
+    Raises:
+      WhaleError: there are none of them.
+    """
+    for split in ("test", "ranked", "valid"):
+        if split in store.names("split"):
+            return store.select(split=split)
+    raise WhaleError(
+        f"{store.root} holds no held-out episodes (split test, ranked or valid), but {', '.join(store.names('split'))} "
+        "alone; a model is not evaluated on what it was trained on. Record some, or name others with --data."
+    )

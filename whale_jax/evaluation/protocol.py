@@ -44,7 +44,8 @@ class ProtocolSettings(Settings):
 class Clips:
     """Clips of one task and policy: frames (E, C + n, H, W, 3) uint8, actions (E, C - 1 + n, A), rewards (E, n).
 
-    `success` (E,) bool: whether the task was done at one of the n steps.
+    `success` (E,) bool: whether the task was done at one of the n steps. `starts` names the initial state of each, the
+    same for all policies of the task; None where policies share none.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Clips:
     actions: np.ndarray
     rewards: np.ndarray
     success: np.ndarray
+    starts: tuple[int, ...] | None = None
 
 
 def read_clips(store: EpisodeStore, settings: ProtocolSettings) -> list[Clips]:
@@ -67,7 +69,10 @@ def read_clips(store: EpisodeStore, settings: ProtocolSettings) -> list[Clips]:
         for policy in store.select(tasks=task).names("policy"):
             chosen = store.select(tasks=task, policies=policy)
             clips = [_clip(chosen, i, length, settings) for i in range(min(len(chosen), settings.episodes))]
-            groups.append(Clips(task, policy, *(np.stack(parts) for parts in zip(*clips, strict=True))))
+            starts = tuple(record["index"] for record in chosen.records[: len(clips)])
+            # Episodes of this split alone are recorded from equal initial states.
+            starts = starts if chosen.names("split") == ["ranked"] else None
+            groups.append(Clips(task, policy, *(np.stack(parts) for parts in zip(*clips, strict=True)), starts))
     return groups
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from scipy import stats
 
 from whale_jax.errors import WhaleError
-from whale_jax.evaluation.statistics import interval, pearson, resamples
+from whale_jax.evaluation.statistics import pearson
 
 __all__ = [
-    "agreement", "kendall", "mmrv", "normalise", "pearson", "rank_correlation", "regret_at_k", "samples", "top_1",
-    "value_gap",
+    "floors", "kendall", "leverage", "means_of", "mmrv", "normalise", "pearson", "rank_correlation", "regret_at_k",
+    "samples", "top_1", "value_gap",
 ]  # fmt: skip
 
 CLIP = 2.0  # of normalised estimates in the value gap, as in DOPE; ranks are taken before it
@@ -101,75 +101,70 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def samples(true: np.ndarray, estimated: np.ndarray, draws: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
+def samples(
+    true: Sequence[Any], estimated: Sequence[Any], draws: int = 1000, seed: int = 0, shared: bool = True
+) -> dict[str, np.ndarray]:
     """Every measure on normalised values, (1 + R,): its value, then that of every bootstrap draw.
 
     Args:
-      true, estimated: (N,) values of N units, which are drawn; or (N, E) of E trials each, whose means are compared:
-        trials are drawn, the same for all units, as those of one column share their start.
+      true, estimated: (N,) values of N units, which are drawn; or N arrays (E,) of a unit's trials, whose means are
+        compared: trials are drawn. With one trial there is nothing to draw, and the draws are NaN.
+      draws: R; seed: of the draws.
+      shared: whether the i-th trials of all units share their start, and are drawn together. Then each has E trials.
 
     Raises:
       WhaleError: fewer than two units, or values that are not finite.
     """
-    true, estimated = (np.asarray(x, np.float64) for x in (true, estimated))
-    if true.ndim not in (1, 2) or true.shape != estimated.shape or not true.size:
-        raise WhaleError(f"Values are compared as two arrays (N,) or (N, E), not {true.shape} and {estimated.shape}.")
+    true, estimated = ([np.asarray(x, np.float64) for x in side] for side in (true, estimated))
+    if [x.shape for x in true] != [x.shape for x in estimated] or len({x.ndim for x in true}) != 1 or true[0].ndim > 1:
+        raise WhaleError("Values are compared as two arrays (N,), or as N arrays (E,) of trials, of equal shapes.")
     if len(true) < 2:
         raise WhaleError("Ranking needs two units or more; give another policy.")
-    picks = resamples(true.shape[-1], draws, seed)
-    if true.ndim == 1:
-        pairs = [(true, estimated), *((true[pick], estimated[pick]) for pick in picks)]
+    means = means_of(true), means_of(estimated)
+    rng = np.random.default_rng(seed)
+    if true[0].ndim == 0:
+        picks = (rng.integers(0, len(true), len(true)) for _ in range(draws))
+        pairs = [(means[0][pick], means[1][pick]) for pick in picks]
+    elif max(map(len, true)) == 1:
+        pairs = []
     else:
-        rows = [np.arange(true.shape[1]), *picks]
-        pairs = [(true[:, row].mean(1), estimated[:, row].mean(1)) for row in rows]
-    pairs = [normalise(*pair) for pair in pairs]
-    return {name: np.array([measure(*pair) for pair in pairs]) for name, measure in MEASURES.items()}
+        pairs = [_redrawn(true, estimated, rng, shared) for _ in range(draws)]
+    pairs = [normalise(*pair) for pair in (means, *pairs)]
+    found = {name: np.array([measure(*pair) for pair in pairs]) for name, measure in MEASURES.items()}
+    return {name: np.pad(each, (0, 1 + draws - len(each)), constant_values=np.nan) for name, each in found.items()}
 
 
-def agreement(
-    true: np.ndarray,
-    estimated: np.ndarray,
-    *,
-    names: Sequence[str] = (),
-    draws: int = 1000,
-    seed: int = 0,
-    found: dict[str, np.ndarray] | None = None,
-) -> dict[str, Any]:
-    """Every measure of one task's units, on normalised values, and how far to believe it.
+def means_of(units: Sequence[Any]) -> np.ndarray:
+    """(N,) means of N units' trials, each a number or (E,)."""
+    return np.array([np.mean(unit) for unit in units])
 
-    Args:
-      true, estimated: see `samples`.
-      names: of the units, for the one that weighs most.
-      draws: of the bootstrap and of the permutations; seed: of both.
-      found: the `samples` of the same arguments, if they are there already.
 
-    Returns:
-      By measure: "interval" [value, low, high], 95 % by bootstrap; "floor" [mean, low, high], 95 % of estimates in
-      random order; and "leverage" [low, high, unit], the range when one unit is left out, and the one that moves it
-      most. None where it is undefined.
+def _redrawn(true: list[np.ndarray], estimated: list[np.ndarray], rng: np.random.Generator, shared: bool):
+    picks = [rng.integers(0, len(true[0]), len(true[0]))] * len(true) if shared else []
+    picks = picks or [rng.integers(0, len(unit), len(unit)) for unit in true]
+    return tuple(means_of([unit[pick] for unit, pick in zip(side, picks, strict=True)]) for side in (true, estimated))
 
-    Raises:
-      WhaleError: see `samples`.
-    """
-    found = samples(true, estimated, draws, seed) if found is None else found
-    true, estimated = normalise(*(x if x.ndim == 1 else x.mean(axis=1) for x in map(np.asarray, (true, estimated))))
+
+def floors(true: Sequence[Any], estimated: Sequence[Any], draws: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every measure (1 + R,) of estimates in random order: the mean, then every draw; arguments as of `samples`."""
+    true, estimated = normalise(means_of(true), means_of(estimated))
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(estimated) for _ in range(draws)]
+    found = {name: np.array([measure(true, order) for order in shuffled]) for name, measure in MEASURES.items()}
+    return {name: np.concatenate([[each.mean()], each]) for name, each in found.items()}
+
+
+def leverage(true: Sequence[Any], estimated: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any] | None]:
+    """Of every measure [low, high, unit]: its range when one unit is left out, and the one that moves it most.
+
+    None where it is undefined, or fewer than three units leave none to spare.
+    """
+    true, estimated = normalise(means_of(true), means_of(estimated))
     dropped = [(np.delete(true, i), np.delete(estimated, i)) for i in range(len(true))] if len(true) > 2 else []
-    names = list(names) or [str(i) for i in range(len(true))]
     return {
-        name: {
-            "interval": interval(found[name]),
-            "floor": _floor(np.array([measure(true, order) for order in shuffled])),
-            "leverage": _leverage(found[name][0], np.array([measure(*pair) for pair in dropped]), names),
-        }
+        name: _leverage(measure(true, estimated), np.array([measure(*pair) for pair in dropped]), names)
         for name, measure in MEASURES.items()
     }
-
-
-def _floor(values: np.ndarray) -> list[float | None]:
-    defined = values[np.isfinite(values)]
-    return interval(np.concatenate([[defined.mean()], defined])) if len(defined) else [None, None, None]
 
 
 def _leverage(value: float, without: np.ndarray, names: Sequence[str]) -> list[Any] | None:

@@ -60,7 +60,7 @@ def write_report(
 
     Args:
       path: the file to write, usually `report.html`.
-      metrics: as in metrics.json, format "whale-metrics/1".
+      metrics: as in metrics.json, format "whale-metrics/2".
       films: in the order of rows and columns that they should have.
       figures: further pictures, such as film strips.
       horizon: the one that the paragraph and the table of scores speak of; the last measured one if smaller.
@@ -117,7 +117,8 @@ def outcome(metrics: dict) -> dict:
     found = summarise(metrics) if "video" in metrics else {}
     found |= {name: metrics[name] for name in ("fvd", "failed") if metrics.get(name)}
     if "value" in metrics:
-        found["value"] = {name: metrics["value"][name] for name in ("mean", "tasks", "failed")}
+        found["value"] = {name: metrics["value"][name] for name in ("mean", "mean_floor", "failed")}
+        found["value"]["tasks"] = {task: _figures(entry) for task, entry in metrics["value"]["tasks"].items()}
     if "uncertainty" in metrics:
         kept = ("mean", "differences", "cost")
         found["uncertainty"] = {name: metrics["uncertainty"][name] for name in kept}
@@ -126,6 +127,14 @@ def outcome(metrics: dict) -> dict:
             for task, entry in metrics["uncertainty"]["tasks"].items()
         }
     return found
+
+
+def _figures(entry: dict) -> dict:
+    """A ranked task without its curves and points."""
+    policies = {
+        name: {key: value for key, value in each.items() if key != "frames"} for name, each in entry["policies"].items()
+    }
+    return {key: value for key, value in entry.items() if key != "behaviour"} | {"policies": policies}
 
 
 def _header(metrics: dict, horizon: int, names: Sequence[tuple[str, str]]) -> str:

@@ -62,15 +62,17 @@ def statement(report: dict[str, Any]) -> str:
     horizon, sentences = report["settings"]["horizon"], []
     for unit in UNITS:
         if ranked:
-            floors = [entry[f"by_{unit}"]["rank_correlation"]["floor"] for entry in ranked]
-            chance = np.mean([floor[2] for floor in floors if floor[2] is not None] or [np.nan])
+            chance = report["mean_floor"][f"by_{unit}"]["rank_correlation"][2]
             found = report["mean"][f"by_{unit}"]
             sentences.append(
                 f"{unit} rank with a correlation of {page.interval(found['rank_correlation'])} and a regret@1 of "
-                f"{page.interval(found['regret_at_1'])} (estimates in random order stay below {chance:.2f} in 39 of 40 "
-                "cases)"
+                f"{page.interval(found['regret_at_1'])} (estimates in random order stay below {page.number(chance)} in "
+                "39 of 40 cases)"
             )
-    head = f"By the returns of {horizon} imagined steps, mean of {count(len(ranked), 'task')}: "
+    defined = [x for x in ranked if x["by_policies"]["rank_correlation"]["interval"][0] is not None]
+    tasks = count(len(report["tasks"]), "task")
+    scope = tasks if len(defined) == len(report["tasks"]) else f"{len(defined)} of {tasks}"
+    head = f"By the returns of {horizon} imagined steps, mean of {scope}: "
     text = head + "; ".join(sentences) + "." if ranked else f"No task's returns over {horizon} steps could be ranked."
     failed = [f"{len(report['failed'])} failed: {'; '.join(report['failed'])}."] if report["failed"] else []
     return " ".join([text, *report["notes"], *failed])
@@ -111,7 +113,8 @@ def _returns(report: dict[str, Any]) -> str:
         for i in order:
             name, (true, imagined) = list(means.items())[i]
             each = ok[name]
-            shift = float(np.mean(each["shift"])) if "shift" in each else None
+            shifts = entry.get("behaviour", {}).get("shift", {}).get(name)
+            shift = float(np.mean(shifts)) if shifts else None
             rows.append(
                 f'<tr><td class="text">{escape(name)}</td><td>{page.number(true, 1)}</td>'
                 f"<td>{page.number(imagined, 1)}</td><td>{places[0][i]}</td><td>{places[1][i]}</td>"
@@ -152,8 +155,10 @@ def _agreement(report: dict[str, Any], unit: str) -> str:
             first = f'<tr class="first"><th scope="row">{escape(task)}</th>' if not i else "<tr><th></th>"
             cells = "".join(f"<td>{_cell(kind, found[name][kind])}</td>" for name in MEASURE_NAMES)
             rows.append(f'{first}<td class="text">{words}</td>{cells}</tr>\n')
-    cells = "".join(f"<td>{_cell('interval', report['mean'][f'by_{unit}'][name])}</td>" for name in MEASURE_NAMES)
-    rows.append(f'<tr class="first"><th scope="row">mean of tasks</th><td class="text">value</td>{cells}</tr>\n')
+    means = {"value": ("interval", report["mean"]), "random order": ("floor", report["mean_floor"])}
+    for words, (kind, values) in means.items():
+        cells = "".join(f"<td>{_cell(kind, values[f'by_{unit}'][name])}</td>" for name in MEASURE_NAMES)
+        rows.append(f'<tr class="first"><th scope="row">mean of tasks</th><td class="text">{words}</td>{cells}</tr>\n')
     return page.table(f"Agreement of imagined with true returns over {unit}, 95 % intervals", head, rows)
 
 
@@ -183,7 +188,7 @@ def _frames(frames: dict[str, dict[str, Any]]) -> str:
             rows.append(f'{first}<td class="text">{label}</td>{row}</tr>\n')
     legend = "".join(f"<li>{swatch(sections.SERIES[name][0])}{label}</li>" for name, label in series.items())
     charts = sections.measure_charts(frames, "moving_psnr")
-    table = page.table(f"Accuracy by horizon, mean of {count(len(cells), 'policy', 'policies')}", head, rows)
+    table = page.table(f"Accuracy by horizon, mean of {count(len(cells), 'task-policy pair')}", head, rows)
     return f'{table}<h3>Moving-region PSNR by horizon</h3><ul class="legend">{legend}</ul>{charts}'
 
 

@@ -49,8 +49,10 @@ def correlations(errors: np.ndarray, estimates: np.ndarray, picks: np.ndarray) -
 def interval(values: np.ndarray, level: float = 0.95) -> list[float | None]:
     """[value, low, high] of (1 + R,) from `correlations`: a percentile interval; None where nothing is defined."""
     draws = values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(values[0]) or not len(draws):
+    if not np.isfinite(values[0]):
         return [None, None, None]
+    if not len(draws):
+        return [float(values[0]), None, None]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return [float(values[0]), float(low), float(high)]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from whale_jax.errors import WhaleError
 
-FORMAT = "whale-metrics/1"
+FORMAT = "whale-metrics/2"
 MEASURES = ("moving_psnr", "psnr", "ssim")
 FURTHER = ("lpips", "moving_ssim", "moving_lpips")  # LPIPS needs frames of some size
 CONTROLS = ("repeat_last_frame", "wrong_actions", "reconstruction")
@@ -77,7 +77,7 @@ def summarise(metrics: dict, horizon: int | None = None) -> dict[str, dict[str, 
     """Moving-region PSNR of the model and of its controls at one horizon, averaged over policies.
 
     Args:
-      metrics: as in metrics.json, format "whale-metrics/1".
+      metrics: as in metrics.json, format "whale-metrics/2".
       horizon: 1 for the first imagined frame; None takes the eighth, or the last where there are fewer.
 
     Returns:

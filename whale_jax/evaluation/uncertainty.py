@@ -17,7 +17,7 @@ import numpy as np
 from whale_jax.data.store import EpisodeStore
 from whale_jax.evaluation import statistics, video
 from whale_jax.evaluation.kept import kept
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, read_clips, told
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
 from whale_jax.imagination.retracing import additive_dimensions
 from whale_jax.imagination.rollout import Estimator
 from whale_jax.imagination.uncertainty import STEPS, Ensemble, Entropy, Retracing
@@ -105,7 +105,8 @@ def evaluate_uncertainty(
     cost = _cost(model, groups[0], found, settings)
     collected, notes = {}, []
     for group in told(groups, "uncertainty:", say):
-        parts = [model.fingerprint, settings.to_dict(), sorted(found), group.frames, group.actions]
+        parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict(), sorted(found)]
+        parts += [group.frames, group.actions]
         make = functools.partial(_imagine, model, group, found, settings)
         for name, values in kept(output, f"uncertainty/{group.task}/{group.policy}.json", parts, make).items():
             collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
@@ -119,17 +120,15 @@ def evaluate_uncertainty(
 
 def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:
     """The "error" and every estimate by name of one task and policy, each (E, n)."""
-    values: dict[str, list[np.ndarray]] = {}
-    for i in range(0, len(group.frames), settings.batch_size):
-        frames, actions = group.frames[i : i + settings.batch_size], group.actions[i : i + settings.batch_size]
-        for name, estimator in found.items():
-            future = model.imagine(frames[:, : settings.context], actions, uncertainty=estimator)
-            values.setdefault(name, []).append(future.uncertainty)
-            if name == "retracing":
-                error = video.lpips(frames[:, settings.context :], future.frames, NETWORK)
-                values.setdefault("error", []).append(error)
-                values.setdefault("disagreement", []).append(future.parts["disagreement"])
-    return {name: np.concatenate(parts).astype(float).tolist() for name, parts in values.items()}
+    given, values = group.frames[:, : settings.context], {}
+    for name, estimator in found.items():
+        futures = list(imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator))
+        values[name] = np.concatenate([future.uncertainty for future in futures])
+        if name == "retracing":
+            imagined = np.concatenate([future.frames for future in futures])
+            values["error"] = video.lpips(group.frames[:, settings.context :], imagined, NETWORK)
+            values["disagreement"] = np.concatenate([future.parts["disagreement"] for future in futures])
+    return {name: each.astype(float).tolist() for name, each in values.items()}
 
 
 def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:

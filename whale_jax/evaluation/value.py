@@ -14,7 +14,7 @@ import numpy as np
 
 from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
-from whale_jax.evaluation.embeddings import Behaviours
+from whale_jax.evaluation import embeddings
 from whale_jax.evaluation.films import encode, side_by_side, suffix
 from whale_jax.evaluation.kept import kept, write
 from whale_jax.evaluation.policies import Guarded, PolicyFailure, record_closed_loop
@@ -36,6 +36,7 @@ DEFINITIONS = {
     "policies": "one unit a policy, its mean over episodes; intervals draw the initial states, the same for all",
     "trajectories": "one unit a trajectory, all policies of a task mixed (the paper's reading); intervals draw them",
     "floor": "the same for estimates in random order: mean and 95 %",
+    "mean": "of the tasks in which a measure is defined, draw by draw",
     "leverage": "lowest and highest value when one unit is left out, and the unit that moves it most",
     "behaviour": "mean of the posterior's distributions over an episode's segments; shown in its two main directions",
     "shift": "Hellinger distance, 0 to 1, of an episode's behaviour to the nearest training policy's mean in the task; "
@@ -106,17 +107,13 @@ def evaluate_value(
 
     Returns:
       `value` of metrics.json: "tasks" with "policies" (returns, uncertainty, success, outcome, films, accuracy of
-      frames, shift), "behaviour", and agreement of "by_policies" and "by_trajectories"; their "mean" over tasks;
-      "behaviour" of all tasks; "settings", "definitions", "notes" and "failed".
+      frames), "behaviour" and agreement of "by_policies" and "by_trajectories"; their "mean" and "mean_floor" over
+      tasks; "behaviour" of all tasks; "settings", "definitions", "notes" and "failed".
 
     Raises:
       WhaleError: no reward model, or no episode of the store is long enough.
     """
-    if "reward" not in model.params:
-        raise WhaleError(
-            f"{model.source} holds no reward model, so imagined returns are unknown; finish its training "
-            "(--until=reward), or leave the value suite out."
-        )
+    check_reward(model)
     long_enough, notes = _long_enough(store, settings)
     units = [
         _Unit(group.task, group.policy, "open loop", lambda group=group: group)
@@ -127,17 +124,49 @@ def evaluate_value(
         for task in long_enough.names("task"):
             clips = functools.partial(record_closed_loop, model, task, name, guarded, settings.protocol())
             units.append(_Unit(task, name, "closed loop", clips, guarded))
-    behaviours = Behaviours(model, training, settings.episodes)
-    notes += behaviours.notes
+    notes += _without_embeddings(model, settings, training, long_enough.names("task"))
     tasks: dict[str, Any] = {}
+    behaviours: dict[str, embeddings.Rows] = {}
     for unit in told(units, "value:", say):
         entry, clips = _entry(model, unit, settings, output)
-        shift = {} if clips is None else behaviours.add(clips)
-        tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry | shift
-    for task, entry in tasks.items():
-        entry |= behaviours.of(task)
-    more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS}
-    return score(tasks, settings.draws, settings.seed) | behaviours.all() | more
+        tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry
+        if clips and _embeds(model, settings):
+            behaviours.setdefault(unit.task, {})[unit.policy] = embeddings.embed(model, clips.frames, clips.actions)
+    known = {
+        task: embeddings.training_embeddings(model, training, task, settings.episodes)
+        for task in (behaviours if training else ())
+    }
+    planes, everything = embeddings.describe(known, behaviours, model.networks.settings.behaviour.groups)
+    for task, plane in planes.items():
+        tasks[task]["behaviour"] = plane
+    more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS, "behaviour": everything}
+    return score(tasks, settings.draws, settings.seed) | more
+
+
+def check_reward(model: WorldModel) -> None:
+    """Raises WhaleError if the model cannot tell returns."""
+    if "reward" not in model.params:
+        raise WhaleError(
+            f"{model.source} holds no reward model, so imagined returns are unknown; finish its training "
+            "(--until=reward), or leave the value suite out."
+        )
+
+
+def _embeds(model: WorldModel, settings: ValueSettings) -> bool:
+    """Whether episodes are as long as the segments that the behaviour model looks at, and there is one."""
+    steps = settings.context - 1 + settings.horizon
+    return "behaviour" in model.params and steps >= model.networks.settings.num_frames
+
+
+def _without_embeddings(model, settings: ValueSettings, training: EpisodeStore | None, tasks: list[str]) -> list[str]:
+    """What the reader should know of behaviours that are not described."""
+    if not _embeds(model, settings):
+        size = model.networks.settings.num_frames
+        return [f"Behaviours are not described: that takes a behaviour model and episodes of {size} steps."]
+    if training is None:
+        return ["No training episodes here, so how far policies are from those of training is unknown."]
+    unknown = [task for task in tasks if task not in training.names("task")]
+    return [f"No training episodes of {', '.join(unknown)}, so shifts there are unknown."] if unknown else []
 
 
 def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeStore, list[str]]:
@@ -165,7 +194,8 @@ def _entry(
         clips = unit.clips()
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the simulator: {failure}"}, None
-    parts = [model.fingerprint, settings.to_dict(), clips.frames, clips.actions, clips.rewards]
+    parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict()]
+    parts += [clips.frames, clips.actions, clips.rewards, clips.success]
     make = functools.partial(_imagine, model, unit, clips, settings, output)
     try:
         # Nothing tells whether a policy of frames is still the one that it was.
@@ -187,6 +217,7 @@ def _imagine(model: WorldModel, unit: _Unit, clips: Clips, settings: ValueSettin
     entry = {
         "mode": unit.mode,
         "outcome": "ok",
+        "starts": None if clips.starts is None else list(clips.starts),
         "true": clips.rewards.sum(1).astype(float).tolist(),
         "imagined": rewards.sum(1).astype(float).tolist(),
         "uncertainty": uncertainty.mean(1).astype(float).tolist(),
