@@ -75,7 +75,7 @@ def test_pretrain_leaves_report_and_metrics(workdir):
     metrics = json.loads((workdir / "metrics.json").read_text())
     for policy in metrics["video"]["reach"].values():
         for series in (policy, *(policy[c] for c in ("repeat_last_frame", "reconstruction", "wrong_actions"))):
-            assert {len(series[m]) for m in ("psnr", "ssim", "moving_psnr")} == {8}
+            assert {len(series[m]) for m in ("psnr", "ssim", "moving_psnr")} == {10}
     assert "<video" in (workdir / "report.html").read_text()
 
 
