@@ -278,8 +278,8 @@ def evaluate_checkpoint(
       output: where both files go; None takes the work directory, and in it a folder named after the suites if
         "video" is not among them, so that the report of the run stays; `no-behaviour` keeps a folder of its own.
       episodes, horizon: in place of what the suites take by themselves.
-      suites: of `SUITES`. For "value", episodes of the ranked policies are recorded into `ranked` in the work
-        directory, unless `data` is given.
+      suites: of `SUITES`. For "value", episodes of the ranked policies are recorded as `ranked_store` says, unless
+        `data` is given.
       policies: further ones for "value", as "module:callable".
       behaviour: False switches behaviour conditioning off; fvd: False leaves FVD out of the video suite.
 
@@ -343,8 +343,8 @@ def ranked_store(model: WorldModel, workdir: Path, settings: ValueSettings) -> E
     from whale_jax.data.record import record
 
     needed = settings.context - 1 + settings.horizon
-    there = [int(path.name.partition("-")[2]) for path in workdir.glob("ranked-*") if path.name[7:].isdigit()]
-    steps = min((steps for steps in there if steps >= needed), default=needed)
+    there = (path.name.removeprefix("ranked-") for path in workdir.glob("ranked-*"))
+    steps = min((int(steps) for steps in there if steps.isdigit() and int(steps) >= needed), default=needed)
     return record(
         workdir / f"ranked-{steps}",
         tasks=recording["tasks"],
