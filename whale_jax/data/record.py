@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.data import metaworld
+from whale_jax.data.progress import Progress
 from whale_jax.data.storage import (
     MANIFEST,
     episode_file,
@@ -120,58 +120,6 @@ def _check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: di
                 )
 
 
-class _Progress:
-    """A bar with the time left on a terminal; elsewhere a line at every tenth."""
-
-    def __init__(self, total: int, done: int, frames: int, show: bool):
-        from rich.console import Console
-
-        self._console = Console(stderr=True, quiet=not show)
-        self._total, self._done, self._frames = total, done, frames
-        self._skipped, self._start, self._tenth = done, time.monotonic(), 0
-        self._bar = None
-
-    def __enter__(self) -> "_Progress":
-        self._console.print(
-            f"Recording {self._total - self._done} episodes; {self._done} are there already.", highlight=False
-        )
-        if self._console.is_terminal and not self._console.quiet:
-            from rich import progress
-
-            columns = (
-                progress.TextColumn("Meta-World"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[speed]}"),
-                progress.TimeElapsedColumn(),
-                progress.TextColumn("left"),
-                progress.TimeRemainingColumn(),
-            )
-            self._bar = progress.Progress(*columns, console=self._console)
-            self._bar.start()
-            self._id = self._bar.add_task("", total=self._total, completed=self._done, speed="")
-        return self
-
-    def step(self) -> None:
-        """One more episode is on the disk."""
-        self._done += 1
-        new, elapsed = self._done - self._skipped, time.monotonic() - self._start
-        speed = f"{new * self._frames / elapsed:.0f} frames/s"
-        if self._bar is not None:
-            self._bar.update(self._id, completed=self._done, speed=speed)
-            return
-        tenth = 10 * self._done // self._total
-        if tenth > self._tenth or self._done == self._total:
-            self._tenth = tenth
-            left = elapsed / new * (self._total - self._done)
-            text = f"Recorded {self._done} of {self._total} episodes, {speed}, {left:.0f} s left."
-            self._console.print(text, highlight=False)
-
-    def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
 def record(
     root: Path | str,
     *,
@@ -234,11 +182,12 @@ def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
     """Records `missing` and adds their headers; removes what an interrupted process left half-written."""
     if not missing:
         return
-    frames = missing[0].steps + 1
+    there = len(jobs) - len(missing)
     try:
-        with _Progress(len(jobs), len(jobs) - len(missing), frames, progress) as bar:
+        with Progress("Meta-World", "Recorded", "episodes", len(jobs), there, "frames", progress) as bar:
+            bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
             for job, header in record_all(missing, workers):
                 headers[job.file] = header
-                bar.step()
+                bar.step(job.steps + 1)
     finally:
         remove_partial(root)
