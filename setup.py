@@ -28,11 +28,17 @@ CORE = [
 
 EXTRAS = {
     "metaworld": ["metaworld>=3.1.1,<4", "mujoco>=3.3,<4", "gymnasium>=1.1,<2"],
-    # The CPU build exists for x86-64 Linux only; elsewhere the plain build is the CPU build.
+    # RLDS is read without TensorFlow: TFDS describes the data, and the rest finds, checks and decodes the pictures.
     "oxe": [
+        "tensorflow-datasets>=4.9.9,<5",
+        "google-crc32c>=1.6,<2",
+        "simplejpeg>=1.8,<2",
+        "opencv-python-headless>=4.11,<6",
+    ],
+    # What the tests hold RLDS against. The CPU build exists for x86-64 Linux only; elsewhere the plain one is that.
+    "tensorflow": [
         "tensorflow-cpu>=2.20,<2.23; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.20,<2.23; sys_platform != 'linux' or platform_machine != 'x86_64'",
-        "tensorflow-datasets>=4.9.9,<5",
     ],
     "lerobot": ["pyarrow>=18,<27"],
     "viz": ["matplotlib>=3.9,<4"],

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,19 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny  # noqa: E402
+
+# RLDS is read with packages that the quick start does without.
+NEED_OXE = [
+    "test_oxe_training.py",
+    *(f"data/test_{name}.py" for name in ("check", "convert", "mixture", "oxe", "rlds")),
+]
+collect_ignore = [] if find_spec("tensorflow_datasets") else NEED_OXE
+
+
+def pytest_terminal_summary(terminalreporter):
+    if collect_ignore:
+        names = ", ".join(collect_ignore)
+        terminalreporter.write_line(f"Left out, for they need WHALE_EXTRAS=metaworld,viz,dev,oxe,tensorflow: {names}")
 
 
 @pytest.fixture(scope="session", autouse=True)
