@@ -69,6 +69,12 @@ def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
     return np.stack([episode, start], axis=1).astype(np.int32)
 
 
+def masks(frames: np.ndarray, actions: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones, (B,)."""
+    position = np.arange(num_frames)
+    return position < frames[:, None], position < actions[:, None]
+
+
 def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) -> Batch:
     """The Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
     episodes = [read(int(e)) for e, _ in pairs]
@@ -87,13 +93,13 @@ def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) 
         actions[row, :acted] = episode.actions[start : start + acted]
         rewards[row, :acted] = episode.rewards[start : start + acted]
         counts[row] = real, acted
-    position = np.arange(t)
+    frame_mask, action_mask = masks(*counts.T, t)
     return Batch(
         frames=frames,
         actions=actions,
         rewards=rewards,
-        frame_mask=position < counts[:, :1],
-        action_mask=position < counts[:, 1:],
+        frame_mask=frame_mask,
+        action_mask=action_mask,
         episode=np.ascontiguousarray(pairs[:, 0]),
         start=np.ascontiguousarray(pairs[:, 1]),
     )
@@ -126,6 +132,10 @@ class BatchIterator(Iterator[Batch]):
                     "start a new run."
                 )
         self._iterator.set_state(dict(state["position"]))
+
+    def report(self) -> str:
+        """A line for the log on what was drawn so far; empty where there is nothing to say."""
+        return ""
 
     def close(self) -> None:
         """Stops the prefetching threads."""
