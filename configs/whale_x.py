@@ -1,5 +1,7 @@
 """Whale-X at 256x256 (Tables 5 to 8): variants small, medium, base (default) and large, dynamics of 39 to 456 M.
 
+Tokenizer, behaviour and reward model see all 27 data sets of the mixture (docs/oxe.md), the dynamics its table tops.
+
 Command:  bash launch/pretrain.sh --config=configs/whale_x.py --workdir=DIR --config.data.root=DIR
           (configs/whale_x.py:large for another variant)
 Time:     the paper gives about 10 days on eight RTX 4090 for base (tokenizer 6, behaviour under 1, dynamics 3).
@@ -7,6 +9,7 @@ Expected: after fine-tuning, PSNR 22.3, SSIM 80.5, LPIPS 29.6 (the paper's Table
 """
 
 from whale_jax.configuration import default_config, stage, transformer
+from whale_jax.data.oxe import TABLETOP, WHALE_X
 from whale_jax.errors import unknown_name
 
 DYNAMICS = {
@@ -22,6 +25,9 @@ def get_config(variant: str = "base"):
         raise unknown_name("Whale-X variant", variant, DYNAMICS)
     config = default_config()
     config.name = f"whale_x_{variant}"
+    config.data.mixture = WHALE_X
+    config.data.subsets = {"dynamics": TABLETOP, "ensemble": TABLETOP}
+    config.data.read.threads = 16
     model = config.model
     model.image_size = 256
     model.action_dim = 7

@@ -32,6 +32,10 @@ def default_config() -> ConfigDict:
     Keys that need words:
       data.root: episode store; empty means `data` inside the work directory.
       data.record: what `train` records when the store is not complete; no tasks, nothing is recorded.
+      data.mixture: shares of RLDS data sets under data.root by name, `whale_jax.data.oxe.WHALE_X`; empty: an episode
+        store. data.subsets: data sets of it that a stage keeps to, by stage. data.allow_missing: mix what is there.
+      data.index: where the indices of a mixture lie; empty means beside the data. data.read: see
+        `whale_jax.data.mixture.ReadSettings`; workers: processes that index, 0 takes one per core.
       model.num_frames: T, frames of a training segment and of the rollout window.
       model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
       stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames. A tokenizer that saw
@@ -58,6 +62,11 @@ def default_config() -> ConfigDict:
                     "workers": 0,
                 },
                 "cache_gib": 2.0,
+                "mixture": {},
+                "subsets": {},
+                "allow_missing": False,
+                "index": "",
+                "read": {"threads": 2, "prefetch": 2, "ram_budget_mb": 4096, "max_bad_share": 0.05, "workers": 0},
             },
             "model": {
                 "num_frames": 16,

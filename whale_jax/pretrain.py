@@ -11,10 +11,10 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of, to_plain
-from whale_jax.data.episodes import batches
+from whale_jax.data.source import LocalSource, Source
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.evaluation.evaluate import evaluate, held_out, versions
+from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
 from whale_jax.models.world_model import Networks, Params
@@ -49,16 +49,18 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     _check_stages(config)
     _check_workdir(workdir, config, settings)
     phases = Phases(workdir)
-    with phases.timed("recording"):
-        store = open_data(config, workdir)
-    _check_data(store, config)
+    with phases.timed("indexing" if config.data.mixture else "recording"):
+        source = open_source(config, workdir)
+    _check_actions(source, config)
     protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
+        needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+        store = source.report_store(held_out_directory(workdir), protocol.episodes, needed)
         _check_held_out(store, protocol)
     params: Params = {}
     for name in stages_of(config):
         with phases.timed(name):
-            params, _ = train_stage(name, config, workdir, store, params)
+            params, _ = train_stage(name, config, workdir, source, params)
         if name == until:
             return {}
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
@@ -122,42 +124,69 @@ def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
                 )
 
 
-def open_data(config: ConfigDict, workdir: Path) -> EpisodeStore:
-    """The episode store of a config, recorded first as far as it is not complete.
+def open_source(config: ConfigDict, workdir: Path) -> Source:
+    """The data of a config: a mixture of RLDS data sets, or episodes, recorded first as far as they are not complete.
 
     Raises:
-      WhaleError: there is nothing to record and no store.
+      WhaleError: there is nothing to record and no store, data sets are missing, or frames are of another size.
     """
-    root = Path(config.data.root or workdir / "data")
-    record = config.data.record
-    if record.tasks:
-        from whale_jax.data.record import record as record_episodes
-
-        return record_episodes(
-            root,
-            tasks=record.tasks,
-            episodes=record.episodes.to_dict(),
-            image_size=config.model.image_size,
-            camera=record.camera,
-            steps=record.steps,
-            action_repeat=record.action_repeat,
-            seed=config.seed,
-            workers=record.workers or None,
-        )
-    return open_store(root)
-
-
-def _check_data(store: EpisodeStore, config: ConfigDict) -> None:
+    if config.data.mixture:
+        return _open_mixture(config)
+    store = _open_store(config, Path(config.data.root or workdir / "data"))
     size = (config.model.image_size,) * 2
     if tuple(store.image_size) != size:
         raise WhaleError(
             f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels and the config's "
             f"model.image_size is {size[0]}; record at that size or set --config.model.image_size."
         )
-    if store.action_spec.dim != config.model.action_dim:
+    return LocalSource(store, int(config.data.cache_gib * 2**30))
+
+
+def _open_mixture(config: ConfigDict) -> Source:
+    if not config.data.root:
         raise WhaleError(
-            f"{store.root} has actions of {store.action_spec.dim} dimensions and the config's model.action_dim is "
-            f"{config.model.action_dim}; set --config.model.action_dim={store.action_spec.dim}."
+            "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
+        )
+    from whale_jax.data.mixture import ReadSettings, open_mixture
+    from whale_jax.data.source import MixtureSource
+
+    read = config.data.read
+    mixture = open_mixture(
+        config.data.root,
+        config.data.mixture.to_dict(),
+        allow_missing=config.data.allow_missing,
+        max_bad_share=read.max_bad_share,
+        cache=config.data.index or None,
+        workers=read.workers,
+    )
+    settings = {key: read[key] for key in ("threads", "prefetch", "ram_budget_mb", "max_bad_share")}
+    return MixtureSource(mixture, ReadSettings(config.model.image_size, **settings), config.data.subsets.to_dict())
+
+
+def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
+    record = config.data.record
+    if not record.tasks:
+        return open_store(root)
+    from whale_jax.data.record import record as record_episodes
+
+    return record_episodes(
+        root,
+        tasks=record.tasks,
+        episodes=record.episodes.to_dict(),
+        image_size=config.model.image_size,
+        camera=record.camera,
+        steps=record.steps,
+        action_repeat=record.action_repeat,
+        seed=config.seed,
+        workers=record.workers or None,
+    )
+
+
+def _check_actions(source: Source, config: ConfigDict) -> None:
+    if source.action_spec.dim != config.model.action_dim:
+        raise WhaleError(
+            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
+            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
         )
 
 
@@ -192,30 +221,25 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
 
 
 def train_stage(
-    name: str, config: ConfigDict, workdir: Path, store: EpisodeStore, frozen: Params
+    name: str, config: ConfigDict, workdir: Path, source: Source, frozen: Params
 ) -> tuple[Params, dict[str, Any]]:
     """Trains one stage to its end; returns all components' parameters so far and a summary."""
     settings = StageSettings.from_dict(config.stages[name].to_dict())
     model = model_settings(config)
-    stage = STAGES[name](Networks(model), store.action_spec, settings)
-    trainer = Trainer(stage, frozen, _run(name, config, workdir, store, model, settings))
+    stage = STAGES[name](Networks(model), source.action_spec, settings)
+    trainer = Trainer(stage, frozen, _run(name, config, workdir, source, model, settings))
     return trainer.train()
 
 
-def _run(name, config, workdir, store, model, settings: StageSettings) -> Run:
-    num_frames = settings.num_frames or model.num_frames
+def _run(name: str, config: ConfigDict, workdir: Path, source: Source, model, settings: StageSettings) -> Run:
     shard = (jax.process_index(), jax.process_count())
-    local = settings.batch_size // shard[1]
-    cache = int(config.data.cache_gib * 2**30)
-    train, seed = store.select(split="train"), config.seed
+    shape = (settings.batch_size // shard[1], settings.num_frames or model.num_frames)
 
     def open_batches():
-        return batches(train, batch_size=local, num_frames=num_frames, seed=seed, shard=shard, cache_bytes=cache)
+        return source.train(name, *shape, config.seed, shard)
 
     valid = []
-    if "valid" in store.names("split"):
-        held_out = store.select(split="valid")
-        stream = batches(held_out, batch_size=local, num_frames=num_frames, seed=VALID_SEED, shard=shard)
+    if stream := source.held_out(name, *shape, VALID_SEED, shard):
         valid = list(itertools.islice(stream, settings.eval_batches))
         stream.close()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
@@ -227,12 +251,13 @@ def _run(name, config, workdir, store, model, settings: StageSettings) -> Run:
         wandb=config.log.wandb,
         mesh=mesh,
         axis_rules=sharding.rules(config.mesh.fully_sharded),
-        seed=seed,
+        seed=config.seed,
         meta=Meta(
             stage=name,
             model=model.to_dict(),
             config=to_plain(config),
-            action_spec=store.action_spec.to_json(),
+            action_spec=source.action_spec.to_json(),
+            specs={dataset: spec.to_json() for dataset, spec in source.specs.items()},
             versions=versions(),
         ),
         train_batches=open_batches,

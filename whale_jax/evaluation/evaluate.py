@@ -299,7 +299,7 @@ def evaluate_checkpoint(
     model = model if behaviour else model.without_behaviour()
     workdir = model.source.parent.parent.parent
     changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
-    own = Path(model.meta.config["data"]["root"] or workdir / "data")
+    own = _data_directory(model, workdir)
     store = held_out(open_store(data or own))
     settings = dataclasses.replace(ProtocolSettings.from_dict(model.meta.config["evaluation"]), **changes)
     if output is None:
@@ -315,6 +315,17 @@ def evaluate_checkpoint(
         return evaluate_value(model, ranked, chosen, output, further, say, _training(own))
 
     return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd), output
+
+
+def held_out_directory(workdir: Path) -> Path:
+    """Where a run on a mixture keeps the held-out episodes of its report."""
+    return workdir / "held-out"
+
+
+def _data_directory(model: WorldModel, workdir: Path) -> Path:
+    """The episode store that a run trained on or, if it trained on a mixture, the held-out episodes of it."""
+    data = model.meta.config["data"]
+    return held_out_directory(workdir) if data.get("mixture") else Path(data["root"] or workdir / "data")
 
 
 def _training(root: Path) -> EpisodeStore | None:

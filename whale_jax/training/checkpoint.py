@@ -27,6 +27,7 @@ class Meta:
     Attributes:
       stage: the stage that wrote it; `finished` once that stage is over.
       model: settings of all networks; config: the whole config; action_spec: what the actions mean.
+      specs: what each data set's own actions mean, by name, if it was a mixture.
       versions: of the libraries that wrote it.
       best, bad_evals: held-out selection so far.
     """
@@ -36,6 +37,7 @@ class Meta:
     config: dict[str, Any]
     action_spec: dict[str, Any]
     versions: dict[str, str]
+    specs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     finished: bool = False
     best: float | None = None
     bad_evals: int = 0

@@ -236,6 +236,9 @@ class Trainer:
         if finished and self._best_params is not None:
             items["params"] = self.frozen | {self.stage.name: self._best_params}
         self._writer.save(step, items, batches.get_state(), meta)
+        if drawn := batches.report():
+            say(drawn)
+            self._history.write({"step": step, "data": drawn})
 
     def _example(self) -> Batch:
         if not hasattr(self, "_example_batch"):

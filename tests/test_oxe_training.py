@@ -1,0 +1,75 @@
+"""The main job on Open X-Embodiment data, from the command line."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+import oxe_schemas as schemas
+from test_mixture import SAMPLE
+
+import whale_jax
+from whale_jax.data.oxe import RECIPES, TABLETOP
+from whale_jax.training.checkpoint import read_meta, stage_directory, steps_in
+
+CONFIG = tiny.ROOT / "tests" / "tiny_oxe.py"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("oxe")
+    schemas.write_all(path, episodes=4, steps=7, side=tiny.SIDE)
+    return path
+
+
+def train(root, workdir, *more):
+    arguments = [f"--config={CONFIG}", f"--workdir={workdir}", f"--config.data.root={root}", *more]
+    return tiny.whale("train", *arguments)
+
+
+def test_all_stages_train_on_all_27(root, tmp_path):
+    workdir = tmp_path / "run"
+    done = train(root, workdir)
+    assert done.status == 0, done.err
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert sorted(metrics["protocol"]["dataset"]["tasks"]) == sorted(RECIPES)
+    tokenizer, dynamics = (stage_directory(workdir, name) for name in ("tokenizer", "dynamics"))
+    meta = read_meta(tokenizer, steps_in(tokenizer)[-1])
+    assert set(meta.specs) == set(RECIPES) and meta.specs["droid"]["rate_hz"] == 15
+    drawn = {}
+    for stage in (tokenizer, dynamics):
+        lines = (workdir / "history" / f"{stage.name}.jsonl").read_text().splitlines()
+        drawn[stage.name] = next(e["data"] for e in map(json.loads, lines) if "data" in e)
+    assert "kuka" in drawn["tokenizer"] and "kuka" not in drawn["dynamics"] and TABLETOP[0] in drawn["dynamics"]
+    again = tiny.whale("evaluate", f"--checkpoint={workdir}", f"--output={tmp_path / 'again'}", "--no-fvd")
+    assert again.status == 0, again.err
+    assert whale_jax.load(workdir).action_spec.dim == 7
+
+
+def test_what_is_missing_is_named_and_can_be_allowed(root, tmp_path):
+    part = tmp_path / "part"
+    for name in ("viola", "toto"):
+        shutil.copytree(root / name, part / name)
+    refused = train(part, tmp_path / "run")
+    assert refused.status == 2 and "lacks 25 of the mixture's 27 data sets: fractal20220817_data, kuka" in refused.err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    done = train(part, tmp_path / "run", "--config.data.allow_missing=True", "--until=tokenizer")
+    assert done.status == 0, done.err
+    assert "Left out, for they are not there" in done.err and "viola" in done.err
+
+
+def test_a_mixture_without_a_root_is_refused(tmp_path):
+    done = train("", tmp_path / "run")
+    assert done.status == 2 and "--config.data.root=DIR" in done.err
+
+
+@pytest.mark.skipif(SAMPLE is None, reason="bridge_sample is not here; name its directory with WHALE_BRIDGE_SAMPLE")
+def test_two_steps_on_real_episodes(tmp_path):
+    index = f"--config.data.index={tmp_path / 'index'}"
+    done = train(SAMPLE, tmp_path / "run", index, "--config.data.allow_missing=True")
+    assert done.status == 0, done.err
+    assert (tmp_path / "run" / "report.html").exists()
