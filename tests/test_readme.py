@@ -3,12 +3,17 @@
 import json
 import re
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import whale_jax
+from whale_jax.data.store import open_store
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,6 +43,12 @@ COVERED = {
     "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
     "whale train --config=FILE --workdir=DIR --config.KEY=VALUE",
     "whale imagine --checkpoint=DIR --episode=FILE.npz --action=1,0,0,0 --out=film.gif",
+    "bash launch/pretrain.sh --config=configs/whale_x.py --workdir=DIR --config.data.root=DIR",
+    "whale data check --root=DIR",
+    "whale data stats --root=DIR",
+    "whale data bench --root=DIR --json",
+    "whale data export --from=STORE --to=DIR --name=NAME",
+    "whale data import --from=DIR --to=STORE",
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale bench --config=FILE",
     "whale bench imagine --config=FILE",
@@ -140,6 +151,24 @@ def test_imagine(workdir, tmp_path, suffix):
     film = tmp_path / f"film.{suffix}"
     run(WHALE, "imagine", f"--checkpoint={workdir}", f"--episode={episode}", "--action=1,0,0,0", f"--out={film}")
     assert film.stat().st_size > 1000
+
+
+@pytest.mark.skipif(not find_spec("tensorflow_datasets"), reason="the extra oxe is not installed")
+def test_data_commands(workdir, tmp_path):
+    run(WHALE, "data", "export", f"--from={workdir / 'data'}", f"--to={tmp_path}", "--name=reaching")
+    run(WHALE, "data", "import", f"--from={tmp_path / 'reaching'}", f"--to={tmp_path / 'store'}")
+    assert open_store(tmp_path / "store").records == open_store(workdir / "data").records
+
+    import oxe_schemas
+
+    root = tmp_path / "root"
+    oxe_schemas.write(root, "dobbe", [oxe_schemas.episode("dobbe", 9, seed) for seed in range(4)])
+    assert "1 of 27 data sets are there." in run(WHALE, "data", "check", f"--root={root}", cwd=tmp_path)
+    assert (tmp_path / "data-check" / "dobbe.png").exists()
+    assert "q99" in run(WHALE, "data", "stats", f"--root={root}")
+    assert json.loads(run(WHALE, "data", "bench", f"--root={root}", "--json", "--batches=3"))["frames_per_second"] > 0
+    whale_x = ("--config=configs/whale_x.py", f"--workdir={tmp_path / 'run'}", f"--config.data.root={root}")
+    run("bash", "launch/pretrain.sh", *whale_x, status=2)
 
 
 def test_inspect():

@@ -8,6 +8,7 @@ import threading
 import warnings
 from pathlib import Path
 
+from whale_jax import cli_data
 from whale_jax.errors import WhaleError, unknown_name
 
 
@@ -111,6 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--action-repeat", type=int, default=1, help="simulator steps that hold one action")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, help="processes; 0 takes one per core")
+
+    group = commands.add_parser("data", help="RLDS data sets: check, statistics, speed, conversion", allow_abbrev=False)
+    group.set_defaults(known=_Known(group))
+    cli_data.add_commands(_Adder(group.add_subparsers(required=True, metavar="COMMAND")))
 
     command = add("train", run_train, "data, four stages and a report; resumes where it stopped")
     _config_option(command)
