@@ -4,7 +4,10 @@ Cameras have their original sizes. A field's dtype "zlib" is float32 that TFDS s
 """
 
 import io
+import subprocess
+import sys
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +222,19 @@ def write(
     records = [e if isinstance(e, bytes) else serialise(name, e) for e in episodes]
     place = schema.get("builder", name), version or schema.get("version", "0.1.0")
     return write_dataset(root, *place, features(name, sizes), {"train": records}, per_file)
+
+
+def tensorflow_reads(out: Path, *directories: Path) -> dict[str, np.ndarray]:
+    """Every field that TFDS with TensorFlow reads, (steps, ...), by "name|split|episode|key"; see tf_reader.py."""
+    import pytest
+
+    if find_spec("tensorflow") is None:
+        pytest.skip("the extra tensorflow is not installed")
+    command = [sys.executable, Path(__file__).with_name("tf_reader.py"), out, *directories]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(out) as loaded:
+        return dict(loaded)
 
 
 def write_all(root: Path, episodes: int = 2, steps: int = 8, side: int | None = None) -> None:

@@ -225,6 +225,15 @@ def test_a_budget_that_is_too_small_is_refused_with_advice(mixture):
         mixture.batches(tight, batch_size=32, num_frames=8, seed=0)
 
 
+def test_sizes_that_give_no_batch_are_refused(mixture):
+    for settings in ({"image_size": 0}, {"threads": -1}, {"ram_budget_mb": 0}, {"max_bad_share": -0.1}):
+        with pytest.raises(WhaleError, match=next(iter(settings))):
+            ReadSettings(**{"image_size": SIDE} | settings)
+    for sizes in ({"batch_size": 0, "num_frames": 4}, {"batch_size": 4, "num_frames": 0}):
+        with pytest.raises(WhaleError, match="must both be at least 1"):
+            mixture.batches(SETTINGS, seed=0, **sizes)
+
+
 def test_memory_that_grows_stops_the_stream_with_advice(mixture):
     hoard, batches = [], mixture.batches(ReadSettings(SIDE, ram_budget_mb=50), batch_size=2, num_frames=T, seed=0)
     with pytest.raises(WhaleError, match="by more than data.read.ram_budget_mb"):

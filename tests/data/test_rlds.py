@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from whale_jax.data import index as index_module
@@ -49,39 +51,26 @@ def test_pictures_are_found_in_the_record():
         spans(record, "steps/observation/other")
 
 
-@pytest.mark.parametrize("name", ["kuka", "bridge_orig", "language_table", "droid", "bc_z", "toto"])
-def test_tfds_reads_what_is_written(name, tmp_path):
-    pytest.importorskip("tensorflow")
-    import tensorflow_datasets as tfds
-
-    sizes = {key: (16, 24) for key in schemas.SCHEMAS[name]["cameras"]}
-    episodes = [schemas.episode(name, 4, seed, sizes) for seed in range(3)]
-    path = schemas.write(tmp_path, name, episodes, sizes)
-    builder = tfds.builder_from_directory(path)
-    assert builder.info.splits["train"].num_examples == 3
-    for episode, read in zip(episodes, builder.as_dataset("train", shuffle_files=False), strict=True):
-        steps = list(read["steps"])
-        assert len(steps) == 4
-        for key in RECIPES[name].keys:
-            group, _, rest = key.partition("/")
-            values = [step[group][rest] if rest else step[group] for step in steps]
-            np.testing.assert_allclose(np.stack(values), np.asarray(episode[f"steps/{key}"]), atol=1e-6)
-        assert steps[0]["observation"][RECIPES[name].camera].shape == (16, 24, 3)
-
-
-def test_index_equals_what_tfds_reads(tmp_path):
-    pytest.importorskip("tensorflow")
-    import tensorflow_datasets as tfds
-
-    path = schemas.write(tmp_path, NAME, made(), SMALL)
-    index, start = index_of(tmp_path), 0
-    for read in tfds.builder_from_directory(path).as_dataset("train", shuffle_files=False):
-        action = np.stack([step["action"].numpy() for step in read["steps"]])
-        rows = index.frames(start, len(action))
-        np.testing.assert_array_equal(rows["action"][:-1, :6], action[:-1, :6])
-        assert rows["reward"].tolist() == [0.0] * len(action)
-        start += len(action)
-    assert start == index.episodes["frames"].sum()
+def test_tfds_reads_what_is_written_and_what_is_indexed(tmp_path):
+    paths, written = [], {}
+    for name in schemas.SCHEMAS:
+        sizes = {key: (16, 24) for key in schemas.SCHEMAS[name]["cameras"]}
+        written[name] = [schemas.episode(name, 4, seed, sizes) for seed in range(2)]
+        paths.append(schemas.write(tmp_path, name, written[name], sizes))
+    read = schemas.tensorflow_reads(tmp_path / "read.npz", *paths)
+    for name, path in zip(written, paths, strict=True):
+        recipe, index = RECIPES[name], index_of(tmp_path, name)
+        fields = {}
+        for number, episode in enumerate(written[name]):
+            place = f"{path.parent.name}|train|{number}"
+            for key in recipe.keys:
+                fields[key] = read[f"{place}|{key}"]
+                np.testing.assert_allclose(fields[key], np.asarray(episode[f"steps/{key}"]), atol=1e-6, err_msg=name)
+            assert read[f"{place}|observation/{recipe.camera}"].shape == (4, 16, 24, 3)
+            expected = recipe.action({key: value[recipe.skip :] for key, value in fields.items()})[:-1]
+            rows = index.frames(int(index.episodes["first"][number]), len(expected) + 1)
+            np.testing.assert_allclose(rows["action"][:-1], expected, atol=1e-6, err_msg=name)
+            assert rows["reward"][:-1].tolist() == read[f"{place}|reward"][recipe.skip : -1].tolist()
 
 
 def test_index_follows_data_and_survives_a_stop(tmp_path):
@@ -108,6 +97,23 @@ def test_files_are_indexed_in_parallel_and_alike(tmp_path, monkeypatch):
     two = index_of(tmp_path, cache=tmp_path / "two", workers=2)
     assert (one.path / "frames.bin").read_bytes() == (two.path / "frames.bin").read_bytes()
     assert one.episodes.tolist() == two.episodes.tolist() and one.texts == two.texts
+
+
+def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch):
+    schemas.write(tmp_path, NAME, made(12), SMALL)
+    monkeypatch.setattr(index_module, "_POOL_FROM_BYTES", 0)
+
+    def kill_first_child():
+        while not (found := [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]):
+            time.sleep(0.01)
+        found[0].kill()
+
+    killer = threading.Thread(target=kill_first_child)
+    killer.start()
+    with pytest.raises(WhaleError, match="A process that was indexing .* died"):
+        index_of(tmp_path, workers=2)
+    killer.join()
+    assert len(index_of(tmp_path, workers=1).episodes) == 12
 
 
 SLOW = """
@@ -169,6 +175,7 @@ BAD = [
     ("without steps/observation/image", lambda: without("steps/observation/image")),
     ("without steps/action", lambda: without("steps/action")),
     ("pictures and steps that differ in number", lambda: made(1, action=np.zeros((5, 7)))[0]),
+    ("pictures and steps that differ in number", lambda: made(1, reward=np.zeros(7))[0]),
     ("a field of another dtype or shape", lambda: made(1, action=np.zeros((6, 6)))[0]),
     ("a field of another dtype or shape", lambda: made(1, action=[b"to the left"] * 6)[0]),
     ("not a serialised tf.train.Example", lambda: b"\xff" * 40),

@@ -9,6 +9,7 @@ that training draws segments evenly from all of them without a shuffle buffer. D
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import fcntl
 import functools
@@ -175,12 +176,16 @@ def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: 
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
-        futures = [
-            pool.submit(_index_file, recipe, RldsDataset(dataset.name, dataset.path), parts, *j) for j in missing
-        ]
         try:
+            alike = RldsDataset(dataset.name, dataset.path)
+            futures = [pool.submit(_index_file, recipe, alike, parts, *job) for job in missing]
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise WhaleError(
+                f"A process that was indexing {dataset.path} died, which often means that memory ran out. What was "
+                "read is kept: run the same command again, with fewer workers if it recurs."
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -240,7 +245,8 @@ def _read_episode(recipe: Recipe, parse, record: bytes) -> tuple[np.ndarray, str
         raise BrokenRecord(FILTERED)
     count = len(places)
     steps = {key: fields[f"steps/{key}"] for key in recipe.keys}
-    if any(len(value) != count for value in steps.values()):
+    rewards = fields.get("steps/reward", np.zeros(count, np.float32))
+    if any(len(value) != count for value in (*steps.values(), rewards)):
         raise BrokenRecord("pictures and steps that differ in number")
     if count < recipe.skip + 2:
         raise BrokenRecord("no steps" if not count else "too few steps for an action")
@@ -249,8 +255,7 @@ def _read_episode(recipe: Recipe, parse, record: bytes) -> tuple[np.ndarray, str
     rows = np.zeros(count - recipe.skip, FRAME)
     rows["offset"], rows["size"] = places[recipe.skip :].T
     rows["action"][:-1] = _actions(recipe, {key: value[recipe.skip :] for key, value in steps.items()})[:-1]
-    if "steps/reward" in fields:
-        rows["reward"][:-1] = fields["steps/reward"][recipe.skip : -1]
+    rows["reward"][:-1] = rewards[recipe.skip : -1]
     for name in ("action", "reward"):
         if not np.isfinite(rows[name]).all():
             raise BrokenRecord(f"{name}s that are not finite")

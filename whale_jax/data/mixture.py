@@ -40,7 +40,7 @@ class ReadSettings:
 
     Attributes:
       image_size: side of a frame in pixels; pictures are squeezed to it.
-      threads: batches that are made at the same time; prefetch: those that may wait.
+      threads: batches that are made at the same time, 0 makes them in the caller's; prefetch: those that may wait.
       ram_budget_mb: what batches in the making and the tables may take, and what the process may grow by later on.
       max_bad_share: of a data set's episodes, or of the segments drawn from it, before it is an error.
     """
@@ -50,6 +50,12 @@ class ReadSettings:
     prefetch: int = 2
     ram_budget_mb: int = 4096
     max_bad_share: float = 0.05
+
+    def __post_init__(self):
+        least = {"image_size": 1, "threads": 0, "prefetch": 0, "ram_budget_mb": 1, "max_bad_share": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise WhaleError(f"{name} is {getattr(self, name)}; reading batches needs {value} or more.")
 
 
 class Mixture:
@@ -113,9 +119,11 @@ class Mixture:
         seed, shard and k. A segment with a picture that does not decode is counted and another one takes its place.
 
         Raises:
-          WhaleError: a data set has too few episodes for so many shards, or the batches do not fit into the budget;
-            from next(): too many segments are bad, or memory grows.
+          WhaleError: a size is 0, a data set has too few episodes for so many shards, or the batches do not fit into
+            the budget; from next(): too many segments are bad, or memory grows.
         """
+        if batch_size < 1 or num_frames < 1:
+            raise WhaleError(f"batch_size {batch_size} and num_frames {num_frames} must both be at least 1.")
         tables = [_Table(index, held_out, num_frames, shard) for index in self.indices]
         reader = _Reader(self, tables, settings, num_frames)
         reader.check_budget(batch_size)

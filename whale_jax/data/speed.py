@@ -10,6 +10,7 @@ import simplejpeg
 
 from whale_jax.data.index import Index
 from whale_jax.data.mixture import Mixture, ReadSettings
+from whale_jax.errors import WhaleError
 
 _PICTURES = 1000
 _SECONDS = 3.0
@@ -22,7 +23,12 @@ def bench(
 
     "decoder_frames_per_second" decodes as many threads' worth of the same JPEG pictures at their full size, and does
     nothing else; None if the data sets hold other pictures.
+
+    Raises:
+      WhaleError: no batches are asked for; see `Mixture.batches`.
     """
+    if batches < 1:
+        raise WhaleError(f"{batches} batches cannot be timed; give at least 1.")
     started = time.perf_counter()
     stream = mixture.batches(settings, batch_size=batch_size, num_frames=num_frames, seed=seed)
     next(stream)
@@ -36,7 +42,7 @@ def bench(
     speed = batches * batch_size * num_frames / (time.perf_counter() - started)
     shares = stream.shares
     stream.close()
-    alone = decoder_speed(mixture, settings.threads)
+    alone = decoder_speed(mixture, max(1, settings.threads))
     return {
         "frames_per_second": speed,
         "decoder_frames_per_second": alone,
