@@ -154,6 +154,9 @@ class Endless:
     def set_state(self, state):
         self.position = state["position"]
 
+    def report(self):
+        return ""
+
 
 def drift_run(tmp_path, meta, **settings):
     model = model_settings(tiny.get_config())

@@ -276,7 +276,7 @@ TABLETOP: tuple[str, ...] = (
 
 
 def check_weights(weights: dict[str, float]) -> dict[str, float]:
-    """The weights of a mixture made to sum to 1, without those that are 0.
+    """The weights of a mixture made to sum to 1, in the table's order and without those that are 0.
 
     Raises:
       WhaleError: an unknown data set, a weight that is negative or not finite, or none above 0.
@@ -292,4 +292,4 @@ def check_weights(weights: dict[str, float]) -> dict[str, float]:
             f"The mixture's weights sum to {total:g}, so there is nothing to draw from; give at least one data set "
             "a weight above 0."
         )
-    return {name: weight / total for name, weight in weights.items() if weight}
+    return {name: weights[name] / total for name in RECIPES if weights.get(name)}
