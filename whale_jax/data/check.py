@@ -11,7 +11,7 @@ from etils import epath
 
 from whale_jax.data.index import Index, episode_reader, open_index
 from whale_jax.data.oxe import RECIPES, Recipe
-from whale_jax.data.rlds import BrokenRecord, find, inflate, records
+from whale_jax.data.rlds import BrokenRecord, check_root, find, inflate, records
 from whale_jax.data.standard import NAMES
 from whale_jax.errors import WhaleError
 
@@ -24,13 +24,12 @@ class Finding:
     """What is known of one data set.
 
     Attributes:
-      name; status: "ok", "missing" or an error's sentence; version and path of the copy; index: None unless it is ok.
-      measured: correlations of actions with what was measured; suspicions: sentences; notes: what facts leave open.
+      name; status: "ok", "missing" or an error's sentence; index: None unless it is ok.
+      measured: correlations of actions with what was measured; suspicions: sentences.
     """
 
     name: str
     status: str
-    version: str = ""
     index: Index | None = None
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
     suspicions: tuple[str, ...] = ()
@@ -41,7 +40,7 @@ class Finding:
         if self.index is None:
             return values
         return values | {
-            "version": self.version,
+            "version": self.index.dataset.version,
             "path": str(self.index.dataset.path),
             "episodes": len(self.index.episodes),
             "left_out": self.index.left_out,
@@ -58,8 +57,7 @@ def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 
     Raises:
       WhaleError: `root` is no directory, or holds none of them.
     """
-    if not epath.Path(root).is_dir():
-        raise WhaleError(f"There is no directory {root}; give the one that holds the data sets' directories.")
+    check_root(root)
     count = 0
     for recipe in RECIPES.values():
         finding = _check_one(recipe, root, cache, workers)
@@ -79,7 +77,7 @@ def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, w
         measured = _measure(index)
     except WhaleError as error:
         return Finding(recipe.name, str(error))
-    return Finding(recipe.name, "ok", dataset.version, index, measured, tuple(_suspicions(index, measured)))
+    return Finding(recipe.name, "ok", index, measured, tuple(_suspicions(index, measured)))
 
 
 def _measure(index: Index) -> dict[str, float]:
@@ -175,7 +173,9 @@ def to_text(findings: list[Finding]) -> str:
             lines.append(f"{f.name}: {f.status}")
             continue
         transitions = f.index.statistics["transitions"]
-        lines.append(f"{f.name} {f.version}: {len(f.index.episodes)} episodes, {transitions} training transitions")
+        lines.append(
+            f"{f.name} {f.index.dataset.version}: {len(f.index.episodes)} episodes, {transitions} training transitions"
+        )
         if f.index.left_out:
             lines.append("  left out: " + ", ".join(f"{count} {cause}" for cause, count in f.index.left_out.items()))
         if f.index.swapped:

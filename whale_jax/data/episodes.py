@@ -142,9 +142,14 @@ class BatchIterator(Iterator[Batch]):
         self._iterator.close()
 
 
-def _check(store: EpisodeStore, batch_size: int, num_frames: int, shard: tuple[int, int], available: int) -> None:
+def check_sizes(batch_size: int, num_frames: int) -> None:
+    """Raises WhaleError for sizes that give no batch."""
     if batch_size < 1 or num_frames < 1:
         raise WhaleError(f"batch_size {batch_size} and num_frames {num_frames} must both be at least 1.")
+
+
+def _check(store: EpisodeStore, batch_size: int, num_frames: int, shard: tuple[int, int], available: int) -> None:
+    check_sizes(batch_size, num_frames)
     index, count = shard
     if not 0 <= index < count:
         raise WhaleError(f"shard {shard} must be (index, count) with 0 <= index < count.")

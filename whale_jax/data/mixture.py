@@ -20,11 +20,11 @@ from etils import epath
 
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.batch import Batch, validate
-from whale_jax.data.episodes import BatchIterator, masks
+from whale_jax.data.episodes import BatchIterator, check_sizes, masks
 from whale_jax.data.index import Index, open_index
 from whale_jax.data.oxe import RECIPES, check_weights
 from whale_jax.data.pictures import decode_into
-from whale_jax.data.rlds import BrokenRecord, find
+from whale_jax.data.rlds import BrokenRecord, check_root, find
 from whale_jax.data.standard import DIM, mixture_spec, to_mixture
 from whale_jax.errors import WhaleError
 
@@ -122,8 +122,7 @@ class Mixture:
           WhaleError: a size is 0, a data set has too few episodes for so many shards, or the batches do not fit into
             the budget; from next(): too many segments are bad, or memory grows.
         """
-        if batch_size < 1 or num_frames < 1:
-            raise WhaleError(f"batch_size {batch_size} and num_frames {num_frames} must both be at least 1.")
+        check_sizes(batch_size, num_frames)
         tables = [_Table(index, held_out, num_frames, shard) for index in self.indices]
         reader = _Reader(self, tables, settings, num_frames)
         reader.check_budget(batch_size)
@@ -343,8 +342,7 @@ def open_mixture(
       WhaleError: a data set is missing, of another version or worse than max_bad_share; unknown names or weights.
     """
     shares = check_weights(dict(weights))
-    if not epath.Path(root).is_dir():
-        raise WhaleError(f"There is no directory {root}; give the one that holds the data sets' directories.")
+    check_root(root)
     found = {name: find(root, RECIPES[name].builders, RECIPES[name].versions) for name in shares}
     missing = [name for name, dataset in found.items() if dataset is None]
     if missing and (not allow_missing or len(missing) == len(found)):

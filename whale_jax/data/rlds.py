@@ -135,6 +135,12 @@ def inflate(values: np.ndarray) -> np.ndarray:
     return np.stack([np.frombuffer(zlib.decompress(value), np.float32) for value in values])
 
 
+def check_root(root: epath.PathLike) -> None:
+    """Raises WhaleError unless `root` is a directory."""
+    if not epath.Path(root).is_dir():
+        raise WhaleError(f"There is no directory {root}; give the one that holds the data sets' directories.")
+
+
 def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] | None = None) -> RldsDataset | None:
     """The newest of the known versions of a data set under `root`, by any of its names; None if it is not there.
 
