@@ -14,9 +14,9 @@ from whale_jax.inspection import any_spec
 from whale_jax.models.world_model import COMPONENTS, Networks
 from whale_jax.training import sharding
 from whale_jax.training.flops import stage_flops
-from whale_jax.training.loop import abstract_state, make_step
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES
+from whale_jax.training.step import abstract_frozen, abstract_state, make_step
 
 LONG_RUN = 20.0  # seconds; such a run needs no warming up
 
@@ -44,16 +44,16 @@ def _bench_stage(name: str, config: ConfigDict, steps: int) -> dict[str, float]:
     networks = Networks(model)
     settings = StageSettings.from_dict(config.stages[name].to_dict())
     frames = settings.num_frames or model.num_frames
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    placement = sharding.make_placement(config.mesh)
     stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
-    tx = stage.optimizer()
-    create, _ = abstract_state(stage, tx, mesh, sharding.rules(config.mesh.fully_sharded), 0)
+    create, _ = abstract_state(stage, 0, placement)
     state = create()
-    frozen = {c: networks.fresh(c, jax.random.key(1)) for c in list(STAGES)[: list(STAGES).index(name)]}
-    frozen = jax.device_put(frozen, sharding.replicated(mesh))
+    names = tuple(STAGES)[: list(STAGES).index(name)]
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(networks, names, placement))
+    frozen = jax.device_put({c: networks.fresh(c, jax.random.key(1)) for c in names}, shardings)
     batch = example(settings.batch_size, frames, *model.tokenizer.image_size, model.behaviour.action_dim)
-    batch = sharding.put_batch(batch, mesh)
-    step = jax.jit(make_step(stage, tx, 0), donate_argnums=0)
+    batch = sharding.put_batch(batch, placement.mesh)
+    step = make_step(stage, 0, placement)
     started = time.perf_counter()
     compiled = step.lower(state, frozen, batch).compile()
     compile_seconds = time.perf_counter() - started

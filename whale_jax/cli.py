@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -122,6 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--workdir", required=True, help="directory of the run")
     command.add_argument("--reuse", help="work directory of a run whose data and equal, finished stages are taken over")
     command.add_argument("--until", help="stop after this stage: tokenizer, behaviour, dynamics or reward")
+    command.add_argument("--profile", default="", metavar="FIRST:LAST", help="trace these steps of every stage")
+    command.add_argument("--coordinator", default="", metavar="HOST:PORT", help="several hosts: where process 0 listens")
+    command.add_argument("--num-processes", type=int, help="several hosts: how many; srun and mpirun say it themselves")
+    command.add_argument("--process-id", type=int, help="several hosts: which this is, from 0")
+    command.add_argument("--coordinator-timeout", type=float, default=300.0, help="seconds to wait for each other")
 
     command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
@@ -246,15 +252,33 @@ def run_collect(options) -> None:
     print(f"{options.root}: {len(store)} episodes, {store.num_frames} frames")
 
 
-def run_train(options) -> None:
-    from whale_jax.pretrain import pretrain, summary_line
+def run_train(options) -> int:
+    from whale_jax.training import hosts, interrupt
+    from whale_jax.training.profile import parse_window
 
-    config = _load_config(options)
+    with interrupt.handled():
+        config, window = _load_config(options), parse_window(options.profile)
+        cluster = hosts.detect(os.environ, options.coordinator, options.num_processes, options.process_id)
+        if cluster:
+            hosts.join(cluster, options.coordinator_timeout)
+        try:
+            _train(config, options, window)
+        except interrupt.Interrupted as reason:
+            print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr)
+            return interrupt.RESUME_STATUS
+    return 0
+
+
+def _train(config, options, window) -> None:
+    from whale_jax.pretrain import pretrain, summary_line
+    from whale_jax.training import hosts
+
     if options.reuse:
         from whale_jax.reuse import reuse
 
-        reuse(options.reuse, options.workdir, config)
-    metrics = pretrain(config, options.workdir, options.until)
+        with hosts.primary_first("reuse"):
+            reuse(options.reuse, options.workdir, config)
+    metrics = pretrain(config, options.workdir, options.until, window)
     if metrics:
         from whale_jax.evaluation.report import statements
 

@@ -3,7 +3,7 @@
 import ast
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.models.world_model import TRAINED, WorldModelSettings
+from whale_jax.nn.settings import flat
 from whale_jax.training.settings import StageSettings
+from whale_jax.training.sharding import RULES
 
 
 def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
@@ -44,7 +46,10 @@ def default_config() -> ConfigDict:
       stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
         them; 0 leaves the stage out.
       stages.tokenizer.revive_every: steps between revivals of dead codes; 0 never revives.
-      mesh.data: devices along the batch; -1 takes all that `mesh.model` leaves.
+      data.stall_seconds: without a batch before the run says what it waits for.
+      mesh.data: devices along the batch; -1 takes all that `mesh.model` leaves. mesh.fully_sharded: parameters and
+        optimiser are split along the batch's devices too. mesh.rules: mesh axis of each logical axis of the
+        parameters, "" leaves it whole; fully sharded, that of "embed" is data.
     """
     width = 512
     return ConfigDict(
@@ -62,6 +67,7 @@ def default_config() -> ConfigDict:
                     "workers": 0,
                 },
                 "cache_gib": 2.0,
+                "stall_seconds": 60.0,
                 "mixture": {},
                 "subsets": {},
                 "allow_missing": False,
@@ -118,7 +124,12 @@ def default_config() -> ConfigDict:
                 "reward": stage(steps=50_000),
                 "ensemble": stage(max_lr=3e-5, min_lr=3e-6, steps=300_000),
             },
-            "mesh": {"data": -1, "model": 1, "fully_sharded": False},
+            "mesh": {
+                "data": -1,
+                "model": 1,
+                "fully_sharded": False,
+                "rules": {name: axis or "" for name, axis in RULES.items()},
+            },
             "log": {"tensorboard": True, "wandb": False},
             "evaluation": {
                 "context": 2,
@@ -164,7 +175,7 @@ def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> Conf
         node = config
         for i, part in enumerate([*parents, last]):
             if not isinstance(node, ConfigDict) or part not in node:
-                keys = flat_keys(config)
+                keys = list(flat(to_plain(config)))
                 raise unknown_name("config key", ".".join([*parents[:i], part, *([*parents, last][i + 1 :])]), keys)
             if i < len(parents):
                 node = node[part]
@@ -200,14 +211,6 @@ def _element(text: str, current: tuple) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def flat_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of all leaves."""
-    keys = []
-    for name, value in config.items():
-        keys += flat_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping | ConfigDict) else [prefix + name]
-    return keys
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from whale_jax.data.actions import ActionSpec
 from whale_jax.models.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.flops import stage_flops
-from whale_jax.training.loop import abstract_state
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES
+from whale_jax.training.step import abstract_state
 
 
 def inspect(config: ConfigDict) -> dict[str, Any]:
@@ -24,8 +24,7 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
     """
     model = model_settings(config)
     networks = Networks(model)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-    rules = sharding.rules(config.mesh.fully_sharded)
+    placement = sharding.make_placement(config.mesh)
     counts = networks.parameter_counts()
     sizes = {name: counts[name] for name in ("tokenizer", "dynamics", "reward")}
     sizes["behaviour"] = counts["posterior"] + counts["prior"] + counts["policy"]
@@ -35,7 +34,7 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
         frames = settings.num_frames or model.num_frames
         flops[name] = stage_flops(name, model, frames, settings.batch_size, settings.members)
         stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
-        _, shapes = abstract_state(stage, stage.optimizer(), mesh, rules, 0)
+        _, shapes = abstract_state(stage, 0, placement)
         params = _bytes(shapes.params)
         height, width = model.tokenizer.image_size
         memory[name] = {
@@ -43,7 +42,7 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
             "gradients": params,
             "optimizer": _bytes(shapes.opt_state),
             "frozen": frozen_bytes,
-            "batch": settings.batch_size * frames * height * width * 3 // mesh.shape["data"],
+            "batch": settings.batch_size * frames * height * width * 3 // placement.mesh.shape["data"],
         }
         frozen_bytes += 4 * sizes.get(name, 0)
     return {
@@ -52,7 +51,7 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
         "tokens_per_frame": model.tokenizer.num_tokens,
         "flops_per_step": flops,
         "memory_per_device": memory,
-        "mesh": dict(mesh.shape),
+        "mesh": dict(placement.mesh.shape),
         "devices": [device.device_kind for device in jax.devices()],
     }
 

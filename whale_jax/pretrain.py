@@ -3,11 +3,11 @@
 import dataclasses
 import itertools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of, to_plain
@@ -17,27 +17,34 @@ from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
+from whale_jax.inspection import any_spec
 from whale_jax.models.world_model import Networks, Params
-from whale_jax.training import sharding
-from whale_jax.training.checkpoint import Meta, check_architecture, read_meta, stage_directory, steps_in
+from whale_jax.nn.placement import Placement
+from whale_jax.nn.settings import flat
+from whale_jax.training import hosts, sharding
+from whale_jax.training.checkpoint import Meta, check_architecture, newest_meta, stage_directory
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES
+from whale_jax.training.stages import STAGES, Stage
+from whale_jax.training.step import rule_matches
 
 VALID_SEED = 1
 
 
-def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) -> dict[str, Any]:
+def pretrain(
+    config: ConfigDict, workdir: Path | str, until: str | None = None, profile: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Records what is missing, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
 
     Args:
       config: see `whale_jax.configuration.default_config`.
       workdir: everything of the run lies there; a second call goes on where the first stopped.
       until: stop after this stage, without a report.
+      profile: (first, last) step of every stage that a trace is taken of.
 
     Returns:
-      The metrics of the report, or {} with `until`.
+      The metrics of the report, or {} with `until` or on several hosts, where it is made apart.
 
     Raises:
       WhaleError: see each part; nothing on disk is lost.
@@ -46,10 +53,12 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
         raise unknown_name("stage", until, stages_of(config))
     workdir = Path(workdir)
     settings = model_settings(config)
-    _check_stages(config)
+    hosts.agree(flat(to_plain(config)) | {f"version of {name}": v for name, v in versions().items()})
+    placement = sharding.make_placement(config.mesh)
+    _check_stages(config, placement)
     _check_workdir(workdir, config, settings)
     phases = Phases(workdir)
-    with phases.timed("indexing" if config.data.mixture else "recording"):
+    with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first("data"):
         source = open_source(config, workdir)
     _check_actions(source, config)
     protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
@@ -60,9 +69,12 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     params: Params = {}
     for name in stages_of(config):
         with phases.timed(name):
-            params, _ = train_stage(name, config, workdir, source, params)
+            params, _ = train_stage(name, config, workdir, source, params, placement, profile)
         if name == until:
             return {}
+    if hosts.several():
+        say(f"Done. On one host, make the report with: bash launch/evaluate.sh --checkpoint={workdir}")
+        return {}
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
 
 
@@ -78,6 +90,8 @@ class Phases:
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if not hosts.primary():
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".tmp")
         beside.write_text(json.dumps(self.seconds))
@@ -96,16 +110,23 @@ class _Timed:
         self.phases.add(self.name, time.perf_counter() - self._started)
 
 
-def _check_stages(config: ConfigDict) -> None:
+def _check_stages(config: ConfigDict, placement: Placement) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
-    devices = sharding.make_mesh(config.mesh.data, config.mesh.model).shape["data"]
+    devices, found = placement.mesh.shape["data"], []
+    networks = Networks(model_settings(config))
     for name in stages_of(config):
         settings = StageSettings.from_dict(config.stages[name].to_dict())
-        if settings.batch_size % devices:
+        stage = STAGES[name](networks, any_spec(config.model.action_dim), settings)
+        multiple = settings.accumulate * math.lcm(devices, stage.rows)
+        if settings.batch_size % multiple:
+            parts = f", in {settings.accumulate} parts," if settings.accumulate > 1 else ""
             raise WhaleError(
-                f"stages.{name}.batch_size is {settings.batch_size}, which does not divide over {devices} devices; "
-                "make it a multiple."
+                f"stages.{name}.batch_size is {settings.batch_size}, which{parts} does not divide over {devices} "
+                f"devices{' in pairs' if stage.rows == 2 else ''}; make it a multiple of {multiple}."
             )
+        if placement.mesh.size > 1:
+            found.append(rule_matches(stage, placement))
+    sharding.check_matches(found, placement)
 
 
 def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
@@ -113,8 +134,7 @@ def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
         raise WhaleError(f"--workdir={workdir} is a file; give a directory.")
     for name in stages_of(config):
         directory = stage_directory(workdir, name)
-        if steps := steps_in(directory):
-            meta = read_meta(directory, steps[-1])
+        if meta := newest_meta(directory):
             check_architecture(meta, settings, directory)
             done, asked = meta.config["stages"][name]["steps"], config.stages[name].steps
             if meta.finished and done != asked:
@@ -221,18 +241,24 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
 
 
 def train_stage(
-    name: str, config: ConfigDict, workdir: Path, source: Source, frozen: Params
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    source: Source,
+    frozen: Params,
+    placement: Placement,
+    profile: tuple[int, int] | None = None,
 ) -> tuple[Params, dict[str, Any]]:
     """Trains one stage to its end; returns all components' parameters so far and a summary."""
     settings = StageSettings.from_dict(config.stages[name].to_dict())
-    model = model_settings(config)
-    stage = STAGES[name](Networks(model), source.action_spec, settings)
-    trainer = Trainer(stage, frozen, _run(name, config, workdir, source, model, settings))
-    return trainer.train()
+    stage = STAGES[name](Networks(model_settings(config)), source.action_spec, settings)
+    run = _run(stage, config, workdir, source, placement)
+    return Trainer(stage, frozen, dataclasses.replace(run, profile=profile)).train()
 
 
-def _run(name: str, config: ConfigDict, workdir: Path, source: Source, model, settings: StageSettings) -> Run:
-    shard = (jax.process_index(), jax.process_count())
+def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placement: Placement) -> Run:
+    name, settings, model = stage.name, stage.settings, stage.networks.settings
+    shard = sharding.data_shard(placement.mesh)
     shape = (settings.batch_size // shard[1], settings.num_frames or model.num_frames)
 
     def open_batches():
@@ -242,15 +268,14 @@ def _run(name: str, config: ConfigDict, workdir: Path, source: Source, model, se
     if stream := source.held_out(name, *shape, VALID_SEED, shard):
         valid = list(itertools.islice(stream, settings.eval_batches))
         stream.close()
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     return Run(
         directory=stage_directory(workdir, name),
         history=workdir / "history" / f"{name}.jsonl",
         tensorboard=workdir / "tensorboard" if config.log.tensorboard else None,
         failures=workdir / "failures",
+        profiles=workdir / "profile" / name,
         wandb=config.log.wandb,
-        mesh=mesh,
-        axis_rules=sharding.rules(config.mesh.fully_sharded),
+        placement=placement,
         seed=config.seed,
         meta=Meta(
             stage=name,
@@ -262,6 +287,7 @@ def _run(name: str, config: ConfigDict, workdir: Path, source: Source, model, se
         ),
         train_batches=open_batches,
         valid_batches=valid,
+        stall_seconds=config.data.stall_seconds,
     )
 
 

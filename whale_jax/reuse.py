@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of, to_plain
 from whale_jax.errors import WhaleError
-from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, read_meta, stage_directory, steps_in
+from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, newest_meta, stage_directory
 from whale_jax.training.progress import say
 
 IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
@@ -32,7 +32,7 @@ def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[s
       WhaleError: `source` is no work directory, or the disk is full.
     """
     source, workdir = Path(source).resolve(), Path(workdir)
-    metas = {name: meta for name in stages_of(config) if (meta := _last(stage_directory(source, name)))}
+    metas = {name: meta for name in stages_of(config) if (meta := newest_meta(stage_directory(source, name)))}
     if not metas:
         raise WhaleError(f"{source} holds no checkpoints to take over; name the work directory of a run.")
     theirs = next(iter(metas.values())).config
@@ -45,7 +45,7 @@ def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[s
         if meta is None or not meta.finished or not _same(meta, config, name, root):
             break
         if target.exists():
-            if _last(target) != meta:
+            if newest_meta(target) != meta:
                 break
             there.append(name)
             continue
@@ -55,11 +55,6 @@ def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[s
         copied.append(name)
     say(f"Taken over from {source}: {', '.join([*there, *copied]) or 'no stage, for the first one differs'}.")
     return copied
-
-
-def _last(directory: Path) -> Meta | None:
-    steps = steps_in(directory)
-    return read_meta(directory, steps[-1]) if steps else None
 
 
 def _record(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Five steps of every stage on a mesh; run by test_sharding.py in a process with simulated devices.
+"""Twenty steps of every stage on a mesh; run by test_sharding.py in a process with simulated devices.
 
-Command:  python sharded_run.py STORE DATA MODEL FULLY_SHARDED...
+Command:  python sharded_run.py STORE DATA,MODEL,FULLY_SHARDED,ACCUMULATE...
 Prints one line of JSON for each mesh.
 """
 
@@ -9,70 +9,69 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny  # noqa: E402
 
-from whale_jax.configuration import model_settings  # noqa: E402
+from whale_jax.configuration import model_settings, transformer  # noqa: E402
 from whale_jax.data.episodes import batches, open_store  # noqa: E402
 from whale_jax.models.world_model import COMPONENTS, Networks  # noqa: E402
 from whale_jax.training import sharding  # noqa: E402
-from whale_jax.training.loop import abstract_state, make_step  # noqa: E402
 from whale_jax.training.settings import StageSettings  # noqa: E402
 from whale_jax.training.stages import STAGES  # noqa: E402
+from whale_jax.training.step import abstract_frozen, abstract_state, make_step  # noqa: E402
 
-STEPS = 5
+STEPS = 20
 
 
-def train(name, store, mesh, axis_rules, frozen):
-    """Losses by step, the final state, and where its parameters lie."""
+def wide_config():
+    """`tiny` with eight heads, so that eight devices can share them."""
     config = tiny.get_config()
-    settings = StageSettings.from_dict(config.stages[name].to_dict())
+    size = transformer(2, 32, 8)
+    config.model.tokenizer.encoder = config.model.tokenizer.decoder = config.model.dynamics.transformer = size
+    for name in ("posterior", "prior", "policy"):
+        config.model.behaviour[name] = size
+    return config
+
+
+def train(name, store, placement, accumulate, frozen):
+    """Losses by step, and the final state."""
+    config = wide_config()
+    settings = StageSettings.from_dict(config.stages[name].to_dict() | {"accumulate": accumulate, "batch_size": 16})
     stage = STAGES[name](Networks(model_settings(config)), store.action_spec, settings)
-    tx = stage.optimizer()
-    create, shapes = abstract_state(stage, tx, mesh, axis_rules, seed=0)
+    create, shapes = abstract_state(stage, 0, placement)
     state = create()
-    for made, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(shapes), strict=True):
-        assert made.sharding.is_equivalent_to(wanted.sharding, made.ndim), (made.sharding, wanted.sharding)
-    step = jax.jit(make_step(stage, tx, 0), donate_argnums=0)
-    stream, losses = batches(store, batch_size=8, num_frames=4, seed=0), []
+    step = make_step(stage, 0, placement)
+    stream, losses = batches(store, batch_size=16, num_frames=4, seed=0), []
     for _ in range(STEPS):
-        state, metrics = step(state, frozen, sharding.put_batch(next(stream), mesh))
+        state, metrics = step(state, frozen, sharding.put_batch(next(stream), placement.mesh))
         losses.append(float(metrics["loss"]))
     stream.close()
+    for made, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(shapes), strict=True):
+        assert made.sharding.is_equivalent_to(wanted.sharding, made.ndim), (made.sharding, wanted.sharding)
+    assert step._cache_size() == 1
     return losses, state
 
 
-def largest(params):
-    return max(jax.tree.leaves(params), key=lambda leaf: leaf.size)
-
-
-def main(root, data, model, fully_sharded):
+def main(root, data, model, fully_sharded, accumulate):
     store = open_store(root).select(split="train")
-    mesh = sharding.make_mesh(data, model)
-    axis_rules = sharding.rules(fully_sharded)
+    mesh = wide_config().mesh.to_dict() | {"data": data, "model": model, "fully_sharded": bool(fully_sharded)}
+    placement = sharding.make_placement(mesh)
+    networks = Networks(model_settings(wide_config()))
     report, frozen = {"devices": len(jax.devices()), "losses": {}, "share": {}}, {}
     for name in STAGES:
-        report["losses"][name], state = train(name, store, mesh, axis_rules, frozen)
+        report["losses"][name], state = train(name, store, placement, accumulate, frozen)
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
         here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
         report["share"][name] = here / whole
         if name in COMPONENTS:
-            fresh = jax.tree.map(np.asarray, initial(name))
-            frozen = frozen | {name: jax.device_put(fresh, sharding.replicated(mesh))}
+            # Untrained, so that later stages start from the very same frozen parameters on every mesh.
+            shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(networks, (name,), placement))
+            frozen |= jax.device_put({name: networks.fresh(name, jax.random.key(5))}, shardings)
     print(json.dumps(report), flush=True)
-
-
-def initial(name):
-    """Untrained parameters: later stages then start from the very same frozen ones on every mesh."""
-    import flax.linen as nn
-
-    return nn.unbox(Networks(model_settings(tiny.get_config())).init(name, jax.random.key(5)))
 
 
 if __name__ == "__main__":
     for mesh in sys.argv[2:]:
-        data, model, fully_sharded = map(int, mesh.split(","))
-        main(sys.argv[1], data, model, bool(fully_sharded))
+        main(sys.argv[1], *map(int, mesh.split(",")))

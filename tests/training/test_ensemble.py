@@ -15,8 +15,8 @@ from whale_jax.data import batch as batches
 from whale_jax.data.metaworld import ACTION_SPEC
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import COMPONENTS, Networks
-from whale_jax.training.failure import step_key
-from whale_jax.training.loop import TrainState, make_step
+from whale_jax.training.sharding import alone
+from whale_jax.training.step import TrainState, make_step, step_key
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES
 
@@ -34,16 +34,16 @@ def test_every_member_trains_as_it_would_alone(networks):
     """Also where the gradient is clipped, which would couple members that shared a norm."""
     settings = StageSettings(members=3, max_lr=1e-2, warmup=1, steps=10, clip=0.05, weight_decay=0.1)
     ensemble = STAGES["ensemble"](networks, ACTION_SPEC, settings)
-    alone = STAGES["dynamics"](networks, ACTION_SPEC, settings)
+    single = STAGES["dynamics"](networks, ACTION_SPEC, settings)
     frozen = {name: networks.fresh(name, jax.random.key(7)) for name in COMPONENTS if name != "reward"}
     batch = batches.example(2, 4, tiny.SIDE, tiny.SIDE, 4)
-    tx, own_tx = ensemble.optimizer(), alone.optimizer()
+    tx, own_tx = ensemble.optimizer(), single.optimizer()
     params = nn.unbox(jax.jit(ensemble.init)(jax.random.key(0)))
     members = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(2)]
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, members), strict=True))
 
     state = TrainState(jnp.int32(0), params, tx.init(params), {}, jnp.bool_(False))
-    step = jax.jit(make_step(ensemble, tx, seed=0))
+    step = make_step(ensemble, 0, alone())
     for _ in range(STEPS):
         state, metrics = step(state, frozen, batch)
     assert np.isfinite(metrics["loss"]) and not metrics["failed"]
@@ -51,7 +51,7 @@ def test_every_member_trains_as_it_would_alone(networks):
     @functools.partial(jax.jit, static_argnums=3)
     def own_step(params, opt_state, step, i):
         key = jax.random.split(step_key(0, "ensemble", step), 2)[i]
-        grads = jax.grad(lambda p: alone.loss(p, frozen, batch, key, True)[0])(params)
+        grads = jax.grad(lambda p: single.loss(p, frozen, batch, key, True)[0])(params)
         updates, opt_state = own_tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 

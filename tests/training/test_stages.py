@@ -70,10 +70,10 @@ def test_dead_codes_become_latents_and_living_ones_stay(networks):
     stage = tokenizer_stage(networks, revive_every=4, revive_below=0.1)
     after = jax.jit(stage.after_update)
     for step in range(3):
-        same, extra = after(params, {"usage": usage}, (usage, latents), jax.random.key(step), jnp.int32(step))
+        same, extra = after(params, {"usage": usage}, (usage[None], latents[None]), jax.random.key(step), jnp.int32(step))
         assert same["quantizer"]["codebook"].tobytes() == codebook.tobytes()
         np.testing.assert_allclose(extra["usage"], usage, rtol=1e-6)
-    revived, extra = after(params, {"usage": usage}, (usage, latents), jax.random.key(3), jnp.int32(3))
+    revived, extra = after(params, {"usage": usage}, (usage[None], latents[None]), jax.random.key(3), jnp.int32(3))
     codes = revived["quantizer"]["codebook"]
     assert codes[:5].tobytes() == codebook[:5].tobytes()
     assert rows_from(codes, latents).tolist() == (~living).tolist()
@@ -85,7 +85,7 @@ def test_without_revival_the_codebook_is_left_alone(networks):
     params = {"quantizer": {"codebook": jnp.ones((32, 8))}}
     usage = jnp.zeros(32).at[0].set(1.0)
     same, extra = tokenizer_stage(networks).after_update(
-        params, {"usage": jnp.full(32, 1 / 32)}, (usage, jnp.zeros((1, 1, 1, 8))), jax.random.key(0), jnp.int32(0)
+        params, {"usage": jnp.full(32, 1 / 32)}, (usage[None], jnp.zeros((1, 1, 1, 1, 8))), jax.random.key(0), jnp.int32(0)
     )
     assert same is params
     np.testing.assert_allclose(extra["usage"].sum(), 1.0, rtol=1e-6)
@@ -157,6 +157,9 @@ class Endless:
     def report(self):
         return ""
 
+    def close(self):
+        pass
+
 
 def drift_run(tmp_path, meta, **settings):
     model = model_settings(tiny.get_config())
@@ -168,9 +171,9 @@ def drift_run(tmp_path, meta, **settings):
         history=tmp_path / "history.jsonl",
         tensorboard=None,
         failures=tmp_path / "failures",
+        profiles=tmp_path / "profile",
         wandb=False,
-        mesh=sharding.make_mesh(),
-        axis_rules=sharding.rules(False),
+        placement=sharding.alone(),
         seed=0,
         meta=meta,
         train_batches=Endless,

@@ -123,7 +123,10 @@ class BatchIterator(Iterator[Batch]):
         return {"position": dict(self._iterator.get_state()), "stream": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken; raises WhaleError when it is the state of another stream."""
+        """Continues where `state` was taken; raises WhaleError when it is the state of another stream.
+
+        Any of several hosts may go on from the state of one, and so may another number of hosts.
+        """
         for key, value in self._identity.items():
             if state["stream"].get(key) != value:
                 raise WhaleError(
@@ -172,9 +175,9 @@ def batches(
 
     With shuffle the stream is infinite: all (episode, start) pairs in an order of the seed, another one each
     epoch, no pair twice in an epoch. Without it the stream is one pass in order, and the last batch may be
-    smaller. shard (index, count) takes every count-th pair of the one global stream, so that the shards'
-    batches together are the batch of a single process. Batch number k is a function of (store, seed, shard,
-    k) alone. Decoded episodes are kept up to cache_bytes; `prefetch` batches are made ahead in as many
+    smaller. shard (index, count) takes its part of every batch of `count` times the size, so that the shards'
+    batches one after another are the batch of a single process; an incomplete last one is then left out. Batch
+    number k is a function of (store, seed, shard, k) alone. Decoded episodes are kept up to cache_bytes; `prefetch` batches are made ahead in as many
     threads (0: in the caller's).
 
     Raises WhaleError for settings that give no batch, and from next() for a file that breaks the contract.
@@ -187,16 +190,16 @@ def batches(
         # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs; spread them first.
         spread = int(np.random.SeedSequence([seed, len(pairs)]).generate_state(1)[0])
         dataset = dataset.shuffle(spread).repeat()
-    dataset = dataset[shard[0] :: shard[1]].batch(batch_size)
-    dataset = dataset.map(lambda chosen: validate(collate(pairs[chosen], read, num_frames)))
+    dataset = dataset.batch(batch_size * shard[1], drop_remainder=shard[1] > 1)
+    part = slice(batch_size * shard[0], batch_size * (shard[0] + 1))
+    dataset = dataset.map(lambda chosen: validate(collate(pairs[chosen[part]], read, num_frames)))
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
     files = json.dumps([(r["file"], r["length"]) for r in store.records])
     identity = {
-        "batch_size": batch_size,
+        "batch_size": batch_size * shard[1],
         "num_frames": num_frames,
         "seed": seed,
         "shuffle": shuffle,
-        "shard": list(shard),
         "episodes": hashlib.sha256(files.encode()).hexdigest()[:16],
     }
     return BatchIterator(dataset.to_iter_dataset(options), identity)

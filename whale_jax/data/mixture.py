@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 from etils import epath
 
+from whale_jax.data import activity
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.batch import Batch, validate
 from whale_jax.data.episodes import BatchIterator, check_sizes, masks
@@ -134,16 +135,15 @@ class Mixture:
         dataset = dataset.batch(batch_size).map(reader.read)
         options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
         identity = {
-            "batch_size": batch_size,
+            "batch_size": batch_size * shard[1],
             "num_frames": num_frames,
             "seed": seed,
             "held_out": held_out,
-            "shard": list(shard),
             "image_size": settings.image_size,
             "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},
             "indices": [index.path.name for index in self.indices],
         }
-        return MixtureIterator(dataset.to_iter_dataset(options), identity, self, reader)
+        return MixtureIterator(dataset.to_iter_dataset(options), identity, self, reader, shard[1])
 
 
 def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
@@ -258,7 +258,8 @@ def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.n
     count = min(len(out), int(row["frames"]) - start)
     rows = index.frames(int(row["first"]) + start, count)
     begin = int(rows["offset"][0])
-    with index.files[row["file"]].open("rb") as file:
+    path = index.files[row["file"]]
+    with activity.reading(path), path.open("rb") as file:
         file.seek(begin)
         data = memoryview(file.read(int(rows["offset"][-1]) + int(rows["size"][-1]) - begin))
     for t in range(count):
@@ -273,8 +274,9 @@ def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.n
 class MixtureIterator(BatchIterator):
     """Batches of a mixture; it knows what was drawn from each data set and watches the process's memory."""
 
-    def __init__(self, dataset, identity: dict[str, Any], mixture: Mixture, reader: _Reader):
+    def __init__(self, dataset, identity: dict[str, Any], mixture: Mixture, reader: _Reader, hosts: int):
         super().__init__(dataset, identity)
+        self._hosts = hosts
         self._mixture, self._reader, self._budget = mixture, reader, reader._settings.ram_budget_mb
         self._drawn = np.zeros(len(mixture.indices), np.int64)
         self._count, self._resident = 0, 0
@@ -300,10 +302,17 @@ class MixtureIterator(BatchIterator):
             )
 
     def get_state(self) -> dict[str, Any]:
-        return super().get_state() | {"drawn": self._drawn.tolist()}
+        return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Also of another number of hosts, whose shards hold other episodes: their order is another from here on."""
         super().set_state(state)
+        if state["hosts"] != self._hosts:
+            print(
+                f"Resuming on {self._hosts} hosts what {state['hosts']} began: from here on segments come in another "
+                "order, by the same shares.",
+                file=sys.stderr,
+            )
         self._drawn = np.array(state["drawn"], np.int64)
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from whale_jax.data import activity
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.episode import Episode
 from whale_jax.data.storage import MANIFEST, read_episode, read_manifest
@@ -63,7 +64,8 @@ class EpisodeStore:
         """Episode `index`, decoded; raises WhaleError for a file that breaks the contract."""
         record = self.records[index]
         path = self.root / record["file"]
-        episode = read_episode(path)
+        with activity.reading(path):
+            episode = read_episode(path)
         if episode.frames.shape[1:3] != self.image_size:
             raise WhaleError(
                 f"{path} has frames of {episode.frames.shape[1]}x{episode.frames.shape[2]} pixels, but the "

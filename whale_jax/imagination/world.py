@@ -17,7 +17,7 @@ from whale_jax.imagination.uncertainty import resolve
 from whale_jax.models.reward import expected_reward
 from whale_jax.models.world_model import TRAINED, Networks, Params
 from whale_jax.nn import lpips
-from whale_jax.training.checkpoint import Meta, find, networks_of, read_item, read_meta
+from whale_jax.training.checkpoint import Meta, fall_back, find, networks_of, read_item, read_meta, steps_in
 from whale_jax.training.sharding import make_mesh, put_batch, replicated
 
 Policy = Callable[[np.ndarray, jax.Array], np.ndarray]
@@ -299,12 +299,18 @@ def _notes(estimator, estimates: dict[str, np.ndarray]) -> tuple[str, ...]:
 def load(directory: Path | str) -> WorldModel:
     """The world model of a checkpoint: a work directory, a stage's directory, or a step's.
 
+    Of a directory of steps it is the newest that can be read; what is passed over is said.
+
     Raises:
       WhaleError: there is no checkpoint, or it cannot be read.
     """
-    stage_directory, step = find(directory)
-    meta = read_meta(stage_directory, step)
-    tree = read_item(stage_directory, step, "params")
+    stage_directory, newest = find(directory)
+    asked = Path(directory).absolute() == stage_directory / str(newest)
+
+    def read(step: int) -> tuple[Meta, Params]:
+        return read_meta(stage_directory, step), read_item(stage_directory, step, "params")
+
+    step, (meta, tree) = fall_back(stage_directory, [newest] if asked else steps_in(stage_directory), read)
     params = {name: tree[name] for name in TRAINED if name in tree}
     source = stage_directory / str(step)
     return WorldModel(networks_of(meta), jax.device_put(params), ActionSpec.from_json(meta.action_spec), meta, source)

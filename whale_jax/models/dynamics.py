@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from whale_jax.errors import unknown_name
 from whale_jax.nn.layers import Dense
+from whale_jax.nn.placement import constrain, gather
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
 from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
@@ -93,7 +94,8 @@ class Dynamics(nn.Module):
         dtype = resolve_dtype(s.transformer.dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("vocab", "embed"))
         embedding = self.param("embedding", init, (s.num_codes, width))
-        x = embedding[ids] * width**0.5
+        # Whole for the look-up: its rows are fewer than the tokens whose vectors would be summed over devices.
+        x = gather(embedding, None, "embed")[ids] * width**0.5
         condition = Dense(width, (None, "embed"), dtype, name="action")(actions)
         if s.embedding_dim:
             z = Dense(Z_BOTTLENECK, (None, None), use_bias=False, name="behaviour_in")(z)
@@ -106,7 +108,8 @@ class Dynamics(nn.Module):
                 condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         x = x + condition[:, :, None]
         x, cache = STTransformer(s.transformer, name="transformer").extend(x, cache, window, places=places)
-        logits = x.reshape(-1, width).astype(dtype) @ embedding.T.astype(dtype)
+        logits = x.reshape(-1, width).astype(dtype) @ gather(embedding.astype(dtype), "vocab", "embed").T
+        logits = constrain(logits, "batch", "vocab")
         return logits.astype(jnp.float32).reshape(*ids.shape, s.num_codes), cache
 
 

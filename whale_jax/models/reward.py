@@ -61,9 +61,9 @@ class Reward(nn.Module):
         for channels in s.channels:
             x = nn.silu(nn.Conv(channels, (4, 4), strides=(2, 2), kernel_init=_conv_init)(x))
         x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
-        for i in range(2):
-            x = nn.silu(Dense(s.hidden, ("embed", "mlp"), name=f"hidden_{i}")(x))
-        return Dense(s.bins, ("mlp", None), std=0.0, name="head")(x)
+        for i, axes in enumerate((("embed", "mlp"), ("mlp", "embed"))):
+            x = nn.silu(Dense(s.hidden, axes, name=f"hidden_{i}")(x))
+        return Dense(s.bins, ("embed", None), std=0.0, name="head")(x)
 
 
 def reward_bins(settings: RewardSettings) -> jax.Array:

@@ -4,6 +4,7 @@ Parameters carry logical axis names ("embed", "mlp", "heads", "vocab", …) that
 maps to mesh axes.
 """
 
+import math
 from collections.abc import Sequence
 
 import einops
@@ -12,27 +13,28 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.errors import WhaleError
+from whale_jax.nn.placement import gather
 
 HEAD_STD = 0.02  # small, so that a fresh head predicts next to nothing
 
 
 class Dense(nn.Module):
-    """A linear layer over the last axis.
+    """A linear layer from the last axis, or the last few, to one axis or several.
 
-    All leading axes are merged before the product: with more than one of them XLA's CPU backend writes
+    All other axes are merged before the product: with more than one of them XLA's CPU backend writes
     transposed copies of both operands to form the weight gradient, which costs more than the product.
 
     Attributes:
-      features: size of the output's last axis.
-      axes: logical names of the kernel's two axes.
+      features: size of the output's last axis, or sizes of its last axes.
+      axes: logical names of the kernel's axes, the inputs' first.
       dtype: type of the product; parameters are float32.
       std: standard deviation of the initial weights; None takes 1 / sqrt(inputs), times `gain`.
       gain: factor on the initial weights.
       use_bias: whether a bias is added.
     """
 
-    features: int
-    axes: tuple[str | None, str | None]
+    features: int | tuple[int, ...]
+    axes: tuple[str | None, ...]
     dtype: jnp.dtype = jnp.float32
     std: float | None = None
     gain: float = 1.0
@@ -40,15 +42,20 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (..., D) to (..., features) in `dtype`."""
-        std = self.gain * (x.shape[-1] ** -0.5 if self.std is None else self.std)
+        """Maps (..., D) to (..., features) in `dtype`, where D is as many axes as `axes` has beyond the features."""
+        features = (self.features,) if isinstance(self.features, int) else self.features
+        summed = len(self.axes) - len(features)
+        lead, inputs = x.shape[:-summed], x.shape[-summed:]
+        std = self.gain * (math.prod(inputs) ** -0.5 if self.std is None else self.std)
         init = nn.with_logical_partitioning(nn.initializers.normal(std), self.axes)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+        kernel = gather(self.param("kernel", init, inputs + features).astype(self.dtype), *self.axes)
+        over = (tuple(range(1, summed + 1)), tuple(range(summed)))
+        y = jax.lax.dot_general(x.reshape(-1, *inputs).astype(self.dtype), kernel, (over, ((), ())))
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-            y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
-        return y.reshape(*x.shape[:-1], self.features)
+            names = self.axes[summed:]
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
+            y = y + gather(self.param("bias", zeros, features).astype(self.dtype), *names)
+        return y.reshape(*lead, *features)
 
 
 class LayerNorm(nn.Module):

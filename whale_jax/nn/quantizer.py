@@ -29,7 +29,7 @@ class VectorQuantizer(nn.Module):
     width: int
 
     def setup(self):
-        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", None))
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, None))
         self.codebook = self.param("codebook", init, (self.num_codes, self.width))
 
     def nearest(self, z: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.nn.attention import attention, attention_to_slots, resolve_kernel
 from whale_jax.nn.layers import Dense, LayerNorm
+from whale_jax.nn.placement import constrain
 from whale_jax.nn.positions import grid_codes, rotate
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.settings import Settings
@@ -135,12 +136,12 @@ class HeadNorm(nn.Module):
 
     @nn.compact
     def __call__(self, qk: jax.Array, times: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys (B, S, H, D) from both (B, S, 2H, D) at `times` (S,), see `rotate`; keeps the type."""
+        """Queries and keys (B, S, H, D) from both (B, S, 2, H, D) at `times` (S,), see `rotate`; keeps the type."""
         init = nn.with_logical_partitioning(nn.initializers.ones, (None,))
         scale = self.param("scale", init, qk.shape[-1:])
         x = qk.astype(jnp.float32)
         x = (x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)).astype(qk.dtype)
-        q, k = jnp.split(x, 2, axis=-2)
+        q, k = x[:, :, 0], x[:, :, 1]
         q = q * scale.astype(q.dtype)
         return (rotate(q, times), rotate(k, times)) if self.rotate else (q, k)
 
@@ -169,10 +170,12 @@ class SelfAttention(nn.Module):
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
-        qkv = Dense(3 * s.width, ("embed", "heads"), dtype, use_bias=False, name="qkv")(x)
-        qk, v = jnp.split(qkv.reshape(*x.shape[:-1], 3 * s.num_heads, -1), [2 * s.num_heads], axis=-2)
+        heads = (s.num_heads, s.width // s.num_heads)
+        qkv = Dense((3, *heads), ("embed", None, "heads", None), dtype, use_bias=False, name="qkv")(x)
+        qkv = constrain(qkv, "batch", None, None, "heads", None)
         in_time = self.axis == "time"
-        q, k = HeadNorm(rotate=in_time, name="norm")(qk, None if places is None else places.times)
+        q, k = HeadNorm(rotate=in_time, name="norm")(qkv[:, :, :2], None if places is None else places.times)
+        v = qkv[:, :, 2]
         if past is None:
             kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
             y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
@@ -184,8 +187,7 @@ class SelfAttention(nn.Module):
             kept = (*past[:-2], *written)
             y = attention_to_slots(q, list(zip(kept[::2], kept[1::2], strict=True)), places.seen)
         gain = s.residual_gain
-        y = Dense(s.width, ("heads", "embed"), dtype, gain=gain, use_bias=False, name="out")(y.reshape(x.shape))
-        return y, kept
+        return Dense(s.width, ("heads", None, "embed"), dtype, gain=gain, use_bias=False, name="out")(y), kept
 
 
 class STBlock(nn.Module):
@@ -216,9 +218,10 @@ class STBlock(nn.Module):
         x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
 
         y = LayerNorm(dtype, name="mlp_norm")(x)
-        y = nn.gelu(Dense(4 * width, ("embed", "mlp"), dtype, name="mlp_in")(y))
+        y = nn.gelu(constrain(Dense(4 * width, ("embed", "mlp"), dtype, name="mlp_in")(y), "batch", None, None, "mlp"))
         x = x + Dense(width, ("mlp", "embed"), dtype, gain=s.residual_gain, name="mlp_out")(y)
-        return x.astype(resolve_dtype(s.residual_dtype)), kept if self.keep else None
+        x = constrain(x.astype(resolve_dtype(s.residual_dtype)), "batch", None, None, None)
+        return x, kept if self.keep else None
 
 
 class STTransformer(nn.Module):

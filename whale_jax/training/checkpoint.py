@@ -6,8 +6,9 @@ import errno
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,8 +16,11 @@ import orbax.checkpoint as ocp
 
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
+from whale_jax.nn.settings import flat
+from whale_jax.training.progress import say
 
-FORMAT = "whale-checkpoint/1"
+T = TypeVar("T")
+FORMAT = "whale-checkpoint/2"
 _SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
 
 
@@ -66,9 +70,6 @@ class CheckpointWriter:
         """
         with disk_errors(self._manager.directory):
             check_space(self._manager.directory, items)
-            if step in self._manager.all_steps():
-                self._manager.wait_until_finished()
-                self._manager.delete(step)
             args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             args["data"] = ocp.args.JsonSave(data)
             args["meta"] = ocp.args.JsonSave(dataclasses.asdict(meta))
@@ -176,9 +177,54 @@ def _quiet():
         logger.setLevel(level)
 
 
-def _broken(path: Path, error: Exception) -> WhaleError:
+class BrokenCheckpoint(WhaleError):
+    """A checkpoint, or an item of one, that is truncated or missing."""
+
+
+def fall_back(directory: Path, steps: list[int], read: Callable[[int], T]) -> tuple[int, T]:
+    """The newest of `steps` (ascending, at least one) that `read` can read, and what it gave; says what it passed over.
+
+    Raises:
+      BrokenCheckpoint: none can be read.
+    """
+    errors: dict[int, BrokenCheckpoint] = {}
+    for step in reversed(steps):
+        try:
+            found = read(step)
+        except BrokenCheckpoint as error:
+            errors[step] = error
+            continue
+        for broken, error in errors.items():
+            say(f"warning: step {broken} of {directory} is passed over for step {step}. {error}")
+        return step, found
+    raise errors[steps[-1]]
+
+
+def set_aside(directory: Path, step: int) -> Path:
+    """Moves a checkpoint that cannot be read out of the way of the next one of this step; says where to."""
+    target, number = directory.parent / "unreadable" / f"{directory.name}-{step}", 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{directory.name}-{step}-{number}")
+    target.parent.mkdir(exist_ok=True)
+    (directory / str(step)).rename(target)
+    say(f"warning: {directory / str(step)} was moved to {target}")
+    return target
+
+
+def newest_meta(directory: Path) -> Meta | None:
+    """What the newest checkpoint with a readable description says of itself; None if there is no checkpoint.
+
+    Raises:
+      WhaleError: none can be read.
+    """
+    steps = steps_in(directory)
+    return fall_back(directory, steps, lambda step: read_meta(directory, step))[1] if steps else None
+
+
+def _broken(path: Path, error: Exception) -> BrokenCheckpoint:
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return WhaleError(
+    return BrokenCheckpoint(
         f"The checkpoint item {path} cannot be read ({first_line}). It is truncated or of another architecture; "
         f"delete or move {path.parent} to fall back on an earlier step, or point to another checkpoint."
     )
@@ -207,7 +253,7 @@ def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) ->
     """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`, naming the first ones."""
     later = COMPONENTS[COMPONENTS.index(meta.stage) + 1 :] if meta.stage in COMPONENTS else ()
     saved, wanted = (
-        _flat({name: value for name, value in tree.items() if name not in later})
+        flat({name: value for name, value in tree.items() if name not in later})
         for tree in (meta.model, json.loads(json.dumps(settings.to_dict())))
     )
     differing = [k for k in sorted(saved.keys() | wanted.keys()) if saved.get(k) != wanted.get(k)]
@@ -216,13 +262,6 @@ def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) ->
         raise WhaleError(
             f"{where} holds a model of another architecture: {shown}. Use another --workdir or its own config."
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def networks_of(meta: Meta) -> Networks:

@@ -10,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.batch import Batch
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Params
+from whale_jax.training import hosts
 from whale_jax.training.checkpoint import Meta, networks_of, read_item, read_meta
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES, Stage
+from whale_jax.training.step import gradients, step_key
 
 
 def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax
 
     @jax.jit
     def run(params, frozen, batch):
-        (loss, (metrics, _)), grads = jax.value_and_grad(stage.loss, has_aux=True)(params, frozen, batch, key, True)
+        loss, metrics, _, grads = gradients(stage, params, frozen, batch, key)
         return loss, metrics, jax.tree.map(optax.global_norm, grads), jax.tree.map(optax.global_norm, params)
 
     loss, metrics, grad_norms, param_norms = jax.device_get(run(params, frozen, batch))
@@ -55,14 +58,17 @@ def _named(tree: Any) -> dict[str, float]:
 
 
 def save(directory: Path, step: int, seed: int, items: dict[str, Any], batch: Batch, meta: Meta, report: dict) -> None:
-    """Writes the failed step: parameters, batch and report, beside whatever is there."""
+    """Writes the failed step: parameters, the whole batch and report, beside whatever is there."""
     target = directory / str(step)
     target.mkdir(parents=True, exist_ok=True)
-    fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
-    np.savez_compressed(target / "batch.npz", **fields)
-    (target / "report.json").write_text(json.dumps({"step": step, "seed": seed, **report}, indent=1))
-    (target / "meta").mkdir(exist_ok=True)
-    (target / "meta" / "metadata").write_text(json.dumps(dataclasses.asdict(meta)))
+    if hosts.several():
+        batch = multihost_utils.process_allgather(batch, tiled=True)
+    if hosts.primary():
+        fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+        np.savez_compressed(target / "batch.npz", **fields)
+        (target / "report.json").write_text(json.dumps({"step": step, "seed": seed, **report}, indent=1))
+        (target / "meta").mkdir(exist_ok=True)
+        (target / "meta" / "metadata").write_text(json.dumps(dataclasses.asdict(meta)))
     with ocp.StandardCheckpointer() as checkpointer:
         for name, item in items.items():
             checkpointer.save(target / name, item, force=True)
@@ -87,8 +93,3 @@ def replay(directory: Path | str) -> dict[str, Any]:
     with np.load(directory / "batch.npz") as arrays:
         batch = Batch(**{name: jnp.asarray(value) for name, value in arrays.items()})
     return explain(stage, params, tree, batch, step_key(saved["seed"], meta.stage, step))
-
-
-def step_key(seed: int, stage: str, step: jax.Array | int) -> jax.Array:
-    """The key of one training step: a pure function of seed, stage and step."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), list(STAGES).index(stage)), step)

@@ -7,45 +7,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 
 from whale_jax.data.batch import Batch, validate
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Params
-from whale_jax.training import failure
+from whale_jax.nn.placement import Placement
+from whale_jax.training import failure, hosts, interrupt
 from whale_jax.training.checkpoint import (
     CheckpointWriter,
     Meta,
     check_architecture,
     check_space,
     disk_errors,
+    fall_back,
     read_item,
     read_json,
     read_meta,
+    set_aside,
     steps_in,
 )
-from whale_jax.training.failure import step_key
+from whale_jax.training.feed import Fed, Feed
 from whale_jax.training.flops import stage_flops
+from whale_jax.training.profile import Profiler
 from whale_jax.training.progress import History, Meter, TensorBoard, say, status_line
-from whale_jax.training.sharding import put_batch, replicated, tree_shardings
+from whale_jax.training.sharding import describe, put_batch, replicated
 from whale_jax.training.stages import Stage
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that a step changes: step () int32, parameters, optimiser state, stage state, and whether a step failed."""
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    extra: Any
-    failed: jax.Array
+from whale_jax.training.step import (
+    TrainState,
+    abstract_frozen,
+    abstract_state,
+    make_loss,
+    make_step,
+    rule_matches,
+    step_key,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,59 +51,29 @@ class Run:
     """What a stage's run is given.
 
     Attributes:
-      directory: where the stage's checkpoints go; history, tensorboard and failures: the same for those.
-      mesh, axis_rules: devices and how parameters spread over them.
+      directory: where the stage's checkpoints go; history, tensorboard, failures and profiles: the same for those.
+      placement: devices and how parameters spread over them.
       seed: of parameters and of every step.
       meta: what every checkpoint says of itself.
-      train_batches: opens an iterator of batches with get_state and set_state.
+      train_batches: opens an iterator of batches with get_state, set_state and report.
       valid_batches: a fixed list of held-out batches; may be empty.
+      stall_seconds: without a batch before the run says what it waits for.
+      profile: (first, last) step that a trace is taken of, or None.
     """
 
     directory: Path
     history: Path
     tensorboard: Path | None
     failures: Path
+    profiles: Path
     wandb: bool
-    mesh: Mesh
-    axis_rules: dict[str, str | None]
+    placement: Placement
     seed: int
     meta: Meta
     train_batches: Callable[[], Iterator[Batch]]
     valid_batches: list[Batch]
-
-
-def make_step(stage: Stage, tx: optax.GradientTransformation, seed: int):
-    """The train step: (state, frozen, batch) -> (state, metrics). A step that is not finite changes nothing."""
-
-    def step(state: TrainState, frozen: Params, batch: Batch):
-        key = step_key(seed, stage.name, state.step)
-        grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
-        (loss, (metrics, aux)), grads = grad_fn(state.params, frozen, batch, key, True)
-        norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params, extra = stage.after_update(params, state.extra, aux, jax.random.fold_in(key, 1), state.step)
-        good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
-        new = TrainState(state.step + 1, params, opt_state, extra, state.failed)
-        state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(failed=~good))
-        return state, metrics | {"grad_norm": norm, "failed": state.failed}
-
-    return step
-
-
-def abstract_state(stage: Stage, tx: optax.GradientTransformation, mesh: Mesh, axis_rules, seed: int):
-    """The function that creates a fresh state, and the state's shapes with their shardings."""
-
-    def create():
-        key = step_key(seed, stage.name, 2**31 - 1)
-        params = stage.init(key)
-        extra = stage.initial_extra(nn.unbox(params))
-        return TrainState(jnp.int32(0), params, tx.init(params), extra, jnp.bool_(False))
-
-    boxed = jax.eval_shape(create)
-    shardings = tree_shardings(boxed, mesh, axis_rules)
-    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings)
-    return jax.jit(lambda: nn.unbox(create()), out_shardings=shardings), shapes
+    stall_seconds: float = 60.0
+    profile: tuple[int, int] | None = None
 
 
 class Trainer:
@@ -113,12 +81,13 @@ class Trainer:
 
     def __init__(self, stage: Stage, frozen: Params, run: Run):
         self.stage, self.run, self.settings = stage, run, stage.settings
-        self._tx = stage.optimizer()
-        self._create, self._shapes = abstract_state(stage, self._tx, run.mesh, run.axis_rules, run.seed)
-        self._step = jax.jit(make_step(stage, self._tx, run.seed), donate_argnums=0)
-        self._loss = jax.jit(lambda p, f, b: stage.loss(p, f, b, jax.random.key(0), False)[1][0])
-        self._film = jax.jit(stage.film)
-        self.frozen = jax.device_put(frozen, replicated(run.mesh))
+        self._mesh = run.placement.mesh
+        self._create, self._shapes = abstract_state(stage, run.seed, run.placement)
+        self._step = make_step(stage, run.seed, run.placement)
+        self._loss = make_loss(stage, run.placement)
+        self._film = jax.jit(stage.film, out_shardings=replicated(self._mesh))
+        self._frozen_shapes = abstract_frozen(stage.networks, tuple(frozen), run.placement)
+        self.frozen = jax.device_put(frozen, jax.tree.map(lambda x: x.sharding, self._frozen_shapes))
         self._best: float | None = None
         self._best_params: Params | None = None
         self._bad_evals = 0
@@ -129,6 +98,7 @@ class Trainer:
 
         Raises:
           WhaleError: the loss was not finite; the disk is full; a checkpoint does not fit or cannot be read.
+          Interrupted: the run was asked to stop, and its step is saved.
         """
         started = time.perf_counter()
         batches = self.run.train_batches()
@@ -136,47 +106,71 @@ class Trainer:
         step = int(state.step)
         if finished:
             return self._result(state), {"steps": step, "seconds": 0.0}
+        self._say_rules()
         with contextlib.ExitStack() as stack:
             stack.enter_context(disk_errors(self.run.directory))
             self._writer = CheckpointWriter(self.run.directory)
             stack.callback(self._writer.close)
             check_space(self.run.directory, (self._shapes, self.frozen))
-            self._history = History(self.run.history, step)
+            self._history = History(self.run.history, step, write=hosts.primary())
             stack.callback(self._history.close)
             self._board = self._open_board()
             if self._board:
                 stack.callback(self._board.close)
-            state, step = self._loop(state, step, batches)
+            profiler = Profiler(self.run.profiles, self.run.profile)
+            stack.callback(profiler.close)
+            feed = Feed(batches, self._mesh, self.run.stall_seconds)
+            stack.callback(feed.close)
+            stack.enter_context(interrupt.deferred())
+            state, step = self._loop(state, step, feed, profiler)
         return self._result(state), {"steps": step, "seconds": time.perf_counter() - started}
 
-    def _loop(self, state: TrainState, step: int, batches: Iterator[Batch]) -> tuple[TrainState, int]:
-        s, pending, previous = self.settings, None, None
-        meter = self._meter(step)
-        first, stop = step, False
+    def _loop(self, state: TrainState, step: int, feed: Feed, profiler: Profiler) -> tuple[TrainState, int]:
+        s, pending, fed = self.settings, None, None
+        meter, vote = self._meter(step), hosts.Vote(self._mesh)
+        first, saved, stop = step, step, False
         while step < s.steps and not stop:
+            if vote.ask(interrupt.requested() is not None):
+                self._stop(state, step, saved, pending, fed)
             waiting = time.perf_counter()
-            batch = next(batches)
+            previous, fed = fed, feed.get()
             meter.waited(time.perf_counter() - waiting)
+            if fed is None:
+                self._stop(state, step, saved, pending, previous)
             if step == first:
-                validate(batch)
-            state, metrics = self._step(state, self.frozen, put_batch(batch, self.run.mesh))
+                validate(fed.host)
+            profiler.before(step)
+            with jax.transfer_guard_host_to_device("disallow"):
+                state, metrics = self._step(state, self.frozen, fed.device)
             step += 1
             if pending is not None:
                 self._check(pending, state, previous)
             if step == first + 1:
                 jax.block_until_ready(metrics)
                 meter.restart(step)
-            pending, previous = (step, metrics), batch
+            profiler.after(step, metrics)
+            pending = (step, metrics)
             if step % s.log_every == 0 or step == s.steps:
                 self._log(step, metrics, meter)
             if step % s.eval_every == 0 or step == s.steps:
-                self._check(pending, state, previous)
+                self._check(pending, state, fed)
                 stop = self._evaluate(step, state)
                 meter.restart(step)
             if step % s.save_every == 0 or step == s.steps or stop:
-                self._check(pending, state, previous)
-                self._save(state, step, batches, finished=stop or step == s.steps)
+                self._check(pending, state, fed)
+                meter.saved(self._save(state, step, fed, finished=stop or step == s.steps))
+                saved = step
         return state, step
+
+    def _stop(self, state: TrainState, step: int, saved: int, pending, fed: Fed | None) -> None:
+        """Saves the step, unless it is, and raises Interrupted."""
+        if pending is not None:
+            self._check(pending, state, fed)
+        if step != saved:
+            self._save(state, step, fed, finished=False)
+        self._writer.close()
+        say(f"{self.stage.name}: stopped at step {step} of {self.settings.steps}, which is saved")
+        raise interrupt.Interrupted(interrupt.requested() or "another process was asked to stop")
 
     def _meter(self, step: int) -> Meter:
         model = self.stage.networks.settings
@@ -184,41 +178,54 @@ class Trainer:
         flops = stage_flops(self.stage.name, model, frames, self.settings.batch_size, self.settings.members)
         return Meter(self.settings, self.settings.batch_size * frames, flops, step)
 
+    def _say_rules(self) -> None:
+        if found := describe(rule_matches(self.stage, self.run.placement)):
+            say(f"{self.stage.name}: {found}")
+
     def _open_board(self) -> TensorBoard | None:
-        if self.run.tensorboard is None or jax.process_index():
+        if self.run.tensorboard is None or not hosts.primary():
             return None
         return TensorBoard(self.run.tensorboard, self.stage.name, self.run.wandb)
 
     def _restore(self, batches: Iterator[Batch]) -> tuple[TrainState, bool]:
-        steps = steps_in(self.run.directory)
+        directory = self.run.directory
+        steps = steps_in(directory)
         if not steps:
-            state = self._create()
-            first = put_batch(validate(next(self.run.train_batches())), self.run.mesh)
-            key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
-            params = jax.jit(self.stage.prepare)(state.params, first, key)
-            shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
-            return state.replace(params=jax.device_put(params, shardings)), False
-        step = steps[-1]
-        meta = read_meta(self.run.directory, step)
-        check_architecture(meta, self.stage.networks.settings, self.run.directory)
-        params = self._read_params(step, "params")
-        rest = read_item(self.run.directory, step, "optimizer", self._shapes.replace(params={}))
-        batches.set_state(read_json(self.run.directory, step, "data"))
-        self._best, self._bad_evals = meta.best, meta.bad_evals
-        if meta.best is not None:
-            self._best_params = read_item(self.run.directory, step, "best", self._shapes.params)
+            return self._fresh(), False
+        step, (state, data, meta, best) = fall_back(directory, steps, self._read)
+        if hosts.primary():
+            for unreadable in steps[steps.index(step) + 1 :]:
+                set_aside(directory, unreadable)
+        batches.set_state(data)
+        self._best, self._bad_evals, self._best_params = meta.best, meta.bad_evals, best
         if not meta.finished:
             say(f"{self.stage.name}: resuming at step {step} of {self.settings.steps}")
-        return rest.replace(params=params), meta.finished
+        return state, meta.finished
 
-    def _read_params(self, step: int, item: str) -> Params:
-        keep = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.run.mesh)), self.frozen
-        )
-        target = keep | {self.stage.name: self._shapes.params}
-        return read_item(self.run.directory, step, item, target)[self.stage.name]
+    def _fresh(self) -> TrainState:
+        state = self._create()
+        batches = self.run.train_batches()
+        first = put_batch(validate(next(batches)), self._mesh)
+        batches.close()
+        key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
+        params = jax.jit(self.stage.prepare)(state.params, first, key)
+        shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
+        return state.replace(params=jax.device_put(params, shardings))
 
-    def _save(self, state: TrainState, step: int, batches: Iterator[Batch], finished: bool) -> None:
+    def _read(self, step: int) -> tuple[TrainState, dict[str, Any], Meta, Params | None]:
+        """State, the iterator's state, meta and the best parameters of a checkpoint, each in its shards."""
+        directory = self.run.directory
+        meta = read_meta(directory, step)
+        check_architecture(meta, self.stage.networks.settings, directory)
+        target = self._frozen_shapes | {self.stage.name: self._shapes.params}
+        params = read_item(directory, step, "params", target)[self.stage.name]
+        rest = read_item(directory, step, "optimizer", self._shapes.replace(params={}))
+        best = None if meta.best is None else read_item(directory, step, "best", self._shapes.params)
+        return rest.replace(params=params), read_json(directory, step, "data"), meta, best
+
+    def _save(self, state: TrainState, step: int, fed: Fed, finished: bool) -> float:
+        """Starts writing a checkpoint; the seconds for which that held up the loop."""
+        started = time.perf_counter()
         items = {
             "params": self.frozen | {self.stage.name: state.params},
             "optimizer": state.replace(params={}),
@@ -235,14 +242,17 @@ class Trainer:
         )
         if finished and self._best_params is not None:
             items["params"] = self.frozen | {self.stage.name: self._best_params}
-        self._writer.save(step, items, batches.get_state(), meta)
-        if drawn := batches.report():
-            say(drawn)
-            self._history.write({"step": step, "data": drawn})
+        self._writer.save(step, items, fed.state, meta)
+        if fed.report:
+            say(fed.report)
+            self._history.write({"step": step, "data": fed.report})
+        return time.perf_counter() - started
 
     def _example(self) -> Batch:
         if not hasattr(self, "_example_batch"):
-            self._example_batch = jax.tree.map(lambda x: np.asarray(x[:1]), next(self.run.train_batches()))
+            batches = self.run.train_batches()
+            self._example_batch = jax.tree.map(lambda x: np.asarray(x[:1]), next(batches))
+            batches.close()
         return self._example_batch
 
     def _log(self, step: int, metrics: dict[str, jax.Array], meter: Meter) -> None:
@@ -260,14 +270,15 @@ class Trainer:
     def _evaluate(self, step: int, state: TrainState) -> bool:
         if not self.run.valid_batches:
             return False
-        batches = [put_batch(batch, self.run.mesh) for batch in self.run.valid_batches]
+        batches = [put_batch(batch, self._mesh) for batch in self.run.valid_batches]
         all_metrics = jax.device_get([self._loss(state.params, self.frozen, batch) for batch in batches])
         means = {f"val/{k}": float(np.mean([m[k] for m in all_metrics])) for k in all_metrics[0]}
         say(f"{self.stage.name:<10}held out at step {step}: " + "  ".join(f"{k[4:]} {v:.4g}" for k, v in means.items()))
         self._history.write({"step": step, **means})
+        film = self._film(state.params, self.frozen, batches[0]) if self.run.tensorboard else None
         if self._board:
             self._board.scalars(step, means)
-            if (film := self._film(state.params, self.frozen, batches[0])) is not None:
+            if film is not None:
                 self._board.film(step, "film", np.asarray(film))
         return self._select(means[f"val/{self.stage.selects_on}"], state)
 
@@ -288,17 +299,17 @@ class Trainer:
         params = state.params if self._best_params is None else self._best_params
         return self.frozen | {self.stage.name: params}
 
-    def _check(self, pending: tuple[int, dict], state: TrainState, batch: Batch) -> None:
+    def _check(self, pending: tuple[int, dict], state: TrainState, fed: Fed) -> None:
         step, metrics = pending
         if not bool(metrics["failed"]):
             return
         failed_step = int(state.step)
         directory = self.run.failures / self.stage.name
         key = step_key(self.run.seed, self.stage.name, failed_step)
-        report = failure.explain(self.stage, state.params, self.frozen, put_batch(batch, self.run.mesh), key)
+        report = failure.explain(self.stage, state.params, self.frozen, fed.device, key)
         items = {"params": self.frozen | {self.stage.name: state.params}}
         meta = dataclasses.replace(self.run.meta, stage=self.stage.name)
-        failure.save(directory, failed_step, self.run.seed, items, batch, meta, report)
+        failure.save(directory, failed_step, self.run.seed, items, fed.device, meta, report)
         bad = report["not_finite"]["gradients"]
         raise WhaleError(
             f"Stage {self.stage.name}: step {failed_step} was not finite (loss {report['loss']}, gradient norm "

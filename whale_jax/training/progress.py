@@ -15,9 +15,15 @@ from whale_jax.training.settings import StageSettings
 
 
 class History:
-    """Metrics by step in a .jsonl file; reopening for a resumed run drops what lies past the checkpoint."""
+    """Metrics by step in a .jsonl file; reopening for a resumed run drops what lies past the checkpoint.
 
-    def __init__(self, path: Path, start_step: int):
+    Without `write`, as on all hosts but the first, it does nothing.
+    """
+
+    def __init__(self, path: Path, start_step: int, write: bool = True):
+        self._file = None
+        if not write:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_history(path) if entry["step"] <= start_step]
         beside = path.with_suffix(".tmp")
@@ -27,11 +33,13 @@ class History:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends one entry, which has a "step"."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        if self._file:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -87,15 +95,19 @@ class Meter:
 
     def __init__(self, settings: StageSettings, frames_per_step: int, flops_per_step: float, start_step: int):
         self._settings, self._frames, self._flops = settings, frames_per_step, flops_per_step
-        self._last_step, self._last_time, self._waited = start_step, time.perf_counter(), 0.0
+        self.restart(start_step)
 
     def waited(self, seconds: float) -> None:
         """Adds time in which the device had nothing because no batch was ready."""
         self._waited += seconds
 
+    def saved(self, seconds: float) -> None:
+        """Adds time for which a checkpoint held up the loop."""
+        self._saved += seconds
+
     def restart(self, step: int) -> None:
         """Leaves what happened since the last reading (compilation, evaluation) out of the next."""
-        self._last_step, self._last_time, self._waited = step, time.perf_counter(), 0.0
+        self._last_step, self._last_time, self._waited, self._saved = step, time.perf_counter(), 0.0, 0.0
 
     def read(self, step: int) -> dict[str, float]:
         """Speed since the last reading."""
@@ -108,6 +120,7 @@ class Meter:
             "frames_per_second": self._frames / per_step,
             "tflops": self._flops / per_step / 1e12,
             "eta_seconds": (self._settings.steps - step) * per_step,
+            "save_ms": 1000 * self._saved,
             "host_gib": psutil.Process().memory_info().rss / 2**30,
         }
         if (stats := jax.local_devices()[0].memory_stats()) and "bytes_in_use" in stats:
@@ -129,6 +142,21 @@ def status_line(stage: str, settings: StageSettings, step: int, metrics: dict[st
     )
 
 
-def say(message: str) -> None:
-    """Prints one line of progress to stderr at once; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+def say(message: str, everywhere: bool = False) -> None:
+    """Prints one line of progress to stderr at once; stdout is for results.
+
+    Of several hosts the first alone speaks, unless `everywhere`.
+    """
+    if _Voice.host == 0 or everywhere:
+        name = f"host {_Voice.host}: " if everywhere and _Voice.several else ""
+        print(name + message, file=sys.stderr, flush=True)
+
+
+class _Voice:
+    host = 0
+    several = False
+
+
+def speak_as(host: int, hosts: int) -> None:
+    """Says which of several hosts this process is."""
+    _Voice.host, _Voice.several = host, hosts > 1

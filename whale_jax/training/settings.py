@@ -12,6 +12,7 @@ class StageSettings(Settings):
 
     Attributes:
       steps, batch_size: optimiser steps, and segments per step over all devices.
+      accumulate: parts in which a batch is taken one after another, for less memory; gradients are averaged.
       max_lr, min_lr, warmup: linear warm-up in steps, then cosine down to min_lr.
       weight_decay: of matrices; b1, b2: of AdamW; clip: global norm of the gradient.
       num_frames: frames per segment; 0 takes the model's.
@@ -26,6 +27,7 @@ class StageSettings(Settings):
 
     steps: int = 100_000
     batch_size: int = 64
+    accumulate: int = 1
     max_lr: float = 3e-4
     min_lr: float = 3e-5
     warmup: int = 5_000
@@ -45,7 +47,7 @@ class StageSettings(Settings):
     members: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WhaleError(f"A stage's {name} is at least 1, not {getattr(self, name)}; correct the config.")
         if self.members < 0 or self.members == 1:

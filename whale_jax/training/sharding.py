@@ -1,6 +1,8 @@
 """A mesh of `data` x `model` and rules that shard parameters by their logical axis names."""
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -8,55 +10,151 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from whale_jax.errors import WhaleError
+from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.nn.placement import Placement
 
+AXES = ("data", "model")
 RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": None, "layers": None, "members": None}
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """A mesh over all devices; `data` = -1 takes those that `model` leaves.
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, or those given; `data` = -1 takes those that `model` leaves.
 
     Raises:
       WhaleError: the axes do not multiply to the number of devices.
     """
-    devices = jax.devices()
-    data = len(devices) // model if data == -1 else data
-    if data * model != len(devices):
+    devices = jax.devices() if devices is None else devices
+    data = len(devices) // max(model, 1) if data == -1 else data
+    if min(data, model) < 1 or data * model != len(devices):
         raise WhaleError(
             f"A mesh of {data} x {model} needs {data * model} devices and {len(devices)} are here; "
             "set --config.mesh.data and --config.mesh.model so that their product matches."
         )
-    return Mesh(np.asarray(devices).reshape(data, model), ("data", "model"))
+    return Mesh(np.asarray(devices).reshape(data, model), AXES)
 
 
-def rules(fully_sharded: bool) -> dict[str, str | None]:
-    """Mesh axis of each logical axis; fully sharded, the "embed" axis is split along `data` too."""
-    return RULES | ({"embed": "data"} if fully_sharded else {})
+def make_placement(settings: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Placement:
+    """The mesh and the rules of a config's `mesh` group; fully sharded, the "embed" axis is split along `data` too.
 
-
-def tree_shardings(boxed: Any, mesh: Mesh, axis_rules: dict[str, str | None]) -> Any:
-    """Shardings of a tree with logical axis names, as `flax.linen.unbox` lays it out.
-
-    An axis whose size the mesh does not divide, or whose mesh axis is taken already, stays whole.
+    Raises:
+      WhaleError: the mesh does not fit the devices; a rule names an axis that there is not.
     """
-    specs = nn.get_partition_spec(boxed)
-    shapes = nn.unbox(boxed)
+    rules: dict[str, str | None] = {}
+    for name, axis in settings["rules"].items():
+        if name not in RULES:
+            raise unknown_name("logical axis", name, RULES)
+        if axis and axis not in AXES:
+            raise unknown_name("mesh axis", axis, AXES)
+        rules[name] = axis or None
+    if settings["fully_sharded"]:
+        rules["embed"] = "data"
+    return Placement(make_mesh(settings["data"], settings["model"], devices), rules)
+
+
+def alone() -> Placement:
+    """All devices along the batch, and every parameter whole on each."""
+    return Placement(make_mesh(), {})
+
+
+def tree_shardings(boxed: Any, placement: Placement) -> Any:
+    """Shardings of a tree with logical axis names, as `flax.linen.unbox` lays it out."""
 
     def one(spec: PartitionSpec, leaf: Any) -> NamedSharding:
-        axes, used = [], set()
-        for size, name in zip(leaf.shape, (*spec, *[None] * len(leaf.shape)), strict=False):
-            axis = axis_rules.get(name)
-            fits = axis is not None and axis not in used and size % mesh.shape[axis] == 0
-            used |= {axis} if fits else set()
-            axes.append(axis if fits else None)
-        return NamedSharding(mesh, PartitionSpec(*axes))
+        return placement.sharding(leaf.shape, _names(spec, leaf))
 
-    return jax.tree.map(one, specs, shapes, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    return jax.tree.map(one, nn.get_partition_spec(boxed), nn.unbox(boxed), is_leaf=_is_spec)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def _names(spec: PartitionSpec, leaf: Any) -> tuple[str | None, ...]:
+    return (*spec, *[None] * (len(leaf.shape) - len(spec)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What one rule did: the arrays and bytes that it split, and the arrays of its axis that stayed whole."""
+
+    rule: str
+    axis: str
+    split: int
+    split_bytes: int
+    whole: int
+
+
+def matches(boxed: Any, placement: Placement) -> list[Match]:
+    """What each rule with a mesh axis of more than one device matched in a tree with logical axis names."""
+    specs = jax.tree.leaves(nn.get_partition_spec(boxed), is_leaf=_is_spec)
+    leaves = jax.tree.leaves(nn.unbox(boxed))
+    found = []
+    for rule, axis in placement.rules.items():
+        if axis is None or placement.mesh.shape[axis] == 1:
+            continue
+        split = whole = size = 0
+        for spec, leaf in zip(specs, leaves, strict=True):
+            names = _names(spec, leaf)
+            if rule not in names:
+                continue
+            if placement.sharding(leaf.shape, names).spec[names.index(rule)] == axis:
+                split, size = split + 1, size + math.prod(leaf.shape) * leaf.dtype.itemsize
+            else:
+                whole += 1
+        found.append(Match(rule, axis, split, size, whole))
+    return found
+
+
+def describe(found: Sequence[Match]) -> str:
+    """One line for the log on what the rules matched."""
+    parts = []
+    for m in found:
+        left = f" ({m.whole} stay whole)" if m.whole else ""
+        parts.append(f"{m.rule} over {m.axis}: {m.split} arrays, {m.split_bytes / 2**20:.1f} MiB{left}")
+    return "; ".join(parts)
+
+
+def check_matches(by_tree: Sequence[Sequence[Match]], placement: Placement) -> None:
+    """Raises WhaleError for a rule that splits no array of any of the trees."""
+    for rule in dict.fromkeys(m.rule for found in by_tree for m in found):
+        of_rule = [m for found in by_tree for m in found if m.rule == rule]
+        if any(m.split for m in of_rule):
+            continue
+        axis, whole = of_rule[0].axis, sum(m.whole for m in of_rule)
+        why = (
+            f"none of the {whole} arrays with that axis divides over {placement.mesh.shape[axis]} devices, or they are "
+            "split along it already"
+            if whole
+            else "no array of the stages has that axis"
+        )
+        raise WhaleError(
+            f"The sharding rule {rule} over {axis} matches nothing: {why}. Set --config.mesh.rules.{rule}= to leave it "
+            "out, or choose another mesh."
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def data_shard(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which part of every batch this process reads; processes that share rows read the same.
+
+    Raises:
+      WhaleError: the mesh gives a process rows that are not a part of their own.
+    """
+    here = {device.id for device in jax.local_devices()}
+    rows = [i for i, devices in enumerate(mesh.devices) if any(d.id in here for d in devices)]
+    index, rest = divmod(rows[0], len(rows))
+    count, more = divmod(mesh.shape["data"], len(rows))
+    if rest or more or rows != list(range(rows[0], rows[0] + len(rows))):
+        raise WhaleError(
+            f"A mesh of {mesh.shape['data']} x {mesh.shape['model']} does not give each of {jax.process_count()} "
+            "processes an equal part of the batch; make --config.mesh.model a divisor, or a multiple, of the devices "
+            "of one process."
+        )
+    return index, count
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -65,11 +163,15 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     Raises:
       WhaleError: the batch does not divide over the devices.
     """
-    rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
+    count = data_shard(mesh)[1] if jax.process_count() > 1 else 1
+    rows = jax.tree.leaves(batch)[0].shape[0] * count
     if rows % mesh.shape["data"]:
         raise WhaleError(f"A batch of {rows} does not divide over {mesh.shape['data']} devices; make it a multiple.")
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])),
+        batch,
+    )
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:

@@ -45,6 +45,7 @@ class Stage:
 
     name = ""
     selects_on = "loss"
+    rows = 1  # what a batch is a multiple of
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
@@ -77,7 +78,7 @@ class Stage:
         return params
 
     def after_update(self, params: Params, extra: Any, aux: Any, key: jax.Array, step: jax.Array):
-        """Parameters and stage state after an optimiser step."""
+        """Parameters and stage state after an optimiser step; every leaf of `aux` has a first axis of parts."""
         return params, extra
 
     def film(self, params: Params, frozen: Params, batch: Batch) -> jax.Array | None:
@@ -112,7 +113,7 @@ class TokenizerStage(Stage):
 
     def initial_extra(self, params):
         num_codes = self.networks.settings.tokenizer.num_codes
-        return {"usage": jnp.full(num_codes, 1.0 / num_codes)}
+        return {"usage": jnp.full(num_codes, 1.0 / num_codes, jnp.float32)}  # a weak type would compile twice
 
     def prepare(self, params, batch, key):
         if not self.settings.init_codebook_from_data:
@@ -122,7 +123,7 @@ class TokenizerStage(Stage):
 
     def after_update(self, params, extra, aux, key, step):
         usage, latents = aux
-        usage = USAGE_DECAY * extra["usage"] + (1.0 - USAGE_DECAY) * usage
+        usage = USAGE_DECAY * extra["usage"] + (1.0 - USAGE_DECAY) * usage.mean(0)
         if not self.settings.revive_every:
             return params, {"usage": usage}
 
@@ -224,14 +225,15 @@ class RewardStage(Stage):
     """Symlog two-hot cross-entropy of rewards, half on real frames and half on reconstructions (docs/method.md §10)."""
 
     name = "reward"
+    rows = 2
 
     def loss(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.reward
         actions = self.spec.normalise(batch.actions)
-        # Rows come in random order, so that one half is as good as any.
-        seen, imagined = jnp.split(batch.frames, [batch.frames.shape[0] // 2])
-        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, imagined)))
-        frames = jnp.concatenate([to_unit(seen), decoded])
+        # Every other row, so that none travels between devices; their order is random.
+        pairs = batch.frames.reshape(-1, 2, *batch.frames.shape[1:])
+        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, pairs[:, 1])))
+        frames = jnp.stack([to_unit(pairs[:, 0]), decoded], axis=1).reshape(batch.frames.shape)
         merged = [x.reshape(-1, *x.shape[2:]) for x in (frames[:, :-1], actions[:, :-1], frames[:, 1:])]
         logits = n.reward_logits({"reward": params}, *merged)
         rewards = batch.rewards[:, :-1].reshape(-1)

@@ -1,0 +1,96 @@
+"""Batches on their way to the devices: fetched and placed ahead of the step that needs them."""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from jax.sharding import Mesh
+
+from whale_jax.data import activity
+from whale_jax.data.batch import Batch
+from whale_jax.training import hosts, interrupt
+from whale_jax.training.progress import say
+from whale_jax.training.sharding import put_batch
+
+_POLL = 0.5  # seconds between looks at signals and the clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """One batch: on the host, on the devices, and the iterator's state and report right after it."""
+
+    host: Batch
+    device: Batch
+    state: dict[str, Any]
+    report: str
+
+
+class Feed:
+    """Takes batches from an iterator in a thread of its own, one ahead; says so when none comes.
+
+    Args:
+      batches: with get_state and report, touched by the thread alone from here on.
+      mesh: where batches go.
+      stall_seconds: how long to wait before saying what for; again each time it has doubled.
+    """
+
+    def __init__(self, batches: Iterator[Batch], mesh: Mesh, stall_seconds: float):
+        self._batches, self._mesh, self._stall = batches, mesh, stall_seconds
+        self._ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="feed")
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            try:
+                host = next(self._batches)
+                item = Fed(host, put_batch(host, self._mesh), self._batches.get_state(), self._batches.report())
+            except BaseException as error:
+                item = error
+            while not self._closed.is_set():
+                try:
+                    self._ready.put(item, timeout=_POLL)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
+
+    def get(self) -> Fed | None:
+        """The next batch; None if a run of one process is asked to stop while there is none.
+
+        Raises:
+          what the iterator raised.
+        """
+        started, told = time.monotonic(), self._stall
+        while True:
+            try:
+                item = self._ready.get(timeout=_POLL)
+            except queue.Empty:
+                waited = time.monotonic() - started
+                if waited > told:
+                    say(_stalled(waited), everywhere=True)
+                    told *= 2
+                if interrupt.requested() and not hosts.several():
+                    return None
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    def close(self) -> None:
+        """Stops the thread as soon as it has its batch."""
+        self._closed.set()
+
+
+def _stalled(seconds: float) -> str:
+    reading = activity.longest()
+    if reading is None:
+        why = "no file is being read, so the processor is too slow; leave it more cores, or raise data.read.threads"
+    else:
+        why = f"reading {reading[0]} since {reading[1]:.0f} s; is its disk or network there?"
+    return f"warning: no batch for {seconds:.0f} s: {why}"

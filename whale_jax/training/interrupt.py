@@ -1,0 +1,60 @@
+"""SIGTERM and SIGINT: the first one saves and stops the run so that it can be resumed, the second ends it at once."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+from whale_jax.training.progress import say
+
+RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: not an error, the same command goes on
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stops a run whose work is saved; the command line exits with RESUME_STATUS."""
+
+
+class _State:
+    received: str | None = None
+    deferring = False
+
+
+def requested() -> str | None:
+    """Name of the signal that asks this process to stop, if one came."""
+    return _State.received
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Answers the two signals inside: by Interrupted at once, or within `deferred` as soon as the step is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _State.received = None
+    before = {number: signal.signal(number, _answer) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Leaves it to the code inside to ask `requested`, and to save before it stops."""
+    _State.deferring = True
+    try:
+        yield
+    finally:
+        _State.deferring = False
+
+
+def _answer(number: int, _frame) -> None:
+    if _State.received:
+        os._exit(128 + number)
+    _State.received = signal.Signals(number).name
+    if not _State.deferring:
+        raise Interrupted(_State.received)
+    say(f"{_State.received}: saving, then stopping; another signal stops at once, without saving")

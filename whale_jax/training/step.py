@@ -1,0 +1,142 @@
+"""The train step and the state that it changes."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from whale_jax.data.batch import Batch, example
+from whale_jax.models.world_model import Networks, Params
+from whale_jax.nn.placement import Placement, constrain, placed
+from whale_jax.training.sharding import Match, matches, replicated, tree_shardings
+from whale_jax.training.stages import STAGES, Stage
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes: step () int32, parameters, optimiser state, stage state, and whether a step failed."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    extra: Any
+    failed: jax.Array
+
+
+def step_key(seed: int, stage: str, step: jax.Array | int) -> jax.Array:
+    """The key of one training step: a pure function of seed, stage and step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), list(STAGES).index(stage)), step)
+
+
+def make_step(stage: Stage, seed: int, placement: Placement):
+    """The compiled train step: (state, frozen, batch) -> (state, metrics), the state's buffers used again.
+
+    A step that is not finite changes nothing. With `accumulate` A, the batch is taken in A parts, one after another,
+    whose gradients and metrics are averaged; `after_update` sees all parts, as a first axis.
+    """
+    tx, shapes = stage.optimizer(), abstract_state(stage, seed, placement)[1]
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+
+    def step(state: TrainState, frozen: Params, batch: Batch):
+        key = step_key(seed, stage.name, state.step)
+        with placed(placement):
+            loss, metrics, aux, grads = gradients(stage, state.params, frozen, batch, key)
+            if placement.mesh.size > 1:
+                grads = jax.lax.with_sharding_constraint(grads, shardings.params)
+            norm = optax.tree.norm(grads)
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            params, extra = stage.after_update(params, state.extra, aux, jax.random.fold_in(key, 1), state.step)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
+        new = TrainState(state.step + 1, params, opt_state, extra, state.failed)
+        state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(failed=~good))
+        return state, metrics | {"grad_norm": norm, "failed": state.failed}
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(placement.mesh)))
+
+
+def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array):
+    """Loss, metrics, aux with a first axis of parts, and gradients, in as many parts as the settings say."""
+    grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
+    parts = stage.settings.accumulate
+    if parts == 1:
+        (loss, (metrics, aux)), grads = grad_fn(params, frozen, batch, key, True)
+        return loss, metrics, jax.tree.map(lambda x: x[None], aux), grads
+
+    def split(x):
+        # Every part takes rows of every device, so that none travels.
+        x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, None, "batch", *[None] * (x.ndim - 2))
+
+    def run(rows, key):
+        (loss, (metrics, aux)), grads = grad_fn(params, frozen, rows, key, True)
+        return (loss, metrics, grads), aux
+
+    def add(total, part):
+        number, rows = part
+        new, aux = run(rows, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, total, new), aux
+
+    rows = jax.tree.map(split, batch)
+    shapes, _ = jax.eval_shape(run, jax.tree.map(lambda x: x[0], rows), key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, aux = jax.lax.scan(add, zeros, (jnp.arange(parts), rows))
+    loss, metrics, grads = jax.tree.map(lambda x: x / parts, total)
+    return loss, metrics, aux, grads
+
+
+def make_loss(stage: Stage, placement: Placement):
+    """The compiled held-out metrics: (params, frozen, batch) -> metrics."""
+
+    def loss(params: Params, frozen: Params, batch: Batch):
+        with placed(placement):
+            return stage.loss(params, frozen, batch, jax.random.key(0), False)[1][0]
+
+    return jax.jit(loss, out_shardings=replicated(placement.mesh))
+
+
+def abstract_state(stage: Stage, seed: int, placement: Placement):
+    """The function that creates a fresh state in its shards, and the state's shapes with their shardings."""
+
+    def create():
+        key = step_key(seed, stage.name, 2**31 - 1)
+        params = stage.init(key)
+        extra = stage.initial_extra(nn.unbox(params))
+        return TrainState(jnp.int32(0), params, stage.optimizer().init(params), extra, jnp.bool_(False))
+
+    shapes = _shapes(jax.eval_shape(create), placement)
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    return jax.jit(lambda: nn.unbox(create()), out_shardings=shardings), shapes
+
+
+def abstract_frozen(networks: Networks, names: tuple[str, ...], placement: Placement) -> Params:
+    """Shapes of these components' parameters, with the shardings in which a later stage holds them."""
+    return {
+        name: _shapes(jax.eval_shape(lambda key, n=name: networks.init(n, key), jax.random.key(0)), placement)
+        for name in names
+    }
+
+
+def abstract_batch(stage: Stage, placement: Placement) -> Batch:
+    """Shapes of one global batch of a stage, with their sharding along `data`."""
+    model, s = stage.networks.settings, stage.settings
+    sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
+    sizes = (s.batch_size, s.num_frames or model.num_frames, *model.tokenizer.image_size, model.behaviour.action_dim)
+    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example(1, *sizes[1:])))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((s.batch_size, *x.shape[1:]), x.dtype, sharding=sharding), batch
+    )
+
+
+def rule_matches(stage: Stage, placement: Placement) -> list[Match]:
+    """What each sharding rule matches among the parameters that a stage trains."""
+    return matches(jax.eval_shape(stage.init, jax.random.key(0)), placement)
+
+
+def _shapes(boxed: Any, placement: Placement) -> Any:
+    shardings = tree_shardings(boxed, placement)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings)
