@@ -8,8 +8,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +157,16 @@ def assert_equal_trees(one: dict[str, np.ndarray], other: dict[str, np.ndarray])
 
 def history_of(workdir: Path, name: str) -> list[dict]:
     """A stage's history without what the clock decides."""
-    timed = {"step_ms", "loader_wait", "frames_per_second", "tflops", "eta_seconds", "host_gib", "device_gib"}
+    timed = {
+        "step_ms",
+        "loader_wait",
+        "frames_per_second",
+        "tflops",
+        "eta_seconds",
+        "save_ms",
+        "host_gib",
+        "device_gib",
+    }
     lines = (workdir / "history" / f"{name}.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
@@ -202,6 +213,53 @@ def forked(directory: Path, *arguments: str, **env: str) -> Done:
         process.kill()
         process.join()
     return Done(process.exitcode, out.read_text(), err.read_text())
+
+
+class Training:
+    """A `train` process of this config, watched from outside; what it says goes to a file beside its work directory."""
+
+    def __init__(self, store: Path, workdir: Path, *more: str):
+        self.workdir, self._log = workdir, workdir.with_name(f"{workdir.name}.log")
+        self.process = subprocess.Popen(
+            command(*train_arguments(store, workdir, *more)),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=self._log.open("a"),
+        )
+
+    def wait_for(self, condition) -> bool:
+        """Waits until the condition holds; False if the process ended before."""
+        deadline = time.monotonic() + 600
+        while self.process.poll() is None and not condition():
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.002)
+        return self.process.poll() is None
+
+    def when(self, condition, delay: float = 0.0, number: signal.Signals = signal.SIGKILL) -> bool:
+        """Sends it a signal `delay` seconds after the condition holds, and waits for its end; False if it had ended."""
+        if not self.wait_for(condition):
+            return False
+        time.sleep(delay)
+        if self.process.poll() is not None:
+            return False
+        self.process.send_signal(number)
+        self.process.wait()
+        return True
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def lines(self, name: str) -> int:
+        """Lines of a stage's history."""
+        path = self.workdir / "history" / f"{name}.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def saving(self, name: str, steps) -> bool:
+        """Whether one of these checkpoints is being written at this moment."""
+        directory = self.workdir / "checkpoints" / name
+        parts = list(directory.glob("*.orbax-checkpoint-tmp*")) if directory.exists() else []
+        return any(int(p.name.partition(".")[0]) in steps for p in parts)
 
 
 def _main(arguments: list[str], env: dict[str, str], out: str, err: str) -> None:

@@ -1,4 +1,4 @@
-"""Several processes train one model; what each of them is, and what goes wrong between them, is said before any step."""
+"""Several processes train one model; what is wrong between them is said before any step."""
 
 import json
 import signal

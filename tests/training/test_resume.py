@@ -3,9 +3,6 @@
 import json
 import random
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -65,55 +62,18 @@ def test_another_data_set_is_refused_on_resume(trained, tmp_path, whale):
     assert "cannot resume" in error
 
 
-class Killed:
-    """A training process, watched from outside and killed with signal 9."""
-
-    def __init__(self, store: Path, workdir: Path):
-        self.workdir = workdir
-        self.process = subprocess.Popen(
-            tiny.command(*tiny.train_arguments(store, workdir)),
-            cwd=tiny.ROOT,
-            env=tiny.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=(workdir.parent / "stderr").open("a"),
-        )
-
-    def when(self, condition, delay: float = 0.0) -> bool:
-        """Kills it `delay` seconds after the condition holds; False if it ended before."""
-        deadline = time.monotonic() + 600
-        while self.process.poll() is None and not condition():
-            assert time.monotonic() < deadline, (self.workdir.parent / "stderr").read_text()
-            time.sleep(0.002)
-        time.sleep(delay)
-        if self.process.poll() is not None:
-            return False
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        return True
-
-    def lines(self, name: str) -> int:
-        path = self.workdir / "history" / f"{name}.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    def saving(self, name: str, steps) -> bool:
-        """Whether one of these checkpoints is being written at this moment."""
-        directory = self.workdir / "checkpoints" / name
-        parts = list(directory.glob("*.orbax-checkpoint-tmp*")) if directory.exists() else []
-        return any(int(p.name.partition(".")[0]) in steps for p in parts)
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_in_every_stage_it_ends_bit_for_bit_the_same(trained, store, tmp_path):
     workdir, _ = trained
     rng = random.Random(20241105)
     victim, kills = tmp_path / "killed", []
     for name in STAGES:
-        run = Killed(store, victim)
+        run = tiny.Training(store, victim)
         line, delay = rng.randrange(1, 9), rng.choice([0.0, 0.02, 0.1])
         assert run.when(lambda run=run, name=name, line=line: run.lines(name) >= line, delay)
         kills.append((name, run.lines(name)))
         if name == "behaviour":
-            run = Killed(store, victim)
+            run = tiny.Training(store, victim)
             assert run.when(lambda run=run: run.saving("behaviour", range(2, LAST)))
             leftover = list((victim / "checkpoints" / "behaviour").glob("*.orbax-checkpoint-tmp*"))
             kills.append(("while saving", len(leftover)))

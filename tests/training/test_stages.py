@@ -70,7 +70,9 @@ def test_dead_codes_become_latents_and_living_ones_stay(networks):
     stage = tokenizer_stage(networks, revive_every=4, revive_below=0.1)
     after = jax.jit(stage.after_update)
     for step in range(3):
-        same, extra = after(params, {"usage": usage}, (usage[None], latents[None]), jax.random.key(step), jnp.int32(step))
+        same, extra = after(
+            params, {"usage": usage}, (usage[None], latents[None]), jax.random.key(step), jnp.int32(step)
+        )
         assert same["quantizer"]["codebook"].tobytes() == codebook.tobytes()
         np.testing.assert_allclose(extra["usage"], usage, rtol=1e-6)
     revived, extra = after(params, {"usage": usage}, (usage[None], latents[None]), jax.random.key(3), jnp.int32(3))
@@ -85,7 +87,11 @@ def test_without_revival_the_codebook_is_left_alone(networks):
     params = {"quantizer": {"codebook": jnp.ones((32, 8))}}
     usage = jnp.zeros(32).at[0].set(1.0)
     same, extra = tokenizer_stage(networks).after_update(
-        params, {"usage": jnp.full(32, 1 / 32)}, (usage[None], jnp.zeros((1, 1, 1, 1, 8))), jax.random.key(0), jnp.int32(0)
+        params,
+        {"usage": jnp.full(32, 1 / 32)},
+        (usage[None], jnp.zeros((1, 1, 1, 1, 8))),
+        jax.random.key(0),
+        jnp.int32(0),
     )
     assert same is params
     np.testing.assert_allclose(extra["usage"].sum(), 1.0, rtol=1e-6)

@@ -176,9 +176,9 @@ def batches(
     With shuffle the stream is infinite: all (episode, start) pairs in an order of the seed, another one each
     epoch, no pair twice in an epoch. Without it the stream is one pass in order, and the last batch may be
     smaller. shard (index, count) takes its part of every batch of `count` times the size, so that the shards'
-    batches one after another are the batch of a single process; an incomplete last one is then left out. Batch
-    number k is a function of (store, seed, shard, k) alone. Decoded episodes are kept up to cache_bytes; `prefetch` batches are made ahead in as many
-    threads (0: in the caller's).
+    batches one after another are the batch of a single process; an incomplete last one is then left out.
+    Batch number k is a function of (store, seed, shard, k) alone. Decoded episodes are kept up to
+    cache_bytes; `prefetch` batches are made ahead in as many threads (0: in the caller's).
 
     Raises WhaleError for settings that give no batch, and from next() for a file that breaks the contract.
     """

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,31 +55,47 @@ def stage_directory(workdir: Path | str, stage: str) -> Path:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one stage, asynchronously; each appears whole or not at all."""
+    """Writes the checkpoints of one stage in a thread of its own; each appears whole or not at all."""
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(
-            directory, options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
-        )
+        self._directory = directory
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: futures.Future | None = None
 
     def save(self, step: int, items: dict[str, Any], data: dict[str, Any], meta: Meta) -> None:
-        """Saves pytrees `items` (params, optimizer, …), the data iterator's state and `meta` as of `step`.
+        """Starts to save pytrees `items` (params, optimizer, …), the data iterator's state and `meta` as of `step`.
+
+        Waits for an earlier save. No buffer of `items` may be donated from here on.
 
         Raises:
           WhaleError: this or an earlier save could not be written (a full disk).
         """
-        with disk_errors(self._manager.directory):
-            check_space(self._manager.directory, items)
-            args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-            args["data"] = ocp.args.JsonSave(data)
-            args["meta"] = ocp.args.JsonSave(dataclasses.asdict(meta))
-            self._manager.save(step, args=ocp.args.Composite(**args))
+        self._finish()
+        check_space(self._directory, items)
+        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        args["data"] = ocp.args.JsonSave(data)
+        args["meta"] = ocp.args.JsonSave(dataclasses.asdict(meta))
+        self._pending = self._thread.submit(self._write, step, ocp.args.Composite(**args))
+
+    def _write(self, step: int, args: ocp.args.Composite) -> None:
+        with disk_errors(self._directory):
+            self._manager.save(step, args=args)
+            self._manager.wait_until_finished()
+
+    def _finish(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def close(self) -> None:
         """Waits for what is being written."""
-        with disk_errors(self._manager.directory):
-            self._manager.wait_until_finished()
+        try:
+            self._finish()
+        finally:
+            self._thread.shutdown()
             self._manager.close()
 
 

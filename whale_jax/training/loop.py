@@ -85,6 +85,7 @@ class Trainer:
         self._create, self._shapes = abstract_state(stage, run.seed, run.placement)
         self._step = make_step(stage, run.seed, run.placement)
         self._loss = make_loss(stage, run.placement)
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._film = jax.jit(stage.film, out_shardings=replicated(self._mesh))
         self._frozen_shapes = abstract_frozen(stage.networks, tuple(frozen), run.placement)
         self.frozen = jax.device_put(frozen, jax.tree.map(lambda x: x.sharding, self._frozen_shapes))
@@ -117,6 +118,7 @@ class Trainer:
             self._board = self._open_board()
             if self._board:
                 stack.callback(self._board.close)
+            self._example_batch, _ = self._first_row(), self._copy(state)  # made here, so that no save waits for them
             profiler = Profiler(self.run.profiles, self.run.profile)
             stack.callback(profiler.close)
             feed = Feed(batches, self._mesh, self.run.stall_seconds)
@@ -226,10 +228,11 @@ class Trainer:
     def _save(self, state: TrainState, step: int, fed: Fed, finished: bool) -> float:
         """Starts writing a checkpoint; the seconds for which that held up the loop."""
         started = time.perf_counter()
+        state = self._copy(state)
         items = {
             "params": self.frozen | {self.stage.name: state.params},
             "optimizer": state.replace(params={}),
-            "example": dataclasses.asdict(self._example()),
+            "example": dataclasses.asdict(self._example_batch),
         }
         if self._best_params is not None:
             items["best"] = self._best_params
@@ -248,12 +251,11 @@ class Trainer:
             self._history.write({"step": step, "data": fed.report})
         return time.perf_counter() - started
 
-    def _example(self) -> Batch:
-        if not hasattr(self, "_example_batch"):
-            batches = self.run.train_batches()
-            self._example_batch = jax.tree.map(lambda x: np.asarray(x[:1]), next(batches))
-            batches.close()
-        return self._example_batch
+    def _first_row(self) -> Batch:
+        batches = self.run.train_batches()
+        row = jax.tree.map(lambda x: np.asarray(x[:1]), next(batches))
+        batches.close()
+        return row
 
     def _log(self, step: int, metrics: dict[str, jax.Array], meter: Meter) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items() if k != "failed"}
@@ -287,7 +289,7 @@ class Trainer:
             return False
         if self._best is None or value < self._best:
             self._best, self._bad_evals = value, 0
-            self._best_params = jax.tree.map(jnp.copy, state.params)
+            self._best_params = self._copy(state.params)
         else:
             self._bad_evals += 1
         if self._bad_evals >= self.settings.patience:

@@ -127,9 +127,7 @@ def abstract_batch(stage: Stage, placement: Placement) -> Batch:
     sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
     sizes = (s.batch_size, s.num_frames or model.num_frames, *model.tokenizer.image_size, model.behaviour.action_dim)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example(1, *sizes[1:])))
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((s.batch_size, *x.shape[1:]), x.dtype, sharding=sharding), batch
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((s.batch_size, *x.shape[1:]), x.dtype, sharding=sharding), batch)
 
 
 def rule_matches(stage: Stage, placement: Placement) -> list[Match]:
