@@ -1,7 +1,7 @@
 """Twenty steps of every stage on a mesh; run by test_sharding.py in a process with simulated devices.
 
-Command:  python sharded_run.py STORE DATA,MODEL,FULLY_SHARDED,ACCUMULATE...
-Prints one line of JSON for each mesh.
+Command:  python sharded_run.py STORE DATA,MODEL,FULLY_SHARDED,ACCUMULATE[,STAGE...]...
+Prints one line of JSON for each mesh; without names, all four stages.
 """
 
 import json
@@ -54,24 +54,26 @@ def train(name, store, placement, accumulate, frozen):
     return losses, state
 
 
-def main(root, data, model, fully_sharded, accumulate):
+def main(root, numbers, names):
+    data, model, fully_sharded, accumulate = numbers
     store = open_store(root).select(split="train")
     mesh = wide_config().mesh.to_dict() | {"data": data, "model": model, "fully_sharded": bool(fully_sharded)}
     placement = sharding.make_placement(mesh)
     networks = Networks(model_settings(wide_config()))
     report, frozen = {"devices": len(jax.devices()), "losses": {}, "share": {}}, {}
-    for name in STAGES:
-        report["losses"][name], state = train(name, store, placement, accumulate, frozen)
-        whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-        here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
-        report["share"][name] = here / whole
-        if name in COMPONENTS:
-            # Untrained, so that later stages start from the very same frozen parameters on every mesh.
-            shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(networks, (name,), placement))
-            frozen |= jax.device_put({name: networks.fresh(name, jax.random.key(5))}, shardings)
+    for name in COMPONENTS:
+        if name in names:
+            report["losses"][name], state = train(name, store, placement, accumulate, frozen)
+            whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+            here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
+            report["share"][name] = here / whole
+        # Untrained, so that later stages start from the very same frozen parameters on every mesh.
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(networks, (name,), placement))
+        frozen |= jax.device_put({name: networks.fresh(name, jax.random.key(5))}, shardings)
     print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":
     for mesh in sys.argv[2:]:
-        main(sys.argv[1], *map(int, mesh.split(",")))
+        words = mesh.split(",")
+        main(sys.argv[1], list(map(int, words[:4])), words[4:] or COMPONENTS)
