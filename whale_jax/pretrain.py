@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from whale_jax.imagination.world import load
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.training import sharding
 from whale_jax.training.checkpoint import Meta, check_architecture, read_meta, stage_directory, steps_in
+from whale_jax.training.history import replace_text, write_run
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
@@ -48,6 +51,7 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     settings = model_settings(config)
     _check_stages(config)
     _check_workdir(workdir, config, settings)
+    _tell_run(workdir, config)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"):
         source = open_source(config, workdir)
@@ -66,6 +70,15 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
 
 
+def _tell_run(workdir: Path, config: ConfigDict) -> None:
+    """Leaves what `whale watch` shows of this call; of several processes, the first one speaks."""
+    if jax.process_index():
+        return
+    process = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+    plan = {"config": to_plain(config), "stages": stages_of(config)}
+    write_run(workdir, plan | process | {"versions": versions()})
+
+
 class Phases:
     """Seconds by phase, over all calls on one work directory."""
 
@@ -78,10 +91,7 @@ class Phases:
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.seconds))
-        beside.replace(self._path)
+        replace_text(self._path, json.dumps(self.seconds))
 
 
 @dataclasses.dataclass

@@ -32,7 +32,8 @@ from whale_jax.training.checkpoint import (
 )
 from whale_jax.training.failure import step_key
 from whale_jax.training.flops import stage_flops
-from whale_jax.training.progress import History, Meter, TensorBoard, say, status_line
+from whale_jax.training.history import History
+from whale_jax.training.progress import Meter, TensorBoard, say, status_line
 from whale_jax.training.sharding import put_batch, replicated, tree_shardings
 from whale_jax.training.stages import Stage
 
