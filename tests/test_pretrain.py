@@ -71,10 +71,11 @@ def test_a_checkpoint_holds_the_config_it_was_made_with(trained, store):
 
 
 def test_a_run_says_what_it_is_to_those_who_watch_it(trained, metrics):
-    run = json.loads((trained[0] / "run.json").read_text())
+    path = trained[0] / "run.json"
+    run = json.loads(path.read_text())
     assert run["config"] == metrics["run"]["config"] and run["stages"] == list(TRAINED)
     assert run["host"] == socket.gethostname() and run["versions"] == metrics["run"]["versions"]
-    assert 0 < run["started"] < (trained[0] / "history" / "tokenizer.jsonl").stat().st_mtime and run["pid"] > 0
+    assert abs(path.stat().st_mtime - run["started"]) < 60 and run["pid"] > 0
 
 
 def test_training_learns_even_here(trained):

@@ -89,11 +89,11 @@ def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_pat
         arguments = tiny.command(*tiny.train_arguments(store, workdir, *more))
         process = subprocess.Popen(arguments, cwd=tiny.ROOT, env=tiny.environment(), stderr=err)
     try:
-        wait_for(lambda: (workdir / RUN).exists() and stage_of(workdir).checkpoint_step, process)
+        wait_for(lambda: (workdir / RUN).exists() and stage_of(workdir).loss, process)
         facts = read_facts(workdir)
         assert (facts.state, facts.phase, facts.alive, facts.pid) == ("running", "tokenizer", True, process.pid)
         stage, *later = facts.stages
-        assert (stage.state, stage.steps) == ("running", 100000) and 2 <= stage.step < 100000
+        assert (stage.state, stage.steps) == ("running", 100000) and 1 <= stage.step < 100000
         assert stage.eta_seconds > 0 and stage.loss > 0 and facts.news_seconds < 60
         assert {other.state for other in later} == {"waiting"}
         status, screens = watched_until_interrupted(workdir)
@@ -116,7 +116,7 @@ def wait_for(condition, process: subprocess.Popen | None = None) -> None:
 
 
 def watched_until_interrupted(workdir: Path) -> tuple[int, str]:
-    """Status and output of `whale watch` on a terminal that sends Ctrl-C once two steps were seen."""
+    """Status and output of `whale watch` on a terminal, interrupted once it has shown two steps."""
     ours, theirs = pty.openpty()
     environment = tiny.environment(TERM="xterm", COLUMNS="100", LINES="40")
     command = tiny.command("watch", workdir, "--every=0.1")
@@ -174,6 +174,12 @@ def test_a_run_that_records_says_so_and_one_that_has_recorded_is_at_its_first_st
     assert {stage.state for stage in facts.stages} == {"waiting"} and "running: recording" in to_text(facts)
     (tmp_path / "phases.json").write_text('{"recording": 1.0}')
     assert read_facts(tmp_path).phase == "tokenizer" and stage_of(tmp_path).state == "running"
+
+
+def test_a_run_that_has_trained_everything_and_goes_on_evaluates(copied):
+    facts = read_facts(started(copied))
+    assert (facts.state, facts.phase, facts.alive) == ("running", "evaluation", True)
+    assert {stage.state for stage in facts.stages} == {"finished"}
 
 
 def test_a_run_on_another_machine_is_judged_by_its_news(tmp_path):

@@ -26,7 +26,7 @@ from whale_jax.training.history import RUN, read_history
 
 CURVE = 30  # points of a loss curve, and columns of its sparkline
 QUIET = 600.0  # seconds without news after which a run that cannot be seen from here counts as stopped
-_CLOCK = 60.0  # seconds by which clocks are set right
+_CLOCK = 60.0  # seconds by which a clock may have been set since
 _SPEED = ("step_ms", "loader_wait", "frames_per_second", "tflops")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLOURS = {"running": "green", "finished": "blue", "stopped": "red", "waiting": "dim"}
@@ -103,20 +103,17 @@ def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
     if not plan:
         raise WhaleError(f"{workdir} holds no run; give the --workdir of a `whale train`.")
     news = now - max([run.get("started", 0.0), *map(_written, histories), *map(_written, _checkpoints(workdir))])
-    alive = _alive(run)
-    goes_on = news < QUIET if alive is None else alive
     stages = [_read_stage(workdir, name, steps, now) for name, steps in plan.items()]
+    finished, alive = all(stage.state == "finished" for stage in stages), _alive(run)
+    goes_on = news < QUIET and not finished if alive is None else alive
     phases = _read_json(workdir / "phases.json")
     phase = _phase(run, stages, phases) if goes_on else None
-    stages = [stage if stage.name == phase else replace(stage, eta_seconds=None) for stage in stages]
-    stages = [replace(stage, state="running") if stage.name == phase else stage for stage in stages]
-    finished = all(stage.state == "finished" for stage in stages)
     return RunFacts(
         workdir=str(workdir),
         state="running" if goes_on else "finished" if finished else "stopped",
         phase=phase,
         phases=phases,
-        stages=stages,
+        stages=[_at(stage, phase) for stage in stages],
         failures=_failures(workdir),
         **{name: run.get(name) for name in ("started", "host", "pid")},
         alive=alive,
@@ -168,6 +165,11 @@ def _phase(run: dict[str, Any], stages: list[StageFacts], phases: dict[str, floa
     if first not in phases and all(stage.state == "waiting" for stage in stages):
         return first
     return next((stage.name for stage in stages if stage.state != "finished"), "evaluation")
+
+
+def _at(stage: StageFacts, phase: str | None) -> StageFacts:
+    """The stage in a run that is at this phase: one alone runs, and has time left."""
+    return replace(stage, state="running") if stage.name == phase else replace(stage, eta_seconds=None)
 
 
 def _alive(run: dict[str, Any]) -> bool | None:
