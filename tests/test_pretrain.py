@@ -1,6 +1,7 @@
 """The whole job on an invented store: what it leaves behind, and that no part is done twice."""
 
 import json
+import socket
 
 import jax
 import numpy as np
@@ -67,6 +68,14 @@ def test_a_checkpoint_holds_the_config_it_was_made_with(trained, store):
     config = tiny.get_config()
     config.data.root = str(store)
     assert meta["config"] == to_plain(config)
+
+
+def test_a_run_says_what_it_is_to_those_who_watch_it(trained, metrics):
+    path = trained[0] / "run.json"
+    run = json.loads(path.read_text())
+    assert run["config"] == metrics["run"]["config"] and run["stages"] == list(TRAINED)
+    assert run["host"] == socket.gethostname() and run["versions"] == metrics["run"]["versions"]
+    assert abs(path.stat().st_mtime - run["started"]) < 60 and run["pid"] > 0
 
 
 def test_training_learns_even_here(trained):

@@ -42,6 +42,7 @@ COVERED = {
     "whale doctor",
     "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
     "whale train --config=FILE --workdir=DIR --config.KEY=VALUE",
+    "whale watch DIR",
     "whale imagine --checkpoint=DIR --episode=FILE.npz --action=1,0,0,0 --out=film.gif",
     "bash launch/pretrain.sh --config=configs/whale_x.py --workdir=DIR --config.data.root=DIR",
     "whale data check --root=DIR",
@@ -131,6 +132,11 @@ def test_evaluate_value_and_score_it_anew(workdir, tmp_path):
     assert 'id="value"' in page and page.count("<video") == 10
     again = json.loads(run(WHALE, "report", f"--from={workdir / 'value'}", "--json", status=1))["value"]
     assert again == report
+
+
+def test_watch(workdir):
+    facts = json.loads(run(WHALE, "watch", workdir, "--json"))
+    assert facts["state"] == "finished" and [stage["step"] for stage in facts["stages"]] == [4] * 4
 
 
 def test_doctor():

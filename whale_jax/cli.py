@@ -129,6 +129,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--process-id", type=int, help="several: which this is, from 0")
     command.add_argument("--coordinator-timeout", type=float, default=300.0, help="several: seconds to wait")
 
+    command = add("watch", run_watch, "how far a run is, from another terminal, until Ctrl-C")
+    command.add_argument("workdir", help="directory of the run")
+    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks; default 2")
+    command.add_argument("--once", action="store_true", help="print what is there now, and no more")
+    command.add_argument("--json", action="store_true", help="print it as JSON, once")
+
     command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
@@ -284,6 +290,16 @@ def _train(config, options, window) -> None:
 
         print("\n".join(statements(metrics)))
         summary_line(Path(options.workdir), metrics)
+
+
+def run_watch(options) -> None:
+    from whale_jax import watch
+
+    if not options.once and not options.json:
+        watch.watch(options.workdir, options.every)
+        return
+    facts = watch.read_facts(options.workdir)
+    print(watch.to_json(facts) if options.json else watch.to_text(facts))
 
 
 def run_evaluate(options) -> int:

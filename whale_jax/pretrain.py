@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from whale_jax.nn.placement import Placement
 from whale_jax.nn.settings import flat
 from whale_jax.training import hosts, sharding
 from whale_jax.training.checkpoint import Meta, check_architecture, newest_meta, stage_directory
+from whale_jax.training.history import replace_text, write_run
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
@@ -57,6 +60,7 @@ def pretrain(
     placement = sharding.make_placement(config.mesh)
     _check_stages(config, placement)
     _check_workdir(workdir, config, settings)
+    _tell_run(workdir, config)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first("data"):
         source = open_source(config, workdir)
@@ -78,6 +82,15 @@ def pretrain(
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
 
 
+def _tell_run(workdir: Path, config: ConfigDict) -> None:
+    """Leaves what `whale watch` shows of this call; of several processes, the first one speaks."""
+    if not hosts.primary():
+        return
+    process = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+    plan = {"config": to_plain(config), "stages": stages_of(config)}
+    write_run(workdir, plan | process | {"versions": versions()})
+
+
 class Phases:
     """Seconds by phase, over all calls on one work directory."""
 
@@ -90,12 +103,8 @@ class Phases:
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        if not hosts.primary():
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.seconds))
-        beside.replace(self._path)
+        if hosts.primary():
+            replace_text(self._path, json.dumps(self.seconds))
 
 
 @dataclasses.dataclass

@@ -28,7 +28,8 @@ from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncer
 from whale_jax.evaluation.value import ValueSettings, check_reward, evaluate_value
 from whale_jax.imagination.world import WorldModel, load
 from whale_jax.nn import lpips
-from whale_jax.training.progress import read_history, say
+from whale_jax.training.history import read_history
+from whale_jax.training.progress import say
 
 SUITES = ("video", "value", "uncertainty")
 DEFINITIONS = {

@@ -31,8 +31,9 @@ from whale_jax.training.checkpoint import (
 )
 from whale_jax.training.feed import Fed, Feed
 from whale_jax.training.flops import stage_flops
+from whale_jax.training.history import History
 from whale_jax.training.profile import Profiler
-from whale_jax.training.progress import History, Meter, TensorBoard, say, status_line
+from whale_jax.training.progress import Meter, TensorBoard, say, status_line
 from whale_jax.training.sharding import describe, put_batch, replicated
 from whale_jax.training.stages import Stage
 from whale_jax.training.step import (

@@ -1,56 +1,15 @@
-"""What a run shows and keeps while it trains: console lines, TensorBoard, and a history in JSON lines."""
+"""What a run shows while it trains: console lines, TensorBoard, and its speed."""
 
 import io
-import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import psutil
 
 from whale_jax.training.settings import StageSettings
-
-
-class History:
-    """Metrics by step in a .jsonl file; reopening for a resumed run drops what lies past the checkpoint.
-
-    Without `write`, as on all hosts but the first, it does nothing.
-    """
-
-    def __init__(self, path: Path, start_step: int, write: bool = True):
-        self._file = None
-        if not write:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [entry for entry in read_history(path) if entry["step"] <= start_step]
-        beside = path.with_suffix(".tmp")
-        beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        beside.replace(path)
-        self._file = path.open("a")
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """Appends one entry, which has a "step"."""
-        if self._file:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Entries of a history file; a last line cut short by a kill is left out."""
-    entries = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
 
 
 class TensorBoard:
