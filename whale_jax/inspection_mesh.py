@@ -82,13 +82,15 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
       stages: names; None takes all that the config trains.
 
     Returns:
-      "config", "mesh" and "stages": for each its memory_per_device, flops_per_step ("model" by formula, "executed"
-      counted in the traced step, over all devices), collectives (see `Collective`), and chips: whether it fits, and
+      "config", "mesh" and "stages": for each its batch_size, compile_seconds (few from the cache), memory_per_device,
+      with "trusted" naming the figure that what fits is judged by, flops_per_step ("model" by formula, "executed"
+      counted in the traced step, over all devices), collectives (see `Collective`), and chips: whether it fits,
       seconds of a step's products, at the peak rate and at half of it, and of its collectives, inside a node and
       between nodes.
 
     Raises:
-      WhaleError: the mesh or a stage does not exist, or a batch does not divide over the devices.
+      WhaleError: the mesh or a stage does not exist, a batch does not divide over the devices, or JAX has its devices
+        already.
     """
     data, model = _parse_mesh(mesh)
     names = list(stages or stages_of(config))
@@ -128,10 +130,14 @@ def _as_accelerator(config: ConfigDict, data: int, model: int) -> ConfigDict:
 
 
 def _simulate_devices(count: int) -> None:
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        raise WhaleError(
+            "JAX has its devices already and cannot simulate others; inspect a mesh in a process of its own, as "
+            "`whale inspect --mesh` does."
+        ) from error
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
-    # What comes out of the cache has no memory figures, and its seconds would be those of reading.
-    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
@@ -289,7 +295,8 @@ def _collective_rows(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tupl
             least = "" if all(one["exact"] for one in ones) else "at least "
             size = sum(one["times"] * one["bytes"] for one in ones) / 2**20
             most = max(ones, key=lambda one: one["times"] * one["bytes"])
-            source = most["source"].rpartition("/")[0][-40:] if most["source"] else ""
+            source = most["source"].rpartition("/")[0]
+            source = f"…{source[-40:]}" if len(source) > 40 else source
             rows.append((name, kind, axes, str(most["group"]), f"{least}{runs}", f"{size:.1f}", source))
     return ("stage", "what", "axes", "devices", "runs", "MiB", "most from"), rows
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import tiny
 
 from whale_jax.errors import WhaleError
+from whale_jax.inspection_mesh import inspect_mesh
 from whale_jax.training.chips import CHIPS
 from whale_jax.training.compiled import Collective, collectives, wire_seconds
 
@@ -189,3 +191,10 @@ def test_inspecting_a_mesh_reports_every_part(whale):
 def test_what_cannot_be_compiled_is_said_before_anything_is(whale, arguments, says):
     done = whale("inspect", "--config=tests/tiny.py", *arguments)
     assert says in done.error() and "devices in" not in done.err
+
+
+def test_devices_that_are_there_already_are_left_alone():
+    before = jax.devices()
+    with pytest.raises(WhaleError, match="process of its own"):
+        inspect_mesh(tiny.get_config(), "4x2")
+    assert jax.devices() == before

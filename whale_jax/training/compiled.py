@@ -147,14 +147,12 @@ def _walk(module: dict, name: str, times: int, exact: bool, mesh: dict[str, int]
             yield _collective(kind, instruction, module, name, times, exact, mesh)
         if instruction.opcode.endswith(("-done", "-update")):
             continue  # Both name the computation that their start has run.
-        trips = 1
+        trips, counted = 1, exact
         if instruction.opcode == "while":
             known = _TRIPS.search(instruction.attributes)
-            trips, exact_here = (int(known[1]), exact) if known else (1, False)
-        else:
-            exact_here = exact
+            trips, counted = (int(known[1]), exact) if known else (1, False)
         for called in _names(_CALLED, instruction.attributes):
-            yield from _walk(module, called, times * trips, exact_here, mesh)
+            yield from _walk(module, called, times * trips, counted, mesh)
         branches = [list(_walk(module, b, times, exact, mesh)) for b in _names(_BRANCHES, instruction.attributes)]
         yield from max(branches, key=lambda branch: sum(c.times * c.bytes for c in branch), default=[])
 
