@@ -51,6 +51,7 @@ COVERED = {
     "whale data export --from=STORE --to=DIR --name=NAME",
     "whale data import --from=DIR --to=STORE",
     "whale inspect --config=configs/whale_x.py:large --json",
+    "whale inspect --config=configs/whale_x.py:large --mesh=8x1 --json",
     "whale bench --config=FILE",
     "whale bench imagine --config=FILE",
     "whale replay DIR",
@@ -180,6 +181,9 @@ def test_data_commands(workdir, tmp_path):
 def test_inspect():
     report = json.loads(run(WHALE, "inspect", "--config=configs/whale_x.py:large", "--json"))
     assert round(report["parameters"]["dynamics"] / 1e6) == 456
+    small = ("--config=tests/tiny.py", "--mesh=8x1", "--stages=reward", "--json")
+    report = json.loads(run(WHALE, "inspect", *small))
+    assert report["stages"]["reward"]["chips"]["H100"]["fits"] and report["stages"]["reward"]["collectives"]
 
 
 def test_bench():

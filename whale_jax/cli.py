@@ -175,6 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
     _config_option(command)
+    command.add_argument("--mesh", metavar="DATAxMODEL", help="compile every step for so many devices, as 8x1")
+    command.add_argument("--stages", help="with --mesh: comma-separated stages; default: all that the config trains")
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
@@ -376,9 +378,16 @@ def _check_imagine(options) -> None:
 
 
 def run_inspect(options) -> None:
-    from whale_jax.inspection import inspect, to_text
+    if options.mesh is not None:
+        from whale_jax.inspection_mesh import inspect_mesh, to_text
 
-    report = inspect(_load_config(options))
+        report = inspect_mesh(_load_config(options), options.mesh, _names(options.stages))
+    elif options.stages is not None:
+        raise WhaleError("--stages chooses what is compiled for a mesh; give one with --mesh, or leave --stages out.")
+    else:
+        from whale_jax.inspection import inspect, to_text
+
+        report = inspect(_load_config(options))
     print(json.dumps(report, indent=1) if options.json else to_text(report))
 
 

@@ -1,0 +1,119 @@
+"""What Whale-X needs of 8 and of 64 cards: prints the tables of docs/scale.md, from steps compiled by `whale inspect`.
+
+Command:  python benchmarks/scale.py [--sizes small,medium,base,large] [--devices 8,64] [--kept FILE.json]
+
+No card is needed. Every device keeps its eight segments, so that the batch grows with the devices. Each case compiles
+in a process of its own; what is done is kept in FILE.json, and a second run does what is missing.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = 8
+NODE = 8  # cards; more of them talk over the network
+CHIPS = ("RTX 4090", "H100")
+SIZES = ("small", "medium", "base", "large")
+# All sizes share the networks of these stages.
+SHARED = (("base", "tokenizer"), ("base", "behaviour"))
+
+Case = tuple[str, str, int, bool]
+
+
+def cases(sizes: list[str], devices: list[int]) -> list[Case]:
+    """(size, stage, devices, fully sharded) of every row of the tables."""
+    stages = [(size, "dynamics") for size in sizes] + list(SHARED)
+    return [(size, stage, count, full) for size, stage in stages for count in devices for full in (False, True)]
+
+
+def name_of(case: Case) -> str:
+    size, stage, count, full = case
+    return f"{size} {stage} {count}x1{' fully sharded' if full else ''}"
+
+
+def inspect(case: Case) -> dict:
+    """One stage's report, from a process of its own."""
+    size, stage, count, full = case
+    command = [
+        *(sys.executable, "-m", "whale_jax", "inspect", "--json"),
+        *(f"--config=configs/whale_x.py:{size}", f"--mesh={count}x1", f"--stages={stage}"),
+        *(f"--config.mesh.fully_sharded={full}", f"--config.stages.{stage}.batch_size={ROWS * count}"),
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return json.loads(done.stdout)["stages"][stage]
+
+
+def fill(kept: Path, wanted: list[Case]) -> dict[str, dict]:
+    """Reports by case: those of the file, and those that it lacked, which are added as they come."""
+    reports = json.loads(kept.read_text()) if kept.exists() else {}
+    for case in wanted:
+        if name_of(case) in reports:
+            continue
+        print(name_of(case), file=sys.stderr, flush=True)
+        reports[name_of(case)] = inspect(case)
+        beside = kept.with_suffix(".tmp")
+        beside.write_text(json.dumps(reports))
+        os.replace(beside, kept)
+    return reports
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def label(case: Case) -> list[str]:
+    size, stage, count, full = case
+    return [f"dynamics, {size}" if stage == "dynamics" else stage, str(count), "yes" if full else "no"]
+
+
+def memory_table(reports: dict[str, dict], wanted: list[Case]) -> str:
+    """GiB on every card, and whether the cards of `CHIPS` hold that."""
+    parts = ("parameters", "optimizer", "frozen", "gradients", "activations", "estimate")
+    rows = []
+    for case in wanted:
+        report = reports[name_of(case)]
+        memory = report["memory_per_device"]
+        sizes = [*(memory[part] for part in parts), memory["compiled"]["peak"]]
+        fits = ["yes" if report["chips"][chip]["fits"] else "no" for chip in CHIPS]
+        rows.append([*label(case), *(f"{size / 2**30:.2f}" for size in sizes), *fits])
+    return table(["model", "cards", "fully sharded", *parts, "CPU's program", "24 GB", "80 GB"], rows)
+
+
+def time_table(reports: dict[str, dict], wanted: list[Case], chip: str) -> str:
+    """Milliseconds of a step's products and collectives on one kind of card, and how the second compare to the first.
+
+    The ratio is over the link that such a mesh has: that of the node for up to `NODE` cards, else the network.
+    """
+    rows = []
+    for case in wanted:
+        times = reports[name_of(case)]["chips"][chip]
+        link = "node" if case[2] <= NODE else "network"
+        shown = [times[key] for key in ("products_seconds", "node_seconds", "network_seconds")]
+        ratio = times[f"{link}_seconds"] / times["products_seconds"]
+        rows.append([*label(case), *(f"{1000 * seconds:.1f}" for seconds in shown), f"{ratio:.2f} ({link})"])
+    columns = ["model", "cards", "fully sharded", "products", "collectives, node", "collectives, network", "ratio"]
+    return table(columns, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--devices", default="8,64")
+    parser.add_argument("--kept", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    wanted = cases(options.sizes.split(","), [int(count) for count in options.devices.split(",")])
+    reports = fill(options.kept, wanted)
+    print(memory_table(reports, wanted))
+    for chip in CHIPS:
+        print(f"\n{chip}:\n")
+        print(time_table(reports, wanted, chip))
+
+
+if __name__ == "__main__":
+    main()
