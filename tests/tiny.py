@@ -31,8 +31,11 @@ POLICIES = {
 }
 
 
-def get_config():
-    """Two-layer networks of width 16 on frames of 16x16 pixels; every stage takes 10 steps."""
+def get_config(variant: str = ""):
+    """Two-layer networks of width 16 on frames of 16x16 pixels; every stage takes 10 steps.
+
+    "wide" has eight heads, so that eight devices can share them, and batches of 16.
+    """
     config = default_config()
     config.name = "tiny"
     model = config.model
@@ -56,6 +59,16 @@ def get_config():
     config.log.tensorboard = False
     config.evaluation.horizon, config.evaluation.episodes, config.evaluation.batch_size = 4, 2, 2
     config.evaluation.start = -1
+    return _widened(config) if variant == "wide" else config
+
+
+def _widened(config):
+    size, model = transformer(2, 32, 8), config.model
+    model.tokenizer.encoder = model.tokenizer.decoder = model.dynamics.transformer = size
+    for name in ("posterior", "prior", "policy"):
+        model.behaviour[name] = size
+    for name in config.stages:
+        config.stages[name].batch_size = 16
     return config
 
 

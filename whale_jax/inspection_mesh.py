@@ -11,23 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of
-from whale_jax.data.batch import Batch, example
+from whale_jax.data.batch import Batch
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.inspection import any_spec
-from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.models.world_model import Networks
+from whale_jax.nn.placement import Placement
 from whale_jax.training import sharding
 from whale_jax.training.chips import CHIPS
 from whale_jax.training.compiled import Collective, collectives, memory, wire_seconds
 from whale_jax.training.flops import stage_flops
-from whale_jax.training.loop import abstract_state, make_step
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage
+from whale_jax.training.stages import STAGES, Stage, check_rows
+from whale_jax.training.step import abstract_batch, abstract_frozen, abstract_state, make_step
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 
 # A CPU computes bfloat16 in float32; keeping every rounding tells what was widened. The code itself is never run.
@@ -97,12 +96,7 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
     for name in names:
         if name not in stages_of(config):
             raise unknown_name("stage", name, stages_of(config))
-        rows = config.stages[name].batch_size
-        if rows % data:
-            raise WhaleError(
-                f"stages.{name}.batch_size is {rows}, which does not divide over {data} devices; make it a multiple "
-                f"with --config.stages.{name}.batch_size."
-            )
+        check_rows(name, StageSettings.from_dict(config.stages[name].to_dict()), data)
     config = _as_accelerator(config, data, model)
     _simulate_devices(data * model)
     return {
@@ -144,8 +138,8 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
     model = model_settings(config)
     settings = StageSettings.from_dict(config.stages[name].to_dict())
     stage = STAGES[name](Networks(model), any_spec(model.behaviour.action_dim), settings)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-    program = _program(stage, mesh, sharding.rules(config.mesh.fully_sharded))
+    placement = sharding.make_placement(config.mesh)
+    mesh, program = placement.mesh, _program(stage, placement)
     started = time.perf_counter()
     traced = program.step.trace(program.state, program.frozen, program.batch)
     compiled = traced.lower().compile(compiler_options=_COMPILER_OPTIONS)
@@ -169,27 +163,14 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _program(stage: Stage, mesh: Mesh, axis_rules) -> _Program:
-    networks, settings = stage.networks, stage.settings
-    tx = stage.optimizer()
-    _, state = abstract_state(stage, tx, mesh, axis_rules, 0)
-    earlier = [name for name in COMPONENTS if list(STAGES).index(name) < list(STAGES).index(stage.name)]
-    frozen = {name: jax.eval_shape(lambda key, n=name: networks.fresh(n, key), jax.random.key(0)) for name in earlier}
-    batch = _placed(_rows(stage, settings.batch_size), NamedSharding(mesh, PartitionSpec("data")))
-    step = jax.jit(make_step(stage, tx, 0), donate_argnums=0)
-    return _Program(step, state, _placed(frozen, sharding.replicated(mesh)), batch)
-
-
-def _placed(shapes: Any, where: NamedSharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
-
-
-def _rows(stage: Stage, rows: int) -> Batch:
-    """Shapes of a batch of so many rows."""
-    model = stage.networks.settings
-    frames = stage.settings.num_frames or model.num_frames
-    one = example(1, frames, *model.tokenizer.image_size, model.behaviour.action_dim)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *np.shape(x)[1:]), x.dtype), one)
+def _program(stage: Stage, placement: Placement) -> _Program:
+    frozen = tuple(STAGES)[: list(STAGES).index(stage.name)]
+    return _Program(
+        make_step(stage, 0, placement),
+        abstract_state(stage, 0, placement)[1],
+        abstract_frozen(stage.networks, frozen, placement),
+        abstract_batch(stage, placement),
+    )
 
 
 def _memory(stage: Stage, program: _Program, devices: int) -> dict[str, Any]:
@@ -199,7 +180,10 @@ def _memory(stage: Stage, program: _Program, devices: int) -> dict[str, Any]:
     def loss(params, frozen, batch):
         return stage.loss(params, frozen, batch, key, True)
 
-    arguments = (program.state.params, program.frozen, _rows(stage, stage.settings.batch_size // devices))
+    def rows(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0] // (devices * stage.settings.accumulate), *x.shape[1:]), x.dtype)
+
+    arguments = (program.state.params, program.frozen, jax.tree.map(rows, program.batch))
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     saved = saved_bytes(loss, *arguments)
     live = live_bytes(jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments))

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import os
 import socket
 import time
@@ -29,7 +28,7 @@ from whale_jax.training.history import replace_text, write_run
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage
+from whale_jax.training.stages import STAGES, Stage, check_rows
 from whale_jax.training.step import rule_matches
 
 VALID_SEED = 1
@@ -121,20 +120,12 @@ class _Timed:
 
 def _check_stages(config: ConfigDict, placement: Placement) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
-    devices, found = placement.mesh.shape["data"], []
-    networks = Networks(model_settings(config))
+    found, networks = [], Networks(model_settings(config))
     for name in stages_of(config):
         settings = StageSettings.from_dict(config.stages[name].to_dict())
-        stage = STAGES[name](networks, any_spec(config.model.action_dim), settings)
-        multiple = settings.accumulate * math.lcm(devices, stage.rows)
-        if settings.batch_size % multiple:
-            parts = f", in {settings.accumulate} parts," if settings.accumulate > 1 else ""
-            raise WhaleError(
-                f"stages.{name}.batch_size is {settings.batch_size}, which{parts} does not divide over {devices} "
-                f"devices{' in pairs' if stage.rows == 2 else ''}; make it a multiple of {multiple}."
-            )
+        check_rows(name, settings, placement.mesh.shape["data"])
         if placement.mesh.size > 1:
-            found.append(rule_matches(stage, placement))
+            found.append(rule_matches(STAGES[name](networks, any_spec(config.model.action_dim), settings), placement))
     sharding.check_matches(found, placement)
 
 

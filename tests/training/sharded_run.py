@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny  # noqa: E402
 
-from whale_jax.configuration import model_settings, transformer  # noqa: E402
+from whale_jax.configuration import model_settings  # noqa: E402
 from whale_jax.data.episodes import batches, open_store  # noqa: E402
 from whale_jax.models.world_model import COMPONENTS, Networks  # noqa: E402
 from whale_jax.training import sharding  # noqa: E402
@@ -25,20 +25,10 @@ from whale_jax.training.step import abstract_frozen, abstract_state, make_step  
 STEPS = 20
 
 
-def wide_config():
-    """`tiny` with eight heads, so that eight devices can share them."""
-    config = tiny.get_config()
-    size = transformer(2, 32, 8)
-    config.model.tokenizer.encoder = config.model.tokenizer.decoder = config.model.dynamics.transformer = size
-    for name in ("posterior", "prior", "policy"):
-        config.model.behaviour[name] = size
-    return config
-
-
 def train(name, store, placement, accumulate, frozen):
     """Losses by step, and the final state."""
-    config = wide_config()
-    settings = StageSettings.from_dict(config.stages[name].to_dict() | {"accumulate": accumulate, "batch_size": 16})
+    config = tiny.get_config("wide")
+    settings = StageSettings.from_dict(config.stages[name].to_dict() | {"accumulate": accumulate})
     stage = STAGES[name](Networks(model_settings(config)), store.action_spec, settings)
     create, shapes = abstract_state(stage, 0, placement)
     state = create()
@@ -57,9 +47,9 @@ def train(name, store, placement, accumulate, frozen):
 def main(root, numbers, names):
     data, model, fully_sharded, accumulate = numbers
     store = open_store(root).select(split="train")
-    mesh = wide_config().mesh.to_dict() | {"data": data, "model": model, "fully_sharded": bool(fully_sharded)}
+    mesh = tiny.get_config("wide").mesh.to_dict() | {"data": data, "model": model, "fully_sharded": bool(fully_sharded)}
     placement = sharding.make_placement(mesh)
-    networks = Networks(model_settings(wide_config()))
+    networks = Networks(model_settings(tiny.get_config("wide")))
     report, frozen = {"devices": len(jax.devices()), "losses": {}, "share": {}}, {}
     for name in COMPONENTS:
         if name in names:

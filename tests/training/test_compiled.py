@@ -90,6 +90,8 @@ def test_a_combined_all_reduce_counts_all_its_operands():
         ("mesh['axis_0'=4,'axis_1'=2] {'axis_0'}", 4, "data"),
         ("mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}", 8, "data+model"),
         ("mesh['axis_0'=8,'axis_1'=1] {'axis_0':(4)2}", 2, "model"),
+        ("mesh['axis_0'=2,'axis_1'=1,'axis_2'=4], device_ids=([4,2]T(1,0)) {'axis_0'}", 2, "model"),
+        ("mesh['axis_0'=2,'axis_1'=1,'axis_2'=4], device_ids=([4,2]T(1,0)) {'axis_2'}", 4, "data"),
         ("[4,2]<=[2,4]T(1,0)", 2, "other"),
     ],
 )

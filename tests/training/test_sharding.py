@@ -69,6 +69,50 @@ def test_a_batch_in_parts_is_the_same_on_a_mesh_and_means_the_same_to_the_tokeni
         np.testing.assert_allclose(report["losses"][name], in_parts["losses"][name], rtol=1e-5, err_msg=name)
 
 
+def inspected(whale, mesh: str, stages: str, *more: str) -> dict[str, dict]:
+    """What `whale inspect --mesh` says of these stages of the wide `tiny`."""
+    done = whale("inspect", "--config=tests/tiny.py:wide", f"--mesh={mesh}", f"--stages={stages}", "--json", *more)
+    assert done.status == 0, done.err
+    return json.loads(done.out)["stages"]
+
+
+def total(collectives: list[dict], kind: str) -> int:
+    return sum(one["times"] * one["bytes"] for one in collectives if one["kind"] == kind)
+
+
+def ways(collectives: list[dict]) -> set[tuple[str, str]]:
+    return {(one["kind"], one["axes"]) for one in collectives}
+
+
+@pytest.mark.slow
+def test_data_parallel_sends_gradients_and_nothing_else(whale):
+    for stage in inspected(whale, "8x1", "tokenizer,dynamics").values():
+        assert ways(stage["collectives"]) == {("all-reduce", "data")}
+        parameters = stage["memory_per_device"]["parameters"]
+        assert parameters / 2 < total(stage["collectives"], "all-reduce") < parameters
+
+
+@pytest.mark.slow
+def test_fully_sharded_gathers_what_it_computes_with_and_nothing_else(whale):
+    """Parameters once for each pass, in bfloat16, those of the encoder and the prior once: never an activation."""
+    stage = inspected(whale, "8x1", "dynamics", "--config.mesh.fully_sharded=True")["dynamics"]
+    found, held = stage["collectives"], stage["memory_per_device"]["parameters"]
+    assert ways(found) == {("all-gather", "data"), ("all-reduce", "data")}
+    # The embedding is gathered in float32 for the look-up, and once in bfloat16.
+    assert total(found, "all-gather") < 3 * 8 * held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["1x8", "4x2"])
+def test_tensor_parallel_adds_up_activations_and_gathers_the_embedding_alone(whale, mesh):
+    found = inspected(whale, mesh, "dynamics")["dynamics"]["collectives"]
+    kinds = {("all-reduce", "data"), ("all-reduce", "model"), ("all-reduce", "data+model"), ("all-gather", "model")}
+    assert ways(found) <= kinds and ("all-reduce", "model") in ways(found)
+    gathered = [one for one in found if one["kind"] == "all-gather"]
+    embedding, tokens = 32 * 32 * 4, 16 * 3 * 16 * 4
+    assert all(one["bytes"] <= max(embedding, 8 * tokens) for one in gathered), gathered
+
+
 def test_a_mesh_must_multiply_to_the_devices():
     count = len(jax.devices())
     assert sharding.make_mesh().shape == {"data": count, "model": 1}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.nn.layers import Dense, to_unit
+from whale_jax.nn.placement import constrain
 from whale_jax.nn.settings import Settings
 
 
@@ -58,8 +59,10 @@ class Reward(nn.Module):
         """
         s = self.settings
         x = jnp.concatenate([to_unit(frames), to_unit(next_frames)], axis=-1) - 0.5
+        x = constrain(x, "batch", None, None, None)
         for channels in s.channels:
-            x = nn.silu(nn.Conv(channels, (4, 4), strides=(2, 2), kernel_init=_conv_init)(x))
+            x = nn.Conv(channels, (4, 4), strides=(2, 2), kernel_init=_conv_init)(x)
+            x = nn.silu(constrain(x, "batch", None, None, None))
         x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
         for i, axes in enumerate((("embed", "mlp"), ("mlp", "embed"))):
             x = nn.silu(Dense(s.hidden, axes, name=f"hidden_{i}")(x))

@@ -213,7 +213,7 @@ class STBlock(nn.Module):
         x = x + SelfAttention(s, "space", name="space")(y)[0].reshape(x.shape)
 
         y = LayerNorm(dtype, name="time_norm")(x).swapaxes(1, 2).reshape(batch * tokens, frames, width)
-        rows = None if lengths is None else jnp.repeat(lengths, tokens, total_repeat_length=batch * tokens)
+        rows = None if lengths is None else jnp.broadcast_to(lengths[:, None], (batch, tokens)).reshape(-1)
         y, kept = SelfAttention(s, "time", name="time")(y, rows, past, places)
         x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
 

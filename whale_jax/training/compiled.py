@@ -20,7 +20,8 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+?\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|called_computations)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|true_computation|false_computation)=\{?(%[\w.\-]+(?:, ?%[\w.\-]+)*)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_GROUPS = re.compile(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\] \{.*?\}|\{\{.*?\}\}|\{\}|\[[^ ]*)")
+_MESH = r"mesh\[[^\]]*\](?:, device_ids=\(.*?\)+)? \{.*?\}"
+_GROUPS = re.compile(rf"(?:replica_groups|source_target_pairs)=({_MESH}|\{{\{{.*?\}}\}}|\{{\}}|\[[^ ]*)")
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 # Through these a value passes with its type and every one of its elements, or some of them.
@@ -239,9 +240,7 @@ def _iota(shape: str, source: str, order: str | None) -> np.ndarray:
 
 def _mesh_groups(text: str, name: str) -> Groups:
     """Groups along axes of a mesh of XLA's own: mesh['a'=4,'b'=2] {'b'}, or a part of an axis as {'a':(2)2}."""
-    shape, _, along = text.removeprefix("mesh[").partition("] {")
-    if "device_ids" in shape:
-        raise _unknown_groups(text, name)
+    shape, _, along = text.removeprefix("mesh[").rpartition(" {")
     sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", shape)}
     parts, chosen = [], []
     wanted = {axis: (int(before or 1), int(size or sizes[axis])) for axis, before, size in _AXIS.findall(along)}
@@ -249,7 +248,13 @@ def _mesh_groups(text: str, name: str) -> Groups:
         before, part = wanted.get(axis, (1, 1))
         chosen += [len(parts) + 1] if axis in wanted else []
         parts += [before, part, size // (before * part)]
-    grid = np.arange(math.prod(parts)).reshape(parts)
+    grid = np.arange(math.prod(parts))
+    if "device_ids" in shape:
+        order = re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", shape)
+        if not order:
+            raise _unknown_groups(text, name)
+        grid = _iota(str(grid.size), order[1], order[2])
+    grid = grid.reshape(parts)
     rest = [i for i in range(len(parts)) if i not in chosen]
     return grid.transpose(*rest, *chosen).reshape(-1, math.prod(parts[i] for i in chosen)).tolist()
 

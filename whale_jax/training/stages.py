@@ -1,6 +1,7 @@
 """The stages: what each trains, what it holds frozen, and its loss."""
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import optax
 
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.batch import Batch
+from whale_jax.errors import WhaleError
 from whale_jax.models.behaviour import gaussian_nll
 from whale_jax.models.dynamics import random_mask, token_cross_entropy
 from whale_jax.models.reward import expected_reward, reward_loss
@@ -273,3 +275,15 @@ class EnsembleStage(DynamicsStage):
 
 
 STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage, EnsembleStage)}
+
+
+def check_rows(name: str, settings: StageSettings, devices: int) -> None:
+    """Raises WhaleError if a stage's batch does not divide over so many devices along the batch."""
+    multiple = settings.accumulate * math.lcm(devices, STAGES[name].rows)
+    if settings.batch_size % multiple:
+        parts = f", in {settings.accumulate} parts," if settings.accumulate > 1 else ""
+        pairs = " in pairs" if STAGES[name].rows == 2 else ""
+        raise WhaleError(
+            f"stages.{name}.batch_size is {settings.batch_size}, which{parts} does not divide over {devices} "
+            f"devices{pairs}; make it a multiple of {multiple}."
+        )
