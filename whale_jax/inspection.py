@@ -68,7 +68,6 @@ def any_spec(dim: int) -> ActionSpec:
 
 def to_text(report: dict[str, Any]) -> str:
     """The report as two tables."""
-    from rich.console import Console
     from rich.table import Table
 
     networks = Table(title=f"{report['config']}: parameters")
@@ -83,7 +82,13 @@ def to_text(report: dict[str, Any]) -> str:
     for name, parts in report["memory_per_device"].items():
         flops = f"{report['flops_per_step'][name] / 1e12:.3g}"
         stages.add_row(name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values()))
+    return draw(networks, stages)
+
+
+def draw(*tables: Any, width: int = 100) -> str:
+    """Tables of `rich` as plain text, `width` characters wide at most."""
+    from rich.console import Console
+
     out = io.StringIO()
-    console = Console(file=out, width=100)
-    console.print(networks, stages)
-    return out.getvalue()
+    Console(file=out, width=width, no_color=True).print(*tables)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

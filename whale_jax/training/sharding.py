@@ -59,15 +59,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def rows_per_device(rows: int, mesh: Mesh) -> int:
+    """Rows of a global batch of `rows` that one device holds.
+
+    Raises:
+      WhaleError: the batch does not divide over the devices.
+    """
+    if rows % mesh.shape["data"]:
+        raise WhaleError(f"A batch of {rows} does not divide over {mesh.shape['data']} devices; make it a multiple.")
+    return rows // mesh.shape["data"]
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch, sharded along `data` as part of the global batch.
 
     Raises:
       WhaleError: the batch does not divide over the devices.
     """
-    rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
-    if rows % mesh.shape["data"]:
-        raise WhaleError(f"A batch of {rows} does not divide over {mesh.shape['data']} devices; make it a multiple.")
+    rows_per_device(jax.tree.leaves(batch)[0].shape[0] * jax.process_count(), mesh)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 

@@ -1,0 +1,165 @@
+"""One stage's training step on synthetic data: compiled from shapes, held against the memory, timed in its parts."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from whale_jax.benchmark_timing import check_fits, compile_cold, median_seconds, timed
+from whale_jax.configuration import model_settings
+from whale_jax.data.batch import Batch, example
+from whale_jax.inspection import any_spec
+from whale_jax.models.world_model import TRAINED, Networks, Params
+from whale_jax.training import sharding
+from whale_jax.training.loop import TrainState, abstract_state, make_step
+from whale_jax.training.settings import StageSettings
+from whale_jax.training.stages import STAGES, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCase:
+    """A stage's training step on the mesh of this machine, before anything of it is allocated.
+
+    Attributes:
+      stage, mesh: what is trained, and on which devices.
+      step: the jitted train step, which takes over its state.
+      create: makes the state.
+      state, frozen, batch: their shapes, and those of the global batch, with shardings.
+    """
+
+    stage: Stage
+    mesh: Mesh
+    step: Callable
+    create: Callable[[], TrainState]
+    state: TrainState
+    frozen: Params
+    batch: Batch
+
+    @property
+    def frames(self) -> int:
+        """Frames of the global batch."""
+        return self.batch.frames.shape[0] * self.batch.frames.shape[1]
+
+
+def step_case(name: str, config: ConfigDict) -> StepCase:
+    """The training step of the stage called `name`.
+
+    Raises:
+      WhaleError: the batch does not divide over the devices.
+    """
+    model = model_settings(config)
+    networks = Networks(model)
+    settings = StageSettings.from_dict(config.stages[name].to_dict())
+    stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    sharding.rows_per_device(settings.batch_size, mesh)
+    step, create, state = _loop_parts(stage, mesh, sharding.rules(config.mesh.fully_sharded))
+    earlier = TRAINED[: TRAINED.index(name)]
+
+    def fresh():
+        return {component: networks.fresh(component, jax.random.key(1)) for component in earlier}
+
+    frames = settings.num_frames or model.num_frames
+    batch = example(settings.batch_size, frames, *model.tokenizer.image_size, model.behaviour.action_dim)
+    frozen = _shapes(jax.eval_shape(fresh), sharding.replicated(mesh))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    return StepCase(stage, mesh, step, create, state, frozen, _shapes(batch, rows))
+
+
+def _loop_parts(stage: Stage, mesh: Mesh, axis_rules: dict[str, str | None]):
+    """The train step as the loop jits it, the function that makes its state, and that state's shapes."""
+    tx = stage.optimizer()
+    create, state = abstract_state(stage, tx, mesh, axis_rules, 0)
+    return jax.jit(make_step(stage, tx, 0), donate_argnums=0), create, state
+
+
+def _shapes(tree: Any, where: NamedSharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+
+
+def bench_step(case: StepCase, what: str, resident: int, repeats: int) -> dict[str, Any]:
+    """Times the step and its parts, each until its result is ready.
+
+    Args:
+      case: see `step_case`.
+      what: names the step in errors.
+      resident: bytes on each device of state, frozen parameters and batch.
+      repeats: timed rounds, after one that warms up.
+
+    Returns:
+      "compile_seconds" of the step, from tracing to the program, without the persistent cache; "argument_bytes" and
+      "temp_bytes" of that program on each device, its working memory being the latter; and medians in milliseconds:
+      "step_ms"; of it "forward_ms", the loss alone, "backward_ms", loss and gradients less the loss, and "update_ms",
+      the step less loss and gradients; beside it "transfer_ms", a batch of numpy arrays put on the devices.
+
+    Raises:
+      WhaleError: the program does not fit the memory; nothing was allocated.
+    """
+    shapes = (case.state, case.frozen, case.batch)
+    step, compile_seconds = compile_cold(case.step, *shapes)
+    memory = step.memory_analysis()
+    check_fits(what, resident + memory.temp_size_in_bytes)
+    parts = {
+        name: program.lower(case.state.params, *shapes[1:]).compile() for name, program in _parts(case.stage).items()
+    }
+    milliseconds = {name: 1000 * seconds for name, seconds in _measure(case, step, parts, repeats).items()}
+    return {
+        "compile_seconds": compile_seconds,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "step_ms": milliseconds["step"],
+        "forward_ms": milliseconds["forward"],
+        "backward_ms": milliseconds["gradients"] - milliseconds["forward"],
+        "update_ms": milliseconds["step"] - milliseconds["gradients"],
+        "transfer_ms": milliseconds["transfer"],
+    }
+
+
+def _parts(stage: Stage) -> dict[str, Callable]:
+    def loss(params: Params, frozen: Params, batch: Batch) -> jax.Array:
+        return stage.loss(params, frozen, batch, jax.random.key(0), True)[0]
+
+    return {"forward": jax.jit(loss), "gradients": jax.jit(jax.value_and_grad(loss))}
+
+
+def _measure(case: StepCase, step: Callable, parts: dict[str, Callable], repeats: int) -> dict[str, float]:
+    state, frozen, host = case.create(), synthetic_params(case.frozen), synthetic_batch(case.batch)
+    batch = sharding.put_batch(host, case.mesh)
+
+    def whole_step():
+        nonlocal state
+        state, metrics = step(state, frozen, batch)
+        return metrics
+
+    runs = {name: lambda part=part: part(state.params, frozen, batch) for name, part in parts.items()}
+    transfers = [timed(sharding.put_batch, jax.tree.map(np.copy, host), case.mesh)[0] for _ in range(repeats + 1)]
+    seconds = median_seconds(runs | {"step": whole_step}, repeats)
+    return seconds | {"transfer": statistics.median(transfers[1:])}
+
+
+def synthetic_batch(shapes: Batch) -> Batch:
+    """This process's rows of a global batch of noise: numbers that are all zero would flatter an accelerator."""
+    rows, frames, height, width, _ = shapes.frames.shape
+    batch = example(rows // jax.process_count(), frames, height, width, shapes.actions.shape[-1])
+    rng = np.random.default_rng(0)
+    draw = functools.partial(rng.uniform, -1.0, 1.0)
+    return dataclasses.replace(
+        batch,
+        frames=rng.integers(0, 256, batch.frames.shape, np.uint8),
+        actions=np.float32(draw(batch.actions.shape)),
+        rewards=np.float32(draw(batch.rewards.shape)),
+    )
+
+
+def synthetic_params(shapes: Params) -> Params:
+    """Parameters of these shapes, small and random: initialising those of all earlier stages compiles for seconds."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32).astype(x.dtype), x.sharding), shapes
+    )
