@@ -17,10 +17,11 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 BATCH, FRAMES, TOKENS = 8, 4, 16
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_every_stage_is_timed_and_its_global_batch_counted(devices, whale):
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "mesh"), [(1, ()), (8, ("model=2", "fully_sharded=True"))])
+def test_every_stage_is_timed_and_its_global_batch_counted(devices, mesh, whale):
     flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
-    done = whale("bench", CONFIG, "--steps=1", "--json", XLA_FLAGS=flags)
+    done = whale("bench", CONFIG, "--steps=1", "--json", *(f"--config.mesh.{key}" for key in mesh), XLA_FLAGS=flags)
     assert done.status == 0, done.err
     report = json.loads(done.out)
     assert len(report["devices"]) == devices and list(report["stages"]) == stages_of(tiny.get_config())

@@ -29,14 +29,12 @@ class StepCase:
     Attributes:
       stage, mesh: what is trained, and on which devices.
       step: the jitted train step, which takes over its state.
-      create: makes the state.
       state, frozen, batch: their shapes, and those of the global batch, with shardings.
     """
 
     stage: Stage
     mesh: Mesh
     step: Callable
-    create: Callable[[], TrainState]
     state: TrainState
     frozen: Params
     batch: Batch
@@ -59,24 +57,27 @@ def step_case(name: str, config: ConfigDict) -> StepCase:
     stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     sharding.rows_per_device(settings.batch_size, mesh)
-    step, create, state = _loop_parts(stage, mesh, sharding.rules(config.mesh.fully_sharded))
-    earlier = TRAINED[: TRAINED.index(name)]
-
-    def fresh():
-        return {component: networks.fresh(component, jax.random.key(1)) for component in earlier}
-
+    step, state = _loop_parts(stage, mesh, sharding.rules(config.mesh.fully_sharded))
+    frozen = {earlier: _fresh_shapes(networks, earlier) for earlier in TRAINED[: TRAINED.index(name)]}
     frames = settings.num_frames or model.num_frames
     batch = example(settings.batch_size, frames, *model.tokenizer.image_size, model.behaviour.action_dim)
-    frozen = _shapes(jax.eval_shape(fresh), sharding.replicated(mesh))
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    return StepCase(stage, mesh, step, create, state, frozen, _shapes(batch, rows))
+    frozen, batch = _shapes(frozen, sharding.replicated(mesh)), _shapes(batch, rows)
+    return StepCase(stage, mesh, step, state, frozen, batch)
 
 
 def _loop_parts(stage: Stage, mesh: Mesh, axis_rules: dict[str, str | None]):
-    """The train step as the loop jits it, the function that makes its state, and that state's shapes."""
+    """The train step, jitted so that a state it gives back fits it again, and the shapes of that state."""
     tx = stage.optimizer()
-    create, state = abstract_state(stage, tx, mesh, axis_rules, 0)
-    return jax.jit(make_step(stage, tx, 0), donate_argnums=0), create, state
+    _, state = abstract_state(stage, tx, mesh, axis_rules, 0)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(make_step(stage, tx, 0), donate_argnums=0, out_shardings=(shardings, None)), state
+
+
+@functools.cache
+def _fresh_shapes(networks: Networks, component: str) -> Params:
+    """Kept, for every later stage asks again."""
+    return jax.eval_shape(lambda: networks.fresh(component, jax.random.key(0)))
 
 
 def _shapes(tree: Any, where: NamedSharding) -> Any:
@@ -129,7 +130,7 @@ def _parts(stage: Stage) -> dict[str, Callable]:
 
 
 def _measure(case: StepCase, step: Callable, parts: dict[str, Callable], repeats: int) -> dict[str, float]:
-    state, frozen, host = case.create(), synthetic_params(case.frozen), synthetic_batch(case.batch)
+    state, frozen, host = synthetic_state(case.state), synthetic_params(case.frozen), synthetic_batch(case.batch)
     batch = sharding.put_batch(host, case.mesh)
 
     def whole_step():
@@ -157,8 +158,14 @@ def synthetic_batch(shapes: Batch) -> Batch:
     )
 
 
+def synthetic_state(shapes: TrainState) -> TrainState:
+    """The state of these shapes before its first step, with synthetic parameters."""
+    zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), shapes.replace(params={}))
+    return zeros.replace(params=synthetic_params(shapes.params))
+
+
 def synthetic_params(shapes: Params) -> Params:
-    """Parameters of these shapes, small and random: initialising those of all earlier stages compiles for seconds."""
+    """Parameters of these shapes, small and random: the program that initialises them compiles for seconds."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32).astype(x.dtype), x.sharding), shapes
