@@ -53,6 +53,7 @@ COVERED = {
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale inspect --config=configs/whale_x.py:large --mesh=8x1 --json",
     "whale bench --config=FILE",
+    "whale bench kernels --config=FILE",
     "whale bench imagine --config=FILE",
     "whale replay DIR",
 }
@@ -189,7 +190,9 @@ def test_inspect():
 def test_bench():
     overrides = ["--config.stages.reward.batch_size=2", "--stages=reward", "--steps=1", "--json"]
     report = json.loads(run(WHALE, "bench", "--config=configs/quickstart.py", *overrides))
-    assert report["stages"]["reward"]["tflops"] > 0
+    assert report["stages"]["reward"]["tflops"] > 0 and 0 < report["stages"]["reward"]["mfu"] < 1
+    kernels = run(WHALE, "bench", "kernels", "--config=tests/tiny.py", "--steps=1")
+    assert kernels.count("* │") == 12, "each row has its fastest marked"
 
 
 def test_replay_explains_a_step_that_was_not_finite(workdir, tmp_path):

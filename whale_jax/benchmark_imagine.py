@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from whale_jax.benchmark import best_seconds, matrix_rate
+from whale_jax.benchmark_timing import best_seconds, matrix_rate
 from whale_jax.configuration import model_settings
 from whale_jax.errors import WhaleError
 from whale_jax.imagination.rollout import rollout

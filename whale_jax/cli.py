@@ -182,13 +182,21 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
     command.add_argument("directory", help="the directory that the failed run named")
 
-    command = add("bench", run_bench, "time a config's training steps, or its rollouts, on synthetic data")
+    command = add("bench", run_bench, "time a config's training steps, attention or rollouts, on synthetic data")
     command.add_argument(
-        "what", nargs="?", default="train", choices=("train", "imagine"), metavar="WHAT", help="train or imagine"
+        "what",
+        nargs="?",
+        default="train",
+        choices=("train", "kernels", "imagine"),
+        metavar="WHAT",
+        help="train (default), kernels (of attention) or imagine",
     )
     _config_option(command)
-    command.add_argument("--stages", default="tokenizer,behaviour,dynamics,reward", help="comma-separated stages")
-    command.add_argument("--steps", type=int, default=10, help="steps to time")
+    command.add_argument("--stages", default="", help="train: comma-separated stages; default: all of the config")
+    command.add_argument("--steps", type=int, default=10, help="train, kernels: repetitions to time")
+    command.add_argument(
+        "--batch", type=int, default=0, help="train, kernels: every stage's batch size, over all devices"
+    )
     command.add_argument("--batches", default="", help="imagine: numbers of trajectories; default 1,16,64")
     command.add_argument("--horizon", type=int, default=15, help="imagine: frames after the given one")
     command.add_argument("--no-compare", action="store_true", help="imagine: leave the full-window sampler out")
@@ -406,8 +414,13 @@ def run_bench(options) -> None:
         batches = tuple(int(b) for b in _names(options.batches))
         config, more = _load_config(options), (not options.no_compare, not options.no_retracing)
         report = bench_imagine(config, batches, options.horizon, *more)
+    elif options.what == "kernels":
+        from whale_jax.benchmark_kernels import bench_kernels, to_text
+
+        report = bench_kernels(_load_config(options), options.steps, options.batch)
     else:
         from whale_jax.benchmark import bench_stages, to_text
 
-        report = bench_stages(_load_config(options), tuple(_names(options.stages)), options.steps)
+        stages = tuple(_names(options.stages))
+        report = bench_stages(_load_config(options), stages, options.steps, options.batch)
     print(json.dumps(report, indent=1) if options.json else to_text(report))

@@ -7,13 +7,13 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of
-from whale_jax.data.actions import ActionSpec
+from whale_jax.data.actions import any_spec
 from whale_jax.models.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.flops import stage_flops
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES
-from whale_jax.training.step import abstract_state
+from whale_jax.training.step import abstract_arguments
 
 
 def inspect(config: ConfigDict) -> dict[str, Any]:
@@ -26,25 +26,21 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
     networks = Networks(model)
     placement = sharding.make_placement(config.mesh)
     counts = networks.parameter_counts()
-    sizes = {name: counts[name] for name in ("tokenizer", "dynamics", "reward")}
-    sizes["behaviour"] = counts["posterior"] + counts["prior"] + counts["policy"]
-    flops, memory, frozen_bytes = {}, {}, 0
+    flops, memory = {}, {}
     for name in stages_of(config):
         settings = StageSettings.from_dict(config.stages[name].to_dict())
         frames = settings.num_frames or model.num_frames
         flops[name] = stage_flops(name, model, frames, settings.batch_size, settings.members)
         stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
-        _, shapes = abstract_state(stage, 0, placement)
-        params = _bytes(shapes.params)
-        height, width = model.tokenizer.image_size
+        state, frozen, batch = abstract_arguments(stage, placement)
+        params = sharding.bytes_per_device(state.params)
         memory[name] = {
             "parameters": params,
             "gradients": params,
-            "optimizer": _bytes(shapes.opt_state),
-            "frozen": frozen_bytes,
-            "batch": settings.batch_size * frames * height * width * 3 // placement.mesh.shape["data"],
+            "optimizer": sharding.bytes_per_device(state.opt_state),
+            "frozen": sharding.bytes_per_device(frozen),
+            "batch": sharding.bytes_per_device(batch),
         }
-        frozen_bytes += 4 * sizes.get(name, 0)
     return {
         "config": config.name,
         "parameters": counts,
@@ -56,18 +52,8 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _bytes(shapes: Any) -> int:
-    return sharding.bytes_per_device(shapes, jax.tree.map(lambda x: x.sharding, shapes))
-
-
-def any_spec(dim: int) -> ActionSpec:
-    """An action contract of `dim` dimensions for where none matters."""
-    return ActionSpec(("a",) * dim, ("delta",) * dim, ("",) * dim, (-1.0,) * dim, (1.0,) * dim, 1.0)
-
-
 def to_text(report: dict[str, Any]) -> str:
     """The report as two tables."""
-    from rich.console import Console
     from rich.table import Table
 
     networks = Table(title=f"{report['config']}: parameters")
@@ -82,7 +68,13 @@ def to_text(report: dict[str, Any]) -> str:
     for name, parts in report["memory_per_device"].items():
         flops = f"{report['flops_per_step'][name] / 1e12:.3g}"
         stages.add_row(name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values()))
+    return draw(networks, stages)
+
+
+def draw(*tables: Any, width: int = 100) -> str:
+    """Tables of `rich` as plain text, `width` characters wide at most."""
+    from rich.console import Console
+
     out = io.StringIO()
-    console = Console(file=out, width=100)
-    console.print(networks, stages)
-    return out.getvalue()
+    Console(file=out, width=width, no_color=True).print(*tables)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

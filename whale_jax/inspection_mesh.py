@@ -14,11 +14,10 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of
+from whale_jax.data.actions import any_spec
 from whale_jax.data.batch import Batch
 from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.inspection import any_spec
-from whale_jax.models.world_model import Networks
-from whale_jax.nn.placement import Placement
+from whale_jax.models.world_model import Networks, Params
 from whale_jax.training import sharding
 from whale_jax.training.chips import CHIPS
 from whale_jax.training.compiled import Collective, collectives, memory, wire_seconds
@@ -26,7 +25,7 @@ from whale_jax.training.flops import stage_flops
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stages import STAGES, Stage, check_rows
-from whale_jax.training.step import abstract_batch, abstract_frozen, abstract_state, make_step
+from whale_jax.training.step import TrainState, abstract_arguments, make_step
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 
 # A CPU computes bfloat16 in float32; keeping every rounding tells what was widened. The code itself is never run.
@@ -38,16 +37,6 @@ _COMPILER_OPTIONS = {
 # Between what a CPU's program takes beside its arguments and the estimate lies a factor of 1.7 where all is well.
 _SUSPICIOUS = 3.0
 _ACCELERATOR = {"dtype": "bfloat16", "space_kernel": "xla", "time_kernel": "xla"}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    """A stage's train step and the shapes of what it takes, with their shardings."""
-
-    step: Any
-    state: Any
-    frozen: Any
-    batch: Batch
 
 
 def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = None) -> dict[str, Any]:
@@ -139,9 +128,9 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
     settings = StageSettings.from_dict(config.stages[name].to_dict())
     stage = STAGES[name](Networks(model), any_spec(model.behaviour.action_dim), settings)
     placement = sharding.make_placement(config.mesh)
-    mesh, program = placement.mesh, _program(stage, placement)
+    mesh, shapes = placement.mesh, abstract_arguments(stage, placement)
     started = time.perf_counter()
-    traced = program.step.trace(program.state, program.frozen, program.batch)
+    traced = make_step(stage, 0, placement).trace(*shapes)
     compiled = traced.lower().compile(compiler_options=_COMPILER_OPTIONS)
     seconds = time.perf_counter() - started
     say(f"{name}: compiled for {mesh.size} devices in {seconds:.0f} s")
@@ -151,7 +140,7 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
         "executed": executed_flops(traced.jaxpr),
     }
     sent = collectives(compiled.as_text(), dict(mesh.shape))
-    parts = _memory(stage, program, mesh.shape["data"]) | {"compiled": memory(compiled)}
+    parts = _memory(stage, shapes, mesh.shape["data"]) | {"compiled": memory(compiled)}
     parts["trusted"] = _trusted(name, parts)
     return {
         "batch_size": settings.batch_size,
@@ -163,19 +152,9 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _program(stage: Stage, placement: Placement) -> _Program:
-    frozen = tuple(STAGES)[: list(STAGES).index(stage.name)]
-    return _Program(
-        make_step(stage, 0, placement),
-        abstract_state(stage, 0, placement)[1],
-        abstract_frozen(stage.networks, frozen, placement),
-        abstract_batch(stage, placement),
-    )
-
-
-def _memory(stage: Stage, program: _Program, devices: int) -> dict[str, Any]:
+def _memory(stage: Stage, shapes: tuple[TrainState, Params, Batch], devices: int) -> dict[str, Any]:
     """Bytes of one device by what they hold, and the estimate of their sum."""
-    key = jax.random.key(0)
+    key, (state, frozen, batch) = jax.random.key(0), shapes
 
     def loss(params, frozen, batch):
         return stage.loss(params, frozen, batch, key, True)
@@ -183,16 +162,16 @@ def _memory(stage: Stage, program: _Program, devices: int) -> dict[str, Any]:
     def rows(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((x.shape[0] // (devices * stage.settings.accumulate), *x.shape[1:]), x.dtype)
 
-    arguments = (program.state.params, program.frozen, jax.tree.map(rows, program.batch))
+    arguments = (state.params, frozen, jax.tree.map(rows, batch))
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     saved = saved_bytes(loss, *arguments)
     live = live_bytes(jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments))
     parts = {
-        "parameters": _bytes(program.state.params),
-        "optimizer": _bytes(program.state.opt_state),
-        "frozen": _bytes(program.frozen),
-        "batch": _bytes(program.batch),
-        "gradients": _bytes(program.state.params),
+        "parameters": sharding.bytes_per_device(state.params),
+        "optimizer": sharding.bytes_per_device(state.opt_state),
+        "frozen": sharding.bytes_per_device(frozen),
+        "batch": sharding.bytes_per_device(batch),
+        "gradients": sharding.bytes_per_device(state.params),
         "activations": max(saved, live),
     }
     return parts | {"saved": saved, "live": live, "estimate": sum(parts.values())}
@@ -209,10 +188,6 @@ def _trusted(name: str, parts: dict[str, Any]) -> str:
         "scan, which a CPU's compiler undoes."
     )
     return "compiled"
-
-
-def _bytes(shapes: Any) -> int:
-    return sharding.bytes_per_device(shapes, jax.tree.map(lambda x: x.sharding, shapes))
 
 
 def _chips(parts: dict[str, Any], flops: float, sent: list[Collective]) -> dict[str, dict[str, Any]]:

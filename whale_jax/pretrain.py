@@ -12,13 +12,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from whale_jax.configuration import model_settings, stages_of, to_plain
+from whale_jax.data.actions import any_spec
 from whale_jax.data.source import LocalSource, Source
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
-from whale_jax.inspection import any_spec
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.placement import Placement
 from whale_jax.nn.settings import flat

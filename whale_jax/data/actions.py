@@ -112,3 +112,8 @@ class ActionSpec:
             wrong = sorted(fields ^ set(data))
             raise WhaleError(f"This action spec has missing or unknown fields: {', '.join(wrong)}.")
         return cls(**data)
+
+
+def any_spec(dim: int) -> ActionSpec:
+    """An action contract of `dim` dimensions for where none matters."""
+    return ActionSpec(("a",) * dim, ("delta",) * dim, ("",) * dim, (-1.0,) * dim, (1.0,) * dim, 1.0)

@@ -157,6 +157,17 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
     return index, count
 
 
+def rows_per_device(rows: int, mesh: Mesh) -> int:
+    """Rows of a global batch of `rows` that one device holds.
+
+    Raises:
+      WhaleError: the batch does not divide over the devices.
+    """
+    if rows % mesh.shape["data"]:
+        raise WhaleError(f"A batch of {rows} does not divide over {mesh.shape['data']} devices; make it a multiple.")
+    return rows // mesh.shape["data"]
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch, sharded along `data` as part of the global batch.
 
@@ -165,8 +176,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     """
     count = data_shard(mesh)[1] if jax.process_count() > 1 else 1
     rows = jax.tree.leaves(batch)[0].shape[0] * count
-    if rows % mesh.shape["data"]:
-        raise WhaleError(f"A batch of {rows} does not divide over {mesh.shape['data']} devices; make it a multiple.")
+    rows_per_device(rows, mesh)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])),
@@ -174,10 +184,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     )
 
 
-def bytes_per_device(tree: Any, shardings: Any) -> int:
-    """Bytes that one device holds of a tree of shapes."""
-
-    def one(leaf: Any, sharding: NamedSharding) -> int:
-        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-    return sum(jax.tree.leaves(jax.tree.map(one, tree, shardings)))
+def bytes_per_device(shapes: Any) -> int:
+    """Bytes that one device holds of a tree of shapes with shardings."""
+    leaves = jax.tree.leaves(shapes)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

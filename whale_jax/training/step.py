@@ -130,6 +130,13 @@ def abstract_batch(stage: Stage, placement: Placement) -> Batch:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((s.batch_size, *x.shape[1:]), x.dtype, sharding=sharding), batch)
 
 
+def abstract_arguments(stage: Stage, placement: Placement) -> tuple[TrainState, Params, Batch]:
+    """What a stage's step takes, as shapes with shardings: state, frozen parameters of all earlier stages, batch."""
+    earlier = tuple(STAGES)[: list(STAGES).index(stage.name)]
+    frozen = abstract_frozen(stage.networks, earlier, placement)
+    return abstract_state(stage, 0, placement)[1], frozen, abstract_batch(stage, placement)
+
+
 def rule_matches(stage: Stage, placement: Placement) -> list[Match]:
     """What each sharding rule matches among the parameters that a stage trains."""
     return matches(jax.eval_shape(stage.init, jax.random.key(0)), placement)
