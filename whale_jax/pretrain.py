@@ -19,7 +19,14 @@ from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.training import sharding
-from whale_jax.training.checkpoint import Meta, check_architecture, read_meta, stage_directory, steps_in
+from whale_jax.training.checkpoint import (
+    Meta,
+    check_architecture,
+    find_component,
+    read_meta,
+    stage_directory,
+    steps_in,
+)
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
 from whale_jax.training.settings import StageSettings
@@ -51,7 +58,6 @@ def pretrain(config: ConfigDict, workdir: Path | str, until: str | None = None) 
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"):
         source = open_source(config, workdir)
-    _check_actions(source, config)
     protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
         needed = max(protocol.start, 0) + protocol.context + protocol.horizon
@@ -122,16 +128,27 @@ def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
                     f"{directory} was trained to its end with stages.{name}.steps={done}, and later stages build on "
                     f"it; with {asked} it would have to be trained anew. Set it back, or use another --workdir."
                 )
+        elif config.stages[name].start_from:
+            find_component(config.stages[name].start_from, name, settings)
 
 
 def open_source(config: ConfigDict, workdir: Path) -> Source:
     """The data of a config: a mixture of RLDS data sets, or episodes, recorded first as far as they are not complete.
 
     Raises:
-      WhaleError: there is nothing to record and no store, data sets are missing, or frames are of another size.
+      WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions are of another
+        size.
     """
-    if config.data.mixture:
-        return _open_mixture(config)
+    source = _open_mixture(config) if config.data.mixture else _open_local(config, workdir)
+    if source.action_spec.dim != config.model.action_dim:
+        raise WhaleError(
+            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
+            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
+        )
+    return source
+
+
+def _open_local(config: ConfigDict, workdir: Path) -> Source:
     store = _open_store(config, Path(config.data.root or workdir / "data"))
     size = (config.model.image_size,) * 2
     if tuple(store.image_size) != size:
@@ -182,14 +199,6 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
     )
 
 
-def _check_actions(source: Source, config: ConfigDict) -> None:
-    if source.action_spec.dim != config.model.action_dim:
-        raise WhaleError(
-            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
-            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
-        )
-
-
 def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
     """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
     if not {"valid", "test"} & set(store.names("split")):
@@ -220,6 +229,23 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
             )
 
 
+def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
+    """Trains one stage by itself, on components that were trained elsewhere; a second call goes on.
+
+    Args:
+      name: of the stage; its checkpoints hold `frozen` too.
+      config, workdir: as in `pretrain`.
+      frozen: parameters of all components before that stage, by name.
+
+    Raises:
+      WhaleError: see `pretrain`.
+    """
+    workdir = Path(workdir)
+    _check_stages(config)
+    _check_workdir(workdir, config, model_settings(config))
+    train_stage(name, config, workdir, open_source(config, workdir), frozen)
+
+
 def train_stage(
     name: str, config: ConfigDict, workdir: Path, source: Source, frozen: Params
 ) -> tuple[Params, dict[str, Any]]:
@@ -236,7 +262,7 @@ def _run(name: str, config: ConfigDict, workdir: Path, source: Source, model, se
     shape = (settings.batch_size // shard[1], settings.num_frames or model.num_frames)
 
     def open_batches():
-        return source.train(name, *shape, config.seed, shard)
+        return source.train(name, *shape, config.seed, shard, settings.data_fraction)
 
     valid = []
     if stream := source.held_out(name, *shape, VALID_SEED, shard):

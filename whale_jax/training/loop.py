@@ -25,6 +25,7 @@ from whale_jax.training.checkpoint import (
     check_architecture,
     check_space,
     disk_errors,
+    read_component,
     read_item,
     read_json,
     read_meta,
@@ -196,6 +197,8 @@ class Trainer:
             first = put_batch(validate(next(self.run.train_batches())), self.run.mesh)
             key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
             params = jax.jit(self.stage.prepare)(state.params, first, key)
+            if self.settings.start_from:
+                params = read_component(self.settings.start_from, self.stage.name, self.stage.networks.settings)
             shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
             return state.replace(params=jax.device_put(params, shardings)), False
         step = steps[-1]
