@@ -165,6 +165,11 @@ def build_parser() -> argparse.ArgumentParser:
     _config_option(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
+    command = add("scale", run_scale, "a scaling study: sizes by shares of the data, fine-tuned; resumes")
+    _config_option(command, "configs/scaling.py")
+    command.add_argument("--workdir", required=True, help="directory of the study")
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+
     command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
     command.add_argument("directory", help="the directory that the failed run named")
 
@@ -204,9 +209,9 @@ class _Known:
         return (option for action in self._command._actions for option in action.option_strings)
 
 
-def _config_option(command: argparse.ArgumentParser) -> None:
+def _config_option(command: argparse.ArgumentParser, default: str = "configs/quickstart.py") -> None:
     text = "config file, or file:variant; --config.KEY=VALUE changes a key"
-    command.add_argument("--config", default="configs/quickstart.py", help=text)
+    command.add_argument("--config", default=default, help=text)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -340,6 +345,13 @@ def run_inspect(options) -> None:
 
     report = inspect(_load_config(options))
     print(json.dumps(report, indent=1) if options.json else to_text(report))
+
+
+def run_scale(options) -> None:
+    from whale_jax.scaling import scaling_study, to_text
+
+    table = scaling_study(_load_config(options), options.workdir)
+    print(json.dumps(table, indent=1) if options.json else to_text(table))
 
 
 def run_replay(options) -> int:
