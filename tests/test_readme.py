@@ -50,6 +50,7 @@ COVERED = {
     "whale data export --from=STORE --to=DIR --name=NAME",
     "whale data import --from=DIR --to=STORE",
     "whale inspect --config=configs/whale_x.py:large --json",
+    "whale scale --config=FILE --workdir=DIR",  # run by test_scaling.py
     "whale bench --config=FILE",
     "whale bench imagine --config=FILE",
     "whale replay DIR",

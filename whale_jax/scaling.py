@@ -203,7 +203,8 @@ class _Study:
 
     def __init__(self, settings: ScalingSettings, base: ConfigDict, workdir: Path):
         self._settings, self._base, self._workdir = settings, base, workdir
-        self._costs = [cell.costs(cell.config(base)) for cell in settings.cells]
+        steps = base.stages.dynamics.steps
+        self._flops = [steps * cell.costs(cell.config(base))["flops"] for cell in settings.cells]
         self._spent: list[tuple[float, float]] = []
         store = self._finetuning_store()
         self._protocol = ProtocolSettings.from_dict(base.evaluation.to_dict())
@@ -222,12 +223,16 @@ class _Study:
         return store
 
     def time_left(self, number: int) -> str:
-        """How long cells from `number` on take, at the rate of those that were trained in this call."""
+        """How long the cells from `number` on take, going by those that were trained in this call."""
         if not self._spent:
             return ""
-        seconds, flops = map(sum, zip(*self._spent, strict=True))
-        left = sum(costs["flops"] for costs in self._costs[number - 1 :]) * seconds / flops
-        return f", {left / 60:.0f} minutes left" if left >= 90 else f", {left:.0f} s left"
+        seconds, flops = map(np.array, zip(*self._spent, strict=True))
+        each = np.full(len(self._flops) - number + 1, seconds.mean())
+        if len(set(flops)) > 1:
+            # What a step costs beside its FLOPs is most of it where models are small.
+            line = linregress(flops, seconds)
+            each = np.maximum(line.intercept + line.slope * np.array(self._flops[number - 1 :]), seconds.min())
+        return f", about {each.sum() / 60:.0f} minutes left"
 
     def controls(self) -> dict[str, float]:
         """Test MSE of the last given frame, and of the real frames through the frozen tokenizer: the floor."""

@@ -14,8 +14,11 @@ _GROUND, _INK, _MUTED, _RULE, _FIT = "#fdfdfb", "#1a1e23", "#59616b", "#dcdfe2",
 _FEW, _MANY = "#9cc9ee", "#07325a"  # of little and of all data; between them lies what the report draws a model with
 _MODEL = "#0b5fa5"
 _MARKERS = "osD^vP*X"
-_LEGEND = {"frameon": False, "handletextpad": 0.2, "columnspacing": 1.6}
-_CONTROLS = {"repeat_last_frame": "last given frame repeated", "reconstruction": "real frames through the tokenizer"}
+_LEGEND = {"frameon": False, "handletextpad": 0.5, "columnspacing": 1.6}
+_CONTROLS = {
+    "repeat_last_frame": ("last given frame repeated", (5, 2)),
+    "reconstruction": ("real frames through the tokenizer", (1.2, 1.6)),
+}
 
 
 def check_drawing() -> None:
@@ -76,6 +79,8 @@ def _handles(sizes: Mapping[str, str], markers: Mapping[str, str], colours: Mapp
 
 
 def _draw_loss(axes, table: Mapping[str, Any], markers: Mapping[str, str], colours: Mapping[float, Any]) -> None:
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
     for cell in table["cells"]:
         _mark(axes, cell["flops"], cell["training_loss"], markers[cell["size"]], colours[cell["fraction"]])
     if line := table["fit"]["full_data"]:
@@ -84,10 +89,14 @@ def _draw_loss(axes, table: Mapping[str, Any], markers: Mapping[str, str], colou
         axes.plot(ends, line["a"] + line["b"] * np.log10(ends), color=_FIT, linewidth=1.6, dashes=(5, 2), label=label)
         axes.legend(loc="upper right", **_text(8), frameon=False)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
     _style(axes, "training FLOPs of the dynamics, 6·parameters·tokens", "training loss, nats a token")
 
 
 def _draw_error(axes, table: Mapping[str, Any], markers: Mapping[str, str], colours: Mapping[float, Any]) -> None:
+    from matplotlib.ticker import LogLocator
+
     for fraction, colour in colours.items():
         cells = sorted((c for c in table["cells"] if c["fraction"] == fraction), key=lambda c: c["parameters"])
         points = [(c["parameters"], c["test_mse"]["after"]) for c in cells]
@@ -96,11 +105,15 @@ def _draw_error(axes, table: Mapping[str, Any], markers: Mapping[str, str], colo
             _mark(axes, *point, markers[cell["size"]], colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for name, text in _CONTROLS.items():
-        axes.axhline(table["controls"][name], color=_MUTED, linewidth=1.1, dashes=(2, 2), zorder=1)
-        place = {"xy": (0.99, table["controls"][name]), "xycoords": ("axes fraction", "data")}
-        look = {"ha": "right", "va": "bottom", "fontsize": 8, "color": _MUTED}
-        axes.annotate(text, textcoords="offset points", xytext=(0, 2), **place, **look)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_minor_formatter("{x:g}")
+    counts = {cell["parameters"]: _parameters(table["cells"], cell["size"]) for cell in table["cells"]}
+    axes.set_xticks(list(counts), list(counts.values()))
+    axes.set_xticks([], minor=True)
+    for name, (text, dashes) in _CONTROLS.items():
+        axes.axhline(table["controls"][name], color=_MUTED, linewidth=1.2, dashes=dashes, zorder=1, label=text)
+    axes.legend(loc="upper right", **_text(8), frameon=False)
     _style(axes, "parameters of the dynamics", "test MSE after fine-tuning, imagined pixels from 0 to 1")
 
 
