@@ -13,7 +13,7 @@ import tiny
 from whale_jax.cli import build_parser, parse_overrides
 from whale_jax.errors import WhaleError, unknown_name
 
-COMMANDS = ("doctor", "collect", "train", "watch", "evaluate", "imagine", "inspect", "replay", "bench")
+COMMANDS = ("doctor", "collect", "train", "watch", "evaluate", "imagine", "inspect", "scale", "replay", "bench")
 
 
 def test_help_lists_the_commands_without_importing_jax():

@@ -52,6 +52,7 @@ COVERED = {
     "whale data import --from=DIR --to=STORE",
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale inspect --config=configs/whale_x.py:large --mesh=8x1 --json",
+    "whale scale --config=FILE --workdir=DIR",  # run by test_scaling.py
     "whale bench --config=FILE",
     "whale bench kernels --config=FILE",
     "whale bench imagine --config=FILE",

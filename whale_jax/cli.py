@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from whale_jax import cli_data
@@ -179,6 +180,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--stages", help="with --mesh: comma-separated stages; default: all that the config trains")
     command.add_argument("--json", action="store_true", help="print JSON")
 
+    command = add("scale", run_scale, "a scaling study: sizes by shares of the data, fine-tuned; resumes")
+    _config_option(command, "configs/scaling.py")
+    command.add_argument("--workdir", required=True, help="directory of the study")
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+
     command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
     command.add_argument("directory", help="the directory that the failed run named")
 
@@ -226,9 +232,9 @@ class _Known:
         return (option for action in self._command._actions for option in action.option_strings)
 
 
-def _config_option(command: argparse.ArgumentParser) -> None:
+def _config_option(command: argparse.ArgumentParser, default: str = "configs/quickstart.py") -> None:
     text = "config file, or file:variant; --config.KEY=VALUE changes a key"
-    command.add_argument("--config", default="configs/quickstart.py", help=text)
+    command.add_argument("--config", default=default, help=text)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -269,19 +275,29 @@ def run_collect(options) -> None:
 
 
 def run_train(options) -> int:
-    from whale_jax.training import hosts, interrupt
+    from whale_jax.training import hosts
     from whale_jax.training.profile import parse_window
 
-    with interrupt.handled():
+    def train() -> None:
         config, window = _load_config(options), parse_window(options.profile)
         cluster = hosts.detect(os.environ, options.coordinator, options.num_processes, options.process_id)
         if cluster:
             hosts.join(cluster, options.coordinator_timeout)
-        try:
-            _train(config, options, window)
-        except interrupt.Interrupted as reason:
-            print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr)
-            return interrupt.RESUME_STATUS
+        _train(config, options, window)
+
+    return _resumable(train)
+
+
+def _resumable(work: Callable[[], None]) -> int:
+    """Exit status of work that SIGTERM and SIGINT stop so that the same command goes on."""
+    from whale_jax.training import interrupt
+
+    try:
+        with interrupt.handled():
+            work()
+    except interrupt.Interrupted as reason:
+        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr)
+        return interrupt.RESUME_STATUS
     return 0
 
 
@@ -397,6 +413,16 @@ def run_inspect(options) -> None:
 
         report = inspect(_load_config(options))
     print(json.dumps(report, indent=1) if options.json else to_text(report))
+
+
+def run_scale(options) -> int:
+    from whale_jax.scaling import scaling_study, to_text
+
+    def study() -> None:
+        table = scaling_study(_load_config(options), options.workdir)
+        print(json.dumps(table, indent=1) if options.json else to_text(table))
+
+    return _resumable(study)
 
 
 def run_replay(options) -> int:

@@ -42,6 +42,7 @@ def default_config() -> ConfigDict:
       model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
       stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames. A tokenizer that saw
         shorter segments draws the later frames of a window badly, by 5 dB in the study of docs/results.md.
+      stages.<name>.data_fraction, start_from: see `whale_jax.training.settings.StageSettings`.
       stages.<name>.patience: evaluations without a better held-out loss before the stage stops; 0 never stops.
       stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
         them; 0 leaves the stage out.

@@ -23,7 +23,7 @@ from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.placement import Placement
 from whale_jax.nn.settings import flat
 from whale_jax.training import hosts, sharding
-from whale_jax.training.checkpoint import Meta, check_architecture, newest_meta, stage_directory
+from whale_jax.training.checkpoint import Meta, check_architecture, find_component, newest_meta, stage_directory
 from whale_jax.training.history import replace_text, write_run
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
@@ -63,7 +63,6 @@ def pretrain(
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first("data"):
         source = open_source(config, workdir)
-    _check_actions(source, config)
     protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
         needed = max(protocol.start, 0) + protocol.context + protocol.horizon
@@ -142,16 +141,27 @@ def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
                     f"{directory} was trained to its end with stages.{name}.steps={done}, and later stages build on "
                     f"it; with {asked} it would have to be trained anew. Set it back, or use another --workdir."
                 )
+        elif config.stages[name].start_from:
+            find_component(config.stages[name].start_from, name, settings)
 
 
 def open_source(config: ConfigDict, workdir: Path) -> Source:
     """The data of a config: a mixture of RLDS data sets, or episodes, recorded first as far as they are not complete.
 
     Raises:
-      WhaleError: there is nothing to record and no store, data sets are missing, or frames are of another size.
+      WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions are of another
+        size.
     """
-    if config.data.mixture:
-        return _open_mixture(config)
+    source = _open_mixture(config) if config.data.mixture else _open_local(config, workdir)
+    if source.action_spec.dim != config.model.action_dim:
+        raise WhaleError(
+            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
+            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
+        )
+    return source
+
+
+def _open_local(config: ConfigDict, workdir: Path) -> Source:
     store = _open_store(config, Path(config.data.root or workdir / "data"))
     size = (config.model.image_size,) * 2
     if tuple(store.image_size) != size:
@@ -202,14 +212,6 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
     )
 
 
-def _check_actions(source: Source, config: ConfigDict) -> None:
-    if source.action_spec.dim != config.model.action_dim:
-        raise WhaleError(
-            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
-            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
-        )
-
-
 def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
     """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
     if not {"valid", "test"} & set(store.names("split")):
@@ -240,6 +242,23 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
             )
 
 
+def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
+    """Trains one stage by itself, on components that were trained elsewhere; a second call goes on.
+
+    Args:
+      name: of the stage; its checkpoints hold `frozen` too.
+      config, workdir: as in `pretrain`.
+      frozen: parameters of all components before that stage, by name.
+
+    Raises:
+      WhaleError: see `pretrain`.
+    """
+    workdir, placement = Path(workdir), sharding.make_placement(config.mesh)
+    _check_stages(config, placement)
+    _check_workdir(workdir, config, model_settings(config))
+    train_stage(name, config, workdir, open_source(config, workdir), frozen, placement)
+
+
 def train_stage(
     name: str,
     config: ConfigDict,
@@ -262,7 +281,7 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
     shape = (settings.batch_size // shard[1], settings.num_frames or model.num_frames)
 
     def open_batches():
-        return source.train(name, *shape, config.seed, shard)
+        return source.train(name, *shape, config.seed, shard, settings.data_fraction)
 
     valid = []
     if stream := source.held_out(name, *shape, VALID_SEED, shard):

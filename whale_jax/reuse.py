@@ -11,6 +11,7 @@ from whale_jax.configuration import model_settings, stages_of, to_plain
 from whale_jax.errors import WhaleError
 from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, newest_meta, stage_directory
 from whale_jax.training.progress import say
+from whale_jax.training.settings import StageSettings
 
 IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
 
@@ -70,7 +71,8 @@ def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
     ours, theirs = to_plain(config), meta.config
     if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
         return False
-    if _without_idle(ours["stages"][name]) != _without_idle(theirs["stages"][name]):
+    asked, had = (_without_idle(StageSettings().to_dict() | c["stages"][name]) for c in (ours, theirs))
+    if asked != had:
         return False
     try:
         check_architecture(meta, model_settings(config), Path(name))

@@ -27,6 +27,7 @@ from whale_jax.data.oxe import RECIPES, check_weights
 from whale_jax.data.pictures import decode_into
 from whale_jax.data.rlds import BrokenRecord, check_root, find
 from whale_jax.data.standard import DIM, mixture_spec, to_mixture
+from whale_jax.data.store import nested_share
 from whale_jax.errors import WhaleError
 
 RATE_HZ = 10.0
@@ -112,19 +113,22 @@ class Mixture:
         seed: int,
         held_out: bool = False,
         shard: tuple[int, int] = (0, 1),
+        fraction: float = 1.0,
     ) -> "MixtureIterator":
         """An endless stream of batches of segments, by the shares.
 
         All segments of a data set come once, in an order of the seed, before any comes again. shard (index, count)
         takes every count-th episode, so that shards share no frame. Batch k is a function of the data, the settings,
         seed, shard and k. A segment with a picture that does not decode is counted and another one takes its place.
+        `fraction` of each data set's episodes are drawn from, see `nested_share`; what actions are scaled by is of all.
 
         Raises:
           WhaleError: a size is 0, a data set has too few episodes for so many shards, or the batches do not fit into
             the budget; from next(): too many segments are bad, or memory grows.
         """
         check_sizes(batch_size, num_frames)
-        tables = [_Table(index, held_out, num_frames, shard) for index in self.indices]
+        chosen = [_episodes(index, held_out, fraction, seed) for index in self.indices]
+        tables = [_Table(*pair, held_out, num_frames, shard) for pair in zip(self.indices, chosen, strict=True)]
         reader = _Reader(self, tables, settings, num_frames)
         reader.check_budget(batch_size)
         streams = []
@@ -134,6 +138,7 @@ class Mixture:
         dataset = grain.MapDataset.mix(streams, self.weights.tolist()) if len(streams) > 1 else streams[0]
         dataset = dataset.batch(batch_size).map(reader.read)
         options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
+        part = "" if fraction == 1 else f", {fraction:g} of its episodes"
         identity = {
             "batch_size": batch_size * shard[1],
             "num_frames": num_frames,
@@ -141,7 +146,7 @@ class Mixture:
             "held_out": held_out,
             "image_size": settings.image_size,
             "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},
-            "indices": [index.path.name for index in self.indices],
+            "indices": [index.path.name + part for index in self.indices],
         }
         return MixtureIterator(dataset.to_iter_dataset(options), identity, self, reader, shard[1])
 
@@ -157,11 +162,16 @@ def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
     return numbers.repeat(_ENDLESS // len(numbers))
 
 
-class _Table:
-    """The segments of one data set that one shard draws from."""
+def _episodes(index: Index, held_out: bool, fraction: float, seed: int) -> np.ndarray:
+    """Numbers of the training or held-out episodes that are drawn from."""
+    here = np.flatnonzero(index.episodes["held_out"] == held_out)
+    return here[nested_share(len(here), fraction, seed)]
 
-    def __init__(self, index: Index, held_out: bool, num_frames: int, shard: tuple[int, int]):
-        here = np.flatnonzero(index.episodes["held_out"] == held_out)
+
+class _Table:
+    """The segments of one data set that one shard draws from: every count-th of the episodes `here`."""
+
+    def __init__(self, index: Index, here: np.ndarray, held_out: bool, num_frames: int, shard: tuple[int, int]):
         self.rows = here[shard[0] :: shard[1]]
         if len(here) < shard[1]:
             raise WhaleError(

@@ -24,8 +24,14 @@ class Source(Protocol):
     action_spec: ActionSpec
     specs: Mapping[str, ActionSpec]
 
-    def train(self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int]) -> BatchIterator:
-        """An endless stream of training batches for a stage, exactly resumable."""
+    def train(
+        self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int], fraction: float = 1.0
+    ) -> BatchIterator:
+        """An endless stream of training batches for a stage, exactly resumable.
+
+        `fraction` of the training episodes are in it, of each data set and one at least, the same for every shard;
+        those of a smaller fraction are among those of a larger one.
+        """
 
     def held_out(
         self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int]
@@ -48,17 +54,18 @@ class LocalSource:
     def action_spec(self) -> ActionSpec:
         return self.store.action_spec
 
-    def train(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator:
-        return self._open("train", batch_size, num_frames, seed, shard)
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
+        store = self.store.select(split="train").share(fraction, seed)
+        return self._open(store, batch_size, num_frames, seed, shard)
 
     def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
         if "valid" not in self.store.names("split"):
             return None
-        return self._open("valid", batch_size, num_frames, seed, shard)
+        return self._open(self.store.select(split="valid"), batch_size, num_frames, seed, shard)
 
-    def _open(self, split: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int]) -> BatchIterator:
+    def _open(self, store: EpisodeStore, batch_size: int, num_frames: int, seed: int, shard) -> BatchIterator:
         settings = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
-        return batches(self.store.select(split=split), cache_bytes=self.cache_bytes, **settings)
+        return batches(store, cache_bytes=self.cache_bytes, **settings)
 
     def report_store(self, root, each, min_frames) -> EpisodeStore:
         return self.store
@@ -84,9 +91,9 @@ class MixtureSource:
         names = self.subsets.get(stage, ())
         return self.mixture.select(names) if names else self.mixture
 
-    def train(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator:
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
         read = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
-        return self._seen_by(stage).batches(self.settings, **read)
+        return self._seen_by(stage).batches(self.settings, fraction=fraction, **read)
 
     def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
         mixture = self._seen_by(stage).with_held_out(shard[1])

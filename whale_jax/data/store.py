@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from whale_jax.data import activity
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.episode import Episode
@@ -12,6 +14,15 @@ from whale_jax.data.storage import MANIFEST, read_episode, read_manifest
 from whale_jax.errors import WhaleError, unknown_name
 
 Names = str | Iterable[str] | None
+
+
+def nested_share(total: int, fraction: float, seed: int) -> np.ndarray:
+    """Numbers below `total` (N,) int64, ascending: a share of them drawn by `seed`, and one at least.
+
+    With the same total and seed those of a smaller fraction are among those of a larger one.
+    """
+    order = np.random.default_rng([seed, total]).permutation(total)
+    return np.sort(order[: max(1, round(fraction * total))])
 
 
 class EpisodeStore:
@@ -59,6 +70,11 @@ class EpisodeStore:
             asked = "; ".join(f"{k} {', '.join(names)}" for k, names in wanted.items())
             raise WhaleError(f"{self.root} holds no episode with {asked}; record it with `whale collect`.")
         return EpisodeStore(self.root, self.info, records)
+
+    def share(self, fraction: float, seed: int) -> "EpisodeStore":
+        """A share of the episodes, see `nested_share`."""
+        chosen = nested_share(len(self), fraction, seed)
+        return EpisodeStore(self.root, self.info, [self.records[i] for i in chosen])
 
     def read(self, index: int) -> Episode:
         """Episode `index`, decoded; raises WhaleError for a file that breaks the contract."""

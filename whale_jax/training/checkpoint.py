@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
+from whale_jax.models.world_model import COMPONENTS, TRAINED, Networks, Params, WorldModelSettings
 from whale_jax.nn.settings import flat
 from whale_jax.training.progress import say
 
@@ -264,6 +264,28 @@ def find(directory: Path | str) -> tuple[Path, int]:
         f"There is no checkpoint in {directory}; give a work directory of `whale train` or one of its "
         "checkpoints/<stage>/<step> directories."
     )
+
+
+def find_component(directory: Path | str, name: str, settings: WorldModelSettings) -> tuple[Path, int]:
+    """Stage directory and step of the newest checkpoint of `directory`, as in `find`, that a stage can start from.
+
+    Raises:
+      WhaleError: there is none, it holds no parameters of that stage, or its networks differ from `settings`.
+    """
+    where, step = find(directory)
+    meta = read_meta(where, step)
+    if TRAINED.index(meta.stage) < TRAINED.index(name):
+        raise WhaleError(
+            f"stages.{name}.start_from: {where / str(step)} is of the stage {meta.stage} and holds no {name} yet; name "
+            "a checkpoint that does, or leave start_from empty."
+        )
+    check_architecture(meta, settings, where)
+    return where, step
+
+
+def read_component(directory: Path | str, name: str, settings: WorldModelSettings) -> Params:
+    """The parameters that `find_component` finds, on the host; raises what it raises."""
+    return read_item(*find_component(directory, name, settings), "params")[name]
 
 
 def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) -> None:

@@ -51,3 +51,13 @@ def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: 
         "ensemble": (members - 1) * 3 * f["dynamics"] + f["encoder"] + prior,
     }
     return batch_size * total[stage]
+
+
+def textbook_flops(parameters: int, settings: TransformerSettings, frames: int, tokens: int) -> tuple[float, float]:
+    """Training FLOPs a token as scaling laws count them: 6 for each parameter, and 12·d·(N + T/2) a block of attention.
+
+    Args:
+      parameters: N_params, of what is trained.
+      settings: the transformer; frames: T of a segment; tokens: N of a frame.
+    """
+    return 6.0 * parameters, 12.0 * settings.width * (tokens + frames / 2) * settings.num_blocks

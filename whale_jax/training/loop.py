@@ -23,6 +23,7 @@ from whale_jax.training.checkpoint import (
     check_space,
     disk_errors,
     fall_back,
+    read_component,
     read_item,
     read_json,
     read_meta,
@@ -212,6 +213,8 @@ class Trainer:
         batches.close()
         key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
         params = jax.jit(self.stage.prepare)(state.params, first, key)
+        if self.settings.start_from:
+            params = read_component(self.settings.start_from, self.stage.name, self.stage.networks.settings)
         shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
         return state.replace(params=jax.device_put(params, shardings))
 

@@ -22,6 +22,9 @@ class StageSettings(Settings):
       init_codebook_from_data: start the codebook from encoder outputs of the first batch.
       revive_every, revive_below: every so many steps, codes used less than `revive_below` times their even
         share restart from encoder outputs of the batch; 0 never.
+      data_fraction: share of the training episodes that the stage sees, 0 < data_fraction <= 1; those of a smaller
+        share are among those of a larger one.
+      start_from: directory of a checkpoint whose parameters of this stage are the initial ones; empty draws them.
       members: of the ensemble, the model of the dynamics stage among them; 0 trains none.
     """
 
@@ -44,12 +47,18 @@ class StageSettings(Settings):
     init_codebook_from_data: bool = False
     revive_every: int = 0
     revive_below: float = 0.1
+    data_fraction: float = 1.0
+    start_from: str = ""
     members: int = 0
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WhaleError(f"A stage's {name} is at least 1, not {getattr(self, name)}; correct the config.")
+        if not 0 < self.data_fraction <= 1:
+            raise WhaleError(
+                f"A stage's data_fraction lies above 0 and is at most 1, not {self.data_fraction}; correct the config."
+            )
         if self.members < 0 or self.members == 1:
             raise WhaleError(
                 f"An ensemble has 2 members or more, or 0 for none, not {self.members}; correct the config."
