@@ -22,7 +22,7 @@ from whale_jax.imagination.world import load
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.placement import Placement
 from whale_jax.nn.settings import flat
-from whale_jax.training import hosts, sharding
+from whale_jax.training import hosts, interrupt, sharding
 from whale_jax.training.checkpoint import Meta, check_architecture, find_component, newest_meta, stage_directory
 from whale_jax.training.history import replace_text, write_run
 from whale_jax.training.loop import Run, Trainer
@@ -61,7 +61,7 @@ def pretrain(
     _check_workdir(workdir, config, settings)
     _tell_run(workdir, config)
     phases = Phases(workdir)
-    with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first("data"):
+    with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
     protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
@@ -72,6 +72,8 @@ def pretrain(
     for name in stages_of(config):
         with phases.timed(name):
             params, _ = train_stage(name, config, workdir, source, params, placement, profile)
+        if interrupt.requested() and not hosts.several():
+            raise interrupt.Interrupted(interrupt.requested())
         if name == until:
             return {}
     if hosts.several():

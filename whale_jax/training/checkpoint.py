@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import COMPONENTS, TRAINED, Networks, Params, WorldModelSettings
 from whale_jax.nn.settings import flat
+from whale_jax.training import hosts
 from whale_jax.training.progress import say
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def stage_directory(workdir: Path | str, stage: str) -> Path:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one stage in a thread of its own; each appears whole or not at all."""
+    """Writes the checkpoints of one stage in the background; each appears whole or not at all."""
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
@@ -74,21 +75,23 @@ class CheckpointWriter:
           WhaleError: this or an earlier save could not be written (a full disk).
         """
         self._finish()
-        check_space(self._directory, items)
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         args["data"] = ocp.args.JsonSave(data)
         args["meta"] = ocp.args.JsonSave(dataclasses.asdict(meta))
-        self._pending = self._thread.submit(self._write, step, ocp.args.Composite(**args))
-
-    def _write(self, step: int, args: ocp.args.Composite) -> None:
         with disk_errors(self._directory):
-            self._manager.save(step, args=args)
-            self._manager.wait_until_finished()
+            check_space(self._directory, items)
+            if hosts.several():
+                # Hosts meet on the devices before they write, which no other thread than that of the steps may do.
+                self._manager.save(step, args=ocp.args.Composite(**args))
+            else:
+                self._pending = self._thread.submit(self._manager.save, step, args=ocp.args.Composite(**args))
 
     def _finish(self) -> None:
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        with disk_errors(self._directory):
+            if pending is not None:
+                pending.result()
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -11,8 +11,9 @@ class Chip:
       name: as the tables say it; kind: what `jax.Device.device_kind` contains.
       tflops: dense bfloat16 matrix products with float32 sums, TFLOP/s.
       memory_gib: usable memory in GiB; memory_gbs: its bandwidth in GB/s.
-      node_gbs: GB/s that one chip sends to the others of its node while it receives as much; network_gbs: the same
-        to other nodes, one 400 Gb/s port a chip, or one of 100 Gb/s for eight where cards sit on PCIe.
+      node_gbs: GB/s that one chip sends to the others of its node while it receives as much.
+      network_gbs: GB/s that a node of eight sends to others, whatever a ring through all chips passes on: a port of
+        400 Gb/s a chip (A100: 200), or one of 100 Gb/s for all eight where cards sit on PCIe.
     """
 
     name: str
@@ -25,11 +26,11 @@ class Chip:
 
 
 CHIPS = (
-    Chip("RTX 4090", "4090", 165.2, 22.5, 1008.0, 25.0, 12.5 / 8),
-    Chip("A100", "A100", 312.0, 79.0, 2039.0, 300.0, 25.0),
-    Chip("H100", "H100", 989.4, 79.0, 3350.0, 450.0, 50.0),
-    Chip("H200", "H200", 989.4, 139.0, 4800.0, 450.0, 50.0),
-    Chip("B200", "B200", 2250.0, 178.0, 8000.0, 900.0, 50.0),
+    Chip("RTX 4090", "4090", 165.2, 22.5, 1008.0, 25.0, 12.5),
+    Chip("A100", "A100", 312.0, 79.0, 2039.0, 300.0, 200.0),
+    Chip("H100", "H100", 989.4, 79.0, 3350.0, 450.0, 400.0),
+    Chip("H200", "H200", 989.4, 139.0, 4800.0, 450.0, 400.0),
+    Chip("B200", "B200", 2250.0, 178.0, 8000.0, 900.0, 400.0),
 )
 
 

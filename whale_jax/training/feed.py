@@ -16,6 +16,7 @@ from whale_jax.training.progress import say
 from whale_jax.training.sharding import put_batch
 
 _POLL = 0.5  # seconds between looks at signals and the clock
+_PATIENCE = 5.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +84,9 @@ class Feed:
             return item
 
     def close(self) -> None:
-        """Stops the thread as soon as it has its batch."""
+        """Stops the thread; one that waits for a batch for long is left behind."""
         self._closed.set()
+        self._thread.join(_PATIENCE)
 
 
 def _stalled(seconds: float) -> str:

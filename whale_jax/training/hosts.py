@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import re
 import socket
@@ -141,6 +142,14 @@ def primary() -> bool:
     return jax.process_index() == 0
 
 
+_numbers = itertools.count()
+
+
+def _fresh_name(what: str) -> str:
+    """A name in the runtime's store that was not used before; the same one on every process, for all ask in turn."""
+    return f"whale/{what}/{next(_numbers)}"
+
+
 def _store():
     from jax._src import distributed  # the runtime's key-value store has no public name
 
@@ -151,17 +160,17 @@ def agree(facts: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
     """Raises WhaleError on every process if one of them has other facts (flat, JSON) than the first."""
     if not several():
         return
-    store, here, milliseconds = _store(), jax.process_index(), int(1000 * timeout)
+    store, here, milliseconds, name = _store(), jax.process_index(), int(1000 * timeout), _fresh_name("agree")
     facts = {key: value for key, value in facts.items() if key not in _LOCAL_KEYS}
     if here == 0:
-        store.key_value_set("whale/facts", json.dumps(facts))
-    theirs = json.loads(store.blocking_key_value_get("whale/facts", milliseconds))
+        store.key_value_set(f"{name}/facts", json.dumps(facts))
+    theirs = json.loads(store.blocking_key_value_get(f"{name}/facts", milliseconds))
     ours = json.loads(json.dumps(facts))
     keys = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     said = "; ".join(f"{key} is {ours.get(key)!r} there and {theirs.get(key)!r} on the first" for key in keys[:3])
-    store.key_value_set(f"whale/differs/{here}", said or "-")
-    verdicts = {i: store.blocking_key_value_get(f"whale/differs/{i}", milliseconds) for i in range(jax.process_count())}
-    for process, verdict in verdicts.items():
+    store.key_value_set(f"{name}/differs/{here}", said or "-")
+    for process in range(jax.process_count()):
+        verdict = store.blocking_key_value_get(f"{name}/differs/{process}", milliseconds)
         if verdict != "-":
             raise WhaleError(
                 f"Process {process} runs something else than the first one: {verdict}. Give all the same config and "
@@ -170,13 +179,14 @@ def agree(facts: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
 
 
 @contextlib.contextmanager
-def primary_first(name: str) -> Iterator[None]:
-    """Lets the first process go through alone, and the others after it; `name` is used once."""
+def primary_first() -> Iterator[None]:
+    """Lets the first process go through alone, and the others after it."""
+    barrier = _fresh_name("primary_first")
     if several() and not primary():
-        _store().wait_at_barrier(f"whale/{name}", _DAY_MS)
+        _store().wait_at_barrier(barrier, _DAY_MS)
     yield
     if several() and primary():
-        _store().wait_at_barrier(f"whale/{name}", _DAY_MS)
+        _store().wait_at_barrier(barrier, _DAY_MS)
 
 
 class Vote:

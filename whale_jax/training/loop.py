@@ -120,7 +120,8 @@ class Trainer:
             self._board = self._open_board()
             if self._board:
                 stack.callback(self._board.close)
-            self._example_batch, _ = self._first_row(), self._copy(state)  # made here, so that no save waits for them
+            self._example_batch = self._first_row()
+            self._copy(state)  # compiled here, so that no save waits for it
             profiler = Profiler(self.run.profiles, self.run.profile)
             stack.callback(profiler.close)
             feed = Feed(batches, self._mesh, self.run.stall_seconds)
@@ -173,7 +174,7 @@ class Trainer:
         if step != saved:
             self._save(state, step, fed, finished=False)
         self._writer.close()
-        say(f"{self.stage.name}: stopped at step {step} of {self.settings.steps}, which is saved")
+        say(f"{self.stage.name}: stopped at step {step} of {self.settings.steps}{', which is saved' if step else ''}")
         raise interrupt.Interrupted(interrupt.requested() or "another process was asked to stop")
 
     def _meter(self, step: int) -> Meter:
