@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from whale_jax.errors import WhaleError
+
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands: add(name, function, help) gives a parser."""

@@ -160,7 +160,8 @@ def _memory(stage: Stage, shapes: tuple[TrainState, Params, Batch], devices: int
         return stage.loss(params, frozen, batch, key, True)
 
     def rows(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((x.shape[0] // (devices * stage.settings.accumulate), *x.shape[1:]), x.dtype)
+        here = max(x.shape[0] // (devices * stage.settings.accumulate), stage.rows)
+        return jax.ShapeDtypeStruct((here, *x.shape[1:]), x.dtype)
 
     arguments = (state.params, frozen, jax.tree.map(rows, batch))
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
