@@ -157,7 +157,7 @@ def test_a_killed_study_ends_with_the_same_table(stores, tmp_path, whale):
     assert json.loads((whole / "scaling.json").read_text()) == table and table["cells"][0]["steps"] == 6
     assert (whole / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
-    for name in ("base", "w8-50", "w16-50", "w16-100"):
+    for name in ("base", "w8-50"):
         shutil.copytree(whole / name, workdir / name)
     killed = subprocess.Popen(
         tiny.command(*arguments(stores, workdir)), cwd=tiny.ROOT, env=tiny.environment(), stderr=subprocess.DEVNULL
@@ -173,7 +173,7 @@ def test_a_killed_study_ends_with_the_same_table(stores, tmp_path, whale):
 
     for row in table["cells"]:
         assert row["flops"] == 6 * row["parameters"] * row["tokens"] and row["test_mse"]["after"] > 0
-    assert table["fit"]["full_data"] is None and table["fit"]["all"]["cells"] == 4
+    assert len(table["cells"]) == 2 and table["fit"] == {"full_data": None, "all": None}
     _check_start(whole / "w8-50", stores, tmp_path)
 
 

@@ -51,13 +51,13 @@ def get_config(variant: str = "study"):
 
 
 def _least(config):
-    """Two sizes on two shares, six steps a stage; fine-tuning is set as pre-training is, for one program is both."""
+    """One size on two shares, six steps a stage; fine-tuning is set as pre-training is, for one program is both."""
     for name in ("tokenizer", "behaviour", "dynamics"):
         few = {"steps": 6, "batch_size": 4, "log_every": 1, "eval_every": 6, "save_every": 3, "eval_batches": 1}
         config.stages[name].update(few)
     config.model.tokenizer.encoder = config.model.tokenizer.decoder = transformer(2, 16, 2)
     config.evaluation.horizon = 3
-    config.scaling.sizes = {"w8": (2, 8, 2), "w16": (2, 16, 2)}
+    config.scaling.sizes = {"w8": (2, 8, 2)}
     config.scaling.fractions = (0.5, 1.0)
     config.scaling.finetune.update({"steps": 6, "max_lr": 3e-3, "min_lr": 3e-4, "warmup": 20})
     return config
