@@ -59,12 +59,12 @@ def plan(settings: list[str], current: dict[str, Any]) -> list[Choice]:
     return [dict(zip(asked, values, strict=True)) for values in itertools.product(*asked.values())]
 
 
-def current_settings(config: str, stage: str) -> dict[str, Any]:
-    """What the config says of every setting."""
-    from whale_jax.configuration import load_config, stages_of
+def current_settings(config: str, stage: str, overrides: list[str]) -> dict[str, Any]:
+    """What the config says of every setting, with its keys changed as asked."""
+    from whale_jax.configuration import load_config, override, stages_of
     from whale_jax.errors import unknown_name
 
-    loaded = load_config(config)
+    loaded = override(load_config(config), [o.removeprefix("--config.").split("=", 1) for o in overrides])
     if stage not in stages_of(loaded):
         raise unknown_name("stage", stage, stages_of(loaded))
     return {key: loaded.model.execution[key] for key in EXECUTION} | {BATCH: loaded.stages[stage].batch_size}
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from whale_jax.training.progress import say
 
     table = open_table(options)
-    wanted = plan(options.settings, current_settings(options.config, options.stage))
+    wanted = plan(options.settings, current_settings(options.config, options.stage, options.overrides))
     done = [row["choice"] for row in table["rows"]]
     missing = [choice for choice in wanted if choice not in done]
     say(f"{len(wanted)} choices, {len(missing)} to do")

@@ -3,7 +3,8 @@
 Command:  python benchmarks/scale.py [--sizes small,medium,base,large] [--devices 8,64] [--kept FILE.json]
 
 No card is needed. Every device keeps its eight segments, so that the batch grows with the devices. Each case compiles
-in a process of its own; what is done is kept in FILE.json, and a second run does what is missing.
+in a process of its own; what is done is kept in FILE.json (runs/scale.json), and a second run does what is missing:
+delete it when the code has changed.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def label(case: Case) -> list[str]:
 
 
 def memory_table(reports: dict[str, dict], wanted: list[Case]) -> str:
-    """GiB on every card, and whether the cards of `CHIPS` hold that."""
+    """GiB on every card, and whether the cards of `CHIPS` hold that; more cards hold as much or less on each."""
     parts = ("parameters", "optimizer", "frozen", "gradients", "activations", "estimate")
     rows = []
     for case in wanted:
@@ -85,34 +86,34 @@ def memory_table(reports: dict[str, dict], wanted: list[Case]) -> str:
     return table(["model", "cards", "fully sharded", *parts, "CPU's program", "24 GB", "80 GB"], rows)
 
 
-def time_table(reports: dict[str, dict], wanted: list[Case], chip: str) -> str:
-    """Milliseconds of a step's products and collectives on one kind of card, and how the second compare to the first.
+def time_table(reports: dict[str, dict], wanted: list[Case]) -> str:
+    """Milliseconds of a step's products and collectives on each kind of card, and the second over the first.
 
-    The ratio is over the link that such a mesh has: that of the node for up to `NODE` cards, else the network.
+    Collectives take the link that such a mesh has: that of the node for up to `NODE` cards, else the network.
     """
     rows = []
     for case in wanted:
-        times = reports[name_of(case)]["chips"][chip]
-        link = "node" if case[2] <= NODE else "network"
-        shown = [times[key] for key in ("products_seconds", "node_seconds", "network_seconds")]
-        ratio = times[f"{link}_seconds"] / times["products_seconds"]
-        rows.append([*label(case), *(f"{1000 * seconds:.1f}" for seconds in shown), f"{ratio:.2f} ({link})"])
-    columns = ["model", "cards", "fully sharded", "products", "collectives, node", "collectives, network", "ratio"]
-    return table(columns, rows)
+        link, shown = "node" if case[2] <= NODE else "network", []
+        for chip in CHIPS:
+            times = reports[name_of(case)]["chips"][chip]
+            products, sent = times["products_seconds"], times[f"{link}_seconds"]
+            shown += [f"{1000 * products:.1f}", f"{1000 * sent:.1f}", f"{sent / products:.2f}"]
+        rows.append([*label(case), *shown])
+    per_chip = [f"{chip}: {what}" for chip in CHIPS for what in ("products", "collectives", "ratio")]
+    return table(["model", "cards", "fully sharded", *per_chip], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--devices", default="8,64")
-    parser.add_argument("--kept", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "scale.json")
     options = parser.parse_args()
+    options.kept.parent.mkdir(parents=True, exist_ok=True)
     wanted = cases(options.sizes.split(","), [int(count) for count in options.devices.split(",")])
     reports = fill(options.kept, wanted)
-    print(memory_table(reports, wanted))
-    for chip in CHIPS:
-        print(f"\n{chip}:\n")
-        print(time_table(reports, wanted, chip))
+    print(memory_table(reports, [case for case in wanted if case[2] == wanted[0][2]]))
+    print(f"\n{time_table(reports, wanted)}")
 
 
 if __name__ == "__main__":

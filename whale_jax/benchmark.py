@@ -50,7 +50,7 @@ def bench_stages(
     check_repeats(steps)
     stages = stages or tuple(stages_of(config))
     config = with_batch_size(config, batch_size)
-    costs = inspect(config)
+    costs = inspect(config, stages)
     for name in stages:
         check_fits(_what(name, config), sum(costs["memory_per_device"][name].values()))
     dtype = resolve_dtype(model_settings(config).dynamics.transformer.dtype)

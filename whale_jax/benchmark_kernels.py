@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from whale_jax.benchmark import head_line, with_batch_size
 from whale_jax.benchmark_timing import check_fits, check_repeats, median_seconds
-from whale_jax.configuration import model_settings
+from whale_jax.configuration import make_stage, model_settings
 from whale_jax.errors import WhaleError
 from whale_jax.inspection import draw
 from whale_jax.models.world_model import WorldModelSettings
@@ -24,7 +24,6 @@ from whale_jax.nn.attention import KERNELS, attention, resolve_kernel
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.transformer import TransformerSettings
 from whale_jax.training import sharding
-from whale_jax.training.settings import StageSettings
 
 AXES = ("space", "time")
 TOLERANCE = 1.05
@@ -67,11 +66,14 @@ def attention_cases(config: ConfigDict) -> list[AttentionCase]:
     Raises:
       WhaleError: a batch does not divide over the devices.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    placement = sharding.make_placement(config.mesh)
+    split = placement.mesh.shape["model"] if placement.rules.get("heads") == "model" else 1
     cases = []
     for name, stage, settings, tokens, frames in _transformers(model_settings(config), config):
-        rows = sharding.rows_per_device(config.stages[stage].batch_size, mesh)
-        heads = (settings.num_heads, settings.width // settings.num_heads)
+        rows = sharding.rows_per_device(config.stages[stage].batch_size, placement.mesh)
+        rows //= config.stages[stage].accumulate
+        here = settings.num_heads // (split if settings.num_heads % split == 0 else 1)
+        heads = (here, settings.width // settings.num_heads)
         padded = name == "behaviour.posterior"  # it alone looks ahead, and so must not see padding
         for axis, lead, length in (("space", frames, tokens), ("time", tokens, frames)):
             in_time = axis == "time"
@@ -100,7 +102,7 @@ def _transformers(
     ):
         settings = getattr(model, stage)
         tokens = (model.tokenizer if stage == "dynamics" else settings).num_tokens
-        frames = StageSettings.from_dict(config.stages[stage].to_dict()).num_frames or model.num_frames
+        frames = make_stage(config, stage).num_frames
         if stage == "dynamics" and settings.decode_mode == "parallel":
             frames -= 1  # nothing follows the last one
         for part in parts:

@@ -11,15 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from whale_jax.benchmark_timing import check_fits, compile_cold, median_seconds, timed
-from whale_jax.configuration import model_settings
-from whale_jax.data.actions import any_spec
+from whale_jax.configuration import make_stage
 from whale_jax.data.batch import Batch, example
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.models.world_model import Params
 from whale_jax.nn.placement import Placement, placed
 from whale_jax.training import sharding
-from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage, check_rows
-from whale_jax.training.step import TrainState, abstract_arguments, make_step
+from whale_jax.training.stages import Stage, check_rows
+from whale_jax.training.step import TrainState, abstract_arguments, gradients, in_parts, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +49,8 @@ def step_case(name: str, config: ConfigDict) -> StepCase:
     Raises:
       WhaleError: the batch does not divide over the devices.
     """
-    model = model_settings(config)
-    networks = Networks(model)
-    settings = StageSettings.from_dict(config.stages[name].to_dict())
-    stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
-    placement = sharding.make_placement(config.mesh)
-    check_rows(name, settings, placement.mesh.shape["data"])
+    stage, placement = make_stage(config, name), sharding.make_placement(config.mesh)
+    check_rows(name, stage.settings, placement.mesh.shape["data"])
     return StepCase(stage, placement, make_step(stage, 0, placement), *abstract_arguments(stage, placement))
 
 
@@ -97,11 +91,19 @@ def bench_step(case: StepCase, what: str, resident: int, repeats: int) -> dict[s
 
 
 def _parts(case: StepCase) -> dict[str, Callable]:
+    """The loss alone, and loss and gradients, in as many parts of the batch as the step takes."""
+    parts = case.stage.settings.accumulate
+
     def loss(params: Params, frozen: Params, batch: Batch) -> jax.Array:
         with placed(case.placement):
-            return case.stage.loss(params, frozen, batch, jax.random.key(0), True)[0]
+            rows = in_parts(batch, parts)
+            return jax.lax.map(lambda b: case.stage.loss(params, frozen, b, jax.random.key(0), True)[0], rows).mean()
 
-    return {"forward": jax.jit(loss), "gradients": jax.jit(jax.value_and_grad(loss))}
+    def grads(params: Params, frozen: Params, batch: Batch):
+        with placed(case.placement):
+            return gradients(case.stage, params, frozen, batch, jax.random.key(0))[::3]
+
+    return {"forward": jax.jit(loss), "gradients": jax.jit(grads)}
 
 
 def _measure(case: StepCase, step: Callable, parts: dict[str, Callable], repeats: int) -> dict[str, float]:

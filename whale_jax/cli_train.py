@@ -9,6 +9,8 @@ from pathlib import Path
 
 from whale_jax.errors import WhaleError
 
+STUCK = 5.0  # seconds of reading one file
+
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands: add(name, function, help) gives a parser."""
@@ -97,13 +99,16 @@ def run_train(options) -> int:
 
 def _resumable(work: Callable[[], None]) -> int:
     """Exit status of work that SIGTERM and SIGINT stop so that the same command goes on."""
+    from whale_jax.data import activity
     from whale_jax.training import interrupt
 
     try:
         with interrupt.handled():
             work()
     except interrupt.Interrupted as reason:
-        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr)
+        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr, flush=True)
+        if (reading := activity.longest()) and reading[1] > STUCK:
+            os._exit(interrupt.RESUME_STATUS)  # Python would wait for the thread that reads
         return interrupt.RESUME_STATUS
     return 0
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from whale_jax.data.actions import ActionSpec, any_spec
 from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.models.world_model import TRAINED, WorldModelSettings
+from whale_jax.models.world_model import TRAINED, Networks, WorldModelSettings
 from whale_jax.nn.settings import flat
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import RULES
+from whale_jax.training.stages import STAGES, Stage
 
 
 def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
@@ -222,6 +224,17 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 def stages_of(config: ConfigDict) -> list[str]:
     """The stages that a config trains, in their order."""
     return [name for name in TRAINED if name != "ensemble" or config.stages.ensemble.members]
+
+
+def stage_settings(config: ConfigDict, name: str) -> StageSettings:
+    """How a config trains one stage."""
+    return StageSettings.from_dict(config.stages[name].to_dict())
+
+
+def make_stage(config: ConfigDict, name: str, spec: ActionSpec | None = None) -> Stage:
+    """A stage of a config; without the action contract of its data for where none matters."""
+    spec = any_spec(config.model.action_dim) if spec is None else spec
+    return STAGES[name](Networks(model_settings(config)), spec, stage_settings(config, name))
 
 
 def model_settings(config: ConfigDict) -> WorldModelSettings:

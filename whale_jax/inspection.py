@@ -1,37 +1,32 @@
 """What a config costs, from shapes alone: parameters, FLOPs per step, memory per device."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import model_settings, stages_of
-from whale_jax.data.actions import any_spec
+from whale_jax.configuration import make_stage, model_settings, stages_of
 from whale_jax.models.world_model import Networks
 from whale_jax.training import sharding
-from whale_jax.training.flops import stage_flops
-from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES
+from whale_jax.training.stages import check_rows
 from whale_jax.training.step import abstract_arguments
 
 
-def inspect(config: ConfigDict) -> dict[str, Any]:
-    """Parameters by network, and for every stage FLOPs per step and bytes per device, without allocating any.
+def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
+    """Parameters by network, and for each stage FLOPs per step and bytes per device, without allocating any.
 
-    "memory" counts parameters, optimiser and gradients of what a stage trains, the frozen parameters and one
-    batch, as the mesh of this machine spreads them; activations are not in it.
+    Without names it is all stages of the config. "memory_per_device" counts parameters, optimiser and gradients of what
+    a stage trains, the frozen parameters and one batch, as the mesh of this machine spreads them; activations are not
+    in it.
     """
-    model = model_settings(config)
-    networks = Networks(model)
-    placement = sharding.make_placement(config.mesh)
-    counts = networks.parameter_counts()
+    model, placement = model_settings(config), sharding.make_placement(config.mesh)
     flops, memory = {}, {}
-    for name in stages_of(config):
-        settings = StageSettings.from_dict(config.stages[name].to_dict())
-        frames = settings.num_frames or model.num_frames
-        flops[name] = stage_flops(name, model, frames, settings.batch_size, settings.members)
-        stage = STAGES[name](networks, any_spec(model.behaviour.action_dim), settings)
+    for name in stages or stages_of(config):
+        stage = make_stage(config, name)
+        check_rows(name, stage.settings, placement.mesh.shape["data"])
+        flops[name] = stage.flops
         state, frozen, batch = abstract_arguments(stage, placement)
         params = sharding.bytes_per_device(state.params)
         memory[name] = {
@@ -43,7 +38,7 @@ def inspect(config: ConfigDict) -> dict[str, Any]:
         }
     return {
         "config": config.name,
-        "parameters": counts,
+        "parameters": Networks(model).parameter_counts(),
         "tokens_per_frame": model.tokenizer.num_tokens,
         "flops_per_step": flops,
         "memory_per_device": memory,
@@ -62,8 +57,8 @@ def to_text(report: dict[str, Any]) -> str:
     for name, count in report["parameters"].items():
         networks.add_row(name, f"{count / 1e6:.2f} M")
     mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items())
-    stages = Table(title=f"per step and device, mesh {mesh}; activations not counted")
-    for column in ("stage", "TFLOP/step", *next(iter(report["memory_per_device"].values()))):
+    stages = Table(title=f"memory of one device, mesh {mesh}; activations not counted")
+    for column in ("stage", "TFLOP/step, all", *next(iter(report["memory_per_device"].values()))):
         stages.add_column(column, justify="left" if column == "stage" else "right")
     for name, parts in report["memory_per_device"].items():
         flops = f"{report['flops_per_step'][name] / 1e12:.3g}"

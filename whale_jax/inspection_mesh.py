@@ -4,7 +4,6 @@ Every stage's step is compiled ahead of time for simulated CPU devices, in the t
 """
 
 import dataclasses
-import io
 import re
 import time
 from collections.abc import Sequence
@@ -13,18 +12,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import model_settings, stages_of
-from whale_jax.data.actions import any_spec
+from whale_jax.configuration import make_stage, stage_settings, stages_of
 from whale_jax.data.batch import Batch
 from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.inspection import draw
+from whale_jax.models.world_model import Params
 from whale_jax.training import sharding
 from whale_jax.training.chips import CHIPS
 from whale_jax.training.compiled import Collective, collectives, memory, wire_seconds
-from whale_jax.training.flops import stage_flops
 from whale_jax.training.progress import say
-from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage, check_rows
+from whale_jax.training.stages import Stage, check_rows
 from whale_jax.training.step import TrainState, abstract_arguments, make_step
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 
@@ -36,6 +33,7 @@ _COMPILER_OPTIONS = {
 }
 # Between what a CPU's program takes beside its arguments and the estimate lies a factor of 1.7 where all is well.
 _SUSPICIOUS = 3.0
+_TEXTS = ("stage", "chip", "what", "axes", "most from")
 _ACCELERATOR = {"dtype": "bfloat16", "space_kernel": "xla", "time_kernel": "xla"}
 
 
@@ -51,14 +49,6 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
         in the order of the program, with fusions ("live"). Believe this one.
       compiled: what the compiler says of its program, which is a CPU's: bfloat16 is widened to float32, nothing orders
         the operations for little memory, and of the frozen parameters only those count that the step reads.
-
-    Measured on the dynamics of Whale-X small, 8 rows a device, scanned: in float32, where nothing is widened, gradients
-    and activations of the estimate are 0.98, 1.05 and 0.90 times the compiler's temporary memory with remat none, dots
-    and full; in bfloat16 0.66, 0.58 and 0.70 times, for there the compiler's figure stays that of float32. Twice the
-    rows take 1.96 times the compiler's and 1.97 times the estimate's. Unscanned, a CPU's compiler undoes remat: dots
-    then takes what none takes, four times the estimate. By hand, dots keeps 13 products of width d in bfloat16 and one
-    residual in float32 a token and block, 4050 MiB; the forward pass keeps 4173 MiB in all. No figure has been compared
-    with an accelerator's.
 
     The estimate is for one device's rows of the batch: that the model axis splits activations is not in it, nor that a
     bad sharding leaves them whole on every device. Where the compiled program takes more than three times the estimate
@@ -85,7 +75,7 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
     for name in names:
         if name not in stages_of(config):
             raise unknown_name("stage", name, stages_of(config))
-        check_rows(name, StageSettings.from_dict(config.stages[name].to_dict()), data)
+        check_rows(name, stage_settings(config, name), data)
     config = _as_accelerator(config, data, model)
     _simulate_devices(data * model)
     return {
@@ -124,26 +114,19 @@ def _simulate_devices(count: int) -> None:
 
 
 def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
-    model = model_settings(config)
-    settings = StageSettings.from_dict(config.stages[name].to_dict())
-    stage = STAGES[name](Networks(model), any_spec(model.behaviour.action_dim), settings)
-    placement = sharding.make_placement(config.mesh)
+    stage, placement = make_stage(config, name), sharding.make_placement(config.mesh)
     mesh, shapes = placement.mesh, abstract_arguments(stage, placement)
     started = time.perf_counter()
     traced = make_step(stage, 0, placement).trace(*shapes)
     compiled = traced.lower().compile(compiler_options=_COMPILER_OPTIONS)
     seconds = time.perf_counter() - started
     say(f"{name}: compiled for {mesh.size} devices in {seconds:.0f} s")
-    frames = settings.num_frames or model.num_frames
-    flops = {
-        "model": stage_flops(name, model, frames, settings.batch_size, settings.members),
-        "executed": executed_flops(traced.jaxpr),
-    }
+    flops = {"model": stage.flops, "executed": executed_flops(traced.jaxpr)}
     sent = collectives(compiled.as_text(), dict(mesh.shape))
     parts = _memory(stage, shapes, mesh.shape["data"]) | {"compiled": memory(compiled)}
     parts["trusted"] = _trusted(name, parts)
     return {
-        "batch_size": settings.batch_size,
+        "batch_size": stage.settings.batch_size,
         "compile_seconds": seconds,
         "memory_per_device": parts,
         "flops_per_step": flops,
@@ -172,7 +155,8 @@ def _memory(stage: Stage, shapes: tuple[TrainState, Params, Batch], devices: int
         "optimizer": sharding.bytes_per_device(state.opt_state),
         "frozen": sharding.bytes_per_device(frozen),
         "batch": sharding.bytes_per_device(batch),
-        "gradients": sharding.bytes_per_device(state.params),
+        # In parts, a part's gradients stand beside the sum of those before.
+        "gradients": sharding.bytes_per_device(state.params) * min(stage.settings.accumulate, 2),
         "activations": max(saved, live),
     }
     return parts | {"saved": saved, "live": live, "estimate": sum(parts.values())}
@@ -208,28 +192,26 @@ def _chips(parts: dict[str, Any], flops: float, sent: list[Collective]) -> dict[
 
 def to_text(report: dict[str, Any]) -> str:
     """The report as tables: memory, collectives by kind, and chips."""
-    from rich.console import Console
     from rich.table import Table
 
     mesh = report["mesh"]
     where = f"{mesh['data']} x {mesh['model']}{', fully sharded' if mesh['fully_sharded'] else ''}"
-    tables = [
-        (f"{report['config']} on {where}: GiB per device", *_memory_rows(report)),
-        ("collectives of one step and device", *_collective_rows(report)),
-        ("seconds of one step, products of all devices at their peak and at half of it", *_chip_rows(report)),
-    ]
-    out = io.StringIO()
-    console = Console(file=out, width=140)
-    for title, columns, rows in tables:
+    parts, tables = (
+        [
+            (f"{report['config']} on {where}: GiB per device", *_memory_rows(report)),
+            ("collectives of one step and device", *_collective_rows(report)),
+            ("seconds of one step, products of all devices at their peak and at half of it", *_chip_rows(report)),
+        ],
+        [],
+    )
+    for title, columns, rows in parts:
         table = Table(title=title)
         for column in columns:
-            table.add_column(
-                column, justify="left" if column in ("stage", "chip", "what", "axes", "most from") else "right"
-            )
+            table.add_column(column, justify="left" if column in _TEXTS else "right")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
-    return out.getvalue()
+        tables.append(table)
+    return draw(*tables, width=140)
 
 
 def _memory_rows(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -241,7 +223,7 @@ def _memory_rows(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[st
         flops = stage["flops_per_step"]
         rates = [f"{flops[kind] / 1e12:.3g}" for kind in ("model", "executed")]
         rows.append((name, *(f"{size / 2**30:.2f}" for size in sizes), *rates))
-    return ("stage", *parts, "compiled", "model TFLOP", "executed"), rows
+    return ("stage", *parts, "compiled", "TFLOP, all", "executed"), rows
 
 
 def _collective_rows(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -1,5 +1,6 @@
 """The main job: data, four stages, report. Every part resumes where it stopped."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -11,15 +12,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import model_settings, stages_of, to_plain
-from whale_jax.data.actions import any_spec
+from whale_jax.configuration import make_stage, model_settings, stage_settings, stages_of, to_plain
 from whale_jax.data.source import LocalSource, Source
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.models.world_model import Params
 from whale_jax.nn.placement import Placement
 from whale_jax.nn.settings import flat
 from whale_jax.training import hosts, interrupt, sharding
@@ -27,8 +27,7 @@ from whale_jax.training.checkpoint import Meta, check_architecture, find_compone
 from whale_jax.training.history import replace_text, write_run
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.progress import say
-from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage, check_rows
+from whale_jax.training.stages import Stage, check_rows
 from whale_jax.training.step import rule_matches
 
 VALID_SEED = 1
@@ -55,39 +54,50 @@ def pretrain(
         raise unknown_name("stage", until, stages_of(config))
     workdir = Path(workdir)
     settings = model_settings(config)
-    hosts.agree(flat(to_plain(config)) | {f"version of {name}": v for name, v in versions().items()})
+    versions_here = {f"version of {name}": version for name, version in versions().items()}
+    hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     placement = sharding.make_placement(config.mesh)
     _check_stages(config, placement)
     _check_workdir(workdir, config, settings)
-    _tell_run(workdir, config)
+    _tell_run(workdir, config, until)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
     protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
         needed = max(protocol.start, 0) + protocol.context + protocol.horizon
-        store = source.report_store(held_out_directory(workdir), protocol.episodes, needed)
+        with hosts.primary_first():
+            store = source.report_store(held_out_directory(workdir), protocol.episodes, needed)
         _check_held_out(store, protocol)
     params: Params = {}
-    for name in stages_of(config):
-        with phases.timed(name):
-            params, _ = train_stage(name, config, workdir, source, params, placement, profile)
-        if interrupt.requested() and not hosts.several():
-            raise interrupt.Interrupted(interrupt.requested())
-        if name == until:
-            return {}
+    # Between stages, too, several hosts stop only where all of them ask each other.
+    with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
+        for name in stages_of(config):
+            with phases.timed(name):
+                params, _ = train_stage(name, config, workdir, source, params, placement, profile)
+            _stop_if_asked()
+            if name == until:
+                return {}
     if hosts.several():
         say(f"Done. On one host, make the report with: bash launch/evaluate.sh --checkpoint={workdir}")
         return {}
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
 
 
-def _tell_run(workdir: Path, config: ConfigDict) -> None:
+def _stop_if_asked() -> None:
+    """Raises Interrupted if a signal came after a stage's last step; of several hosts the next stage asks all."""
+    if interrupt.requested() and not hosts.several():
+        raise interrupt.Interrupted(interrupt.requested())
+
+
+def _tell_run(workdir: Path, config: ConfigDict, until: str | None) -> None:
     """Leaves what `whale watch` shows of this call; of several processes, the first one speaks."""
     if not hosts.primary():
         return
     process = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
-    plan = {"config": to_plain(config), "stages": stages_of(config)}
+    names = stages_of(config)
+    names = names[: names.index(until) + 1] if until else names
+    plan = {"config": to_plain(config), "stages": names, "until": until}
     write_run(workdir, plan | process | {"versions": versions()})
 
 
@@ -121,12 +131,11 @@ class _Timed:
 
 def _check_stages(config: ConfigDict, placement: Placement) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
-    found, networks = [], Networks(model_settings(config))
+    found = []
     for name in stages_of(config):
-        settings = StageSettings.from_dict(config.stages[name].to_dict())
-        check_rows(name, settings, placement.mesh.shape["data"])
+        check_rows(name, stage_settings(config, name), placement.mesh.shape["data"])
         if placement.mesh.size > 1:
-            found.append(rule_matches(STAGES[name](networks, any_spec(config.model.action_dim), settings), placement))
+            found.append(rule_matches(make_stage(config, name), placement))
     sharding.check_matches(found, placement)
 
 
@@ -259,6 +268,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     _check_stages(config, placement)
     _check_workdir(workdir, config, model_settings(config))
     train_stage(name, config, workdir, open_source(config, workdir), frozen, placement)
+    _stop_if_asked()
 
 
 def train_stage(
@@ -271,16 +281,15 @@ def train_stage(
     profile: tuple[int, int] | None = None,
 ) -> tuple[Params, dict[str, Any]]:
     """Trains one stage to its end; returns all components' parameters so far and a summary."""
-    settings = StageSettings.from_dict(config.stages[name].to_dict())
-    stage = STAGES[name](Networks(model_settings(config)), source.action_spec, settings)
+    stage = make_stage(config, name, source.action_spec)
     run = _run(stage, config, workdir, source, placement)
     return Trainer(stage, frozen, dataclasses.replace(run, profile=profile)).train()
 
 
 def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placement: Placement) -> Run:
-    name, settings, model = stage.name, stage.settings, stage.networks.settings
+    name, settings = stage.name, stage.settings
     shard = sharding.data_shard(placement.mesh)
-    shape = (settings.batch_size // shard[1], settings.num_frames or model.num_frames)
+    shape = (settings.batch_size // shard[1], stage.num_frames)
 
     def open_batches():
         return source.train(name, *shape, config.seed, shard, settings.data_fraction)
@@ -300,7 +309,7 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
         seed=config.seed,
         meta=Meta(
             stage=name,
-            model=model.to_dict(),
+            model=stage.networks.settings.to_dict(),
             config=to_plain(config),
             action_spec=source.action_spec.to_json(),
             specs={dataset: spec.to_json() for dataset, spec in source.specs.items()},

@@ -66,13 +66,19 @@ def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in IDLE}
 
 
+def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What of a plain config's stage decides its parameters; keys that an older config lacks have their defaults."""
+    return _without_idle(StageSettings().to_dict() | config["stages"][name])
+
+
 def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
     """Whether a stage of this config would come to the same parameters: data, seed, its settings and its networks."""
     ours, theirs = to_plain(config), meta.config
     if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
         return False
-    asked, had = (_without_idle(StageSettings().to_dict() | c["stages"][name]) for c in (ours, theirs))
-    if asked != had:
+    if any(ours["data"][key] != theirs["data"].get(key, {}) for key in ("mixture", "subsets")):
+        return False
+    if settings_of(ours, name) != settings_of(theirs, name):
         return False
     try:
         check_architecture(meta, model_settings(config), Path(name))

@@ -7,7 +7,6 @@ WORKDIR/scaling.json, scaling.png   table and figure of the cells that are finis
 """
 
 import dataclasses
-import io
 import json
 import math
 import time
@@ -19,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy.stats import linregress
 
-from whale_jax.configuration import model_settings, to_plain, transformer
+from whale_jax.configuration import make_stage, model_settings, to_plain, transformer
 from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation.arrays import unit
@@ -27,16 +26,16 @@ from whale_jax.evaluation.evaluate import held_out, machine, training_history, v
 from whale_jax.evaluation.kept import kept, write
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips
 from whale_jax.imagination.world import WorldModel, load
+from whale_jax.inspection import draw
 from whale_jax.models.world_model import Networks
 from whale_jax.nn.settings import Settings
 from whale_jax.nn.transformer import TransformerSettings
 from whale_jax.pretrain import open_source, pretrain, train_alone
-from whale_jax.reuse import reuse
+from whale_jax.reuse import reuse, settings_of
 from whale_jax.scaling_figure import check_drawing, write_figure
-from whale_jax.training.checkpoint import stage_directory, steps_in
+from whale_jax.training.checkpoint import newest_meta, stage_directory, steps_in
 from whale_jax.training.flops import textbook_flops
 from whale_jax.training.progress import say
-from whale_jax.training.settings import StageSettings
 
 FORMAT = "whale-scaling/1"
 FROZEN = ("tokenizer", "behaviour")
@@ -128,11 +127,11 @@ class Cell:
 
     def costs(self, config: ConfigDict) -> dict[str, float]:
         """Parameters of the dynamics, and for one step of it tokens, FLOPs and attention's FLOPs beside these."""
-        model, stage = model_settings(config), StageSettings.from_dict(config.stages.dynamics.to_dict())
-        frames, tokens = stage.num_frames or model.num_frames, model.tokenizer.num_tokens
+        model, stage = model_settings(config), make_stage(config, "dynamics")
+        frames, tokens = stage.num_frames, model.tokenizer.num_tokens
         parameters = Networks(model).parameter_counts()["dynamics"]
         flops, attention = textbook_flops(parameters, model.dynamics.transformer, frames, tokens)
-        drawn = stage.batch_size * frames * tokens
+        drawn = stage.settings.batch_size * frames * tokens
         return {
             "parameters": parameters,
             "tokens": drawn,
@@ -198,6 +197,16 @@ def finetuning_config(config: ConfigDict, finetune: FinetuneSettings, start: Pat
     return config
 
 
+def _check_settings(directory: Path, config: ConfigDict) -> None:
+    """Raises WhaleError if dynamics that are there already were trained in another way than `config` says."""
+    meta = newest_meta(stage_directory(directory, "dynamics"))
+    if meta and settings_of(meta.config, "dynamics") != settings_of(to_plain(config), "dynamics"):
+        raise WhaleError(
+            f"{directory} was trained with other settings of stages.dynamics than the config's; set them back, or use "
+            "another --workdir, for cells that are trained differently cannot stand in one table."
+        )
+
+
 class _Study:
     """What the cells share: the base's config, the clips that they are tested on, and the time they took so far."""
 
@@ -256,10 +265,12 @@ class _Study:
 
     def _make(self, cell: Cell, config: ConfigDict) -> dict[str, Any]:
         started, directory = time.perf_counter(), self._workdir / cell.name
+        tuned = finetuning_config(config, self._settings.finetune, stage_directory(directory, "dynamics"))
+        _check_settings(directory, config)
+        _check_settings(directory / "finetuned", tuned)
         self._take_over(config, directory)
         pretrain(config, directory, until="dynamics")
         model = load(directory)
-        tuned = finetuning_config(config, self._settings.finetune, stage_directory(directory, "dynamics"))
         train_alone("dynamics", tuned, directory / "finetuned", {name: model.params[name] for name in FROZEN})
         costs, trained = cell.costs(config), training_history(directory, model)["dynamics"]
         row = {
@@ -285,11 +296,8 @@ class _Study:
 
     def _error(self, model: WorldModel) -> float:
         """Test MSE of a model, whatever the units of the actions that it was trained on."""
-        model, c, size = (
-            dataclasses.replace(model, action_spec=self._spec),
-            self._protocol.context,
-            self._protocol.batch_size,
-        )
+        model = dataclasses.replace(model, action_spec=self._spec)
+        c, size = self._protocol.context, self._protocol.batch_size
 
         def predict(group: Clips) -> np.ndarray:
             return np.concatenate([f.frames for f in imagine(model, group.frames[:, :c], group.actions, size)])
@@ -345,7 +353,6 @@ def _table(config: ConfigDict, rows: list[dict[str, Any]], controls: dict[str, f
 
 def to_text(table: Mapping[str, Any]) -> str:
     """The table for a terminal."""
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title="loss in nats a token, MSE of pixels on the scale 0 to 1")
@@ -356,10 +363,8 @@ def to_text(table: Mapping[str, Any]) -> str:
         figures = (row["training_loss"], math.nan if held is None else held, mse["before"], mse["after"])
         sums = (f"{row['parameters']:,}", f"{row['tokens']:.2e}", f"{row['flops']:.2e}")
         shown.add_row(row["size"], f"{100 * row['fraction']:g} %", *sums, *(f"{x:.4g}" for x in figures))
-    out = io.StringIO()
-    Console(file=out, width=110).print(shown)
     lines = [f"Test MSE of {name.replace('_', ' ')}: {mse:.4g}." for name, mse in table["controls"].items()]
     for name, line in table["fit"].items():
         equation = line and f"loss = {line['a']:.3f} {line['b']:+.3f} log10(FLOPs), R² {line['r2']:.3f}"
         lines.append(f"{name.replace('_', ' ')}: {equation or 'too few cells for a fit'}.")
-    return out.getvalue() + "\n".join(lines)
+    return "\n".join([draw(shown, width=110), *lines])

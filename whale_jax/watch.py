@@ -105,7 +105,8 @@ def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
     news = now - max([run.get("started", 0.0), *map(_written, histories), *map(_written, _checkpoints(workdir))])
     stages = [_read_stage(workdir, name, steps, now) for name, steps in plan.items()]
     finished, alive = all(stage.state == "finished" for stage in stages), _alive(run)
-    goes_on = news < QUIET and not finished if alive is None else alive
+    # A run that was to end with a stage has no report to make after it.
+    goes_on = not (finished and run.get("until")) and (news < QUIET and not finished if alive is None else alive)
     phases = _read_json(workdir / "phases.json")
     phase = _phase(run, stages, phases) if goes_on else None
     return RunFacts(

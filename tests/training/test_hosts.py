@@ -30,6 +30,7 @@ def test_a_process_of_its_own_is_no_cluster():
 def test_srun_and_mpirun_are_understood():
     assert detect(SRUN) == Cluster("gpu03:49169", 4, 3)
     assert detect({**SRUN, "SLURM_STEP_NODELIST": "alpha,beta"}).coordinator == "alpha:49169"
+    assert detect(SRUN | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, "a:1") == Cluster("a:1", 2, 1)
     local = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     assert detect(local) == Cluster("127.0.0.1:49152", 2, 1)
     assert detect({"PMI_SIZE": "2", "PMI_RANK": "0"}, "a:1") == Cluster("a:1", 2, 0)
@@ -42,8 +43,9 @@ def test_what_is_given_goes_before_what_is_found():
 @pytest.mark.parametrize(
     "environ, given, sentence",
     [
-        ({}, ("a:1",), "needs --num-processes=N and --process-id=I"),
-        ({}, ("a:1", 2), "needs --num-processes=N and --process-id=I"),
+        ({}, ("a:1",), "belong together"),
+        ({}, ("a:1", 2), "belong together"),
+        ({}, ("", None, 1), "belong together"),
         ({}, ("a:1", 2, 2), "--process-id is 2; of 2 processes it is 0 to 1"),
         ({}, ("here", 2, 0), "'here' is not HOST:PORT"),
         ({"PMI_SIZE": "2", "PMI_RANK": "0"}, (), "give --coordinator=HOST:PORT"),

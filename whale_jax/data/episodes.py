@@ -140,6 +140,9 @@ class BatchIterator(Iterator[Batch]):
         """A line for the log on what was drawn so far; empty where there is nothing to say."""
         return ""
 
+    def allow_growth(self, nbytes: int) -> None:
+        """Says that the process will grow by so much for reasons of its own, such as writing checkpoints."""
+
     def close(self) -> None:
         """Stops the prefetching threads."""
         self._iterator.close()

@@ -307,9 +307,13 @@ class MixtureIterator(BatchIterator):
         elif resident - self._resident > self._budget:
             raise WhaleError(
                 f"This process has grown from {self._resident} to {resident} MB since its first {_MEMORY_EVERY} "
-                f"batches, by more than data.read.ram_budget_mb ({self._budget}). Stopped before the system does; the "
-                "last checkpoint is whole. Lower data.read.threads or the batch size, or raise the budget, and resume."
+                f"batches, by more than {self._budget} MB (data.read.ram_budget_mb, and what checkpoints "
+                "take). It stops before the system does; the last checkpoint is whole. Lower data.read.threads or the batch size, or "
+                "raise the budget, and resume."
             )
+
+    def allow_growth(self, nbytes: int) -> None:
+        self._budget += nbytes >> 20
 
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}

@@ -85,4 +85,4 @@ def reward_loss(settings: RewardSettings, logits: jax.Array, rewards: jax.Array)
     return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(-1)
 
 
-_conv_init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, None, None, "mlp"))
+_conv_init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, None, None, None))

@@ -74,7 +74,7 @@ class CheckpointWriter:
         Raises:
           WhaleError: this or an earlier save could not be written (a full disk).
         """
-        self._finish()
+        self.wait()
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         args["data"] = ocp.args.JsonSave(data)
         args["meta"] = ocp.args.JsonSave(dataclasses.asdict(meta))
@@ -86,7 +86,8 @@ class CheckpointWriter:
             else:
                 self._pending = self._thread.submit(self._manager.save, step, args=ocp.args.Composite(**args))
 
-    def _finish(self) -> None:
+    def wait(self) -> None:
+        """Waits for the save that runs; raises WhaleError if it could not be written."""
         pending, self._pending = self._pending, None
         with disk_errors(self._directory):
             if pending is not None:
@@ -96,7 +97,7 @@ class CheckpointWriter:
     def close(self) -> None:
         """Waits for what is being written."""
         try:
-            self._finish()
+            self.wait()
         finally:
             self._thread.shutdown()
             self._manager.close()
@@ -174,7 +175,11 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
             if target is None:
                 return jax.tree.map(np.asarray, checkpointer.restore(path, _host_target(checkpointer, path)))
             return checkpointer.restore(path, target)
+    except MemoryError:
+        raise
     except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
         raise _broken(path, error) from error
 
 
@@ -212,7 +217,7 @@ def fall_back(directory: Path, steps: list[int], read: Callable[[int], T]) -> tu
         try:
             found = read(step)
         except BrokenCheckpoint as error:
-            errors[step] = error
+            errors[step] = error.with_traceback(None)  # which would keep what was read of it
             continue
         for broken, error in errors.items():
             say(f"warning: step {broken} of {directory} is passed over for step {step}. {error}")

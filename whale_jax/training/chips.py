@@ -1,6 +1,7 @@
 """What accelerators can do by their makers' data sheets: the denominators of MFU and of the tables in docs/scale.md."""
 
 import dataclasses
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,5 +36,7 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls so, or None if it is not listed."""
-    return next((chip for chip in CHIPS if chip.kind in device_kind), None)
+    """The chip that JAX calls so, or None if it is not listed, as slower versions of the same name are not."""
+    if re.search(r"PCIe|NVL|Laptop|4090 D", device_kind):
+        return None
+    return next((chip for chip in CHIPS if re.search(rf"\b{chip.kind}\b", device_kind)), None)

@@ -16,14 +16,18 @@ from whale_jax.data.actions import ActionSpec
 from whale_jax.data.batch import Batch
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Params
+from whale_jax.nn.placement import Placement, placed
 from whale_jax.training import hosts
 from whale_jax.training.checkpoint import Meta, networks_of, read_item, read_meta
 from whale_jax.training.settings import StageSettings
+from whale_jax.training.sharding import alone
 from whale_jax.training.stages import STAGES, Stage
 from whale_jax.training.step import gradients, step_key
 
 
-def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array) -> dict[str, Any]:
+def explain(
+    stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array, placement: Placement
+) -> dict[str, Any]:
     """Loss, metrics and gradient norm by parameter array of one step, and which of them are not finite.
 
     Numbers that are not finite are the strings "nan", "inf" and "-inf", so that the result is valid JSON.
@@ -31,7 +35,8 @@ def explain(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax
 
     @jax.jit
     def run(params, frozen, batch):
-        loss, metrics, _, grads = gradients(stage, params, frozen, batch, key)
+        with placed(placement):
+            loss, metrics, _, grads = gradients(stage, params, frozen, batch, key)
         return loss, metrics, jax.tree.map(optax.global_norm, grads), jax.tree.map(optax.global_norm, params)
 
     loss, metrics, grad_norms, param_norms = jax.device_get(run(params, frozen, batch))
@@ -57,8 +62,8 @@ def _named(tree: Any) -> dict[str, float]:
     return {jax.tree_util.keystr(path): float(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def save(directory: Path, step: int, seed: int, items: dict[str, Any], batch: Batch, meta: Meta, report: dict) -> None:
-    """Writes the failed step: parameters, the whole batch and report, beside whatever is there."""
+def save(directory: Path, step: int, items: dict[str, Any], batch: Batch, meta: Meta) -> None:
+    """Writes the failed step: parameters and the whole batch, beside whatever is there."""
     target = directory / str(step)
     target.mkdir(parents=True, exist_ok=True)
     if hosts.several():
@@ -66,12 +71,18 @@ def save(directory: Path, step: int, seed: int, items: dict[str, Any], batch: Ba
     if hosts.primary():
         fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
         np.savez_compressed(target / "batch.npz", **fields)
-        (target / "report.json").write_text(json.dumps({"step": step, "seed": seed, **report}, indent=1))
         (target / "meta").mkdir(exist_ok=True)
         (target / "meta" / "metadata").write_text(json.dumps(dataclasses.asdict(meta)))
     with ocp.StandardCheckpointer() as checkpointer:
         for name, item in items.items():
             checkpointer.save(target / name, item, force=True)
+
+
+def save_report(directory: Path, step: int, seed: int, report: dict[str, Any]) -> None:
+    """Writes what `explain` says of the failed step."""
+    if hosts.primary():
+        text = json.dumps({"step": step, "seed": seed, **report}, indent=1)
+        (directory / str(step) / "report.json").write_text(text)
 
 
 def replay(directory: Path | str) -> dict[str, Any]:
@@ -92,4 +103,4 @@ def replay(directory: Path | str) -> dict[str, Any]:
     params = tree.pop(meta.stage)
     with np.load(directory / "batch.npz") as arrays:
         batch = Batch(**{name: jnp.asarray(value) for name, value in arrays.items()})
-    return explain(stage, params, tree, batch, step_key(saved["seed"], meta.stage, step))
+    return explain(stage, params, tree, batch, step_key(saved["seed"], meta.stage, step), alone())

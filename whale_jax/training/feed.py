@@ -21,19 +21,18 @@ _PATIENCE = 5.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Fed:
-    """One batch: on the host, on the devices, and the iterator's state and report right after it."""
+    """One batch on the devices, and the iterator's state and report right after it."""
 
-    host: Batch
     device: Batch
     state: dict[str, Any]
     report: str
 
 
 class Feed:
-    """Takes batches from an iterator in a thread of its own, one ahead; says so when none comes.
+    """Takes batches from an iterator in a thread of its own, two ahead; says so when none comes.
 
     Args:
-      batches: with get_state and report, touched by the thread alone from here on.
+      batches: with get_state, report and close; the thread's alone from here on.
       mesh: where batches go.
       stall_seconds: how long to wait before saying what for; again each time it has doubled.
     """
@@ -46,10 +45,16 @@ class Feed:
         self._thread.start()
 
     def _work(self) -> None:
+        try:
+            self._feed()
+        finally:
+            self._batches.close()
+
+    def _feed(self) -> None:
         while not self._closed.is_set():
             try:
-                host = next(self._batches)
-                item = Fed(host, put_batch(host, self._mesh), self._batches.get_state(), self._batches.report())
+                batch = put_batch(next(self._batches), self._mesh)
+                item = Fed(batch, self._batches.get_state(), self._batches.report())
             except BaseException as error:
                 item = error
             while not self._closed.is_set():

@@ -40,15 +40,20 @@ def forward_flops(model: WorldModelSettings, frames: int) -> dict[str, float]:
 
 
 def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: int, members: int = 0) -> float:
-    """One training step of a stage: three forward passes of what is trained, one of what is frozen."""
+    """One training step of a stage: three forward passes of what is trained, one of what is frozen.
+
+    Nothing follows a segment's last frame, so that `parallel` dynamics and the reward model take one frame less. Half
+    of the reward model's rows are real frames, which the frozen networks do not see.
+    """
     f = forward_flops(model, frames)
+    moved = forward_flops(model, frames - (model.dynamics.decode_mode == "parallel"))["dynamics"]
     prior = f["prior"] if model.dynamics.embedding_dim else 0.0
     total = {
         "tokenizer": 3 * (f["encoder"] + f["decoder"]),
         "behaviour": 3 * (f["posterior"] + f["prior"] + f["policy"]),
-        "dynamics": 3 * f["dynamics"] + f["encoder"] + prior,
-        "reward": 3 * f["reward"] + f["encoder"] + f["decoder"],
-        "ensemble": (members - 1) * 3 * f["dynamics"] + f["encoder"] + prior,
+        "dynamics": 3 * moved + f["encoder"] + prior,
+        "reward": 3 * f["reward"] * (frames - 1) / frames + (f["encoder"] + f["decoder"]) / 2,
+        "ensemble": (members - 1) * 3 * moved + f["encoder"] + prior,
     }
     return batch_size * total[stage]
 

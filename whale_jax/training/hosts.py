@@ -20,7 +20,6 @@ from whale_jax.training.progress import say, speak_as
 from whale_jax.training.sharding import replicated
 
 TIMEOUT = 300  # seconds that hosts wait for each other to start
-_DAY_MS = 24 * 3600 * 1000
 _LOCAL_KEYS = ("data.root", "data.index")  # paths may differ from host to host
 
 
@@ -47,11 +46,11 @@ def detect(
     coordinator = coordinator or found_at
     count = found_count if count is None else count
     index = found_index if index is None else index
-    if count in (None, 1) and not (coordinator and count is None):
+    if count == 1 or (count is None and not coordinator and index is None):
         return None
     if count is None or index is None:
         raise WhaleError(
-            "--coordinator needs --num-processes=N and --process-id=I as well, unless srun or mpirun started this "
+            "--coordinator, --num-processes and --process-id belong together, unless srun or mpirun started this "
             "process; give all three."
         )
     if not 0 <= index < count:
@@ -66,7 +65,8 @@ def detect(
 
 def _launcher(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]:
     """(coordinator, count, index) as srun or mpirun say, as far as they do."""
-    if "SLURM_STEP_NUM_TASKS" in environ and "SLURM_PROCID" in environ:
+    # Open MPI starts its daemons with srun, whose variables then are the daemon's.
+    if "SLURM_STEP_NUM_TASKS" in environ and "OMPI_COMM_WORLD_SIZE" not in environ and "SLURM_PROCID" in environ:
         port = 49152 + int(environ.get("SLURM_JOB_ID", "0")) % 16384
         first = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
         at = f"{first}:{port}" if first else ""
@@ -181,12 +181,33 @@ def agree(facts: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
 @contextlib.contextmanager
 def primary_first() -> Iterator[None]:
     """Lets the first process go through alone, and the others after it."""
-    barrier = _fresh_name("primary_first")
+    name = _fresh_name("primary_first")
     if several() and not primary():
-        _store().wait_at_barrier(barrier, _DAY_MS)
-    yield
+        _wait_for_key(name)
+    try:
+        yield
+    except BaseException:
+        _tell(name, "failed")
+        raise
+    _tell(name, "done")
+
+
+def _tell(name: str, outcome: str) -> None:
     if several() and primary():
-        _store().wait_at_barrier(barrier, _DAY_MS)
+        _store().key_value_set(name, outcome)
+
+
+def _wait_for_key(name: str) -> None:
+    """Waits for as long as it takes; in turns of a second, between which signals are answered."""
+    while True:
+        try:
+            outcome = _store().blocking_key_value_get(name, 1000)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+    if outcome == "failed":
+        raise WhaleError("The first process has stopped; it says why.")
 
 
 class Vote:

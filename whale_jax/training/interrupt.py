@@ -4,12 +4,14 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 from whale_jax.training.progress import say
 
 RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: not an error, the same command goes on
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO = 0.5  # seconds in which a launcher may send the same signal twice
 
 
 class Interrupted(KeyboardInterrupt):
@@ -18,6 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
 class _State:
     received: str | None = None
+    since = 0.0
     deferring = False
 
 
@@ -44,17 +47,20 @@ def handled() -> Iterator[None]:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Leaves it to the code inside to ask `requested`, and to save before it stops."""
-    _State.deferring = True
+    before, _State.deferring = _State.deferring, True
     try:
         yield
     finally:
-        _State.deferring = False
+        _State.deferring = before
 
 
 def _answer(number: int, _frame) -> None:
     if _State.received:
-        os._exit(128 + number)
-    _State.received = signal.Signals(number).name
+        if time.monotonic() - _State.since > _ECHO:
+            os._exit(128 + number)
+        return
+    _State.received, _State.since = signal.Signals(number).name, time.monotonic()
     if not _State.deferring:
         raise Interrupted(_State.received)
-    say(f"{_State.received}: saving, then stopping; another signal stops at once, without saving")
+    with contextlib.suppress(RuntimeError):  # Python does not print from a handler in the midst of printing
+        say(f"{_State.received}: saving, then stopping; another signal stops at once, without saving")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.data.batch import Batch, validate
+from whale_jax.data.batch import Batch
 from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Params
 from whale_jax.nn.placement import Placement
@@ -31,7 +31,6 @@ from whale_jax.training.checkpoint import (
     steps_in,
 )
 from whale_jax.training.feed import Fed, Feed
-from whale_jax.training.flops import stage_flops
 from whale_jax.training.history import History
 from whale_jax.training.profile import Profiler
 from whale_jax.training.progress import Meter, TensorBoard, say, status_line
@@ -108,6 +107,7 @@ class Trainer:
         state, finished = self._restore(batches)
         step = int(state.step)
         if finished:
+            batches.close()
             return self._result(state), {"steps": step, "seconds": 0.0}
         self._say_rules()
         with contextlib.ExitStack() as stack:
@@ -124,6 +124,7 @@ class Trainer:
             self._copy(state)  # compiled here, so that no save waits for it
             profiler = Profiler(self.run.profiles, self.run.profile)
             stack.callback(profiler.close)
+            batches.allow_growth(2 * sum(x.nbytes for x in jax.tree.leaves((state, self.frozen))))
             feed = Feed(batches, self._mesh, self.run.stall_seconds)
             stack.callback(feed.close)
             stack.enter_context(interrupt.deferred())
@@ -142,8 +143,6 @@ class Trainer:
             meter.waited(time.perf_counter() - waiting)
             if fed is None:
                 self._stop(state, step, saved, pending, previous)
-            if step == first:
-                validate(fed.host)
             profiler.before(step)
             with jax.transfer_guard_host_to_device("disallow"):
                 state, metrics = self._step(state, self.frozen, fed.device)
@@ -178,10 +177,7 @@ class Trainer:
         raise interrupt.Interrupted(interrupt.requested() or "another process was asked to stop")
 
     def _meter(self, step: int) -> Meter:
-        model = self.stage.networks.settings
-        frames = self.settings.num_frames or model.num_frames
-        flops = stage_flops(self.stage.name, model, frames, self.settings.batch_size, self.settings.members)
-        return Meter(self.settings, self.settings.batch_size * frames, flops, step)
+        return Meter(self.settings, self.settings.batch_size * self.stage.num_frames, self.stage.flops, step)
 
     def _say_rules(self) -> None:
         if found := describe(rule_matches(self.stage, self.run.placement)):
@@ -195,12 +191,13 @@ class Trainer:
     def _restore(self, batches: Iterator[Batch]) -> tuple[TrainState, bool]:
         directory = self.run.directory
         steps = steps_in(directory)
+        hosts.agree({f"checkpoints of {self.stage.name}": steps})
         if not steps:
             return self._fresh(), False
-        step, (state, data, meta, best) = fall_back(directory, steps, self._read)
-        if hosts.primary():
-            for unreadable in steps[steps.index(step) + 1 :]:
-                set_aside(directory, unreadable)
+        # Hosts read shards of one checkpoint together: what one of them cannot read, all must leave.
+        step, (state, data, meta, best) = fall_back(directory, steps[-1:] if hosts.several() else steps, self._read)
+        for unreadable in steps[steps.index(step) + 1 :]:
+            set_aside(directory, unreadable)
         batches.set_state(data)
         self._best, self._bad_evals, self._best_params = meta.best, meta.bad_evals, best
         if not meta.finished:
@@ -210,7 +207,7 @@ class Trainer:
     def _fresh(self) -> TrainState:
         state = self._create()
         batches = self.run.train_batches()
-        first = put_batch(validate(next(batches)), self._mesh)
+        first = put_batch(next(batches), self._mesh)
         batches.close()
         key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
         params = jax.jit(self.stage.prepare)(state.params, first, key)
@@ -220,19 +217,26 @@ class Trainer:
         return state.replace(params=jax.device_put(params, shardings))
 
     def _read(self, step: int) -> tuple[TrainState, dict[str, Any], Meta, Params | None]:
-        """State, the iterator's state, meta and the best parameters of a checkpoint, each in its shards."""
+        """State, the iterator's state, meta and the best parameters of a checkpoint, each in its shards.
+
+        Of a stage that is over, the state lacks the optimiser.
+        """
         directory = self.run.directory
         meta = read_meta(directory, step)
         check_architecture(meta, self.stage.networks.settings, directory)
         target = self._frozen_shapes | {self.stage.name: self._shapes.params}
         params = read_item(directory, step, "params", target)[self.stage.name]
-        rest = read_item(directory, step, "optimizer", self._shapes.replace(params={}))
+        if meta.finished:
+            rest = TrainState(jnp.int32(step), {}, {}, {}, jnp.bool_(False))
+        else:
+            rest = read_item(directory, step, "optimizer", self._shapes.replace(params={}))
         best = None if meta.best is None else read_item(directory, step, "best", self._shapes.params)
         return rest.replace(params=params), read_json(directory, step, "data"), meta, best
 
     def _save(self, state: TrainState, step: int, fed: Fed, finished: bool) -> float:
         """Starts writing a checkpoint; the seconds for which that held up the loop."""
         started = time.perf_counter()
+        self._writer.wait()
         state = self._copy(state)
         items = {
             "params": self.frozen | {self.stage.name: state.params},
@@ -313,10 +317,11 @@ class Trainer:
         failed_step = int(state.step)
         directory = self.run.failures / self.stage.name
         key = step_key(self.run.seed, self.stage.name, failed_step)
-        report = failure.explain(self.stage, state.params, self.frozen, fed.device, key)
         items = {"params": self.frozen | {self.stage.name: state.params}}
         meta = dataclasses.replace(self.run.meta, stage=self.stage.name)
-        failure.save(directory, failed_step, self.run.seed, items, fed.device, meta, report)
+        failure.save(directory, failed_step, items, fed.device, meta)
+        report = failure.explain(self.stage, state.params, self.frozen, fed.device, key, self.run.placement)
+        failure.save_report(directory, failed_step, self.run.seed, report)
         bad = report["not_finite"]["gradients"]
         raise WhaleError(
             f"Stage {self.stage.name}: step {failed_step} was not finite (loss {report['loss']}, gradient norm "

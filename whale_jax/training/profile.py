@@ -30,8 +30,8 @@ class Profiler:
         self._directory, self._window, self._running = directory, window, False
 
     def before(self, done: int) -> None:
-        """Starts the trace if the window's first step comes after the `done` ones."""
-        if self._window and done + 1 == self._window[0]:
+        """Starts the trace if the step after the `done` ones is the window's first, or a run resumes inside it."""
+        if self._window and not self._running and self._window[0] <= done + 1 <= self._window[1]:
             self._directory.mkdir(parents=True, exist_ok=True)
             jax.profiler.start_trace(str(self._directory))
             self._running = True

@@ -12,7 +12,8 @@ class StageSettings(Settings):
 
     Attributes:
       steps, batch_size: optimiser steps, and segments per step over all devices.
-      accumulate: parts in which a batch is taken one after another, for less memory; gradients are averaged.
+      accumulate: parts in which a batch is taken one after another, for less memory; their gradients and metrics are
+        averaged, each part counting alike however much of it is padding.
       max_lr, min_lr, warmup: linear warm-up in steps, then cosine down to min_lr.
       weight_decay: of matrices; b1, b2: of AdamW; clip: global norm of the gradient.
       num_frames: frames per segment; 0 takes the model's.

@@ -127,9 +127,10 @@ def check_matches(by_tree: Sequence[Sequence[Match]], placement: Placement) -> N
             if whole
             else "no array of the stages has that axis"
         )
+        out = f"rules.{rule}=" if (rule, axis) != ("embed", "data") else "fully_sharded=False"
         raise WhaleError(
-            f"The sharding rule {rule} over {axis} matches nothing: {why}. Set --config.mesh.rules.{rule}= to leave it "
-            "out, or choose another mesh."
+            f"The sharding rule {rule} over {axis} matches nothing: {why}. Set --config.mesh.{out} to leave it out, or "
+            "choose another mesh."
         )
 
 

@@ -19,6 +19,7 @@ from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
 from whale_jax.nn.layers import to_unit
 from whale_jax.nn.quantizer import code_usage, perplexity
+from whale_jax.training.flops import stage_flops
 from whale_jax.training.optimizer import optimizer
 from whale_jax.training.settings import StageSettings
 
@@ -48,6 +49,17 @@ class Stage:
     name = ""
     selects_on = "loss"
     rows = 1  # what a batch is a multiple of
+
+    @property
+    def num_frames(self) -> int:
+        """T, frames of a segment."""
+        return self.settings.num_frames or self.networks.settings.num_frames
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of one step over all devices, by formula."""
+        s = self.settings
+        return stage_flops(self.name, self.networks.settings, self.num_frames, s.batch_size, s.members)
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
@@ -232,7 +244,7 @@ class RewardStage(Stage):
     def loss(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.reward
         actions = self.spec.normalise(batch.actions)
-        # Every other row, so that none travels between devices; their order is random.
+        # Every other row, so that none travels where a device has pairs; their order is random.
         pairs = batch.frames.reshape(-1, 2, *batch.frames.shape[1:])
         decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, pairs[:, 1])))
         frames = jnp.stack([to_unit(pairs[:, 0]), decoded], axis=1).reshape(batch.frames.shape)

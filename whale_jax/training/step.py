@@ -50,7 +50,8 @@ def make_step(stage: Stage, seed: int, placement: Placement):
             norm = optax.tree.norm(grads)
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            params, extra = stage.after_update(params, state.extra, aux, jax.random.fold_in(key, 1), state.step)
+            last_key = jax.random.fold_in(key, stage.settings.accumulate)  # the parts have those before
+            params, extra = stage.after_update(params, state.extra, aux, last_key, state.step)
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         new = TrainState(state.step + 1, params, opt_state, extra, state.failed)
         state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(failed=~good))
@@ -67,11 +68,6 @@ def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: j
         (loss, (metrics, aux)), grads = grad_fn(params, frozen, batch, key, True)
         return loss, metrics, jax.tree.map(lambda x: x[None], aux), grads
 
-    def split(x):
-        # Every part takes rows of every device, so that none travels.
-        x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-        return constrain(x, None, "batch", *[None] * (x.ndim - 2))
-
     def run(rows, key):
         (loss, (metrics, aux)), grads = grad_fn(params, frozen, rows, key, True)
         return (loss, metrics, grads), aux
@@ -81,12 +77,22 @@ def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: j
         new, aux = run(rows, jax.random.fold_in(key, number))
         return jax.tree.map(jnp.add, total, new), aux
 
-    rows = jax.tree.map(split, batch)
+    rows = in_parts(batch, parts)
     shapes, _ = jax.eval_shape(run, jax.tree.map(lambda x: x[0], rows), key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, aux = jax.lax.scan(add, zeros, (jnp.arange(parts), rows))
     loss, metrics, grads = jax.tree.map(lambda x: x / parts, total)
     return loss, metrics, aux, grads
+
+
+def in_parts(batch: Batch, parts: int) -> Batch:
+    """The batch with a first axis of so many parts; each takes rows of every device, so that none travels."""
+
+    def split(x):
+        x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, None, "batch", *[None] * (x.ndim - 2))
+
+    return jax.tree.map(split, batch)
 
 
 def make_loss(stage: Stage, placement: Placement):
@@ -123,11 +129,10 @@ def abstract_frozen(networks: Networks, names: tuple[str, ...], placement: Place
 
 def abstract_batch(stage: Stage, placement: Placement) -> Batch:
     """Shapes of one global batch of a stage, with their sharding along `data`."""
-    model, s = stage.networks.settings, stage.settings
+    model, rows = stage.networks.settings, stage.settings.batch_size
     sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
-    sizes = (s.batch_size, s.num_frames or model.num_frames, *model.tokenizer.image_size, model.behaviour.action_dim)
-    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, example(1, *sizes[1:])))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((s.batch_size, *x.shape[1:]), x.dtype, sharding=sharding), batch)
+    one = example(1, stage.num_frames, *model.tokenizer.image_size, model.behaviour.action_dim)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
 
 
 def abstract_arguments(stage: Stage, placement: Placement) -> tuple[TrainState, Params, Batch]:
