@@ -84,7 +84,7 @@ def test_the_screen_fits_its_width_and_names_every_stage(trained, width):
 
 
 def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_path):
-    workdir, more = tmp_path / "run", ("--until=tokenizer", "--config.stages.tokenizer.steps=100000")
+    workdir, more = tmp_path / "run", ("--until=behaviour", "--config.stages.tokenizer.steps=100000")
     with (tmp_path / "stderr").open("w") as err:
         arguments = tiny.command(*tiny.train_arguments(store, workdir, *more))
         process = subprocess.Popen(arguments, cwd=tiny.ROOT, env=tiny.environment(), stderr=err)
@@ -95,7 +95,7 @@ def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_pat
         stage, *later = facts.stages
         assert (stage.state, stage.steps) == ("running", 100000) and 1 <= stage.step < 100000
         assert stage.eta_seconds > 0 and stage.loss > 0 and facts.news_seconds < 60
-        assert {other.state for other in later} == {"waiting"}
+        assert [(other.name, other.state) for other in later] == [("behaviour", "waiting")]
         status, screens = watched_until_interrupted(workdir)
         assert status == 0 and "Traceback" not in screens and "interrupted" not in screens
         assert len(set(steps_on(screens))) > 1, "it was drawn once and never again"

@@ -49,7 +49,7 @@ def test_it_has_every_item_and_its_meta_rebuilds_the_model(trained):
     step = trained[0] / "checkpoints" / "ensemble" / "10"
     assert {"params", "optimizer", "data", "meta", "example"} <= {p.name for p in step.iterdir()}
     meta = json.loads((step / "meta" / "metadata").read_text())
-    assert meta["stage"] == "ensemble" and meta["finished"] and meta["format"] == "whale-checkpoint/1"
+    assert meta["stage"] == "ensemble" and meta["finished"] and meta["format"] == "whale-checkpoint/2"
     assert meta["action_spec"]["names"] == ["x", "y", "z", "gripper"]
     assert meta["config"]["name"] == "tiny" and "jax" in meta["versions"]
 

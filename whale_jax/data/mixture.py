@@ -308,8 +308,8 @@ class MixtureIterator(BatchIterator):
             raise WhaleError(
                 f"This process has grown from {self._resident} to {resident} MB since its first {_MEMORY_EVERY} "
                 f"batches, by more than {self._budget} MB (data.read.ram_budget_mb, and what checkpoints "
-                "take). It stops before the system does; the last checkpoint is whole. Lower data.read.threads or the batch size, or "
-                "raise the budget, and resume."
+                "take). It stops before the system does; the last checkpoint is whole. Lower data.read.threads or the "
+                "batch size, or raise the budget, and resume."
             )
 
     def allow_growth(self, nbytes: int) -> None:

@@ -317,6 +317,7 @@ class Trainer:
         failed_step = int(state.step)
         directory = self.run.failures / self.stage.name
         key = step_key(self.run.seed, self.stage.name, failed_step)
+        self._writer.wait()  # two of Orbax's writers get into each other's way
         items = {"params": self.frozen | {self.stage.name: state.params}}
         meta = dataclasses.replace(self.run.meta, stage=self.stage.name)
         failure.save(directory, failed_step, items, fed.device, meta)
