@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import tiny
 
@@ -124,4 +123,4 @@ def test_interrupting_says_how_to_go_on(store, tmp_path):
     _, err = process.communicate(timeout=600)
     assert process.returncode == 75 and "resume" in err.splitlines()[-1] and "Traceback" not in err
     steps = [int(p.name) for p in (tmp_path / "run" / "checkpoints" / "tokenizer").iterdir() if p.name.isdigit()]
-    assert steps and all(np.array(steps) % 2 == 0)
+    assert f"stopped at step {max(steps)} of 100000, which is saved" in err

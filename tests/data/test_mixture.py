@@ -236,7 +236,7 @@ def test_sizes_that_give_no_batch_are_refused(mixture):
 
 def test_memory_that_grows_stops_the_stream_with_advice(mixture):
     hoard, batches = [], mixture.batches(ReadSettings(SIDE, ram_budget_mb=50), batch_size=2, num_frames=T, seed=0)
-    with pytest.raises(WhaleError, match="by more than data.read.ram_budget_mb"):
+    with pytest.raises(WhaleError, match="by more than 50 MB .data.read.ram_budget_mb"):
         for _ in range(400):
             next(batches)
             hoard.append(np.ones(1 << 17))
