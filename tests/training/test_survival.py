@@ -169,7 +169,8 @@ def test_a_loader_that_stands_still_says_what_it_waits_for(tmp_path, capsys):
     feed = Feed(FromPipe(pipe), sharding.make_mesh(), stall_seconds=0.6)
     writer = threading.Timer(2.2, lambda: pipe.write_bytes(b"now"))
     writer.start()
-    assert feed.get().device.frames.shape[1] == 2
+    fed, waited = feed.get()
+    assert fed.device.frames.shape[1] == 2 and 1.5 < waited < 60
     feed.close()
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: no batch for")]
     assert len(warnings) == 2 and f"reading {pipe} since" in warnings[0], warnings

@@ -1,5 +1,6 @@
 """Batches on their way to the devices: fetched and placed ahead of the step that needs them."""
 
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -66,27 +67,31 @@ class Feed:
             if isinstance(item, BaseException):
                 return
 
-    def get(self) -> Fed | None:
-        """The next batch; None if a run of one process is asked to stop while there is none.
+    def get(self) -> tuple[Fed | None, float]:
+        """The next batch, and the seconds for which there was none; no batch if a run of one process is asked to stop.
 
         Raises:
           what the iterator raised.
         """
+        with contextlib.suppress(queue.Empty):
+            return self._given(self._ready.get_nowait()), 0.0
         started, told = time.monotonic(), self._stall
         while True:
-            try:
+            with contextlib.suppress(queue.Empty):
                 item = self._ready.get(timeout=_POLL)
-            except queue.Empty:
-                waited = time.monotonic() - started
-                if waited > told:
-                    say(_stalled(waited), everywhere=True)
-                    told *= 2
-                if interrupt.requested() and not hosts.several():
-                    return None
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            return item
+                return self._given(item), time.monotonic() - started
+            waited = time.monotonic() - started
+            if waited > told:
+                say(_stalled(waited), everywhere=True)
+                told *= 2
+            if interrupt.requested() and not hosts.several():
+                return None, waited
+
+    @staticmethod
+    def _given(item: Fed | BaseException) -> Fed:
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     def close(self) -> None:
         """Stops the thread; one that waits for a batch for long is left behind."""

@@ -138,9 +138,8 @@ class Trainer:
         while step < s.steps and not stop:
             if vote.ask(interrupt.requested() is not None):
                 self._stop(state, step, saved, pending, fed)
-            waiting = time.perf_counter()
-            previous, fed = fed, feed.get()
-            meter.waited(time.perf_counter() - waiting)
+            previous, (fed, waited) = fed, feed.get()
+            meter.waited(waited)
             if fed is None:
                 self._stop(state, step, saved, pending, previous)
             profiler.before(step)
