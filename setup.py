@@ -24,6 +24,7 @@ CORE = [
     "av>=14,<19",
     "pillow>=11,<14",
     "packaging>=24,<27",
+    "pyyaml>=6,<7",
 ]
 
 EXTRAS = {

@@ -24,15 +24,21 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--batches", type=int, default=500, help="batches to time")
     command.add_argument("--threads", type=int, default=2, help="batches made at the same time")
 
-    command = add("export", run_export, "write an episode store as an RLDS data set")
+    command = add("export", run_export, "write an episode store as an RLDS or a LeRobot data set")
     command.add_argument("--from", dest="source", required=True, help="directory of the episode store")
-    command.add_argument("--to", required=True, help="directory that gets NAME/1.0.0")
+    command.add_argument("--to", required=True, help="directory that gets NAME/1.0.0, or for LeRobot NAME")
     command.add_argument("--name", required=True, help="the data set's name")
+    command.add_argument("--format", choices=("rlds", "lerobot"), default="rlds", metavar="FORMAT", help="or lerobot")
 
-    command = add("import", run_import, "copy an RLDS data set into an episode store")
-    command.add_argument("--from", dest="source", required=True, help="directory of the data set, or of one version")
+    command = add("import", run_import, "convert LeRobot, RLDS, a folder of videos or a store into an episode store")
+    command.add_argument("--from", dest="source", required=True, help="directory of the data set")
     command.add_argument("--to", required=True, help="directory of the episode store")
-    command.add_argument("--image-size", type=int, default=0, help="side of a frame in pixels")
+    command.add_argument("--robot", help="what the actions mean: YAML as in configs/robots; RLDS and stores know")
+    command.add_argument("--camera", default="", help="view to use, where there are several")
+    command.add_argument("--image-size", type=int, help="side of a frame in pixels; LeRobot, folders: 64")
+    command.add_argument("--valid", type=float, default=0.1, help="share of held-out episodes, the last ones")
+    command.add_argument("--test", type=float, default=0.0, help="share of test episodes, behind them")
+    command.add_argument("--leave-out", default="", help="comma-separated episodes to pass over")
 
 
 def _root_options(command: argparse.ArgumentParser) -> None:
@@ -102,16 +108,21 @@ def run_bench(options) -> None:
 
 
 def run_export(options) -> None:
-    from whale_jax.data.convert import export_rlds
     from whale_jax.data.store import open_store
 
-    print(export_rlds(open_store(options.source), options.to, options.name))
+    if options.format == "lerobot":
+        from whale_jax.data.lerobot_write import export_lerobot as export
+    else:
+        from whale_jax.data.convert import export_rlds as export
+    print(export(open_store(options.source), options.to, options.name))
 
 
 def run_import(options) -> None:
-    from whale_jax.data.convert import import_rlds
+    from whale_jax.data.findings import to_text
+    from whale_jax.data.importing import import_data
 
-    store, left_out = import_rlds(options.source, options.to, options.image_size)
-    print(f"{options.to}: {len(store)} episodes, {store.num_frames} frames")
-    for cause, count in left_out.items():
-        print(f"left out: {count} {cause}")
+    shares = {"valid": options.valid, "test": options.test}
+    leave_out = [name.strip() for name in options.leave_out.split(",") if name.strip()]
+    view = {"camera": options.camera, "image_size": options.image_size}
+    _, found = import_data(options.source, options.to, options.robot, **view, **shares, leave_out=leave_out)
+    print(to_text(found, options.to))

@@ -1,39 +1,25 @@
 """The figure of a scaling study: loss against FLOPs, and test MSE against parameters."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation.kept import write
+from whale_jax.evaluation.figure import GROUND, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
 
-_GROUND, _INK, _MUTED, _RULE, _FIT = "#fdfdfb", "#1a1e23", "#59616b", "#dcdfe2", "#c2480f"
 _FEW, _MANY = "#9cc9ee", "#07325a"  # of little and of all data; between them lies what the report draws a model with
-_MODEL = "#0b5fa5"
 _MARKERS = "osD^vP*X"
-_LEGEND = {"frameon": False, "handletextpad": 0.5, "columnspacing": 1.6}
+_BELOW = {"handletextpad": 0.5, "columnspacing": 1.6}
 _CONTROLS = {
     "repeat_last_frame": ("last given frame repeated", (5, 2)),
     "reconstruction": ("real frames through the tokenizer", (1.2, 1.6)),
 }
 
 
-def check_drawing() -> None:
-    """Raises WhaleError if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise WhaleError("The study's figure needs matplotlib; run `pip install matplotlib`.") from None
-
-
 def write_figure(table: Mapping[str, Any], path: Path) -> None:
     """Draws the table of `whale_jax.scaling.scaling_study` as a PNG: a marker a size, a colour a share of data."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.4, 4.6), dpi=150, facecolor=_GROUND, layout="constrained")
+    figure = new_figure(10.4, 4.6)
     left, right = figure.subplots(1, 2)
     cells = table["cells"]
     sizes = list(dict.fromkeys(cell["size"] for cell in cells))
@@ -42,21 +28,15 @@ def write_figure(table: Mapping[str, Any], path: Path) -> None:
     _draw_loss(left, table, markers, colours)
     _draw_error(right, table, markers, colours)
     handles = _handles({size: _parameters(cells, size) for size in sizes}, markers, colours)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), **_text(8.5), **_LEGEND)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    write(path, out.getvalue())
-
-
-def _text(size: float) -> dict[str, Any]:
-    return {"fontsize": size, "labelcolor": _INK}
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5, **_BELOW, **LEGEND)
+    save(figure, path)
 
 
 def _colours(fractions: list[float]) -> dict[float, Any]:
     """A colour for each share of the data, the darker the more."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    shades = LinearSegmentedColormap.from_list("shares", (_FEW, _MODEL, _MANY))
+    shades = LinearSegmentedColormap.from_list("shares", (_FEW, MODEL, _MANY))
     return dict(zip(fractions, shades(np.linspace(1 if len(fractions) == 1 else 0, 1, len(fractions))), strict=True))
 
 
@@ -71,7 +51,7 @@ def _handles(sizes: Mapping[str, str], markers: Mapping[str, str], colours: Mapp
     from matplotlib.patches import Patch
 
     named = [
-        Line2D([], [], marker=markers[size], color=_MUTED, linestyle="none", label=f"{size}: {count}")
+        Line2D([], [], marker=markers[size], color=MUTED, linestyle="none", label=f"{size}: {count}")
         for size, count in sizes.items()
     ]
     shares = [Patch(color=colour, label=f"{100 * fraction:g} % of the data") for fraction, colour in colours.items()]
@@ -86,12 +66,13 @@ def _draw_loss(axes, table: Mapping[str, Any], markers: Mapping[str, str], colou
     if line := table["fit"]["full_data"]:
         ends = np.array([min(c["flops"] for c in table["cells"]), max(c["flops"] for c in table["cells"])])
         label = f"{line['a']:.2f} {line['b']:+.3f} log10(FLOPs), all data, R² {line['r2']:.3f}".replace("-", "−")
-        axes.plot(ends, line["a"] + line["b"] * np.log10(ends), color=_FIT, linewidth=1.6, dashes=(5, 2), label=label)
-        axes.legend(loc="upper right", **_text(8), frameon=False)
+        axes.plot(ends, line["a"] + line["b"] * np.log10(ends), color=SECOND, linewidth=1.6, dashes=(5, 2), label=label)
+        axes.legend(loc="upper right", fontsize=8, **LEGEND)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
-    _style(axes, "training FLOPs of the dynamics, 6·parameters·tokens", "training loss, nats a token")
+    axes.margins(0.08)
+    style(axes, "training FLOPs of the dynamics, 6·parameters·tokens", "training loss, nats a token")
 
 
 def _draw_error(axes, table: Mapping[str, Any], markers: Mapping[str, str], colours: Mapping[float, Any]) -> None:
@@ -112,23 +93,11 @@ def _draw_error(axes, table: Mapping[str, Any], markers: Mapping[str, str], colo
     axes.set_xticks(list(counts), list(counts.values()))
     axes.set_xticks([], minor=True)
     for name, (text, dashes) in _CONTROLS.items():
-        axes.axhline(table["controls"][name], color=_MUTED, linewidth=1.2, dashes=dashes, zorder=1, label=text)
-    axes.legend(loc="upper right", **_text(8), frameon=False)
-    _style(axes, "parameters of the dynamics", "test MSE after fine-tuning, imagined pixels from 0 to 1")
+        axes.axhline(table["controls"][name], color=MUTED, linewidth=1.2, dashes=dashes, zorder=1, label=text)
+    axes.legend(loc="upper right", fontsize=8, **LEGEND)
+    axes.margins(0.08)
+    style(axes, "parameters of the dynamics", "test MSE after fine-tuning, imagined pixels from 0 to 1")
 
 
 def _mark(axes, x: float, y: float, marker: str, colour: Any) -> None:
-    axes.plot(x, y, marker=marker, color=colour, markersize=7, markeredgecolor=_GROUND, linestyle="none", zorder=3)
-
-
-def _style(axes, x_label: str, title: str) -> None:
-    axes.set_facecolor(_GROUND)
-    axes.grid(axis="y", color=_RULE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_MUTED)
-    axes.tick_params(which="both", colors=_MUTED, labelsize=8, length=2.5, width=0.7)
-    axes.tick_params(axis="y", which="both", length=0)
-    axes.margins(0.08)
-    axes.set_xlabel(x_label, color=_MUTED, fontsize=9)
-    axes.set_title(title, color=_INK, fontsize=9.5, loc="left", pad=8)
+    axes.plot(x, y, marker=marker, color=colour, markersize=7, markeredgecolor=GROUND, linestyle="none", zorder=3)

@@ -74,6 +74,26 @@ def test_validate_names_dimension_and_step(value, problem):
         SPEC.validate(actions, "log 7")
 
 
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_beyond_quantiles_an_action_is_the_end_of_the_range(xp):
+    spec = dataclasses.replace(SPEC, range_is="quantiles")
+    actions = xp.asarray([[-40, 0.5], [2, 9]], dtype="float32")
+    np.testing.assert_allclose(spec.normalise(spec.validate(np.asarray(actions))), [[-1, 0], [0, 1]], atol=1e-6)
+    assert isinstance(spec.normalise(actions), type(actions))
+    with pytest.raises(WhaleError, match="not finite"):
+        spec.validate(np.full((2, 2), np.nan))
+    with pytest.raises(WhaleError, match="quantiles"):
+        dataclasses.replace(SPEC, range_is="mean")
+
+
+def test_specs_that_do_not_say_where_a_gripper_opens_go_on_fitting():
+    older = {k: v for k, v in SPEC.to_json().items() if k not in ("frame", "opens", "range_is")}
+    newer = dataclasses.replace(SPEC, frame="base", opens="low")
+    ActionSpec.from_json(older).check_same(newer, "there")
+    with pytest.raises(WhaleError, match="opens"):
+        newer.check_same(dataclasses.replace(newer, opens="high"), "there")
+
+
 def test_validate_lets_rounding_pass_and_refuses_another_width():
     SPEC.validate(np.array([[6.00005, 1.0]]))
     with pytest.raises(WhaleError, match="2 dimensions"):

@@ -1,20 +1,26 @@
 """Episode stores to RLDS and back, and RLDS to episode stores."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from whale_jax.data.action_doctor import diagnose
 from whale_jax.data.convert import export_rlds, import_rlds, write_held_out
 from whale_jax.data.mixture import ReadSettings, open_mixture
 from whale_jax.data.pictures import decode_into
+from whale_jax.data.standard import NAMES
+from whale_jax.data.steps import read_steps
 from whale_jax.data.store import open_store
 from whale_jax.errors import WhaleError
 
 sys.path.insert(0, str(Path(__file__).parent))
 import oxe_schemas as schemas
 import tiny
+from test_action_doctor import doctor
+from test_mixture import SAMPLE
 
 SMALL, SETTINGS = {"wrist_image": (24, 24)}, ReadSettings(16)
 
@@ -66,6 +72,42 @@ def test_a_known_data_set_becomes_a_store(tmp_path):
     expected[:, 6] = np.clip(expected[:, 6], 0, 1)
     np.testing.assert_array_equal(episode.actions, expected)
     assert episode.metadata["instruction"] == "task 1" and store.action_spec.rate_hz == 30
+
+
+def test_measurements_survive_the_way_there_and_back(tmp_path):
+    episodes = [schemas.episode("dobbe", 6, seed, SMALL) for seed in range(5)]
+    path = schemas.write(tmp_path, "dobbe", episodes, SMALL)
+    store, _ = import_rlds(path.parent, tmp_path / "store", image_size=16)
+    assert store.state_spec.names == ("x", "y", "z")
+    expected = np.asarray(episodes[1]["steps/observation/state"], np.float32)[:, :3]
+    np.testing.assert_array_equal(store.read(1).state, expected)
+    copy, _ = import_rlds(export_rlds(store, tmp_path / "rlds", "toy"), tmp_path / "copy")
+    assert copy.state_spec == store.state_spec and copy.info == store.info
+    for i in range(len(store)):
+        np.testing.assert_array_equal(copy.read(i).state, store.read(i).state)
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory):
+    """bridge_sample where its index may be written beside it."""
+    if SAMPLE is None:
+        pytest.skip("bridge_sample is not here; name its directory with WHALE_BRIDGE_SAMPLE")
+    root = tmp_path_factory.mktemp("bridge") / "bridge_dataset"
+    shutil.copytree(SAMPLE / "bridge_dataset", root, copy_function=shutil.copyfile)
+    return read_steps(root, 25)
+
+
+def test_the_doctor_examines_real_episodes_in_their_own_format(bridge):
+    assert bridge.total == len(bridge.recording) == 25 and bridge.state_spec.names == NAMES
+    assert not diagnose(bridge.recording, bridge.spec, bridge.state_spec).findings
+    for name, (spoilt, wanted) in doctor.corruptions(bridge.recording, bridge.spec).items():
+        assert doctor.judge(diagnose(spoilt, bridge.spec, bridge.state_spec), wanted) == (True, []), name
+
+
+def test_the_doctor_examines_what_whale_exported(exported, store):
+    found = read_steps(exported.parent, 3)
+    assert (len(found.recording), found.total, found.spec) == (3, len(store), store.action_spec)
+    assert found.recording[0].change.min() >= 0
 
 
 def test_held_out_episodes_of_a_mixture(tmp_path):

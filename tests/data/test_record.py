@@ -139,7 +139,7 @@ def test_two_recordings_into_one_directory(start, tmp_path):
     root = tmp_path / "shared"
     root.mkdir()
     start(root, wait_for=1)
-    with pytest.raises(WhaleError, match="Another process is recording"):
+    with pytest.raises(WhaleError, match="Another process is writing into"):
         record(root, **SETTINGS, **SMALL)
 
 

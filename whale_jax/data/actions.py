@@ -1,6 +1,7 @@
-"""What each dimension of an action means."""
+"""What each dimension of an action means, and of what was measured beside the frames."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,11 @@ import numpy as np
 from whale_jax.errors import WhaleError
 
 KINDS = ("delta", "absolute", "gripper")
+OPENS = ("", "low", "high")
+RANGES = ("limits", "quantiles")
+
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+RADIANS = {"rad": 1.0, "deg": np.pi / 180}
 
 _TOLERANCE = 1e-4
 
@@ -17,7 +23,10 @@ class ActionSpec:
     """The action contract of a data set and of every checkpoint trained on it.
 
     names, kinds ("delta" | "absolute" | "gripper") and units: one string per dimension;
-    low, high: the range of each dimension in the robot's own units; rate_hz: actions per second.
+    low, high: the range of each dimension in the robot's own units; rate_hz: actions per second;
+    frame: what the deltas are relative to, as "base" or "tool"; opens: the end of a gripper's range at which it is
+    open, "low" or "high"; both are "" where nobody said. range_is: "limits", which no action exceeds, or "quantiles",
+    what most actions lie in: beyond it one is taken for the end of the range.
     Raises WhaleError when the fields disagree with each other.
     """
 
@@ -27,6 +36,9 @@ class ActionSpec:
     low: tuple[float, ...]
     high: tuple[float, ...]
     rate_hz: float
+    frame: str = ""
+    opens: str = ""
+    range_is: str = "limits"
 
     def __post_init__(self):
         for field in ("names", "kinds", "units"):
@@ -41,6 +53,10 @@ class ActionSpec:
                 raise WhaleError(f"Action {name!r} has kind {kind!r}; valid kinds: {', '.join(KINDS)}.")
             if not (np.isfinite([low, high]).all() and low < high):
                 raise WhaleError(f"Action {name!r} has the range {low} to {high}; low must be below high.")
+        if self.range_is not in RANGES:
+            raise WhaleError(f"The range of actions is {self.range_is!r}; valid: {', '.join(RANGES)}.")
+        if self.opens not in OPENS:
+            raise WhaleError(f"A gripper opens at the end {self.opens!r} of its range; valid: low, high.")
         if not self.rate_hz > 0:
             raise WhaleError(f"An action rate of {self.rate_hz} Hz is not positive.")
 
@@ -50,18 +66,19 @@ class ActionSpec:
         return len(self.names)
 
     def normalise(self, actions):
-        """Affine map low..high -> -1..1; (..., A) numpy or jax array in the robot's units."""
+        """Affine map low..high -> -1..1, clipped to it beyond quantiles; (..., A) numpy or jax array in robot units."""
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
-        return (actions - low) * (2.0 / (high - low)) - 1.0
+        normal = (actions - low) * (2.0 / (high - low)) - 1.0
+        return normal.clip(-1.0, 1.0) if self.range_is == "quantiles" else normal
 
     def denormalise(self, actions):
-        """The inverse of normalise."""
+        """The inverse of normalise, within the range."""
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         return (actions + 1.0) * ((high - low) / 2.0) + low
 
     def validate(self, actions: np.ndarray, where: str = "the actions") -> np.ndarray:
         """actions (..., L, A) unchanged; raises WhaleError naming dimension, step and `where` for an array of
-        another width, a value that is not finite, or one outside low..high by more than 1e-4."""
+        another width, a value that is not finite, or one outside low..high by more than 1e-4 if these are limits."""
         actions = np.asarray(actions)
         if actions.ndim < 1 or actions.shape[-1] != self.dim:
             raise WhaleError(
@@ -71,7 +88,7 @@ class ActionSpec:
         steps = actions.reshape(-1, self.dim)
         finite = np.isfinite(steps)
         low, high = np.array(self.low), np.array(self.high)
-        inside = (steps >= low - _TOLERANCE) & (steps <= high + _TOLERANCE)
+        inside = (steps >= low - _TOLERANCE) & (steps <= high + _TOLERANCE) | (self.range_is == "quantiles")
         bad = np.argwhere(~(finite & inside))
         if len(bad):
             step, d = map(int, bad[0])
@@ -94,7 +111,7 @@ class ActionSpec:
             )
         for field, value in self.to_json().items():
             theirs = other.to_json()[field]
-            if theirs != value:
+            if theirs != value and "" not in (theirs, value):
                 raise WhaleError(
                     f"{where} and the checkpoint disagree on what an action means: {field} {theirs} there and {value} "
                     "in training. Choose recordings made as the checkpoint's were, or a checkpoint trained on these."
@@ -106,12 +123,50 @@ class ActionSpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ActionSpec":
-        """The inverse of to_json; raises WhaleError when a field is missing or unknown."""
-        fields = {f.name for f in dataclasses.fields(cls)}
-        if set(data) != fields:
-            wrong = sorted(fields ^ set(data))
+        """The inverse of to_json; raises WhaleError when a field is missing that has no default, or unknown."""
+        fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(cls)}
+        wrong = sorted((set(data) - set(fields)) | {name for name, needed in fields.items() if needed} - set(data))
+        if wrong:
             raise WhaleError(f"This action spec has missing or unknown fields: {', '.join(wrong)}.")
         return cls(**data)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateSpec:
+    """What the columns of an episode's `state` are: names and units, one string each.
+
+    A column that is named as an action measures what that action moves: the position that a delta changes, the
+    opening of a gripper (1 open, 0 closed). Raises WhaleError when the fields disagree with each other.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+    def __post_init__(self):
+        for field in ("names", "units"):
+            object.__setattr__(self, field, tuple(str(v) for v in getattr(self, field)))
+        if len(self.names) != len(self.units) or len(set(self.names)) != len(self.names):
+            raise WhaleError(f"A state needs one unit for each of its names, which differ: {self.names}, {self.units}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary that json can write."""
+        return {"names": list(self.names), "units": list(self.units)}
+
+
+def statistics(columns: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Mean, std, min, max, q01 and q99 of each of A columns (N,), and N as `transitions`; JSON-able.
+
+    Columns are taken one at a time, so that those of a million episodes fit into memory.
+    """
+    result: dict[str, Any] = {name: [] for name in ("mean", "std", "min", "max", "q01", "q99")}
+    count = 0
+    for column in columns:
+        low, high = np.quantile(column, (0.01, 0.99))
+        values = (column.mean(dtype=np.float64), column.std(dtype=np.float64), column.min(), column.max(), low, high)
+        for name, value in zip(result, values, strict=True):
+            result[name].append(float(value))
+        count = len(column)
+    return result | {"transitions": count}
 
 
 def any_spec(dim: int) -> ActionSpec:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from whale_jax.data.index import Index, episode_reader, open_index
+from whale_jax.data.index import Index, open_index
+from whale_jax.data.measured import measured, state_reader
+from whale_jax.data.motion import correlation
 from whale_jax.data.oxe import RECIPES, Recipe
-from whale_jax.data.rlds import BrokenRecord, check_root, find, inflate, records
+from whale_jax.data.rlds import check_root, find
 from whale_jax.data.standard import NAMES
 from whale_jax.errors import WhaleError
 
@@ -74,83 +76,45 @@ def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, w
         if dataset is None:
             return Finding(recipe.name, "missing")
         index = open_index(recipe, dataset, cache, workers)
-        measured = _measure(index)
+        found = _measure(index)
     except WhaleError as error:
         return Finding(recipe.name, str(error))
-    return Finding(recipe.name, "ok", index, measured, tuple(_suspicions(index, measured)))
+    return Finding(recipe.name, "ok", index, found, tuple(_suspicions(index, found)))
 
 
 def _measure(index: Index) -> dict[str, float]:
     """Correlations, over the first episodes, of each delta with the motion that followed and of the gripper's command
     with its measured opening; "x absolute" and the like: of the delta with the position itself."""
-    recipe, fields = index.recipe, index.dataset.fields
-    wanted = {"position": recipe.position, "gripper": recipe.gripper}
-    wanted = {key: place for key, place in wanted.items() if place and f"steps/{place[0]}" in fields}
-    deltas, motions, places, commands, openings = [], [], [], [], []
-    for actions, state in itertools.islice(_states(index, {place[0] for place in wanted.values()}), LOOKED_AT):
-        if "position" in wanted:
-            key, first = wanted["position"]
-            position = state[key][:, first : first + 3]
-            deltas.append(actions[:, : position.shape[1]])
-            motions.append(np.diff(position, axis=0))
-            places.append(position[1:])
-        if "gripper" in wanted:
-            key, column, sign = wanted["gripper"]
-            commands.append(actions[:, 6])
-            openings.append(sign * state[key][1:, column])
-    found: dict[str, float] = {}
-    if deltas:
-        deltas, motions, places = map(np.concatenate, (deltas, motions, places))
-        for d in range(deltas.shape[1]):
-            found[NAMES[d]] = _correlation(deltas[:, d], motions[:, d])
-            found[f"{NAMES[d]} absolute"] = _correlation(deltas[:, d], places[:, d])
-    if commands:
-        found["gripper"] = _correlation(np.concatenate(commands), np.concatenate(openings))
-    return {key: value for key, value in found.items() if np.isfinite(value)}
+    found = state_reader(index.recipe, index.dataset)
+    pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
+    if found is None or not pairs:
+        return {}
+    actions = np.concatenate([a for a, _ in pairs])
+    motions = np.concatenate([np.diff(s, axis=0) for _, s in pairs])
+    places = np.concatenate([s[1:] for _, s in pairs])
+    values: dict[str, float] = {}
+    for column, name in enumerate(found[0].names):
+        d = NAMES.index(name)
+        if name == "gripper":
+            values[name] = correlation(actions[:, d], places[:, column])
+        elif d < 3:
+            values[name] = correlation(actions[:, d], motions[:, column])
+            values[f"{name} absolute"] = correlation(actions[:, d], places[:, column])
+    return {key: value for key, value in values.items() if np.isfinite(value)}
 
 
-def _states(index: Index, keys: set[str]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(actions (N - 1, 7), measured fields (N, columns) by key) of one episode after the other."""
-    recipe, dataset = index.recipe, index.dataset
-    read, parse = episode_reader(recipe, dataset), dataset.parser(f"steps/{key}" for key in keys)
-    for path in index.files:
-        try:
-            for _, record in records(path):
-                try:
-                    rows, _ = read(record)
-                    fields = parse(record)
-                except BrokenRecord:
-                    continue
-                state = {key: _numbers(fields[f"steps/{key}"])[recipe.skip :] for key in keys}
-                yield rows["action"][:-1], state
-        except (BrokenRecord, FileNotFoundError):
-            continue
-
-
-def _numbers(values: np.ndarray) -> np.ndarray:
-    if values.dtype == object or values.dtype.kind in "SU":
-        return inflate(values)
-    return values.reshape(len(values), -1)
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _suspicions(index: Index, measured: dict[str, float]) -> Iterator[str]:
+def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
     statistics = index.statistics
     for name in NAMES[:3]:
-        moved, absolute = measured.get(name, 1.0), measured.get(f"{name} absolute", 0.0)
+        moved, absolute = found.get(name, 1.0), found.get(f"{name} absolute", 0.0)
         if moved < _AGAINST:
             yield f"{name} goes against the measured motion (correlation {moved:.2f}): its sign may be wrong"
         elif absolute > max(_POSITION, moved + _MARGIN):
             yield f"{name} follows the position ({absolute:.2f}) and not the motion ({moved:.2f}): it may be absolute"
         elif moved < _FOLLOWS:
             yield f"{name} integrates to nothing like the measured position (correlation {moved:.2f})"
-    if measured.get("gripper", 1.0) < _AGAINST:
-        yield f"the gripper opens when told to close (correlation {measured['gripper']:.2f}): its sign may be wrong"
+    if found.get("gripper", 1.0) < _AGAINST:
+        yield f"the gripper opens when told to close (correlation {found['gripper']:.2f}): its sign may be wrong"
     for d in (3, 4, 5):
         widest = max(-statistics["min"][d], statistics["max"][d])
         if widest > np.pi:

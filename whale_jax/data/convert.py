@@ -14,13 +14,14 @@ from etils import epath
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.episode import Episode
 from whale_jax.data.index import Index, open_index
+from whale_jax.data.measured import measured, state_reader
 from whale_jax.data.mixture import Mixture, read_frames
-from whale_jax.data.oxe import RECIPES
+from whale_jax.data.oxe import RECIPES, Recipe
 from whale_jax.data.pictures import decode_into
 from whale_jax.data.progress import Progress
 from whale_jax.data.rlds import INFO, BrokenRecord, RldsDataset, records, spans
 from whale_jax.data.rlds_write import write_dataset
-from whale_jax.data.standard import dataset_spec, to_mixture
+from whale_jax.data.standard import to_mixture
 from whale_jax.data.storage import MANIFEST, episode_file, record_of, replacing, write_episode, write_manifest
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError
@@ -32,8 +33,9 @@ _OWN = "whale.json"
 def export_rlds(store: EpisodeStore, root: Path | str, name: str) -> Path:
     """Writes an episode store as the RLDS data set ROOT/name/1.0.0, pictures as PNG so that nothing is lost; its path.
 
-    A step holds observation/image, action, reward, discount, success, is_first, is_last, is_terminal and the task as
-    language_instruction; the last step holds the final frame, its action and reward are zero.
+    A step holds observation/image, observation/state where the store has it, action, reward, discount, success,
+    is_first, is_last, is_terminal and the task as language_instruction; the last step holds the final frame and state,
+    its action and reward are zero.
 
     Raises:
       WhaleError: it is there already, or an episode cannot be read.
@@ -62,11 +64,14 @@ def _features(store: EpisodeStore) -> Any:
     f = tfds.features
     flags = {key: f.Scalar(np.bool_) for key in ("is_first", "is_last", "is_terminal", "success")}
     numbers = {key: f.Scalar(np.float32) for key in ("reward", "discount")}
+    observation = {"image": f.Image(shape=(*store.image_size, 3))}
+    if store.state_spec is not None:
+        observation["state"] = f.Tensor(shape=(len(store.state_spec.names),), dtype=np.float32)
     return f.FeaturesDict(
         {
             "steps": f.Dataset(
                 {
-                    "observation": f.FeaturesDict({"image": f.Image(shape=(*store.image_size, 3))}),
+                    "observation": f.FeaturesDict(observation),
                     "action": f.Tensor(shape=(store.action_spec.dim,), dtype=np.float32),
                     "language_instruction": f.Text(),
                     **numbers,
@@ -83,7 +88,7 @@ def _example(episode: Episode, record: dict[str, Any]) -> dict[str, Any]:
     zero = np.zeros(episode.actions.shape[1], np.float32)
     steps = [
         {
-            "observation": {"image": _png(frame)},
+            "observation": {"image": _png(frame)} | ({} if episode.state is None else {"state": episode.state[t]}),
             "action": zero if t == last else episode.actions[t],
             "reward": 0.0 if t == last else float(episode.rewards[t]),
             "success": bool(t < last and episode.success[t]),
@@ -113,7 +118,7 @@ def import_rlds(source: Path | str, root: Path | str, image_size: int = 0) -> tu
     """Copies an RLDS data set into the local episode store `root`; the store, and the episodes left out by cause.
 
     A data set that `export_rlds` wrote comes back as it was. One of the 27 that `whale_jax.data.oxe` knows gives its
-    main view, `image_size` pixels wide and high, and its standard actions.
+    main view, `image_size` pixels wide and high, its standard actions, and what is known to be measured as the state.
 
     Args:
       source: DIR/<name>/<version>, or DIR/<name> with one version.
@@ -121,35 +126,60 @@ def import_rlds(source: Path | str, root: Path | str, image_size: int = 0) -> tu
     Raises:
       WhaleError: another data set, no image_size for a known one, or `root` holds something already.
     """
-    path, root = epath.Path(source), Path(root)
+    root = Path(root)
+    if (root / MANIFEST).exists():
+        raise WhaleError(f"{root} holds a data set already; give another directory.")
+    dataset = one_version(source)
+    if (dataset.path / _OWN).exists():
+        return _import_own(dataset, root)
+    recipe = _recipe(dataset)
+    if image_size < 8:
+        raise WhaleError(f"Give the size in pixels that {dataset.name}'s pictures shall have: --image-size=64.")
+    index = open_index(recipe, dataset)
+    left_out = dict(index.left_out)
+    found = state_reader(recipe, dataset)
+    episodes = _episodes(index, image_size) if found is None else _with_state(index, _episodes(index, image_size))
+    more = {"statistics": index.statistics} | ({} if found is None else {"state_spec": found[0].to_json()})
+    lost = _write_store(root, episodes, len(index.episodes), image_size, index.spec, **more)
+    for cause, count in lost.items():
+        left_out[cause] = left_out.get(cause, 0) + count
+    return open_store(root), left_out
+
+
+def one_version(source: Path | str) -> RldsDataset:
+    """The data set at DIR/<name>/<version>, or DIR/<name> with one version; raises WhaleError where that is not one."""
+    path = epath.Path(source)
     versions = [path] if (path / INFO).exists() else sorted(p.parent for p in path.glob(f"*/{INFO}"))
     if len(versions) != 1:
         raise WhaleError(f"{source} holds {len(versions)} versions of an RLDS data set; give the directory of one.")
-    if (root / MANIFEST).exists():
-        raise WhaleError(f"{root} holds a data set already; give another directory.")
-    dataset = RldsDataset(versions[0].parent.name, versions[0])
-    if (dataset.path / _OWN).exists():
-        return _import_own(dataset, root)
+    return RldsDataset(versions[0].parent.name, versions[0])
+
+
+def known_index(source: Path | str) -> Index | None:
+    """The index of one of the 27 data sets that are known; None for one that `export_rlds` wrote.
+
+    Raises:
+      WhaleError: another data set.
+    """
+    dataset = one_version(source)
+    return None if (dataset.path / _OWN).exists() else open_index(_recipe(dataset), dataset)
+
+
+def _recipe(dataset: RldsDataset) -> Recipe:
     recipe = next((r for r in RECIPES.values() if dataset.name in r.builders), None)
     if recipe is None:
         raise WhaleError(
             f"{dataset.path} is neither one of the 27 data sets that are known nor written by `whale data export`, so "
             "what its actions mean is not known."
         )
-    if image_size < 8:
-        raise WhaleError(f"Give the size in pixels that {dataset.name}'s pictures shall have: --image-size=64.")
-    index = open_index(recipe, dataset)
-    spec = dataset_spec(index.statistics["min"], index.statistics["max"], recipe.rate_hz)
-    left_out = dict(index.left_out)
-    for cause, count in _write_store(root, _episodes(index, image_size), len(index.episodes), image_size, spec).items():
-        left_out[cause] = left_out.get(cause, 0) + count
-    return open_store(root), left_out
+    return recipe
 
 
 def _import_own(dataset: RldsDataset, root: Path) -> tuple[EpisodeStore, dict[str, int]]:
     info = json.loads((dataset.path / _OWN).read_text())
     keys = [f"steps/{key}" for key in ("action", "reward", "success")]
-    parse = dataset.parser([*keys, "episode_metadata/record", "episode_metadata/metadata"])
+    state = ["steps/observation/state"] if info.get("state_spec") else []
+    parse = dataset.parser([*keys, *state, "episode_metadata/record", "episode_metadata/metadata"])
     lines, total = [], sum(map(sum, dataset.shard_lengths.values()))
     with Progress(dataset.name, "Copied", "episodes", total, 0, "frames") as bar:
         for paths in dataset.splits.values():
@@ -161,7 +191,7 @@ def _import_own(dataset: RldsDataset, root: Path) -> tuple[EpisodeStore, dict[st
                         decode_into(frame, record[at : at + size])
                     arrays = [fields[key][:-1] for key in keys]
                     metadata = json.loads(fields["episode_metadata/metadata"].item())
-                    episode = Episode(frames, *arrays, metadata)
+                    episode = Episode(frames, *arrays, metadata, *(fields[key] for key in state))
                     line = json.loads(fields["episode_metadata/record"].item())
                     lines.append(record_of(line["file"], write_episode(root / line["file"], episode)))
                     bar.step(len(frames))
@@ -230,8 +260,24 @@ def _episodes(index: Index, image_size: int, numbers: np.ndarray | None = None) 
         yield Episode(frames, actions, table["reward"].copy(), table["reward"] > 0, metadata)
 
 
-def _write_store(root: Path, episodes: Iterator[Episode | str], total: int, image_size: int, spec: ActionSpec):
-    """Writes episodes and their manifest; how many could not be read, by cause."""
+def _with_state(index: Index, episodes: Iterator[Episode | str]) -> Iterator[Episode | str]:
+    """All episodes of an index with what was measured; the cause for one whose measurements do not fit."""
+    for episode, (_, state) in zip(episodes, measured(index), strict=True):
+        if isinstance(episode, str) or state is not None:
+            yield episode if isinstance(episode, str) else dataclasses.replace(episode, state=state)
+        else:
+            yield "measurements that do not fit the frames"
+
+
+def _write_store(
+    root: Path,
+    episodes: Iterator[Episode | str],
+    total: int,
+    image_size: int,
+    spec: ActionSpec,
+    **more: Any,
+) -> dict[str, int]:
+    """Writes episodes and their manifest, which holds `more`; how many could not be read, by cause."""
     lines, left_out = [], {}
     with Progress(root.name, "Copied", "episodes", total, 0, "frames") as bar:
         for episode in episodes:
@@ -249,5 +295,6 @@ def _write_store(root: Path, episodes: Iterator[Episode | str], total: int, imag
         action_spec=spec,
         camera="main",
         versions={"tensorflow-datasets": importlib.metadata.version("tensorflow-datasets")},
+        **more,
     )
     return left_out

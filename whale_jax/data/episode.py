@@ -14,6 +14,7 @@ class Episode:
 
     frames (L+1, H, W, 3) uint8; actions (L, A) float32 in the robot's own units, action t taken at frame t;
     rewards (L,) float32 and success (L,) bool follow action t; metadata is JSON-able: task, policy, seed, ...
+    state (L+1, S) float32, what the robot measured at each frame; None if it was not recorded.
     """
 
     frames: np.ndarray
@@ -21,6 +22,7 @@ class Episode:
     rewards: np.ndarray
     success: np.ndarray
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    state: np.ndarray | None = None
 
     @property
     def length(self) -> int:
@@ -29,7 +31,9 @@ class Episode:
 
     @property
     def nbytes(self) -> int:
-        return self.frames.nbytes + self.actions.nbytes + self.rewards.nbytes + self.success.nbytes
+        return sum(
+            x.nbytes for x in (self.frames, self.actions, self.rewards, self.success, self.state) if x is not None
+        )
 
     def validate(self, where: str = "the episode") -> "Episode":
         """The episode itself; raises WhaleError naming the field that breaks the contract above."""
@@ -40,6 +44,8 @@ class Episode:
             "rewards": (np.float32, 1),
             "success": (np.bool_, 1),
         }
+        if self.state is not None:
+            expected["state"] = (np.float32, 2)
         for name, (dtype, rank) in expected.items():
             value = getattr(self, name)
             if value.dtype != dtype or value.ndim != rank:
@@ -47,15 +53,15 @@ class Episode:
                     f"{name} of {where} must be {np.dtype(dtype).name} with {rank} axes, "
                     f"not {value.dtype} of shape {value.shape}."
                 )
-            count = steps + 1 if name == "frames" else steps
+            count = steps + 1 if name in ("frames", "state") else steps
             if len(value) != count:
                 raise WhaleError(f"{name} of {where} has {len(value)} entries; {steps} actions need {count}.")
         if steps == 0:
             raise WhaleError(f"{where} holds no action; an episode needs at least one.")
         if self.frames.shape[3] != 3:
             raise WhaleError(f"frames of {where} must end in 3 colours, not shape {self.frames.shape}.")
-        for name in ("actions", "rewards"):
-            bad = ~np.isfinite(getattr(self, name))
+        for name in expected:
+            bad = ~np.isfinite(getattr(self, name)) if expected[name][0] is np.float32 else np.zeros(0, bool)
             if bad.any():
                 raise WhaleError(f"{name} of {where} are not finite at step {int(np.argwhere(bad)[0][0])}.")
         return self

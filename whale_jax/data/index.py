@@ -29,6 +29,7 @@ import numpy as np
 from etils import epath
 
 from whale_jax.data import standard
+from whale_jax.data.actions import statistics
 from whale_jax.data.oxe import Recipe
 from whale_jax.data.progress import Progress
 from whale_jax.data.rlds import INFO, BrokenRecord, RldsDataset, records, spans
@@ -64,7 +65,8 @@ class Index:
         self.statistics: dict[str, Any] = info["statistics"]
         self.left_out: dict[str, int] = info["left_out"]
         self.seen: int = info["seen"]
-        self.spec = standard.dataset_spec(self.statistics["q01"], self.statistics["q99"], recipe.rate_hz)
+        quantiles = (self.statistics["q01"], self.statistics["q99"])
+        self.spec = standard.dataset_spec(*quantiles, recipe.rate_hz, recipe.metric)
         self._frames = os.open(path / "frames.bin", os.O_RDONLY)
         weakref.finalize(self, os.close, self._frames)
 
@@ -178,7 +180,7 @@ def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: 
     with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
         try:
             alike = RldsDataset(dataset.name, dataset.path)
-            futures = [pool.submit(_index_file, recipe, alike, parts, *job) for job in missing]
+            futures = _submit(pool, [(recipe, alike, parts, *job) for job in missing])
             for future in concurrent.futures.as_completed(futures):
                 yield future.result()
         except concurrent.futures.process.BrokenProcessPool:
@@ -188,6 +190,14 @@ def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: 
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: concurrent.futures.ProcessPoolExecutor, jobs: list[tuple]) -> list[concurrent.futures.Future]:
+    try:
+        return [pool.submit(_index_file, *job) for job in jobs]
+    except OSError as error:
+        # Where a process dies while another is being started, that one finds the pipes closed.
+        raise concurrent.futures.process.BrokenProcessPool(str(error)) from None
 
 
 def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, split: str, number: int) -> int:
@@ -318,7 +328,7 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[st
         "texts": list(texts),
         "left_out": dict(left_out),
         "seen": seen,
-        "statistics": statistics(beside / "frames.bin", rows[~rows["held_out"]]),
+        "statistics": _statistics(beside / "frames.bin", rows[~rows["held_out"]]),
     }
     with replacing(beside / "index.json") as file:
         file.write(json.dumps(info).encode())
@@ -326,17 +336,10 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[st
     beside.replace(path)
 
 
-def statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:
-    """Of the actions of these episodes, one dimension at a time so that a million episodes fit into memory."""
+def _statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:
+    """Of the actions of these episodes."""
     table = np.memmap(frames, FRAME, "r")
     used = np.zeros(len(table), bool)
     for row in episodes:
         used[row["first"] : row["first"] + row["frames"] - 1] = True
-    result: dict[str, Any] = {name: [] for name in ("mean", "std", "min", "max", "q01", "q99")}
-    for d in range(standard.DIM):
-        column = table["action"][:, d][used]
-        low, high = np.quantile(column, (0.01, 0.99))
-        values = (column.mean(dtype=np.float64), column.std(dtype=np.float64), column.min(), column.max(), low, high)
-        for name, value in zip(result, values, strict=True):
-            result[name].append(float(value))
-    return result | {"transitions": int(used.sum()), "episodes": len(episodes)}
+    return statistics(table["action"][:, d][used] for d in range(standard.DIM)) | {"episodes": len(episodes)}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from whale_jax.data.actions import ActionSpec
+from whale_jax.data.actions import ActionSpec, StateSpec
 from whale_jax.data.episode import Episode
 from whale_jax.data.rendering import FrameRenderer, use_gl
 from whale_jax.errors import WhaleError, unknown_name
@@ -71,7 +71,11 @@ ACTION_SPEC = ActionSpec(
     low=(-1.0, -1.0, -1.0, -1.0),
     high=(1.0, 1.0, 1.0, 1.0),
     rate_hz=80.0,
+    frame="base",
+    opens="low",
 )
+# The hand's position and the opening of the gripper lead every observation.
+STATE_SPEC = StateSpec(names=ACTION_SPEC.names, units=("m", "m", "m", "1 open, 0 closed"))
 
 
 def action_spec(action_repeat: int = 1) -> ActionSpec:
@@ -212,15 +216,16 @@ class Simulator:
         actions = np.empty((steps, ACTION_SPEC.dim), np.float32)
         rewards = np.empty(steps, np.float32)
         success = np.empty(steps, bool)
+        state = np.empty((steps + 1, len(STATE_SPEC.names)), np.float32)
         obs = self.reset(seed)
         with warnings.catch_warnings():
             # The scripts warn that they exceed [-1, 1]; every action is clipped here.
             warnings.filterwarnings("ignore", message="Constant")
             for t in range(steps):
-                frames[t] = self.frame()
+                frames[t], state[t] = self.frame(), obs[: state.shape[1]]
                 actions[t] = policy(obs)
                 obs, rewards[t], success[t] = self.hold(actions[t], action_repeat)
-        frames[steps] = self.frame()
+        frames[steps], state[steps] = self.frame(), obs[: state.shape[1]]
         metadata = {
             "source": "metaworld",
             "task": self.task,
@@ -230,10 +235,11 @@ class Simulator:
             "image_size": [self.image_size, self.image_size],
             "action_repeat": action_repeat,
             "action_spec": action_spec(action_repeat).to_json(),
+            "state_spec": STATE_SPEC.to_json(),
             "reward_version": self._env.reward_function_version,
             "versions": versions(),
         }
-        return Episode(frames, actions, rewards, success, metadata).validate(f"{self.task}/{policy_name}")
+        return Episode(frames, actions, rewards, success, metadata, state).validate(f"{self.task}/{policy_name}")
 
     def hold(self, action: np.ndarray, times: int = 1) -> tuple[np.ndarray, float, bool]:
         """Takes `action`, (4,), for so many simulator steps.

@@ -117,6 +117,8 @@ class Recipe:
       success_only: keeps only episodes whose top-level `success` is true.
       swapped: height and width of the original copy, whose colour channels are swapped; prepared copies are mended.
       position: field and first column of the measured x, y, z, if they are known to be there.
+      rotation: the same of the measured roll, pitch, yaw in radians, if they are known to be those of the action.
+      metric: whether motions and positions are known to be in metres and radians.
       gripper: field and column of the measured gripper, and +1 if it grows as the gripper opens, -1 if it shrinks.
       doubts: what the facts leave open.
     """
@@ -134,6 +136,8 @@ class Recipe:
     success_only: bool = False
     swapped: tuple[int, int] | None = None
     position: tuple[str, int] | None = None
+    rotation: tuple[str, int] | None = None
+    metric: bool = False
     gripper: tuple[str, int, int] | None = None
     doubts: str = ""
 
@@ -163,7 +167,7 @@ _ROWS = (
     _row(
         "bridge_orig", 13.3, _bridge, ("action", _STATE), "image_0", 5, skip=1,
         builders=("bridge_orig", "bridge_dataset"), versions=("1.0.0",),
-        position=(_STATE, 0), gripper=(_STATE, 6, 1),
+        position=(_STATE, 0), rotation=(_STATE, 3), gripper=(_STATE, 6, 1), metric=True,
     ),
     _row(
         "taco_play", 3.0, _taco_play, ("action/rel_actions_world",), "rgb_static", 15, instruction=TEXT_SEEN,
@@ -191,10 +195,13 @@ _ROWS = (
     ),
     _row(
         "stanford_hydra" + _CONVERTED, 4.4, _closing_seventh, _FLAT, "image", 10, swapped=(240, 320),
-        position=(_STATE, 0),
+        position=(_STATE, 0), rotation=(_STATE, 7),
     ),
     _row("austin_buds" + _CONVERTED, 0.2, _clipped_closing_seventh, _FLAT, "image", 20, gripper=(_STATE, 7, 1)),
-    _row("nyu_franka_play" + _CONVERTED, 0.8, _nyu_franka, _FLAT, "image", 3, position=(_STATE, 7)),
+    _row(
+        "nyu_franka_play" + _CONVERTED, 0.8, _nyu_franka, _FLAT, "image", 3, position=(_STATE, 7),
+        rotation=(_STATE, 10),
+    ),
     _row(
         "furniture_bench" + _CONVERTED, 2.4, _furniture_bench, _FLAT, "image", 10, position=(_STATE, 0),
         gripper=(_STATE, -1, 1), doubts="the order of the quaternion's elements on disk is not documented",
@@ -245,7 +252,8 @@ _ROWS = (
     _row(
         "droid", 10.0, _droid, ("action_dict/cartesian_velocity", "action_dict/gripper_position"),
         "exterior_image_1_left", 15, versions=("1.0.0", "1.0.1"), position=("observation/cartesian_position", 0),
-        gripper=("observation/gripper_position", 0, -1), doubts="motions are velocities",
+        rotation=("observation/cartesian_position", 3), gripper=("observation/gripper_position", 0, -1),
+        doubts="motions are velocities",
     ),
 )  # fmt: skip
 

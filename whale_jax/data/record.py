@@ -1,26 +1,16 @@
 """Recording a Meta-World data set: which episodes, what is there already, progress, and the manifest."""
 
-import contextlib
-import fcntl
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from whale_jax.data import metaworld
 from whale_jax.data.progress import Progress
-from whale_jax.data.storage import (
-    MANIFEST,
-    episode_file,
-    read_header,
-    read_manifest,
-    record_of,
-    remove_partial,
-    write_manifest,
-)
+from whale_jax.data.resume import alone, check_settings, existing
+from whale_jax.data.storage import episode_file, record_of, remove_partial, write_manifest
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.data.workers import Job, record_all
 from whale_jax.errors import WhaleError, unknown_name
@@ -81,45 +71,6 @@ def plan(
     return jobs
 
 
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Holds ROOT/.lock, which the system releases when this process ends, however it ends."""
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WhaleError(f"Another process is recording into {root}; wait for it or choose another one.") from None
-        yield
-
-
-def _existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """The headers of the episodes that are there; a broken one that is wanted counts as absent."""
-    headers = {}
-    for path in sorted(root.glob("episodes/*/*/*/[!.]*.npz")):
-        file = path.relative_to(root).as_posix()
-        try:
-            headers[file] = read_header(path)
-        except WhaleError:
-            if file not in wanted:
-                raise
-    return headers
-
-
-def _check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Raises WhaleError when what is there was recorded with other settings."""
-    there = {file: header["metadata"] for file, header in headers.items()}
-    if (root / MANIFEST).exists():
-        there[MANIFEST] = read_manifest(root)
-    for file, found in there.items():
-        for name, value in settings.items():
-            if found.get(name) != value:
-                raise WhaleError(
-                    f"{root} already holds episodes with {name} {found.get(name)!r} ({file}), and now "
-                    f"{value!r} is asked for. Choose another directory, or the settings that it was recorded "
-                    "with; nothing was changed."
-                )
-
-
 def record(
     root: Path | str,
     *,
@@ -151,8 +102,8 @@ def record(
     shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}
     jobs = plan(root, tasks=tasks, episodes=episodes, policies=policies, **shared)
     root.mkdir(parents=True, exist_ok=True)
-    with _alone(root):
-        headers = _existing(root, {job.file for job in jobs})
+    with alone(root):
+        headers = existing(root, {job.file for job in jobs})
         settings = {
             "image_size": [image_size] * 2,
             "camera": camera,
@@ -160,7 +111,7 @@ def record(
             "action_repeat": action_repeat,
             "recording_seed": seed,
         }
-        _check_settings(root, headers, settings)
+        check_settings(root, headers, settings)
         remove_partial(root)
         missing = [job for job in jobs if job.file not in headers]
         _record_missing(root, jobs, missing, headers, workers or os.cpu_count() or 1, progress)
@@ -169,6 +120,7 @@ def record(
             [record_of(file, header) for file, header in headers.items()],
             image_size=(image_size, image_size),
             action_spec=metaworld.action_spec(action_repeat),
+            state_spec=metaworld.STATE_SPEC.to_json(),
             camera=camera,
             versions=metaworld.versions(),
             steps=steps,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.episodes import BatchIterator, batches
@@ -19,10 +19,12 @@ class Source(Protocol):
     Attributes:
       action_spec: what the actions of its batches mean.
       specs: what the actions of each data set in it mean, by name; empty for a single one.
+      statistics: of the training episodes' actions, see `whale_jax.data.actions.statistics`; of a mixture by name.
     """
 
     action_spec: ActionSpec
     specs: Mapping[str, ActionSpec]
+    statistics: Mapping[str, Any]
 
     def train(
         self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int], fraction: float = 1.0
@@ -53,6 +55,10 @@ class LocalSource:
     @property
     def action_spec(self) -> ActionSpec:
         return self.store.action_spec
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        return self.store.info.get("statistics", {})
 
     def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
         store = self.store.select(split="train").share(fraction, seed)
@@ -86,6 +92,10 @@ class MixtureSource:
     @property
     def specs(self) -> Mapping[str, ActionSpec]:
         return self.mixture.specs
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        return {index.recipe.name: index.statistics for index in self.mixture.indices}
 
     def _seen_by(self, stage: str) -> "Mixture":
         names = self.subsets.get(stage, ())

@@ -70,26 +70,29 @@ def reached(pose: np.ndarray) -> np.ndarray:
     return motion
 
 
-def dataset_spec(low, high, rate_hz: float) -> ActionSpec:
-    """What one data set's standard actions mean: deltas range over low to high (the first 6 count), the gripper 0 to 1.
+def dataset_spec(low, high, rate_hz: float, metric: bool = False) -> ActionSpec:
+    """What one data set's standard actions mean: quantiles of its deltas (the first 6 count), a gripper from 0 to 1.
 
-    A delta that never changes has a range of 1 to either side, so that it normalises to 0 and stays there.
+    A delta that never changes has a range of 1 to either side, so that it normalises to 0 and stays there. `metric`:
+    the deltas are metres and radians.
     """
     low, high = [*map(float, low[:6]), 0.0], [*map(float, high[:6]), 1.0]
     for d in range(6):
         if high[d] - low[d] < 1e-6:
             low[d], high[d] = low[d] - 1.0, high[d] + 1.0
-    return ActionSpec(NAMES, KINDS, ("data set's own",) * 6 + ("1 open, 0 closed",), low, high, rate_hz)
+    deltas = ("m",) * 3 + ("rad",) * 3 if metric else ("data set's own",) * 6
+    units = (*deltas, "1 open, 0 closed")
+    return ActionSpec(NAMES, KINDS, units, low, high, rate_hz, opens="high", range_is="quantiles")
 
 
 def mixture_spec(rate_hz: float) -> ActionSpec:
     """What a mixture's actions mean: each data set's quantile range of a delta is -1 to 1, and the gripper 0 to 1."""
     units = ("quantile range of the data set",) * 6 + ("1 open, 0 closed",)
-    return ActionSpec(NAMES, KINDS, units, (-1.0,) * 6 + (0.0,), (1.0,) * 7, rate_hz)
+    return ActionSpec(NAMES, KINDS, units, (-1.0,) * 6 + (0.0,), (1.0,) * 7, rate_hz, opens="high")
 
 
 def to_mixture(actions: np.ndarray, spec: ActionSpec) -> np.ndarray:
     """Standard actions (..., 7) of the data set of `spec`, in the units of mixture_spec and clipped to its range."""
-    out = np.clip(spec.normalise(actions), -1.0, 1.0)
+    out = spec.normalise(actions)
     out[..., 6] = np.clip(actions[..., 6], 0.0, 1.0)
     return out.astype(np.float32)

@@ -82,6 +82,8 @@ def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
         "success": bool(episode.success.any()),
     }
     arrays = {name: getattr(episode, name) for name in _ARRAYS}
+    if episode.state is not None:
+        arrays["state"] = episode.state
     with replacing(path) as file:
         np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
     return header
@@ -89,8 +91,8 @@ def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
 
 def _broken(path: Path, error: Exception | str) -> WhaleError:
     return WhaleError(
-        f"{path} is not a whole episode file ({error}). Delete it and run the same `whale collect` command "
-        "again: only what is missing is recorded."
+        f"{path} is not a whole episode file ({error}). Delete it and run the same `whale collect` or `whale "
+        "data import` command again: only what is missing is written."
     )
 
 
@@ -124,8 +126,8 @@ def _array(archive: Any, name: str) -> np.ndarray:
 def _other_schema(path: Path, found: dict[str, Any]) -> WhaleError:
     return WhaleError(
         f"{path} has the format {found.get('format')!r} version {found.get('version')!r}, but this version "
-        f"of Whale reads {FORMAT!r} version {VERSION}. Record it again with `whale collect` into a new "
-        "directory, or install the version of Whale that wrote it."
+        f"of Whale reads {FORMAT!r} version {VERSION}. Record it again with `whale collect`, or import it "
+        "again with `whale data import`, into a new directory, or install the version of Whale that wrote it."
     )
 
 
@@ -139,7 +141,8 @@ def read_episode(path: Path | str) -> Episode:
     """One episode; raises WhaleError for a file that is missing, truncated, altered or of another schema."""
     path = Path(path)
     with _opened(path) as (archive, header):
-        arrays = {name: _array(archive, name) for name in _ARRAYS}
+        there = ("state",) if "state" in archive.files else ()
+        arrays = {name: _array(archive, name) for name in (*_ARRAYS, *there)}
     return Episode(**arrays, metadata=header["metadata"]).validate(str(path))
 
 
@@ -159,7 +162,11 @@ def write_manifest(
     versions: dict[str, str],
     **settings: Any,
 ) -> None:
-    """Writes ROOT/manifest.json atomically: what every episode shares, then one line per episode."""
+    """Writes ROOT/manifest.json atomically: what every episode shares, then one line per episode.
+
+    Of `settings`, `state_spec` (its to_json) says what the episodes' states are, `statistics` what the actions
+    amount to (see `whale_jax.data.actions.statistics`); the rest is for the reader.
+    """
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -185,14 +192,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
             raise WhaleError(f"{root} holds no episodes; record some with `whale collect`, or correct the path.")
         raise WhaleError(
             f"{root} is half-written: {count} episodes and no {MANIFEST}, so its recording was stopped. Run "
-            "the same `whale collect` command again to finish it."
+            "the same `whale collect` or `whale data import` command again to finish it."
         )
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise WhaleError(
-            f"{path} is not valid JSON ({error}). Delete it and run the same `whale collect` command again: "
-            "the episodes are kept and the manifest is written anew."
+            f"{path} is not valid JSON ({error}). Delete it and run the same `whale collect` or `whale data import` "
+            "command again: the episodes are kept and the manifest is written anew."
         ) from error
     if not isinstance(manifest, dict):
         raise _other_schema(path, {})
@@ -215,7 +222,7 @@ def rebuild_manifest(root: Path | str) -> None:
     headers = scan(root)
     if not headers:
         raise WhaleError(f"{root} holds no episodes; record some with `whale collect`.")
-    shared = ("image_size", "action_spec", "camera", "steps", "recording_seed")
+    shared = ("image_size", "action_spec", "state_spec", "camera", "steps", "recording_seed")
     first_file, first = next(iter(headers.items()))
     for file, header in headers.items():
         for key in shared:

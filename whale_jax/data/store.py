@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.data import activity
-from whale_jax.data.actions import ActionSpec
+from whale_jax.data.actions import ActionSpec, StateSpec
 from whale_jax.data.episode import Episode
 from whale_jax.data.storage import MANIFEST, read_episode, read_manifest
 from whale_jax.errors import WhaleError, unknown_name
@@ -28,7 +28,8 @@ def nested_share(total: int, fraction: float, seed: int) -> np.ndarray:
 class EpisodeStore:
     """A directory of episodes, or a selection of it. Made by open_store.
 
-    root: Path; action_spec: ActionSpec; image_size: (H, W); records: one dictionary per episode
+    root: Path; action_spec: ActionSpec; state_spec: StateSpec, or None where the episodes have no state;
+    image_size: (H, W); records: one dictionary per episode
     (file, task, policy, split, index, seed, length, return, success); info: the rest of the manifest.
     """
 
@@ -37,6 +38,7 @@ class EpisodeStore:
         self.info = info
         self.records = records
         self.action_spec = ActionSpec.from_json(info["action_spec"])
+        self.state_spec = StateSpec(**info["state_spec"]) if info.get("state_spec") else None
         self.image_size = tuple(info["image_size"])
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class EpisodeStore:
         if episode.length != record["length"]:
             raise WhaleError(
                 f"{path} has {episode.length} steps, but the manifest says {record['length']}; run the same "
-                "`whale collect` command again to rewrite the manifest."
+                "`whale collect` or `whale data import` command again to rewrite the manifest."
             )
         self.action_spec.validate(episode.actions, str(path))
         return episode
@@ -111,7 +113,7 @@ def open_store(root: Path | str) -> EpisodeStore:
         raise WhaleError(
             f"{root} is half-written: of {len(records)} episodes in its {MANIFEST}, {len(missing)} are "
             f"missing and {len(broken)} truncated (the first: {(missing + broken)[0]}). Run the same `whale "
-            "collect` command again: only what is missing is recorded."
+            "collect` or `whale data import` command again: only what is missing is written."
         )
     if not records:
         raise WhaleError(f"{root} holds no episodes; record some with `whale collect`, or correct the path.")

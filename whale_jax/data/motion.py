@@ -1,0 +1,170 @@
+"""How a measured motion answers to a command: a finite impulse response, and what it says. Free of JAX.
+
+Dimension keys: L steps of an episode, K lags. A response's weight at lag k is how much of what is commanded at step
+t - k is moved between frame t and frame t + 1, so that a sound recording has its first weight at lag 0.
+
+The fit is of differences from step to step, which a policy that follows the measured position does not bend as it bends
+plain values, and it is robust: where the arm touches something, hits the end of its range or stands still, steps
+disagree with the rest and lose their weight.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+FIRST, LAST = -3, 3
+REACH_SECONDS = 0.15  # an arm that follows its command this slowly is still seen whole
+_SHORTER = ((FIRST, LAST), (-2, 2), (-1, 1))
+_STILL = 0.05  # of a fast motion: an arm that pushes against something answers to nothing
+_ROWS_PER_LAG, _RIDGE, _ROUNDS, _CUT, _DRAWS, _DRAW_ROUNDS, _PIECES = 4, 1e-4, 8, 3.0, 30, 3, 5
+_ONSET, _END, _UNCLEAR, _LEAST_EXPLAINED = 0.3, 0.1, 0.3, 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """How one motion answers to one command.
+
+    Attributes:
+      lags: (K,) int; weights: (K,) motion per command, in the units of the arrays that were fitted.
+      explained: share of the variance of the motion's changes, over the steps that were kept.
+      kept: share of steps that were kept; rows: all steps.
+      sign: +1 or -1, that of the greatest weight.
+      onset: the first lag with real weight; gain: the sum of the weights from there to the response's end.
+      ended: whether that end lies within the lags that were looked at.
+      agreement: share of bootstrap draws of whole episodes that give this sign and this onset.
+      gain_interval: 90 % of the gain in those draws.
+      clear: whether the weights are those of something that follows a command: enough is explained, nearly all weights
+        have one sign, and few lie before the onset. Smooth actions alone, as a script's without noise, leave it open.
+    """
+
+    lags: np.ndarray
+    weights: np.ndarray
+    explained: float
+    kept: float
+    rows: int
+    sign: int
+    onset: int
+    gain: float
+    ended: bool
+    agreement: float
+    gain_interval: tuple[float, float]
+    clear: bool
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Linear correlation of two arrays (N,); NaN for fewer than three, or where one is constant."""
+    if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def response(commands: Sequence[np.ndarray], motions: Sequence[np.ndarray], rate_hz: float) -> Response | None:
+    """The response of `motions` to `commands`, both one array (L,) for each episode; None if they are too short.
+
+    Steps at the ends of an episode, for which a command that matters was not recorded, are left out. Where episodes are
+    short, fewer lags are looked at.
+    """
+    longest = (FIRST, LAST + round(REACH_SECONDS * rate_hz))
+    for first, last in (longest, *_SHORTER):
+        changes, answers, episode = _rows(commands, motions, first, last)
+        if len(answers) >= _ROWS_PER_LAG * (last - first + 1):
+            break
+    else:
+        return None
+    width, size = changes.std(), answers.std()
+    if width < 1e-12 or size < 1e-12:
+        return None
+    changes, answers = changes / width, answers / size
+    fit = _fit(changes, answers, np.ones(len(answers)))
+    draws = [_fit(changes, answers, counts, fit.trust, _DRAW_ROUNDS) for counts in _counts(_blocks(episode))]
+    gains = np.quantile([draw.gain for draw in draws], (0.05, 0.95)) * size / width
+    weights = fit.weights * fit.sign
+    mass = np.abs(weights).sum()
+    against, before = -weights[weights < 0].sum() / mass, np.abs(weights[: fit.at]).sum() / mass
+    return Response(
+        lags=np.arange(first, last + 1),
+        weights=fit.weights * size / width,
+        explained=fit.explained,
+        kept=float((fit.trust > 0).mean()),
+        rows=len(answers),
+        sign=fit.sign,
+        onset=first + fit.at,
+        gain=float(fit.gain * size / width),
+        ended=fit.ended,
+        agreement=float(np.mean([(draw.sign, draw.at) == (fit.sign, fit.at) for draw in draws])),
+        gain_interval=(float(gains[0]), float(gains[1])),
+        clear=bool(fit.explained >= _LEAST_EXPLAINED and against <= _UNCLEAR and before <= _UNCLEAR),
+    )
+
+
+def _rows(commands, motions, first: int, last: int) -> tuple[np.ndarray, ...]:
+    """Changes of commands (N, K) at every lag and of motion (N,), and their episode (N,), where there is motion."""
+    still = _STILL * np.quantile(np.abs(np.concatenate(motions)), 0.95)
+    changes, answers, episode = [np.zeros((0, last - first + 1))], [np.zeros(0)], [np.zeros(0, int)]
+    for number, (command, motion) in enumerate(zip(commands, motions, strict=True)):
+        steps = np.arange(max(last, 0), len(command) + min(first, 0))
+        if len(steps) > 1:
+            at_lags = np.stack([command[steps - k] for k in range(first, last + 1)], axis=1)
+            moves = np.abs(motion[steps]) > still
+            moves = moves[1:] | moves[:-1]
+            changes.append(np.diff(at_lags, axis=0)[moves])
+            answers.append(np.diff(motion[steps])[moves])
+            episode.append(np.full(moves.sum(), number))
+    return np.concatenate(changes).astype(float), np.concatenate(answers).astype(float), np.concatenate(episode)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """Weights (K,) and trust (N,) of a fit, the sign and place of its onset, its gain, its end, the share explained."""
+
+    weights: np.ndarray
+    trust: np.ndarray
+    sign: int
+    at: int
+    gain: float
+    ended: bool
+    explained: float
+
+
+def _blocks(episode: np.ndarray) -> np.ndarray:
+    """Numbers (N,) of what is drawn together: the rows of an episode, or of a piece where episodes are few."""
+    blocks = np.unique(episode, return_inverse=True)[1]
+    return blocks if blocks.max() + 1 >= _PIECES else np.arange(len(episode)) * _PIECES // len(episode)
+
+
+def _counts(blocks: np.ndarray) -> Iterator[np.ndarray]:
+    """How often each row (N,) is in a bootstrap draw of blocks, draw by draw."""
+    rng, total = np.random.default_rng(0), int(blocks.max()) + 1
+    for _ in range(_DRAWS):
+        yield np.bincount(rng.integers(0, total, total), minlength=total)[blocks]
+
+
+def _fit(changes, answers, counts, trust=None, rounds: int = _ROUNDS) -> _Fit:
+    """Ridge least squares of rows that count so often (N,), made anew with Tukey's biweight of the residuals.
+
+    The first round trusts all rows, or as much as `trust` (N,) says.
+    """
+    drawn = counts > 0
+    changes, answers, counts = changes[drawn], answers[drawn], counts[drawn]
+    trust = np.ones(len(answers)) if trust is None else trust[drawn]
+    moving = np.abs(changes).max(axis=1) > 0.05
+    moving = moving if moving.any() else ~moving
+    penalty = _RIDGE * counts.sum() * np.eye(changes.shape[1])
+    for _ in range(rounds):
+        weighted = changes * (trust * counts)[:, None]
+        weights = np.linalg.solve(weighted.T @ changes + penalty, weighted.T @ answers)
+        left = answers - changes @ weights
+        spread = 1.4826 * np.median(np.abs(left[moving])) + 1e-3
+        away = left / (_CUT * spread)
+        trust = np.where(np.abs(away) < 1, (1 - away**2) ** 2, 0.0)
+    sign = 1 if weights[np.abs(weights).argmax()] >= 0 else -1
+    at = int((sign * weights >= _ONSET * np.abs(weights).max()).argmax())
+    following = sign * weights[at:]
+    # What comes after the response has ended is noise, which would add up.
+    over = np.append(following < _END * np.abs(weights).max(), True).argmax()
+    weight = trust * counts
+    explained = 1 - (weight * left**2).sum() / max((weight * answers**2).sum(), 1e-12)
+    return _Fit(
+        weights, trust, sign, at, sign * float(following[:over].sum()), bool(over < len(following)), float(explained)
+    )

@@ -1,0 +1,95 @@
+"""Held-out episodes as the model imagines them, written as a LeRobot data set."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from whale_jax.data.episode import Episode
+from whale_jax.data.lerobot_write import write_lerobot
+from whale_jax.data.store import EpisodeStore
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation.protocol import imagine
+from whale_jax.imagination.world import WorldModel
+from whale_jax.nn.settings import Settings
+
+_SPLITS = ("valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImaginedSettings(Settings):
+    """What is imagined.
+
+    Attributes:
+      context: recorded frames that an episode begins with; horizon: imagined frames behind them.
+      episodes: how many; batch_size: imagined at once.
+      uncertainty: as of `WorldModel.imagine`, or "none".
+    """
+
+    context: int = 2
+    horizon: int = 16
+    episodes: int = 10
+    batch_size: int = 10
+    uncertainty: str = "retracing"
+
+
+def write_imagined(
+    model: WorldModel, store: EpisodeStore, path: Path | str, settings: ImaginedSettings
+) -> tuple[int, int]:
+    """Imagines the first held-out episodes along their recorded actions into the LeRobot data set `path`.
+
+    Rows hold the recorded action, the reward that the model predicts (0 before its first frame), whale.imagined, which
+    says of each frame whether it is imagined, and whale.uncertainty of each imagined frame (0 for recorded ones).
+    Success is not predicted: next.success is always false.
+
+    Returns:
+      The number of episodes written, and of held-out ones passed over because they are too short.
+
+    Raises:
+      WhaleError: the store's actions or frames are not the model's, nothing is held out, or all of it is too short.
+    """
+    model.action_spec.check_same(store.action_spec, str(store.root))
+    if min(settings.context, settings.horizon, settings.episodes) < 1:
+        raise WhaleError("Imagined episodes need a --context, a --horizon and --episodes of 1 or more.")
+    chosen, short = _choose(store, settings)
+    write_lerobot(Path(path), _imagined(model, chosen, settings), store.action_spec)
+    return len(chosen), short
+
+
+def _choose(store: EpisodeStore, settings: ImaginedSettings) -> tuple[list[Episode], int]:
+    """The episodes that are long enough, from the first on, and how many were not."""
+    split = next((name for name in _SPLITS if name in store.names("split")), None)
+    if split is None:
+        raise WhaleError(
+            f"{store.root} holds no held-out episodes (split valid or test); import some with --valid=0.1."
+        )
+    held_out, needed = store.select(split=split), settings.context + settings.horizon - 1
+    fitting = [i for i, record in enumerate(held_out.records) if record["length"] >= needed]
+    if not fitting:
+        raise WhaleError(
+            f"No held-out episode of {store.root} has {needed + 1} frames, which {settings.context} given and "
+            f"{settings.horizon} imagined ones make; choose a smaller --horizon."
+        )
+    return [held_out.read(i) for i in fitting[: settings.episodes]], len(held_out) - len(fitting)
+
+
+def _imagined(
+    model: WorldModel, episodes: list[Episode], settings: ImaginedSettings
+) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
+    context, steps = settings.context, settings.context + settings.horizon - 1
+    frames = np.stack([episode.frames[:context] for episode in episodes])
+    actions = np.stack([episode.actions[:steps] for episode in episodes])
+    wanted = None if settings.uncertainty == "none" else settings.uncertainty
+    recorded = iter(episodes)
+    for future in imagine(model, frames, actions, settings.batch_size, uncertainty=wanted):
+        for i in range(len(future.frames)):
+            episode = next(recorded)
+            rewards = np.zeros(steps, np.float32)
+            if future.rewards is not None:
+                rewards[context - 1 :] = future.rewards[i]
+            further = {"whale.imagined": np.arange(steps + 1) >= context}
+            if future.uncertainty is not None:
+                further["whale.uncertainty"] = np.append(np.zeros(context), future.uncertainty[i]).astype(np.float32)
+            whole = np.concatenate([episode.frames[:context], future.frames[i]])
+            yield Episode(whole, episode.actions[:steps], rewards, np.zeros(steps, bool), episode.metadata), further
