@@ -8,9 +8,17 @@ import jax
 import pytest
 import tiny
 
-from whale_jax.configuration import default_config, load_config, model_settings, override, to_plain
+from whale_jax.configuration import (
+    default_config,
+    load_change,
+    load_config,
+    model_settings,
+    override,
+    stages_of,
+    to_plain,
+)
 from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.models.world_model import Networks
 from whale_jax.nn.settings import flat
 from whale_jax.training.settings import StageSettings
 
@@ -21,7 +29,8 @@ REFERENCES = [c for c in CONFIGS if c != "whale_x.py"] + [f"whale_x.py:{v}" for 
 
 
 def load(reference: str):
-    return load_config(str(tiny.ROOT / "configs" / reference))
+    path = str(tiny.ROOT / "configs" / reference)
+    return load_change(path)(default_config()) if reference.startswith("finetune") else load_config(path)
 
 
 def millions(count: int) -> int:
@@ -40,7 +49,7 @@ def test_every_config_describes_networks_and_stages(reference, counts):
     assert config.name and keys == set(flat(to_plain(default_config())))
     assert set(counts[reference]) == {"tokenizer", "posterior", "prior", "policy", "dynamics", "reward"}
     assert min(counts[reference].values()) > 0
-    for name in COMPONENTS:
+    for name in stages_of(config):
         StageSettings.from_dict(config.stages[name].to_dict())
 
 
@@ -125,7 +134,7 @@ def test_a_config_file_of_one_s_own(tmp_path):
         load_config(str(tmp_path / "nowhere" / "mine.py"))
 
 
-@pytest.mark.parametrize("change", [{"log_every": 0}, {"steps": 0}, {"batch_size": -1}, {"clip": 0.0}])
+@pytest.mark.parametrize("change", [{"log_every": 0}, {"steps": -1}, {"batch_size": -1}, {"clip": 0.0}])
 def test_settings_that_no_stage_can_run_with(change):
     with pytest.raises(WhaleError, match=next(iter(change))):
         StageSettings(**change)

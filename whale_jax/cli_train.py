@@ -1,6 +1,7 @@
 """The commands that train and that measure training: parse, call one function, print."""
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -24,6 +25,21 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--num-processes", type=int, help="several: how many; srun and mpirun say so themselves")
     command.add_argument("--process-id", type=int, help="several: which this is, from 0")
     command.add_argument("--coordinator-timeout", type=float, default=300.0, help="several: seconds to wait")
+
+    command = add("finetune", run_finetune, "a checkpoint on episodes of your own robot, and a report; resumes")
+    command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory to start from")
+    text = "episode store, or what `whale data import` takes, which is imported into the work directory"
+    command.add_argument("--data", required=True, help=text)
+    command.add_argument("--robot", help="YAML file of the robot, for LeRobot data sets and folders")
+    command.add_argument("--camera", default="", help="view to use where the data have several")
+    command.add_argument("--workdir", required=True, help="directory of the run")
+    text = "config file whose get_config(pretrained) changes the checkpoint's; --config.KEY=VALUE changes a key"
+    command.add_argument("--config", help=text + "; default: the published steps")
+    command.add_argument("--new-actions", action="store_true", help="draw the inputs of actions anew")
+    command.add_argument("--scratch", action="store_true", help="the same networks, with nothing of the checkpoint")
+    command.add_argument("--no-behaviour", action="store_true", help="without behaviour conditioning")
+    command.add_argument("--until", help="stop after this stage, without a report")
+    command.add_argument("--compare", default="", help="train these too, and compare: scratch, no-behaviour")
 
     command = add("watch", run_watch, "how far a run is, from another terminal, until Ctrl-C")
     command.add_argument("workdir", help="directory of the run")
@@ -97,6 +113,32 @@ def run_train(options) -> int:
     return _resumable(train)
 
 
+def run_finetune(options) -> int:
+    from whale_jax.configuration import load_change, override
+    from whale_jax.finetune import Job, finetune, finetune_beside, finetune_config, open_data, open_start
+
+    if options.compare and (options.scratch or options.no_behaviour or options.until):
+        raise WhaleError(
+            "--compare trains whole runs beside each other; leave --scratch, --no-behaviour and --until out."
+        )
+
+    def work() -> None:
+        make = load_change(options.config) if options.config else finetune_config
+        change = functools.partial(override, assignments=options.overrides)
+        start = open_start(options.checkpoint)
+        store = open_data(options.data, start, options.workdir, options.robot, options.camera)
+        job = Job(start, store, make, change, options.new_actions)
+        if options.compare:
+            from whale_jax.evaluation.comparison import to_text
+
+            print(to_text(finetune_beside(job, options.workdir, names_of(options.compare))))
+            return
+        more = {"scratch": options.scratch, "behaviour": not options.no_behaviour}
+        _tell(options.workdir, finetune(job, options.workdir, options.until, **more))
+
+    return _resumable(work)
+
+
 def _resumable(work: Callable[[], None]) -> int:
     """Exit status of work that SIGTERM and SIGINT stop so that the same command goes on."""
     from whale_jax.data import activity
@@ -114,7 +156,7 @@ def _resumable(work: Callable[[], None]) -> int:
 
 
 def _train(config, options, window) -> None:
-    from whale_jax.pretrain import pretrain, summary_line
+    from whale_jax.pretrain import pretrain
     from whale_jax.training import hosts
 
     if options.reuse:
@@ -122,12 +164,17 @@ def _train(config, options, window) -> None:
 
         with hosts.primary_first():
             reuse(options.reuse, options.workdir, config)
-    metrics = pretrain(config, options.workdir, options.until, window)
+    _tell(options.workdir, pretrain(config, options.workdir, options.until, window))
+
+
+def _tell(workdir: str, metrics: dict) -> None:
+    """Says what a run came to and where its report is, if it made one."""
     if metrics:
         from whale_jax.evaluation.report import statements
+        from whale_jax.pretrain import summary_line
 
         print("\n".join(statements(metrics)))
-        summary_line(Path(options.workdir), metrics)
+        summary_line(Path(workdir), metrics)
 
 
 def run_watch(options) -> None:

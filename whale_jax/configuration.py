@@ -2,8 +2,9 @@
 
 import ast
 import importlib.util
+import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def default_config() -> ConfigDict:
       model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
       stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames. A tokenizer that saw
         shorter segments draws the later frames of a window badly, by 5 dB in the study of docs/results.md.
-      stages.<name>.data_fraction, start_from: see `whale_jax.training.settings.StageSettings`.
+      stages.<name>.data_fraction, start_from, renew, freeze: see `whale_jax.training.settings.StageSettings`.
       stages.<name>.patience: evaluations without a better held-out loss before the stage stops; 0 never stops.
       stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
         them; 0 leaves the stage out.
@@ -150,8 +151,38 @@ def load_config(reference: str) -> ConfigDict:
     """The config of a file: "path/to/file.py" or "path/to/file.py:variant".
 
     Raises:
-      WhaleError: no such file, or it has no `get_config`.
+      WhaleError: no such file, or it has no `get_config`, or one that changes a checkpoint's config.
     """
+    get_config, path, variant = _get_config(reference)
+    if _changes(get_config):
+        raise WhaleError(f"{path} says how a checkpoint is fine-tuned; give it to `whale finetune`.")
+    if variant and not get_config.__code__.co_argcount:
+        raise WhaleError(f"{path} has no variants; leave ':{variant}' out.")
+    return get_config(variant) if variant else get_config()
+
+
+def load_change(reference: str) -> Callable[..., ConfigDict]:
+    """The `get_config(pretrained)` of a config file for fine-tuning, see `whale_jax.finetune.finetune_config`.
+
+    Raises:
+      WhaleError: no such file, or its `get_config` makes a config from nothing.
+    """
+    get_config, path, variant = _get_config(reference)
+    if variant or not _changes(get_config):
+        raise WhaleError(
+            f"{reference} is no config for fine-tuning, which changes that of the checkpoint in "
+            "get_config(pretrained); see configs/finetune_small.py for an example."
+        )
+    return get_config
+
+
+def _changes(get_config: Callable[..., ConfigDict]) -> bool:
+    """Whether a config file's function takes another config."""
+    parameters = inspect.signature(get_config).parameters.values()
+    return any(parameter.default is inspect.Parameter.empty for parameter in parameters)
+
+
+def _get_config(reference: str) -> tuple[Callable[..., ConfigDict], str, str]:
     path, _, variant = reference.partition(":")
     file = Path(path)
     if not file.is_file():
@@ -162,9 +193,7 @@ def load_config(reference: str) -> ConfigDict:
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise WhaleError(f"{path} defines no get_config(); see configs/quickstart.py for an example.")
-    if variant and not module.get_config.__code__.co_argcount:
-        raise WhaleError(f"{path} has no variants; leave ':{variant}' out.")
-    return module.get_config(variant) if variant else module.get_config()
+    return module.get_config, path, variant
 
 
 def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> ConfigDict:
@@ -223,7 +252,8 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 def stages_of(config: ConfigDict) -> list[str]:
     """The stages that a config trains, in their order."""
-    return [name for name in TRAINED if name != "ensemble" or config.stages.ensemble.members]
+    left_out = {"reward": not config.stages.reward.steps, "ensemble": not config.stages.ensemble.members}
+    return [name for name in TRAINED if not left_out.get(name)]
 
 
 def stage_settings(config: ConfigDict, name: str) -> StageSettings:
@@ -239,7 +269,7 @@ def make_stage(config: ConfigDict, name: str, spec: ActionSpec | None = None) ->
 
 def model_settings(config: ConfigDict) -> WorldModelSettings:
     """The networks' settings that a config describes."""
-    model = config.model.to_dict()
+    model = to_plain(config.model)  # by value: transformers that a config file made one object stay apart
     execution = model.pop("execution")
     image_size = (model.pop("image_size"),) * 2
     action_dim = model.pop("action_dim")

@@ -133,7 +133,10 @@ def _check_stages(config: ConfigDict, placement: Placement) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
     found = []
     for name in stages_of(config):
-        check_rows(name, stage_settings(config, name), placement.mesh.shape["data"])
+        settings = stage_settings(config, name)
+        if settings.steps < 1:
+            raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
+        check_rows(name, settings, placement.mesh.shape["data"])
         if placement.mesh.size > 1:
             found.append(rule_matches(make_stage(config, name), placement))
     sharding.check_matches(found, placement)
@@ -313,6 +316,7 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
             config=to_plain(config),
             action_spec=source.action_spec.to_json(),
             specs={dataset: spec.to_json() for dataset, spec in source.specs.items()},
+            statistics=dict(source.statistics),
             versions=versions(),
         ),
         train_batches=open_batches,

@@ -1,5 +1,6 @@
 """Taking over another run's data and finished stages, so that an ablation trains only what differs."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -68,7 +69,8 @@ def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
 
 def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     """What of a plain config's stage decides its parameters; keys that an older config lacks have their defaults."""
-    return _without_idle(StageSettings().to_dict() | config["stages"][name])
+    defaults = json.loads(json.dumps(StageSettings().to_dict()))
+    return _without_idle(defaults | config["stages"][name])
 
 
 def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:

@@ -23,6 +23,7 @@ from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation.arrays import unit
 from whale_jax.evaluation.evaluate import held_out, machine, training_history, versions
+from whale_jax.evaluation.figure import check_drawing
 from whale_jax.evaluation.kept import kept, write
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips
 from whale_jax.imagination.world import WorldModel, load
@@ -32,7 +33,7 @@ from whale_jax.nn.settings import Settings
 from whale_jax.nn.transformer import TransformerSettings
 from whale_jax.pretrain import open_source, pretrain, train_alone
 from whale_jax.reuse import reuse, settings_of
-from whale_jax.scaling_figure import check_drawing, write_figure
+from whale_jax.scaling_figure import write_figure
 from whale_jax.training.checkpoint import newest_meta, stage_directory, steps_in
 from whale_jax.training.flops import textbook_flops
 from whale_jax.training.progress import say

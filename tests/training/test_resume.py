@@ -42,7 +42,7 @@ def test_a_stage_resumed_from_its_checkpoint_ends_bit_for_bit_the_same(name, tra
 
 
 def test_a_finished_run_is_left_as_it_is(trained, store, tmp_path, whale):
-    workdir, _ = trained
+    workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
     before = tiny.files_in(workdir)
     done = whale(*tiny.train_arguments(store, workdir, "--until=reward"))
     after = tiny.files_in(workdir)

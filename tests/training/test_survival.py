@@ -120,7 +120,9 @@ def test_where_no_checkpoint_can_be_read_nothing_is_trained_or_moved(trained, st
 
 
 @pytest.mark.slow
-def test_eight_devices_checkpoint_goes_on_with_one_with_four_and_with_two_by_two(store, tmp_path, whale):
+def test_eight_devices_checkpoint_goes_on_with_one_with_four_and_with_two_by_two_and_is_fine_tuned_on_one(
+    store, tmp_path, whale
+):
     def train(workdir, devices, *more):
         flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
         arguments = tiny.train_arguments(store, workdir, "--until=tokenizer", *more)
@@ -133,6 +135,12 @@ def test_eight_devices_checkpoint_goes_on_with_one_with_four_and_with_two_by_two
     assert "tokenizer: embed over data: " in said and " MiB" in said
     stage = eight / "checkpoints" / "tokenizer"
     wanted = checkpoint.read_item(stage, LAST, "params")
+    still = ("--config.stages.tokenizer.max_lr=0.0", "--config.stages.tokenizer.min_lr=0.0")
+    steps = [f"--config.stages.tokenizer.{key}=1" for key in ("steps", "eval_every", "save_every")]
+    paths = (f"--checkpoint={eight}", f"--data={store}", f"--workdir={tmp_path / 'tuned'}")
+    assert whale("finetune", *paths, *still, *steps, "--until=tokenizer").status == 0
+    tuned = checkpoint.read_item(tmp_path / "tuned" / "checkpoints" / "tokenizer", 1, "params")
+    jax.tree.map(np.testing.assert_array_equal, tuned, wanted)
     shutil.rmtree(stage / str(LAST))
     for name, devices, mesh in (("one", 1, ()), ("four", 4, ()), ("square", 4, ("--config.mesh.model=2",))):
         workdir = tmp_path / name

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.data.actions import ActionSpec
-from whale_jax.errors import WhaleError
+from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.uncertainty import resolve
 from whale_jax.models.reward import expected_reward
@@ -296,13 +296,17 @@ def _notes(estimator, estimates: dict[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def load(directory: Path | str) -> WorldModel:
+def load(directory: Path | str, dataset: str | None = None) -> WorldModel:
     """The world model of a checkpoint: a work directory, a stage's directory, or a step's.
 
     Of a directory of steps it is the newest that can be read; what is passed over is said.
 
+    Args:
+      directory: that of the checkpoint.
+      dataset: of a model that was trained on a mixture, the data set in whose own units actions are given.
+
     Raises:
-      WhaleError: there is no checkpoint, or it cannot be read.
+      WhaleError: there is no checkpoint, it cannot be read, or it was trained on no such data set.
     """
     stage_directory, newest = find(directory)
     asked = Path(directory).absolute() == stage_directory / str(newest)
@@ -313,4 +317,7 @@ def load(directory: Path | str) -> WorldModel:
     step, (meta, tree) = fall_back(stage_directory, [newest] if asked else steps_in(stage_directory), read)
     params = {name: tree[name] for name in TRAINED if name in tree}
     source = stage_directory / str(step)
-    return WorldModel(networks_of(meta), jax.device_put(params), ActionSpec.from_json(meta.action_spec), meta, source)
+    if dataset is not None and dataset not in meta.specs:
+        raise unknown_name(f"data set of {source}", dataset, meta.specs)
+    spec = ActionSpec.from_json(meta.action_spec if dataset is None else meta.specs[dataset])
+    return WorldModel(networks_of(meta), jax.device_put(params), spec, meta, source)

@@ -19,6 +19,13 @@ from whale_jax.nn.transformer import TimeCache
 COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
 TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble is further dynamics models
 Params = dict[str, Any]
+# Patterns of the parameters that actions pass first, or that predict them.
+ACTION_INPUTS = {
+    "tokenizer": (),
+    "behaviour": ("*.encoder.extra_0.*", "policy.head.*"),
+    "dynamics": ("action.*",),
+    "reward": ("hidden_0.*",),
+}
 
 
 @dataclasses.dataclass(frozen=True)

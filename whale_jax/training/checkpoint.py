@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,8 @@ from whale_jax.training.progress import say
 
 T = TypeVar("T")
 FORMAT = "whale-checkpoint/2"
+INPUTS = (".action_dim", "dynamics.embedding_dim")  # settings that change how many numbers come in, and nothing else
+EXECUTION = (".remat", ".dtype", ".residual_dtype", ".space_kernel", ".time_kernel")  # those that change no parameter
 _SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
 
 
@@ -34,6 +36,7 @@ class Meta:
       stage: the stage that wrote it; `finished` once that stage is over.
       model: settings of all networks; config: the whole config; action_spec: what the actions mean.
       specs: what each data set's own actions mean, by name, if it was a mixture.
+      statistics: of the training episodes' actions, see `whale_jax.data.actions.statistics`; of a mixture by name.
       versions: of the libraries that wrote it.
       best, bad_evals: held-out selection so far.
     """
@@ -44,6 +47,7 @@ class Meta:
     action_spec: dict[str, Any]
     versions: dict[str, str]
     specs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
     finished: bool = False
     best: float | None = None
     bad_evals: int = 0
@@ -190,6 +194,16 @@ def _host_target(checkpointer, path):
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
 
 
+def item_shapes(directory: Path, step: int, item: str) -> Any:
+    """Shapes and types of one pytree of a checkpoint, without reading it; raises BrokenCheckpoint if it cannot be."""
+    path = directory / str(step) / item
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return _host_target(checkpointer, path)
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
 @contextlib.contextmanager
 def _quiet():
     """Orbax warns of a file that an item inside a checkpoint never has."""
@@ -278,7 +292,8 @@ def find_component(directory: Path | str, name: str, settings: WorldModelSetting
     """Stage directory and step of the newest checkpoint of `directory`, as in `find`, that a stage can start from.
 
     Raises:
-      WhaleError: there is none, it holds no parameters of that stage, or its networks differ from `settings`.
+      WhaleError: there is none, it holds no parameters of that stage, or its networks differ from `settings` in more
+        than the inputs of actions and of the behaviour embedding.
     """
     where, step = find(directory)
     meta = read_meta(where, step)
@@ -287,7 +302,7 @@ def find_component(directory: Path | str, name: str, settings: WorldModelSetting
             f"stages.{name}.start_from: {where / str(step)} is of the stage {meta.stage} and holds no {name} yet; name "
             "a checkpoint that does, or leave start_from empty."
         )
-    check_architecture(meta, settings, where)
+    check_architecture(meta, settings, where, but=INPUTS)
     return where, step
 
 
@@ -296,14 +311,19 @@ def read_component(directory: Path | str, name: str, settings: WorldModelSetting
     return read_item(*find_component(directory, name, settings), "params")[name]
 
 
-def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path) -> None:
-    """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`, naming the first ones."""
+def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path, but: Sequence[str] = ()) -> None:
+    """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`, naming the first ones.
+
+    How they are executed may differ, and what is named in `but`.
+    """
     later = COMPONENTS[COMPONENTS.index(meta.stage) + 1 :] if meta.stage in COMPONENTS else ()
     saved, wanted = (
         flat({name: value for name, value in tree.items() if name not in later})
         for tree in (meta.model, json.loads(json.dumps(settings.to_dict())))
     )
-    differing = [k for k in sorted(saved.keys() | wanted.keys()) if saved.get(k) != wanted.get(k)]
+    free = (*EXECUTION, *but)
+    names = sorted(k for k in saved.keys() | wanted.keys() if not k.endswith(free))
+    differing = [k for k in names if saved.get(k) != wanted.get(k)]
     if differing:
         shown = "; ".join(f"{k} is {saved.get(k)} there and {wanted.get(k)} in the config" for k in differing[:3])
         raise WhaleError(

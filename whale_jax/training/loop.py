@@ -16,6 +16,7 @@ from whale_jax.errors import WhaleError
 from whale_jax.models.world_model import Params
 from whale_jax.nn.placement import Placement
 from whale_jax.training import failure, hosts, interrupt
+from whale_jax.training.adopt import adopt
 from whale_jax.training.checkpoint import (
     CheckpointWriter,
     Meta,
@@ -211,7 +212,8 @@ class Trainer:
         key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
         params = jax.jit(self.stage.prepare)(state.params, first, key)
         if self.settings.start_from:
-            params = read_component(self.settings.start_from, self.stage.name, self.stage.networks.settings)
+            saved = read_component(self.settings.start_from, self.stage.name, self.stage.networks.settings)
+            params = adopt(params, saved, self.settings.renew)
         shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
         return state.replace(params=jax.device_put(params, shardings))
 

@@ -1,8 +1,11 @@
 """AdamW with warm-up, cosine decay and clipping (Tables 5 to 8)."""
 
+from typing import Any
+
 import jax
 import optax
 
+from whale_jax.errors import unknown_name
 from whale_jax.training.settings import StageSettings
 
 
@@ -15,6 +18,14 @@ def schedule(settings: StageSettings) -> optax.Schedule:
         decay_steps=max(settings.steps, settings.warmup + 1),
         end_value=settings.min_lr,
     )
+
+
+def trained(settings: StageSettings, params: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a component that its stage trains, by first name; raises WhaleError for a frozen part unknown."""
+    for name in settings.freeze:
+        if name not in params:
+            raise unknown_name("part to freeze", name, params)
+    return {name: part for name, part in params.items() if name not in settings.freeze}
 
 
 def optimizer(settings: StageSettings) -> optax.GradientTransformation:

@@ -11,7 +11,7 @@ class StageSettings(Settings):
     """What the loop needs to know of a stage; the defaults are what the paper's tables share.
 
     Attributes:
-      steps, batch_size: optimiser steps, and segments per step over all devices.
+      steps, batch_size: optimiser steps, and segments per step over all devices; no step leaves the reward model out.
       accumulate: parts in which a batch is taken one after another, for less memory; their gradients and metrics are
         averaged, each part counting alike however much of it is padding.
       max_lr, min_lr, warmup: linear warm-up in steps, then cosine down to min_lr.
@@ -26,6 +26,9 @@ class StageSettings(Settings):
       data_fraction: share of the training episodes that the stage sees, 0 < data_fraction <= 1; those of a smaller
         share are among those of a larger one.
       start_from: directory of a checkpoint whose parameters of this stage are the initial ones; empty draws them.
+      renew: of those, patterns of dotted names that are drawn all the same, as "action.*"; what has another shape there
+        is drawn anyhow.
+      freeze: parts of the component that are not trained, as "encoder": their first names.
       members: of the ensemble, the model of the dynamics stage among them; 0 trains none.
     """
 
@@ -50,10 +53,14 @@ class StageSettings(Settings):
     revive_below: float = 0.1
     data_fraction: float = 1.0
     start_from: str = ""
+    renew: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     members: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "eval_every", "save_every"):
+        if self.steps < 0:
+            raise WhaleError(f"A stage's steps are not negative, as {self.steps} is; correct the config.")
+        for name in ("batch_size", "accumulate", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WhaleError(f"A stage's {name} is at least 1, not {getattr(self, name)}; correct the config.")
         if not 0 < self.data_fraction <= 1:
@@ -64,5 +71,7 @@ class StageSettings(Settings):
             raise WhaleError(
                 f"An ensemble has 2 members or more, or 0 for none, not {self.members}; correct the config."
             )
+        if self.revive_every and "quantizer" in self.freeze:
+            raise WhaleError("A frozen codebook (quantizer) cannot revive codes; set the stage's revive_every to 0.")
         if self.warmup < 0 or self.max_lr < 0 or self.clip <= 0:
             raise WhaleError("A stage's warmup and max_lr are at least 0 and its clip is above 0; correct the config.")

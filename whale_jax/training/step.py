@@ -1,5 +1,6 @@
 """The train step and the state that it changes."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from whale_jax.data.batch import Batch, example
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.placement import Placement, constrain, placed
+from whale_jax.training.optimizer import trained
 from whale_jax.training.sharding import Match, matches, replicated, tree_shardings
 from whale_jax.training.stages import STAGES, Stage
 
@@ -35,8 +37,9 @@ def step_key(seed: int, stage: str, step: jax.Array | int) -> jax.Array:
 def make_step(stage: Stage, seed: int, placement: Placement):
     """The compiled train step: (state, frozen, batch) -> (state, metrics), the state's buffers used again.
 
-    A step that is not finite changes nothing. With `accumulate` A, the batch is taken in A parts, one after another,
-    whose gradients and metrics are averaged; `after_update` sees all parts, as a first axis.
+    A step that is not finite changes nothing; frozen parts stay as they are, bit for bit. With `accumulate` A, the
+    batch is taken in A parts, one after another, whose gradients and metrics are averaged; `after_update` sees all
+    parts, as a first axis.
     """
     tx, shapes = stage.optimizer(), abstract_state(stage, seed, placement)[1]
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
@@ -45,11 +48,12 @@ def make_step(stage: Stage, seed: int, placement: Placement):
         key = step_key(seed, stage.name, state.step)
         with placed(placement):
             loss, metrics, aux, grads = gradients(stage, state.params, frozen, batch, key)
+            moving = trained(stage.settings, state.params)
             if placement.mesh.size > 1:
-                grads = jax.lax.with_sharding_constraint(grads, shardings.params)
+                grads = jax.lax.with_sharding_constraint(grads, trained(stage.settings, shardings.params))
             norm = optax.tree.norm(grads)
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            updates, opt_state = tx.update(grads, state.opt_state, moving)
+            params = state.params | optax.apply_updates(moving, updates)
             last_key = jax.random.fold_in(key, stage.settings.accumulate)  # the parts have those before
             params, extra = stage.after_update(params, state.extra, aux, last_key, state.step)
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
@@ -61,15 +65,22 @@ def make_step(stage: Stage, seed: int, placement: Placement):
 
 
 def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array):
-    """Loss, metrics, aux with a first axis of parts, and gradients, in as many parts as the settings say."""
-    grad_fn = jax.value_and_grad(stage.loss, has_aux=True)
+    """Loss, metrics, aux with a first axis of parts, and gradients of the trained parts of the component.
+
+    Taken in as many parts of the batch as the settings say.
+    """
+
+    def loss_of(moving, rows, key):
+        return stage.loss(params | moving, frozen, rows, key, True)
+
+    grad_fn = functools.partial(jax.value_and_grad(loss_of, has_aux=True), trained(stage.settings, params))
     parts = stage.settings.accumulate
     if parts == 1:
-        (loss, (metrics, aux)), grads = grad_fn(params, frozen, batch, key, True)
+        (loss, (metrics, aux)), grads = grad_fn(batch, key)
         return loss, metrics, jax.tree.map(lambda x: x[None], aux), grads
 
     def run(rows, key):
-        (loss, (metrics, aux)), grads = grad_fn(params, frozen, rows, key, True)
+        (loss, (metrics, aux)), grads = grad_fn(rows, key)
         return (loss, metrics, grads), aux
 
     def add(total, part):
@@ -112,7 +123,8 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
         key = step_key(seed, stage.name, 2**31 - 1)
         params = stage.init(key)
         extra = stage.initial_extra(nn.unbox(params))
-        return TrainState(jnp.int32(0), params, stage.optimizer().init(params), extra, jnp.bool_(False))
+        opt_state = stage.optimizer().init(trained(stage.settings, params))
+        return TrainState(jnp.int32(0), params, opt_state, extra, jnp.bool_(False))
 
     shapes = _shapes(jax.eval_shape(create), placement)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)

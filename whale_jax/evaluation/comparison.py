@@ -1,0 +1,159 @@
+"""Several world models on the same held-out clips: a table with intervals, a figure, and their films."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.data.store import EpisodeStore
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation import video
+from whale_jax.evaluation.figure import LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
+from whale_jax.evaluation.films import stills
+from whale_jax.evaluation.kept import write
+from whale_jax.evaluation.protocol import ProtocolSettings, imagine, read_clips
+from whale_jax.evaluation.statistics import interval, resamples
+from whale_jax.imagination.world import WorldModel
+from whale_jax.nn import lpips
+
+DRAWS = 2_000
+HORIZON = 8
+BETTER = {"moving_psnr": 1, "moving_lpips": -1, "psnr": 1, "lpips": -1}  # what is better: more, or less
+TITLES = {
+    "moving_psnr": "moving-region PSNR, dB",
+    "moving_lpips": "moving-region LPIPS",
+    "psnr": "PSNR, dB",
+    "lpips": "LPIPS",
+}
+REPEAT = "last frame repeated"
+
+
+def compare_models(
+    models: Mapping[str, WorldModel], store: EpisodeStore, settings: ProtocolSettings, output: Path
+) -> dict[str, Any]:
+    """Imagines the same clips with every model, and writes comparison.json, comparison.png and comparison-film.png.
+
+    The film is of the clip whose motion is the median.
+
+    Args:
+      models: by name; the others' differences are taken from the first.
+      store: held-out episodes that every model's actions and frames fit.
+      settings: which clips; at least `HORIZON` frames are imagined.
+      output: directory of the files.
+
+    Returns:
+      {"clips", "horizon", "models": {name: {measure: [mean, low, high]}}, "differences": {name: {measure: [first minus
+      it, low, high]}}, "by_horizon": {name: {measure: [by horizon]}}}: means over all clips at the horizon with 95 %
+      bootstrap intervals, differences paired by clip; the last given frame, repeated, is among the models.
+
+    Raises:
+      WhaleError: an episode is shorter than a clip, or clips are shorter than `HORIZON`.
+    """
+    if settings.horizon < HORIZON:
+        raise WhaleError(f"Models are compared at horizon {HORIZON}; set --config.evaluation.horizon to that or more.")
+    groups, values, films = read_clips(store, settings), {}, {}
+    frames = np.concatenate([group.frames for group in groups])
+    actions = np.concatenate([group.actions for group in groups])
+    given, real = frames[:, : settings.context], frames[:, settings.context :]
+    moving = video.moving_region(real, given[:, -1])
+    shown = int(np.argsort(moving.mean((1, 2, 3)))[len(moving) // 2])
+    for name, model in models.items():
+        futures = imagine(model, given, actions, settings.batch_size)
+        films[name] = np.concatenate([future.frames for future in futures])
+        values[name] = _measure(real, films[name], moving)
+    values[REPEAT] = _measure(real, np.repeat(given[:, -1:], settings.horizon, axis=1), moving)
+    table = summarise(values)
+    write(output / "comparison.json", json.dumps(table, indent=1).encode())
+    draw(table, output / "comparison.png")
+    rows = {"real": frames[shown]} | {n: np.concatenate([given[shown], f[shown]]) for n, f in films.items()}
+    columns = range(settings.context - 1, frames.shape[1], max(1, settings.horizon // HORIZON))
+    write(output / "comparison-film.png", stills(rows, columns, settings.context, scale=max(1, 128 // frames.shape[2])))
+    return table
+
+
+def _measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict[str, np.ndarray]:
+    values = {"moving_psnr": video.moving_psnr(real, predicted, moving), "psnr": video.psnr(real, predicted)}
+    if min(real.shape[2:4]) >= lpips.MIN_SIDE:
+        values["moving_lpips"] = video.moving_lpips(real, predicted, moving)
+        values["lpips"] = video.lpips(real, predicted)
+    return {name: values[name] for name in BETTER if name in values}
+
+
+def summarise(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The table of `compare_models` from each model's measures (E, n) by name; NaN where nothing moves in a frame."""
+    first = next(iter(values.values()))
+    picks = resamples(len(next(iter(first.values()))), DRAWS, seed=0)
+    at = {name: {m: v[:, HORIZON - 1] for m, v in of.items()} for name, of in values.items()}
+    reference = next(iter(at.values()))
+    return {
+        "clips": picks.shape[1],
+        "horizon": HORIZON,
+        "models": {name: {m: _interval(v, picks) for m, v in of.items()} for name, of in at.items()},
+        "differences": {
+            name: {m: _interval(reference[m] - v, picks) for m, v in of.items()} for name, of in list(at.items())[1:]
+        },
+        "by_horizon": {name: {m: video.by_horizon(v).mean for m, v in of.items()} for name, of in values.items()},
+    }
+
+
+def _interval(values: np.ndarray, picks: np.ndarray) -> list[float | None]:
+    """[mean, low, high] of (E,), whose NaN count for nothing."""
+    there, sums = ~np.isnan(values), np.nan_to_num(values)
+    counts = np.concatenate([[there.sum()], there[picks].sum(1)])
+    totals = np.concatenate([[sums.sum()], sums[picks].sum(1)])
+    return interval(np.divide(totals, counts, out=np.full(len(counts), np.nan), where=counts > 0))
+
+
+def to_text(table: Mapping[str, Any]) -> str:
+    """The table as Markdown: means, and in brackets how much better the first model is."""
+    measures = list(next(iter(table["models"].values())))
+    lines = [
+        f"At horizon {table['horizon']}, mean of {table['clips']} held-out clips [95 % interval]; "
+        "below, by how much the first is better:",
+        "",
+        "| | " + " | ".join(TITLES[m] for m in measures) + " |",
+        "|---|" + "---|" * len(measures),
+    ]
+    for name, values in table["models"].items():
+        lines.append(f"| {name} | " + " | ".join(_cell(values[m], m) for m in measures) + " |")
+    for name, values in table["differences"].items():
+        better = [[None if v is None else BETTER[m] * v for v in values[m]] for m in measures]
+        cells = [
+            _cell([b[0], *sorted(b[1:])] if None not in b else b, m, "+") for m, b in zip(measures, better, strict=True)
+        ]
+        lines.append(f"| better than {name} by | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float | None], measure: str, sign: str = "") -> str:
+    if None in values:
+        return "-"
+    digits = 3 if "lpips" in measure else 2
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def draw(table: Mapping[str, Any], path: Path) -> None:
+    """Moving-region PSNR and LPIPS by horizon, a line for each model."""
+    series = table["by_horizon"]
+    measures = [m for m in ("moving_psnr", "moving_lpips") if m in next(iter(series.values()))]
+    figure = new_figure(5.2 * len(measures), 3.6)
+    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+        for (name, values), look in zip(series.items(), _looks(len(series)), strict=True):
+            by = [np.nan if v is None else v for v in values[measure]]
+            axes.plot(range(1, len(by) + 1), by, label=name, **look)
+        style(axes, "horizon, imagined frames", TITLES[measure])
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(series), fontsize=8.5, **LEGEND
+    )
+    save(figure, path)
+
+
+def _looks(count: int) -> list[dict[str, Any]]:
+    """The first model, further ones, and what is no model."""
+    further = [("#2e7d4f", (6, 2, 1.2, 2)), ("#7a4fa3", (3.5, 1.8)), ("#8a6d1d", (1.2, 1.6))]
+    between = [(SECOND, (5, 2)), *further][: count - 2]
+    looks = [{"color": colour, "dashes": dashes, "linewidth": 1.6} for colour, dashes in between]
+    return [{"color": MODEL, "linewidth": 2.2}, *looks, {"color": MUTED, "dashes": (1.2, 1.6), "linewidth": 1.2}]

@@ -1,0 +1,73 @@
+"""What of a checkpoint's parameters a component starts with, where the two are not of one shape."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from whale_jax.errors import WhaleError
+from whale_jax.models.world_model import Params
+from whale_jax.nn.settings import flat
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adoption:
+    """Parameters by dotted name, with their shapes.
+
+    Attributes:
+      restored: taken from the checkpoint.
+      new: freshly drawn, for the checkpoint's have another shape, are to be renewed, or are not there.
+      dropped: the checkpoint's that are not taken.
+      frozen: first names of the parts that are not trained.
+    """
+
+    restored: Shapes
+    new: Shapes
+    dropped: Shapes
+    frozen: tuple[str, ...] = ()
+
+    def lines(self, component: str) -> list[str]:
+        """One line for every parameter, and a last one that counts them."""
+        lines = []
+        for kind in ("restored", "new", "dropped"):
+            for name, shape in getattr(self, kind).items():
+                note = ", frozen" if kind == "restored" and name.split(".")[0] in self.frozen else ""
+                lines.append(f"  {kind:<9}{component}.{name} {shape}{note}")
+        counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in ("restored", "new", "dropped"))
+        return [*lines, f"{component}: {counts}"]
+
+
+def compare(fresh: Mapping[str, Any], saved: Mapping[str, Any], renew: Sequence[str], frozen=()) -> Adoption:
+    """What `adopt` does with trees of arrays, or of their shapes.
+
+    Raises:
+      WhaleError: a pattern of `renew` matches nothing.
+    """
+    wanted, there = flat(fresh), flat(saved)
+    for pattern in renew:
+        if not fnmatch.filter(wanted, pattern):
+            raise WhaleError(f"No parameter to renew is called {pattern}; there are {', '.join(list(wanted)[:5])}, ….")
+    renewed = {name for pattern in renew for name in fnmatch.filter(wanted, pattern)}
+    same = {name for name in wanted.keys() & there.keys() if tuple(wanted[name].shape) == tuple(there[name].shape)}
+    same -= renewed
+    return Adoption(
+        restored={name: tuple(wanted[name].shape) for name in wanted if name in same},
+        new={name: tuple(wanted[name].shape) for name in wanted if name not in same},
+        dropped={name: tuple(there[name].shape) for name in there if name not in same},
+        frozen=tuple(frozen),
+    )
+
+
+def adopt(fresh: Params, saved: Params, renew: Sequence[str] = ()) -> Params:
+    """`fresh` with the parameters that `saved` has in the same shape under the same name, but for those to renew."""
+    restored = compare(fresh, saved, renew).restored
+
+    def pick(fresh: Any, saved: Any, name: str) -> Any:
+        if isinstance(fresh, Mapping):
+            parts = saved if isinstance(saved, Mapping) else {}
+            return {key: pick(value, parts.get(key), f"{name}{key}.") for key, value in fresh.items()}
+        return saved if name[:-1] in restored else fresh
+
+    return pick(fresh, saved, "")
