@@ -20,13 +20,17 @@ NEED_OXE = [
     "test_oxe_training.py",
     *(f"data/test_{name}.py" for name in ("check", "convert", "mixture", "oxe", "rlds")),
 ]
-collect_ignore = [] if find_spec("tensorflow_datasets") else NEED_OXE
+EXTRAS = "metaworld,viz,dev,oxe,lerobot,tensorflow"
+NEED_LEROBOT = ["evaluation/test_imagined.py"]
+NEED_LEROBOT += [f"data/test_{name}.py" for name in ("folder", "importing", "lerobot", "lerobot_write")]
+PACKAGES = {"tensorflow_datasets": NEED_OXE, "pyarrow": NEED_LEROBOT}
+collect_ignore = [name for package, names in PACKAGES.items() if not find_spec(package) for name in names]
 
 
 def pytest_terminal_summary(terminalreporter):
     if collect_ignore:
         names = ", ".join(collect_ignore)
-        terminalreporter.write_line(f"Left out, for they need WHALE_EXTRAS=metaworld,viz,dev,oxe,tensorflow: {names}")
+        terminalreporter.write_line(f"Left out, for they need WHALE_EXTRAS={EXTRAS}: {names}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
@@ -14,6 +15,7 @@ from test_mixture import SAMPLE
 
 import whale_jax
 from whale_jax.data.oxe import RECIPES, TABLETOP
+from whale_jax.data.standard import to_mixture
 from whale_jax.models.world_model import TRAINED
 from whale_jax.training.checkpoint import read_meta, stage_directory, steps_in
 
@@ -49,7 +51,13 @@ def test_all_stages_train_on_all_27(root, tmp_path):
     assert "kuka" in drawn["tokenizer"] and "kuka" not in drawn["dynamics"] and TABLETOP[0] in drawn["dynamics"]
     again = tiny.whale("evaluate", f"--checkpoint={workdir}", f"--output={tmp_path / 'again'}", "--no-fvd")
     assert again.status == 0, again.err
-    assert whale_jax.load(workdir).action_spec.dim == 7
+    mixed, own = whale_jax.load(workdir), whale_jax.load(workdir, dataset="droid")
+    raw = np.random.default_rng(0).normal(size=(1, 4, 7)).astype(np.float32)
+    frames = np.zeros((1, 2, tiny.SIDE, tiny.SIDE, 3), np.uint8)
+    futures = [model.imagine(frames, a).frames for model, a in ((own, raw), (mixed, to_mixture(raw, own.action_spec)))]
+    np.testing.assert_array_equal(*futures)
+    with pytest.raises(whale_jax.WhaleError, match="droid"):
+        whale_jax.load(workdir, dataset="droids")
 
 
 def test_what_is_missing_is_named_and_can_be_allowed(root, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_judge
 
 import whale_jax
 from whale_jax.data.store import open_store
@@ -37,9 +38,13 @@ COVERED = {
     "bash launch/evaluate.sh --checkpoint=DIR",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=uncertainty",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=value",
+    "bash launch/evaluate.sh --checkpoint=DIR --suite=judge --judge-endpoint=URL --judge-model=NAME",
     "whale report --from=DIR",
+    "bash launch/finetune.sh --checkpoint=DIR --data=DIR --workdir=DIR",
+    "bash launch/finetune.sh --checkpoint=runs/quickstart --data=runs/robot --workdir=runs/finetuned",
     "bash launch/test.sh",
     "whale doctor",
+    "whale doctor actions --data=DIR",
     "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
     "whale train --config=FILE --workdir=DIR --config.KEY=VALUE",
     "whale watch DIR",
@@ -50,6 +55,7 @@ COVERED = {
     "whale data bench --root=DIR --json",
     "whale data export --from=STORE --to=DIR --name=NAME",
     "whale data import --from=DIR --to=STORE",
+    "whale data import --from=DIR --to=STORE --robot=configs/robots/arx5.yaml",
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale inspect --config=configs/whale_x.py:large --mesh=8x1 --json",
     "whale scale --config=FILE --workdir=DIR",  # run by test_scaling.py
@@ -125,6 +131,20 @@ def test_evaluate_uncertainty(workdir):
     assert 'id="uncertainty"' in (workdir / "uncertainty" / "report.html").read_text()
 
 
+def test_evaluate_judge(workdir):
+    with tiny_judge.serving() as judge:
+        named = (f"--judge-endpoint={judge.url}", "--judge-model=eye", "--judge-votes=1", "--horizon=6")
+        command = ("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", "--suite=judge", *named, "--json")
+        count = json.loads(run(*command, "--judge-dry-run"))["judge"]["cost"]["estimate"]["requests"]
+        assert not judge.asked and count == 3
+        report = json.loads(run(*command, "--judge-prices=2.5,10"))["judge"]
+        assert report["estimate"] == "retracing" and report["all"]["rate"][0] == 1.0
+        assert len(judge.asked) == report["cost"]["asked"] == count and report["cost"]["dollars"] > 0
+        again = json.loads(run(*command))["judge"]
+        assert len(judge.asked) == count and again["all"] == report["all"]
+    assert 'id="judge"' in (workdir / "judge" / "report.html").read_text()
+
+
 def test_evaluate_value_and_score_it_anew(workdir, tmp_path):
     (tmp_path / "mine.py").write_text("def pick(frames, key):\n    raise RuntimeError('no gripper')\n")
     command = (WHALE, "evaluate", f"--checkpoint={workdir}", "--suite=value", "--horizon=6", "--episodes=2", "--json")
@@ -137,6 +157,19 @@ def test_evaluate_value_and_score_it_anew(workdir, tmp_path):
     assert again == report
 
 
+def test_finetune_beside_training_from_scratch(workdir, tmp_path):
+    overrides = [f"--config.{k}={v}" for k, v in SMALL.items() if k.startswith("stages")]
+    paths = (f"--checkpoint={workdir}", f"--data={workdir / 'data'}", f"--workdir={tmp_path}")
+    out = run(
+        "bash", "launch/finetune.sh", "--config=configs/finetune_small.py", *paths, "--compare=scratch", *overrides
+    )
+    assert "| better than from scratch by |" in out and "| before fine-tuning |" in out
+    table = json.loads((tmp_path / "comparison.json").read_text())
+    assert table["clips"] == 6 and len(table["by_horizon"]["from scratch"]["moving_lpips"]) == 10
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("comparison.png", "comparison-film.png"))
+    assert (tmp_path / "report.html").exists() and (tmp_path / "scratch" / "report.html").exists()
+
+
 def test_watch(workdir):
     facts = json.loads(run(WHALE, "watch", workdir, "--json"))
     assert facts["state"] == "finished" and [stage["step"] for stage in facts["stages"]] == [4] * 4
@@ -144,6 +177,11 @@ def test_watch(workdir):
 
 def test_doctor():
     assert json.loads(run(WHALE, "doctor", "--json"))["healthy"]
+
+
+def test_doctor_of_actions(workdir, tmp_path):
+    report = json.loads(run(WHALE, "doctor", "actions", f"--data={workdir / 'data'}", "--json", cwd=tmp_path))
+    assert report["sound"] and len(report["axes"]) == 3 and (tmp_path / "doctor" / "actions.png").exists()
 
 
 def test_collect_and_train_on_what_was_collected(workdir, tmp_path):
@@ -178,6 +216,23 @@ def test_data_commands(workdir, tmp_path):
     assert json.loads(run(WHALE, "data", "bench", f"--root={root}", "--json", "--batches=3"))["frames_per_second"] > 0
     whale_x = ("--config=configs/whale_x.py", f"--workdir={tmp_path / 'run'}", f"--config.data.root={root}")
     run("bash", "launch/pretrain.sh", *whale_x, status=2)
+
+
+@pytest.mark.skipif(not find_spec("pyarrow"), reason="the extra lerobot is not installed")
+def test_import_and_write_lerobot_data(workdir, tmp_path):
+    import recordings
+
+    source, store = recordings.write_v30(tmp_path / "source", (9, 7, 12)), tmp_path / "store"
+    out = run(WHALE, "data", "import", f"--from={source}", f"--to={store}", "--robot=configs/robots/arx5.yaml")
+    assert "LeRobot, 3 episodes (2 train, 1 valid), 15 frames" in out and len(open_store(store)) == 3
+    run(WHALE, "data", "export", f"--from={store}", f"--to={tmp_path}", "--name=again", "--format=lerobot")
+    out = run(WHALE, "data", "import", f"--from={store}", f"--to={tmp_path / 'copy'}")
+    assert "episode store, 3 episodes" in out and open_store(tmp_path / "copy").records == open_store(store).records
+    few = ("--episodes=1", "--horizon=2", "--uncertainty=none")
+    out = run(
+        WHALE, "imagine", f"--checkpoint={workdir}", f"--data={workdir / 'data'}", *few, f"--out={tmp_path / 'dreams'}"
+    )
+    assert "1 episodes as a LeRobot data set" in out and (tmp_path / "again" / "meta" / "info.json").exists()
 
 
 def test_inspect():

@@ -96,7 +96,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add = _Adder(commands)
 
-    command = add("doctor", run_doctor, "what this machine has, and what to do about what is missing")
+    command = add("doctor", run_doctor, "what this machine has; or what is wrong with a data set's actions")
+    command.add_argument("what", nargs="?", choices=("machine", "actions"), default="machine", metavar="SUBJECT")
+    command.add_argument("--data", help="actions: an episode store, or the directory of an RLDS data set")
+    command.add_argument("--checkpoint", help="actions: what they do to the predictions of this model as well")
+    command.add_argument("--episodes", type=int, help="actions: episodes to look at, evenly from all; default: 200")
+    command.add_argument("--output", help="actions: directory of the picture actions.png; default: doctor")
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = add("collect", run_collect, "record Meta-World episodes")
@@ -113,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, help="processes; 0 takes one per core")
 
-    group = commands.add_parser("data", help="RLDS data sets: check, statistics, speed, conversion", allow_abbrev=False)
+    group = commands.add_parser("data", help="data sets: import, export, check, statistics, speed", allow_abbrev=False)
     group.set_defaults(known=_Known(group))
     cli_data.add_commands(_Adder(group.add_subparsers(required=True, metavar="COMMAND")))
 
@@ -124,11 +129,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
     command.add_argument("--output", help="where the report goes; default: the work directory")
     command.add_argument("--episodes", type=int, help="episodes per task and policy; default: by suite")
-    command.add_argument("--horizon", type=int, help="frames imagined by the video and value suites; default: by suite")
-    command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty")
+    command.add_argument("--horizon", type=int, help="frames imagined, but by the uncertainty suite; default: by suite")
+    command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty, judge")
     command.add_argument("--no-behaviour", action="store_true", help="with behaviour conditioning switched off")
     command.add_argument("--no-fvd", action="store_true", help="video: leave FVD out, about a second a clip and series")
     command.add_argument("--policy", default="", help="value: further policies, comma-separated module:callable")
+    _add_judge(command)
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     command = add("report", run_report, "score a metrics.json anew, without its model, and write its report")
@@ -141,6 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
     given = command.add_mutually_exclusive_group(required=True)
     given.add_argument("--episode", help="an episode's .npz file")
     given.add_argument("--image", help="a picture of the model's size, as the only given frame")
+    given.add_argument("--data", help="episode store: its held-out episodes, imagined into a LeRobot data set")
+    command.add_argument("--episodes", type=int, help="with --data: episodes to imagine; default 10")
     command.add_argument("--start", type=int, help="first given frame of the episode; default 0")
     command.add_argument("--context", type=int, help="given frames of the episode; default 2")
     command.add_argument("--horizon", type=int, help="imagined frames; default 16, or as many as --actions")
@@ -155,9 +163,25 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="UNCERTAINTY",
         help="drawn below: retracing (default), entropy, ensemble or none",
     )
-    command.add_argument("--out", required=True, help="film to write: .mp4 or .gif, or .png for its stills")
+    command.add_argument(
+        "--out", required=True, help="film to write (.mp4, .gif, or .png for stills); with --data: DIR"
+    )
 
     return parser
+
+
+def _add_judge(command: argparse.ArgumentParser) -> None:
+    """Options of the judge suite; those that are not given are None."""
+    command.add_argument("--judge-endpoint", metavar="URL", help="judge: address up to, without, /chat/completions")
+    command.add_argument("--judge-model", metavar="NAME", help="judge: vision-language model; key in WHALE_JUDGE_KEY")
+    command.add_argument("--judge-criteria", metavar="FILE", help="judge: YAML of further criteria by task")
+    command.add_argument("--judge-votes", type=int, metavar="N", help="judge: votes of each pair; default 3")
+    command.add_argument("--judge-max-tokens", type=int, metavar="N", help="judge: of one answer; default 400")
+    command.add_argument("--judge-prices", metavar="IN,OUT", help="judge: dollars for a million tokens in, and out")
+    command.add_argument(
+        "--judge-budget", type=float, metavar="DOLLARS", help="judge: stop asking before this is spent"
+    )
+    command.add_argument("--judge-dry-run", action="store_true", default=None, help="judge: say the cost, ask nothing")
 
 
 class _Adder:
@@ -182,11 +206,27 @@ class _Known:
 
 
 def run_doctor(options) -> int:
+    if options.what == "actions":
+        return _run_doctor_actions(options)
+    given = [name for name in ("data", "checkpoint", "episodes", "output") if getattr(options, name) is not None]
+    if given:
+        raise WhaleError(f"--{given[0]} is of `whale doctor actions`; write that, or leave it out.")
     from whale_jax import doctor
 
     checks = doctor.diagnose()
     print(doctor.to_json(checks) if options.json else doctor.to_text(checks))
     return 0 if doctor.healthy(checks) else 1
+
+
+def _run_doctor_actions(options) -> int:
+    if options.data is None:
+        raise WhaleError("`whale doctor actions` needs --data=DIR, an episode store or an RLDS data set.")
+    from whale_jax import doctor_actions
+
+    report = doctor_actions.examine(options.data, options.checkpoint, options.episodes, options.output or "doctor")
+    print(doctor_actions.to_json(report) if options.json else doctor_actions.to_text(report))
+    print(f"picture: {report.picture}", file=sys.stderr)
+    return 0 if report.sound else 1
 
 
 def run_collect(options) -> None:
@@ -222,15 +262,37 @@ def run_evaluate(options) -> int:
         policies=names_of(options.policy),
         behaviour=not options.no_behaviour,
         fvd=not options.no_fvd,
+        judge=_judge_settings(options),
     )
     print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
     print(f"report: {output / 'report.html'}", file=sys.stderr)
     return _tell_failed(metrics)
 
 
+def _judge_settings(options):
+    """The judge's settings; None where no option names any."""
+    from whale_jax.evaluation.asking import JudgeSettings
+
+    given = {name.removeprefix("judge_"): value for name, value in vars(options).items() if name.startswith("judge_")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return None
+    if "prices" in given:
+        try:
+            given["prices"] = tuple(float(price) for price in given["prices"].split(","))
+        except ValueError:
+            raise WhaleError(
+                f"--judge-prices is {given['prices']!r}; give two numbers, as --judge-prices=2.5,10"
+            ) from None
+    chat = {name: given.pop(name) for name in ("endpoint", "model", "max_tokens", "prices") if name in given}
+    return JudgeSettings.from_dict({**given, "chat": chat})
+
+
 def _tell_failed(metrics: dict) -> int:
     """Exit status: 1 if something could not be measured, for the rest is there all the same."""
-    failed = [*metrics.get("failed", []), *metrics.get("value", {}).get("failed", [])]
+    failed = list(metrics.get("failed", []))
+    for suite in ("value", "judge"):
+        failed += metrics.get(suite, {}).get("failed", [])
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return 1 if failed else 0
@@ -252,8 +314,10 @@ def run_imagine(options) -> None:
     from whale_jax.imagination import film as films
     from whale_jax.imagination.world import load
 
-    check_output(options.out)
     _check_imagine(options)
+    if options.data is not None:
+        return _imagine_data(options)
+    check_output(options.out)
     model = load(options.checkpoint)
     if options.image is None:
         context = 2 if options.context is None else options.context
@@ -274,7 +338,28 @@ def run_imagine(options) -> None:
     print(options.out)
 
 
+def _imagine_data(options) -> None:
+    from whale_jax.data.store import open_store
+    from whale_jax.evaluation.imagined import ImaginedSettings, write_imagined
+    from whale_jax.imagination.world import load
+
+    asked = {"context": options.context, "horizon": options.horizon, "episodes": options.episodes}
+    asked["uncertainty"] = options.uncertainty
+    settings = ImaginedSettings(**{key: value for key, value in asked.items() if value is not None})
+    count, short = write_imagined(load(options.checkpoint), open_store(options.data), options.out, settings)
+    if short:
+        print(f"note: {short} held-out episodes are too short and were passed over", file=sys.stderr)
+    print(f"{options.out}: {count} episodes as a LeRobot data set")
+
+
 def _check_imagine(options) -> None:
+    if options.data is not None:
+        one = {"start": options.start, "action": options.action, "actions": options.actions, "random": options.random}
+        wrong = [name for name, value in one.items() if value is not None] + ["strip"] * options.strip
+        if wrong:
+            raise WhaleError(f"--data imagines along the recorded actions; leave --{wrong[0]} out.")
+    elif options.episodes is not None:
+        raise WhaleError("--episodes goes with --data=STORE; leave it out.")
     if options.image is not None and (options.start is not None or options.context is not None):
         raise WhaleError("--image is the only given frame; leave --start and --context out, or give an --episode.")
     if options.strip and options.uncertainty not in (None, "none"):

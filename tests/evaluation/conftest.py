@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny_judge
 
 TASKS = ("door-close", "reach", "button-press-topdown-wall")
 POLICIES = ("expert-noise-0.5", "expert-or-random", "cross-environment-c")
@@ -12,6 +13,13 @@ HORIZON, CONTEXT = 14, 2
 def arm():
     """A function that draws a film: (T, H, W, 3) uint8, a red arm moved along by `phase`."""
     return _arm
+
+
+@pytest.fixture
+def judge():
+    """A server that judges; see `tiny_judge.Judge`."""
+    with tiny_judge.serving() as judge:
+        yield judge
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,10 @@ import psutil
 from whale_jax.data.store import EpisodeStore, open_store
 from whale_jax.errors import WhaleError, unknown_name
 from whale_jax.evaluation import video
+from whale_jax.evaluation.asking import JudgeSettings
+from whale_jax.evaluation.consistency import score as score_consistency
 from whale_jax.evaluation.fvd import Collector
+from whale_jax.evaluation.judge import FOLDER, evaluate_judge
 from whale_jax.evaluation.kept import write
 from whale_jax.evaluation.policies import find_policy
 from whale_jax.evaluation.protocol import SAMPLES, ProtocolSettings, evaluate_video
@@ -31,7 +34,7 @@ from whale_jax.nn import lpips
 from whale_jax.training.history import read_history
 from whale_jax.training.progress import say
 
-SUITES = ("video", "value", "uncertainty")
+SUITES = ("video", "value", "uncertainty", "judge")
 DEFINITIONS = {
     "psnr": "dB, maximum 1.0, per frame, then the mean over clips",
     "ssim": "11x11 Gaussian window, sigma 1.5, per frame, then the mean over clips",
@@ -83,6 +86,7 @@ def evaluate(
     suites: Sequence[str] = ("video",),
     value: Callable[[], dict[str, Any]] | None = None,
     fvd: bool = False,
+    judge: JudgeSettings | None = None,
 ) -> dict[str, Any]:
     """Runs suites on the store's episodes and writes `metrics.json` and `report.html` into `output`.
 
@@ -91,12 +95,13 @@ def evaluate(
     Args:
       model: what is evaluated.
       store: held-out episodes.
-      settings: the video protocol; the uncertainty suite takes clips, batch and seed from it.
+      settings: the video protocol; the uncertainty suite takes clips, batch and seed from it, the judge all of it.
       output: directory for both files.
       run: "phases" (seconds by name) and whatever else the report should say of the run.
       suites: of `SUITES`.
       value: runs the value suite, `evaluate_value` on episodes of its own.
       fvd: whether the video suite takes FVD as well, about a second a clip and series on two cores.
+      judge: whom the judge suite asks, and how.
 
     Returns:
       The metrics as written; "failed" says what could not be measured while the rest was.
@@ -112,6 +117,7 @@ def evaluate(
         "video": lambda: evaluate_video(model, store, settings, output, say, distance),
         "value": value,
         "uncertainty": lambda: evaluate_uncertainty(model, store, UncertaintySettings(**shared), output, say),
+        "judge": lambda: evaluate_judge(model, store, settings, judge or JudgeSettings(), output, say),
     }
     results, failed = _results({name: run_suite[name] for name in suites})
     if "video" in results and distance:
@@ -193,7 +199,7 @@ def write_metrics(output: Path, metrics: dict[str, Any]) -> None:
 
 
 def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[str, Any], Path]:
-    """Scores the returns of a metrics.json anew, and writes it and its report; no model is needed.
+    """Scores the returns and verdicts of a metrics.json anew, and writes it and its report; no model is needed.
 
     Args:
       source: metrics.json, or the directory that holds it.
@@ -218,10 +224,13 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
         value = metrics["value"]
         settings = ValueSettings.from_dict(value["settings"])
         metrics["value"] = value | score(value["tasks"], settings.draws, settings.seed)
+    if "judge" in metrics:
+        metrics["judge"] |= score_consistency(metrics["judge"]["tasks"])
     output = Path(output or path.parent / "report-again")
     write_metrics(output, metrics)
-    if (path.parent / "films").is_dir() and output.resolve() != path.parent.resolve():
-        shutil.copytree(path.parent / "films", output / "films", dirs_exist_ok=True)
+    for folder in ("films", f"{FOLDER}/pictures"):
+        if (path.parent / folder).is_dir() and output.resolve() != path.parent.resolve():
+            shutil.copytree(path.parent / folder, output / folder, dirs_exist_ok=True)
     write_report(output / "report.html", metrics, _read_films(metrics, output))
     return metrics, output
 
@@ -270,6 +279,7 @@ def evaluate_checkpoint(
     policies: Sequence[str] = (),
     behaviour: bool = True,
     fvd: bool = True,
+    judge: JudgeSettings | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a checkpoint on the held-out episodes of a store; see `evaluate`.
 
@@ -281,7 +291,7 @@ def evaluate_checkpoint(
       episodes, horizon: in place of what the suites take by themselves.
       suites: of `SUITES`. For "value", episodes of the ranked policies are recorded as `ranked_store` says, unless
         `data` is given.
-      policies: further ones for "value", as "module:callable".
+      policies: further ones for "value", as "module:callable"; judge: whom "judge" asks, and how.
       behaviour: False switches behaviour conditioning off; fvd: False leaves FVD out of the video suite.
 
     Returns:
@@ -295,6 +305,8 @@ def evaluate_checkpoint(
             raise unknown_name("suite", name, SUITES)
     if policies and "value" not in suites:
         raise WhaleError("Policies are ranked by the value suite; add --suite=value.")
+    if judge and "judge" not in suites:
+        raise WhaleError("The options --judge-… are for the judge suite; add --suite=judge.")
     further = {name: find_policy(name) for name in policies}
     model = load(checkpoint)
     model = model if behaviour else model.without_behaviour()
@@ -315,7 +327,7 @@ def evaluate_checkpoint(
         ranked = store if data else ranked_store(model, workdir, chosen)
         return evaluate_value(model, ranked, chosen, output, further, say, _training(own))
 
-    return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd), output
+    return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd, judge), output
 
 
 def held_out_directory(workdir: Path) -> Path:

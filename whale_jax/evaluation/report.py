@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from whale_jax.evaluation import behaviours, page, reliability, returns, sections, statistics
+from whale_jax.evaluation import behaviours, judged, page, reliability, returns, sections, statistics
 from whale_jax.evaluation import films as encoding
 from whale_jax.evaluation.kept import write
 from whale_jax.evaluation.summary import check_metrics, count, horizons, mean, signed, statement, summarise
@@ -55,8 +55,9 @@ def write_report(
     """Write the report as one HTML file that loads nothing from anywhere.
 
     The page opens with its outcome and the films, then gives accuracy by horizon beside the controls, what the
-    uncertainty is worth, the training curves, and what ran, how long and on what; each where it was measured. The
-    file is written beside `path` and then takes its place, so a report that is already there survives a failure.
+    uncertainty is worth, what the judge says, the training curves, and what ran, how long and on what; each where it
+    was measured. The file is written beside `path` and then takes its place, so a report that is already there
+    survives a failure.
 
     Args:
       path: the file to write, usually `report.html`.
@@ -87,6 +88,8 @@ def write_report(
             parts["behaviour", "Behaviour"] = behaviours.behaviour_section(metrics["value"])
     if "uncertainty" in metrics:
         parts["uncertainty", "Uncertainty"] = reliability.uncertainty_section(metrics["uncertainty"])
+    if "judge" in metrics:
+        parts["judge", "Consistency"] = judged.judge_section(metrics["judge"], path.parent)
     parts["training", "Training"] = sections.training_section(metrics)
     if pictures:
         parts["figures", "Figures"] = sections.pictures_section(pictures)
@@ -107,6 +110,8 @@ def statements(metrics: dict, horizon: int = 8) -> list[str]:
         found.append(returns.statement(metrics["value"]))
     if "uncertainty" in metrics:
         found.append(reliability.statement(metrics["uncertainty"]))
+    if "judge" in metrics:
+        found.append(judged.statement(metrics["judge"]))
     if failed := metrics.get("failed"):
         found.append(f"Not measured: {'; '.join(failed)}")
     return found
@@ -126,6 +131,12 @@ def outcome(metrics: dict) -> dict:
             task: {name: {c: values[c] for c in statistics.COEFFICIENTS} for name, values in entry["estimates"].items()}
             for task, entry in metrics["uncertainty"]["tasks"].items()
         }
+    if "judge" in metrics:
+        found["judge"] = {name: metrics["judge"][name] for name in ("all", "estimate", "cost", "notes", "failed")}
+        found["judge"]["tasks"] = {
+            task: {name: value for name, value in entry.items() if name != "pairs"}
+            for task, entry in metrics["judge"]["tasks"].items()
+        }
     return found
 
 
@@ -139,7 +150,8 @@ def _figures(entry: dict) -> dict:
 
 def _header(metrics: dict, horizon: int, names: Sequence[tuple[str, str]]) -> str:
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in names)
-    measured = metrics.get("video") or metrics.get("value", metrics.get("uncertainty"))["tasks"]
+    suites = (metrics[suite] for suite in ("value", "uncertainty", "judge") if suite in metrics)
+    measured = metrics.get("video") or next(suites)["tasks"]
     tasks, tiles = len(measured), ""
     if "video" in metrics:
         cells = _tiles(metrics, summarise(metrics, horizon), horizon)

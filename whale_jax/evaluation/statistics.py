@@ -4,7 +4,7 @@ Dimension keys: E trajectories, n steps, R bootstrap draws. Plain functions of N
 """
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 COEFFICIENTS = ("pearson", "spearman")
 
@@ -55,6 +55,14 @@ def interval(values: np.ndarray, level: float = 0.95) -> list[float | None]:
         return [float(values[0]), None, None]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return [float(values[0]), float(low), float(high)]
+
+
+def proportion(successes: int, total: int, level: float = 0.95) -> list[float | None]:
+    """[value, low, high] of a share, with Wilson's score interval; None where there is nothing to take it of."""
+    if not total:
+        return [None, None, None]
+    found = binomtest(successes, total).proportion_ci(level, method="wilson")
+    return [successes / total, float(found.low), float(found.high)]
 
 
 def risk_coverage(errors: np.ndarray, estimates: np.ndarray, coverage: np.ndarray) -> list[float]:

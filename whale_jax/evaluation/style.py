@@ -95,6 +95,11 @@ figure { margin: 0; }
   gap: 20px 28px; margin: 10px 0 8px; }
 .charts figcaption { font-size: 0.9rem; font-weight: 600; margin-bottom: 2px; overflow-wrap: anywhere; }
 .chart { display: block; width: 100%; height: auto; overflow: visible; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 20px 24px; }
+.pairs .film div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
+.pairs img { image-rendering: pixelated; }
+.film figcaption b.consistent { color: var(--reconstruction); }
+.film figcaption b.inconsistent { color: var(--wrong); }
 .above { margin: 14px 0 4px; }
 .scroll { overflow-x: auto; margin: 0 0 8px; }
 .figures { display: table; width: 100%; font-size: 0.86rem; }

@@ -21,7 +21,7 @@ def check_metrics(metrics: dict) -> None:
             "run `whale evaluate` again to write them anew."
         )
     video = metrics.get("video")
-    if video is None and ("uncertainty" in metrics or "value" in metrics):
+    if video is None and any(suite in metrics for suite in ("value", "uncertainty", "judge")):
         return
     if not video or not all(video.values()):
         raise WhaleError("The metrics hold nothing under video/<task>/<policy>; run `whale evaluate` again.")
