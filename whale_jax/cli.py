@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 
-from whale_jax import cli_data, cli_train
+from whale_jax import cli_control, cli_data, cli_train
 from whale_jax.cli_train import names_of
 from whale_jax.errors import WhaleError, unknown_name
 
@@ -123,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_data.add_commands(_Adder(group.add_subparsers(required=True, metavar="COMMAND")))
 
     cli_train.add_commands(add)
+    cli_control.add_commands(add)
 
     command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
@@ -133,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty, judge")
     command.add_argument("--no-behaviour", action="store_true", help="with behaviour conditioning switched off")
     command.add_argument("--no-fvd", action="store_true", help="video: leave FVD out, about a second a clip and series")
-    command.add_argument("--policy", default="", help="value: further policies, comma-separated module:callable")
+    command.add_argument("--policy", default="", help="value: further policies: module:callable, or a run's directory")
     _add_judge(command)
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -249,6 +250,7 @@ def run_collect(options) -> None:
 
 
 def run_evaluate(options) -> int:
+    from whale_jax.control.policy import named_policies
     from whale_jax.evaluation.evaluate import evaluate_checkpoint
     from whale_jax.evaluation.report import outcome, statements
 
@@ -259,7 +261,7 @@ def run_evaluate(options) -> int:
         episodes=options.episodes,
         horizon=options.horizon,
         suites=names_of(options.suite),
-        policies=names_of(options.policy),
+        policies=named_policies(names_of(options.policy)),
         behaviour=not options.no_behaviour,
         fvd=not options.no_fvd,
         judge=_judge_settings(options),

@@ -22,14 +22,13 @@ from whale_jax.evaluation.consistency import score as score_consistency
 from whale_jax.evaluation.fvd import Collector
 from whale_jax.evaluation.judge import FOLDER, evaluate_judge
 from whale_jax.evaluation.kept import write
-from whale_jax.evaluation.policies import find_policy
 from whale_jax.evaluation.protocol import SAMPLES, ProtocolSettings, evaluate_video
 from whale_jax.evaluation.report import Film, write_report
 from whale_jax.evaluation.scoring import score
 from whale_jax.evaluation.summary import FORMAT, check_metrics
 from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
 from whale_jax.evaluation.value import ValueSettings, check_reward, evaluate_value
-from whale_jax.imagination.world import WorldModel, load
+from whale_jax.imagination.world import Policy, WorldModel, load
 from whale_jax.nn import lpips
 from whale_jax.training.history import read_history
 from whale_jax.training.progress import say
@@ -276,7 +275,7 @@ def evaluate_checkpoint(
     episodes: int | None = None,
     horizon: int | None = None,
     suites: Sequence[str] = ("video",),
-    policies: Sequence[str] = (),
+    policies: Mapping[str, Policy] | None = None,
     behaviour: bool = True,
     fvd: bool = True,
     judge: JudgeSettings | None = None,
@@ -291,7 +290,7 @@ def evaluate_checkpoint(
       episodes, horizon: in place of what the suites take by themselves.
       suites: of `SUITES`. For "value", episodes of the ranked policies are recorded as `ranked_store` says, unless
         `data` is given.
-      policies: further ones for "value", as "module:callable"; judge: whom "judge" asks, and how.
+      policies: further ones for "value" by name; judge: whom "judge" asks, and how.
       behaviour: False switches behaviour conditioning off; fvd: False leaves FVD out of the video suite.
 
     Returns:
@@ -307,7 +306,6 @@ def evaluate_checkpoint(
         raise WhaleError("Policies are ranked by the value suite; add --suite=value.")
     if judge and "judge" not in suites:
         raise WhaleError("The options --judge-… are for the judge suite; add --suite=judge.")
-    further = {name: find_policy(name) for name in policies}
     model = load(checkpoint)
     model = model if behaviour else model.without_behaviour()
     workdir = model.source.parent.parent.parent
@@ -325,7 +323,7 @@ def evaluate_checkpoint(
         check_reward(model)
         chosen = ValueSettings(**changes)
         ranked = store if data else ranked_store(model, workdir, chosen)
-        return evaluate_value(model, ranked, chosen, output, further, say, _training(own))
+        return evaluate_value(model, ranked, chosen, output, policies, say, _training(own))
 
     return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd, judge), output
 

@@ -12,7 +12,7 @@ import numpy as np
 from whale_jax.data.actions import ActionSpec
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings
-from whale_jax.imagination.world import Policy, WorldModel
+from whale_jax.imagination.world import Policy, WorldModel, begin_episode
 
 PATIENCE = 60.0  # seconds for one answer
 
@@ -52,6 +52,10 @@ class Guarded:
 
     def __init__(self, policy: Policy, spec: ActionSpec, patience: float = PATIENCE):
         self._policy, self._spec, self.patience = policy, spec, patience
+
+    def reset(self) -> None:
+        """Lets the policy forget what it was shown."""
+        begin_episode(self._policy)
 
     def __call__(self, frames: np.ndarray, key: jax.Array) -> np.ndarray:
         """Actions (B, A) float32 for frames (B, H, W, 3) uint8."""
@@ -102,6 +106,7 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
         for index in range(protocol.episodes):
             simulator.reset(episode_seed(config["seed"], "ranked", task, name, index))
             frames, actions, outcomes = [simulator.frame()], [], []
+            policy.reset()
             for step in range(steps):
                 key = jax.random.fold_in(jax.random.fold_in(jax.random.key(protocol.seed), index), step)
                 actions.append(policy(frames[-1][None], key)[0])

@@ -80,7 +80,7 @@ class _Unit:
     @property
     def file(self) -> str:
         """Its policy as part of a file's name."""
-        return self.policy.replace(":", ".")
+        return self.policy.replace(":", ".").replace("/", ".")
 
 
 def evaluate_value(
@@ -101,7 +101,8 @@ def evaluate_value(
       store: recorded episodes of held-out policies, with rewards.
       settings: of the comparison.
       output: for what is kept, and a film of each episode in `output`/films.
-      policies: further ones by name, of frames; each acts in the simulator, and in closed loop in the model.
+      policies: further ones by name, of frames; each acts in the simulator, and in closed loop in the model. One with
+        an attribute `tasks` acts in these alone.
       say: hears of progress.
       training: episodes that the model was trained on; None leaves out how far policies are from them.
 
@@ -121,7 +122,7 @@ def evaluate_value(
     ]
     for name, act in (policies or {}).items():
         guarded = Guarded(act, model.action_spec)
-        for task in long_enough.names("task"):
+        for task in _tasks_of(act, name, long_enough.names("task")):
             clips = functools.partial(record_closed_loop, model, task, name, guarded, settings.protocol())
             units.append(_Unit(task, name, "closed loop", clips, guarded))
     notes += _without_embeddings(model, settings, training, long_enough.names("task"))
@@ -141,6 +142,16 @@ def evaluate_value(
         tasks[task]["behaviour"] = plane
     more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS, "behaviour": everything}
     return score(tasks, settings.draws, settings.seed) | more
+
+
+def _tasks_of(policy: Policy, name: str, tasks: list[str]) -> list[str]:
+    own = [task for task in tasks if task in getattr(policy, "tasks", tasks)]
+    if not own:
+        raise WhaleError(
+            f"The policy {name} is for {', '.join(policy.tasks)}, and the episodes to be ranked are of "
+            f"{', '.join(tasks)}; name a checkpoint or --data of its task."
+        )
+    return own
 
 
 def check_reward(model: WorldModel) -> None:

@@ -83,7 +83,8 @@ class WorldModel:
           actions: (B, C - 1 + n, A) in the robot's own units; the first C - 1 lie between the given frames.
             With `policy`, those C - 1 alone (None if C is 1).
           key: a JAX key for sampling; not needed at temperature 0.
-          policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), in place of given actions.
+          policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), in place of given actions. One that remembers
+            frames has a method `reset`, which is called before the first.
           horizon: n; only with `policy`.
           uncertainty: "retracing", "entropy" or "ensemble", an estimator of `whale_jax.imagination.uncertainty` with
             settings of your own, or None.
@@ -220,6 +221,7 @@ class WorldModel:
     def _closed_loop(self, params, frames, actions, policy, horizon, key, temperature, estimator):
         state = self._start(estimator)(params, *self._spread(frames, self._normal(actions)))
         count, current, steps, taken = len(frames), frames[:, -1], [], []
+        begin_episode(policy)
         for i in range(horizon):
             policy_key, token_key = jax.random.split(jax.random.fold_in(key, i))
             action = np.asarray(policy(current, policy_key), np.float32)
@@ -277,6 +279,12 @@ class WorldModel:
                 f"({len(frames)}, {past}{'' if policy is not None else ' + n'}, {self.action_spec.dim}) with n >= 1."
             )
         return actions
+
+
+def begin_episode(policy: Policy) -> None:
+    """Tells a policy that remembers frames, which one with a method `reset` does, that other ones follow."""
+    if hasattr(policy, "reset"):
+        policy.reset()
 
 
 def _notes(estimator, estimates: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -1,0 +1,22 @@
+"""Policies learnt in Whale-ST at 64 pixels, by the paper's protocol (Figure 4): five tasks, five methods, three seeds.
+
+Command:  bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64 --config.stages.ensemble.members=3
+          whale control --checkpoint=runs/whale_st_64 --config=configs/control.py --workdir=runs/control
+          (on several devices each takes its share: --part=1/8 to --part=8/8, then once without)
+Time:     not measured; 75 runs of 100,000 updates
+Expected: the paper's Figure 4: with the retracing penalty highest and steadiest on three of five tasks
+"""
+
+from ml_collections import ConfigDict
+
+from whale_jax.configuration import default_config
+from whale_jax.control.settings import ControlSettings
+
+TASKS = ("plate-slide", "button-press-wall", "faucet-close", "coffee-push", "handle-press")
+
+
+def get_config():
+    config = default_config()
+    config.name = "control"
+    config.control = ConfigDict(ControlSettings(tasks=TASKS).to_dict())
+    return config

@@ -1,0 +1,37 @@
+"""Acting in the dream: Whale-ST with an ensemble on the five tasks of the paper's Figure 4, and policies trained in it.
+
+Command:  bash launch/pretrain.sh --config=configs/control_small.py --workdir=runs/control_small
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from whale_jax.configuration import load_config
+from whale_jax.control.settings import ControlSettings
+
+TASKS = ("faucet-close", "plate-slide")
+
+
+def get_config():
+    config = load_config(str(Path(__file__).with_name("study_small.py")))
+    config.name = "control_small"
+    config.data.record.episodes = {"train": 16, "valid": 2, "test": 4}
+    config.data.record.steps = 50
+
+    stages = config.stages
+    stages.tokenizer.steps = 1600
+    stages.behaviour.steps, stages.behaviour.eval_every = 200, 50
+    stages.dynamics.steps = stages.ensemble.steps = 2000
+    stages.reward.steps = 2000
+
+    config.evaluation.episodes = 4
+
+    control = config.control = ConfigDict(ControlSettings(tasks=TASKS).to_dict())
+    control.updates = 3000
+    control.reward_scale = 1 / config.data.record.action_repeat
+    control.learner.update({"channels": (32, 32), "kernels": (4, 3), "strides": (4, 2), "hidden": 256})
+    control.learner.update({"batch_size": 64, "learning_rate": 3e-4, "std_updates": control.updates})
+    control.rollout.update({"starts": 64, "every": 250, "capacity": 8192})
+    control.trial.update({"every": 1000, "episodes": 20, "steps": 50, "compared": 50})
+    return config

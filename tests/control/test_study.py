@@ -1,0 +1,179 @@
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import tiny
+
+from whale_jax.control.policy import load_policy
+from whale_jax.control.tables import across, summary, to_text
+
+pytest.importorskip("metaworld")
+
+CONFIG = f"--config={tiny.ROOT / 'tests' / 'tiny_control.py'}"
+
+
+@pytest.fixture(scope="module")
+def study(trained, tmp_path_factory):
+    """A study that ran to its end, and what it printed."""
+    workdir = tmp_path_factory.mktemp("control") / "study"
+    done = tiny.whale("control", f"--checkpoint={trained[0]}", f"--workdir={workdir}", CONFIG)
+    assert done.status == 0, done.err
+    return workdir, done
+
+
+def finals(workdir):
+    return {path.parent.name: json.loads(path.read_text()) for path in workdir.glob("*/*/result.json")}
+
+
+def untimed(result):
+    clock = {"seconds", "trial_seconds", "updates_per_second", "imagined_steps_per_second"}
+    return [{k: v for k, v in entry.items() if k not in clock} for entry in result["history"]]
+
+
+def test_every_run_is_tried_and_stands_in_the_tables(study):
+    workdir, done = study
+    table = json.loads((workdir / "control.json").read_text())
+    assert table["runs"] == {"finished": 8, "planned": 8}
+    rows = table["study"]["door-close"]
+    assert set(rows) == {"entropy", "none", "offline"} and rows["none"]["seeds"] == 2
+    assert rows["none"]["updates"] == [2, 4] and len(rows["none"]["success"]) == 2
+    assert set(table["probe"]["door-close"]) == {"0", "5"}
+    for result in finals(workdir).values():
+        for entry in result["history"]:
+            assert len(entry["success"]) == len(entry["return"]) == len(entry["imagined_return"]) == 2
+            assert np.isfinite(entry["imagined_return"]).all()
+    ends = [np.mean(finals(workdir)[f"none-{seed}"]["history"][-1]["return"]) for seed in (0, 1)]
+    assert rows["none"]["end"]["return"][0] == pytest.approx(np.mean(ends))
+    assert (workdir / "control.png").stat().st_size > 5000 and (workdir / "probe.png").stat().st_size > 5000
+    assert "8 of 8 runs" in done.out and "updates/s" in done.out and "imagined steps/s" in done.err
+
+
+def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, trained, whale):
+    workdir, _ = study
+    before = tiny.files_in(workdir / "door-close")
+    arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={workdir}", CONFIG)
+    again = whale(*arguments)
+    assert again.status == 0 and "run 1" not in again.err
+    assert tiny.files_in(workdir / "door-close") == before
+    other = whale(*arguments, "--config.control.learner.discount=0.5")
+    assert "other settings" in other.error() and "--workdir" in other.error()
+
+
+def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path):
+    workdir, _ = study
+    import subprocess
+
+    arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'killed'}", CONFIG)
+    arguments += ("--config.control.methods=entropy", "--config.control.seeds=1", "--config.control.probe.penalties=()")
+    process = subprocess.Popen(
+        tiny.command(*arguments), cwd=tiny.ROOT, env=tiny.environment(), stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if "2/4" in line:
+            break
+    state = tmp_path / "killed" / "door-close" / "entropy-1" / "state"
+    while process.poll() is None and not (state / "2").is_dir():
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not (tmp_path / "killed" / "door-close" / "entropy-1" / "result.json").exists():
+        assert (state / "2").is_dir()
+    done = tiny.whale(*arguments)
+    assert done.status == 0, done.err
+    ours, theirs = finals(tmp_path / "killed")["entropy-1"], finals(workdir)["entropy-1"]
+    assert untimed(ours) == untimed(theirs)
+    where = "door-close/entropy-1/policy/params"
+    tiny.assert_equal_trees(tiny.read_tree(tmp_path / "killed" / where), tiny.read_tree(workdir / where))
+
+
+def test_parts_share_the_runs_of_one_study(study, trained, tmp_path, whale):
+    names = []
+    for part in ("1/2", "2/2"):
+        workdir = tmp_path / part.replace("/", "of")
+        more = ("--config.control.methods=offline", "--config.control.probe.penalties=()", f"--part={part}")
+        done = whale("control", f"--checkpoint={trained[0]}", f"--workdir={workdir}", CONFIG, *more)
+        assert done.status == 0, done.err
+        names.append(set(finals(workdir)))
+    assert names == [{"offline-0"}, {"offline-1"}]
+
+
+def test_a_policy_remembers_frames_until_it_is_reset(study):
+    policy = load_policy(study[0] / "door-close" / "none-0")
+    assert policy.tasks == ("door-close",)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 1, 16, 16, 3), dtype=np.uint8)
+    first = policy(frames[0], None)
+    policy(frames[1], None)
+    later = policy(frames[0], None)
+    policy.reset()
+    np.testing.assert_array_equal(policy(frames[0], None), first)
+    assert not np.array_equal(later, first)
+    assert first.shape == (1, 4) and np.abs(first).max() <= 1
+
+
+def test_evaluate_ranks_what_came_out(study, trained, whale, tmp_path):
+    runs = [study[0] / "door-close" / name for name in ("none-0", "offline-1")]
+    workdir = tmp_path / "trained"
+    shutil.copytree(trained[0], workdir)
+    done = whale(
+        "evaluate",
+        f"--checkpoint={workdir}",
+        "--suite=value",
+        f"--policy={runs[0]},{runs[1]}",
+        "--episodes=2",
+        "--horizon=4",
+        f"--data={json.loads((workdir / 'config.json').read_text())['data']['root']}",
+    )
+    metrics = json.loads((workdir / "value" / "metrics.json").read_text())
+    policies = metrics["value"]["tasks"]["door-close"]["policies"]
+    assert [policies[str(run)]["outcome"] for run in runs] == ["ok", "ok"], done.err
+    assert str(runs[0]) not in metrics["value"]["tasks"]["reach"]["policies"]
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (("--config.control.methods=entropy,nne",), "did you mean none"),
+        (("--config.control.tasks=plate-slid",), "plate-slide"),
+        (("--config.control.tasks=plate-slide",), "plate-slide"),
+        (("--config.control.rollout.context=9",), "window holds 4"),
+        (("--config.control.generated=1.5",), "share"),
+        (("--config.control.updates=5",), "no multiple"),
+        (("--part=3/2",), "--part=1/2"),
+        (("--config.control.methods=retracing",), "32"),
+        ((f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}",), "group `control`"),
+        (("--checkpoint=nowhere",), "no checkpoint"),
+    ],
+)
+def test_bad_settings_are_one_sentence(trained, tmp_path, whale, change, told):
+    done = whale("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path}", CONFIG, *change)
+    assert told in done.error()
+
+
+def test_data_without_rewards_are_refused(trained, tmp_path, whale):
+    import dataclasses
+
+    from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
+
+    for index in range(2):
+        names = {"split": "train", "task": "door-close", "policy": "expert", "index": index}
+        episode = tiny.episode(index, **names)
+        episode = dataclasses.replace(episode, rewards=0 * episode.rewards)
+        write_episode(tmp_path / "data" / episode_file("train", "door-close", "expert", index), episode)
+    rebuild_manifest(tmp_path / "data")
+    done = whale(
+        "control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'w'}", CONFIG, f"--data={tmp_path / 'data'}"
+    )
+    assert "have no rewards" in done.error()
+
+
+def test_intervals_are_students():
+    assert across([0.5]) == [0.5, None, None]
+    mean, low, high = across([0.2, 0.4, 0.6])
+    assert mean == pytest.approx(0.4) and high - mean == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-3)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_nothing_finished_is_a_table_too():
+    assert to_text({**summary({}, 3)}).startswith("0 of 3 runs")

@@ -1,0 +1,285 @@
+"""DrQ-v2 (Yarats et al. 2021): an actor and two critics on stacked frames, as pure functions of their state.
+
+The learner of the WHALE paper is not named; this is the one of iVideoGPT's model-based runs, without anything that
+asks the environment. Dimension keys: B transitions, H W pixels, S stacked frames, A actions.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from whale_jax.errors import WhaleError
+from whale_jax.nn.layers import to_unit
+from whale_jax.nn.settings import Settings
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DrqSettings(Settings):
+    """Settings of the learner, shared by all tasks.
+
+    Attributes:
+      stack: S, frames that the policy sees.
+      channels, kernels, strides: of the encoder's convolutions.
+      feature, hidden: width of the heads' input, and of their two layers.
+      shift: pixels by which frames are moved at random while learning.
+      learning_rate, weight_decay: of Adam; tau: share of the critics that goes into their targets with every update.
+      discount: of one step; n_step: steps whose rewards a target adds up.
+      batch_size: B; std, final_std, std_updates: exploration's deviation falls from the first to the second in so many
+        updates; std_clip: bound of the noise in updates.
+      imitation: weight of the squared distance to the recorded actions beside the normalised value (Fujimoto and Gu
+        2021); 0 leaves it out.
+    """
+
+    stack: int = 3
+    channels: tuple[int, ...] = (32, 32, 32, 32)
+    kernels: tuple[int, ...] = (3, 3, 3, 3)
+    strides: tuple[int, ...] = (2, 1, 1, 1)
+    feature: int = 50
+    hidden: int = 1024
+    shift: int = 4
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-6
+    tau: float = 0.01
+    discount: float = 0.99
+    n_step: int = 3
+    batch_size: int = 256
+    std: float = 0.3
+    final_std: float = 0.1
+    std_updates: int = 100_000
+    std_clip: float = 0.3
+    imitation: float = 0.0
+
+    def __post_init__(self):
+        if not len(self.channels) == len(self.kernels) == len(self.strides) or not self.channels:
+            raise WhaleError(
+                f"learner.channels {self.channels}, kernels {self.kernels} and strides {self.strides} need one entry "
+                "each per convolution, and one convolution at least."
+            )
+        if min(self.stack, self.n_step, self.batch_size, self.hidden, self.feature) < 1:
+            raise WhaleError("learner.stack, n_step, batch_size, hidden and feature are at least 1.")
+
+
+@flax.struct.dataclass
+class Transitions:
+    """B transitions over up to n steps.
+
+    Attributes:
+      frames, next_frames: (B, H, W, 3 S) uint8.
+      actions: (B, A) normalised.
+      rewards: (B,) discounted sum over the steps; discounts: (B,) of what follows them.
+      recorded: (B,) bool, whether the action is one of the data's.
+    """
+
+    frames: jax.Array
+    actions: jax.Array
+    rewards: jax.Array
+    discounts: jax.Array
+    next_frames: jax.Array
+    recorded: jax.Array
+
+
+@flax.struct.dataclass
+class Learner:
+    """What an update changes: parameters {"encoder", "critic", "actor"}, the target critic, optimisers, and a count."""
+
+    params: Params
+    target: Params
+    optimizer: Any
+    updates: jax.Array
+
+
+class Encoder(nn.Module):
+    """Features (B, F) of frames (B, H, W, 3 S) uint8."""
+
+    settings: DrqSettings
+
+    @nn.compact
+    def __call__(self, frames: jax.Array) -> jax.Array:
+        x = to_unit(frames) - 0.5
+        s = self.settings
+        for channels, kernel, stride in zip(s.channels, s.kernels, s.strides, strict=True):
+            x = nn.relu(_Conv(channels, kernel, stride)(x))
+        return x.reshape(len(x), -1)
+
+
+class _Conv(nn.Module):
+    """A convolution without padding, as a product of patches: on CPUs XLA's own is ten times slower in a loop."""
+
+    channels: int
+    size: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", _conv, (self.size, self.size, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        height, width = ((side - self.size) // self.stride * self.stride + 1 for side in x.shape[1:3])
+        places = [(i, j) for i in range(self.size) for j in range(self.size)]
+        patches = [x[:, i : i + height : self.stride, j : j + width : self.stride] for i, j in places]
+        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, self.channels) + bias
+
+
+class Actor(nn.Module):
+    """The mean (B, A) in [-1, 1] of the policy's actions, from features (B, F)."""
+
+    settings: DrqSettings
+    action_dim: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(_Head(self.settings, self.action_dim)(_trunk(self.settings, x)))
+
+
+class Critic(nn.Module):
+    """Two values (2, B) of actions (B, A), from features (B, F)."""
+
+    settings: DrqSettings
+
+    @nn.compact
+    def __call__(self, x: jax.Array, actions: jax.Array) -> jax.Array:
+        x = jnp.concatenate([_trunk(self.settings, x), actions], axis=-1)
+        return jnp.stack([_Head(self.settings, 1)(x)[:, 0] for _ in range(2)])
+
+
+class _Head(nn.Module):
+    settings: DrqSettings
+    out: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(2):
+            x = nn.relu(nn.Dense(self.settings.hidden, kernel_init=_dense)(x))
+        return nn.Dense(self.out, kernel_init=_dense)(x)
+
+
+def _trunk(settings: DrqSettings, x: jax.Array) -> jax.Array:
+    return jnp.tanh(nn.LayerNorm()(nn.Dense(settings.feature, kernel_init=_dense)(x)))
+
+
+_dense = nn.initializers.orthogonal()
+_conv = nn.initializers.orthogonal(2**0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drq:
+    """The networks of one learner and its update; parameters are the caller's."""
+
+    settings: DrqSettings
+    action_dim: int
+    image_size: tuple[int, int]
+
+    def init(self, key: jax.Array) -> Learner:
+        """A learner with fresh networks."""
+        keys = jax.random.split(key, 3)
+        frames = jnp.zeros((1, *self.image_size, 3 * self.settings.stack), jnp.uint8)
+        encoder = Encoder(self.settings).init(keys[0], frames)["params"]
+        features = Encoder(self.settings).apply({"params": encoder}, frames)
+        actor = Actor(self.settings, self.action_dim).init(keys[1], features)["params"]
+        critic = Critic(self.settings).init(keys[2], features, jnp.zeros((1, self.action_dim)))["params"]
+        params = {"encoder": encoder, "critic": critic, "actor": actor}
+        optimizer = {name: self._optimizer.init(part) for name, part in _parts(params).items()}
+        return Learner(params, jax.tree.map(jnp.copy, critic), optimizer, jnp.int32(0))
+
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return optax.adamw(self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+
+    def std(self, updates: jax.Array) -> jax.Array:
+        """Deviation of exploration after so many updates."""
+        s = self.settings
+        share = jnp.clip(updates / s.std_updates, 0.0, 1.0)
+        return s.std + share * (s.final_std - s.std)
+
+    def mean_action(self, params: Params, frames: jax.Array) -> jax.Array:
+        """(B, A) normalised actions of the policy for frames (B, H, W, 3 S), without noise."""
+        return self._actor(params["actor"], self._encode(params["encoder"], frames))
+
+    def explore(self, params: Params, frames: jax.Array, std: jax.Array, key: jax.Array) -> jax.Array:
+        """The policy's actions with noise, within [-1, 1]."""
+        return _noisy(self.mean_action(params, frames), std, key)
+
+    def update(self, learner: Learner, batch: Transitions, key: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
+        """One step of critics with their encoder, then of the actor, then of the target; and scalars of it."""
+        s, std = self.settings, self.std(learner.updates)
+        keys = jax.random.split(key, 4)
+        frames = random_shift(keys[0], batch.frames, s.shift)
+        after = self._encode(learner.params["encoder"], random_shift(keys[1], batch.next_frames, s.shift))
+        following = _noisy(self._actor(learner.params["actor"], after), std, keys[2], s.std_clip)
+        target = batch.rewards + batch.discounts * self._critic(learner.target, after, following).min(0)
+        target = jax.lax.stop_gradient(target)
+
+        def critic_loss(parts):
+            features = self._encode(parts["encoder"], frames)
+            values = self._critic(parts["critic"], features, batch.actions)
+            return jnp.square(values - target).mean(1).sum(), (features, values)
+
+        old = _parts(learner.params)
+        (loss, (features, values)), gradient = jax.value_and_grad(critic_loss, has_aux=True)(old["critic"])
+        features = jax.lax.stop_gradient(features)
+        critic, optimizer = self._apply(learner, "critic", gradient)
+
+        def actor_loss(parts):
+            mean = self._actor(parts["actor"], features)
+            value = self._critic(critic["critic"], features, _noisy(mean, std, keys[3], s.std_clip)).min(0)
+            distance = (jnp.square(mean - batch.actions).mean(-1) * batch.recorded).sum() / batch.recorded.sum().clip(1)
+            scale = jax.lax.stop_gradient(jnp.abs(value).mean() + 1e-6) if s.imitation else 1.0
+            return s.imitation * distance - value.mean() / scale, (value, distance)
+
+        (_, (value, distance)), gradient = jax.value_and_grad(actor_loss, has_aux=True)(old["actor"])
+        learner = learner.replace(optimizer=optimizer)
+        actor, optimizer = self._apply(learner, "actor", gradient)
+        mixed = optax.incremental_update(critic["critic"], learner.target, s.tau)
+        metrics = {
+            "critic_loss": loss,
+            "value": values.mean(),
+            "policy_value": value.mean(),
+            "imitation": distance,
+            "reward": batch.rewards.mean(),
+        }
+        return Learner(critic | actor, mixed, optimizer, learner.updates + 1), metrics
+
+    def _apply(self, learner: Learner, name: str, gradient: Params) -> tuple[Params, Any]:
+        parts = _parts(learner.params)[name]
+        change, state = self._optimizer.update(gradient, learner.optimizer[name], parts)
+        return optax.apply_updates(parts, change), learner.optimizer | {name: state}
+
+    def _encode(self, params: Params, frames: jax.Array) -> jax.Array:
+        return Encoder(self.settings).apply({"params": params}, frames)
+
+    def _actor(self, params: Params, features: jax.Array) -> jax.Array:
+        return Actor(self.settings, self.action_dim).apply({"params": params}, features)
+
+    def _critic(self, params: Params, features: jax.Array, actions: jax.Array) -> jax.Array:
+        return Critic(self.settings).apply({"params": params}, features, actions)
+
+
+def _parts(params: Params) -> dict[str, Params]:
+    """What each optimiser moves: the encoder learns from the critics alone."""
+    return {"critic": {name: params[name] for name in ("encoder", "critic")}, "actor": {"actor": params["actor"]}}
+
+
+def _noisy(mean: jax.Array, std: jax.Array, key: jax.Array, bound: float | None = None) -> jax.Array:
+    """Actions with noise of deviation `std`, cut at `bound`, within [-1, 1]; gradients pass as without the cut."""
+    noise = std * jax.random.normal(key, mean.shape)
+    noise = noise if bound is None else noise.clip(-bound, bound)
+    noisy = (mean + noise).clip(-1.0, 1.0)
+    return mean + jax.lax.stop_gradient(noisy - mean)
+
+
+def random_shift(key: jax.Array, frames: jax.Array, pixels: int) -> jax.Array:
+    """Each of frames (B, H, W, C) moved by up to so many pixels, its edges repeated."""
+    if not pixels:
+        return frames
+    height, width = frames.shape[1:3]
+    offsets = jax.random.randint(key, (len(frames), 2), 0, 2 * pixels + 1) - pixels
+    rows = (jnp.arange(height) + offsets[:, :1]).clip(0, height - 1)
+    columns = (jnp.arange(width) + offsets[:, 1:]).clip(0, width - 1)
+    return jax.vmap(lambda x, i, j: x[i][:, j])(frames, rows, columns)

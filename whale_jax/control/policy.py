@@ -1,0 +1,95 @@
+"""Policies that were learnt, on disk and as callables."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from whale_jax.control.drq import Drq, DrqSettings
+from whale_jax.data.actions import ActionSpec
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation.kept import write
+from whale_jax.evaluation.policies import find_policy
+from whale_jax.imagination.world import Policy
+
+FORMAT = "whale-policy/1"
+
+
+def save_policy(directory: Path, drq: Drq, params: dict[str, Any], spec: ActionSpec, task: str) -> None:
+    """Writes what acting needs: networks' settings, encoder, actor, the meaning of its actions, and what it is for."""
+    directory = directory.absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        needed = {name: params[name] for name in ("encoder", "actor")}
+        checkpointer.save(directory / "params", needed, force=True)
+    about = {
+        "format": FORMAT,
+        "task": task,
+        "learner": drq.settings.to_dict(),
+        "image_size": list(drq.image_size),
+        "action_spec": spec.to_json(),
+    }
+    write(directory / "policy.json", json.dumps(about, indent=1).encode())
+
+
+class LearntPolicy:
+    """A policy (frames (B, H, W, 3) uint8, key) to raw actions (B, A) float32, as `WorldModel.imagine` takes it.
+
+    It remembers the frames that it was shown since `reset`, for it sees several at once.
+
+    Attributes:
+      tasks: those that it was trained for.
+    """
+
+    def __init__(self, drq: Drq, params: dict[str, Any], spec: ActionSpec, tasks: tuple[str, ...]):
+        self.tasks = tasks
+        self._act, self._params, self._spec = jax.jit(drq.mean_action), params, spec
+        self._stack, self._seen = drq.settings.stack, []
+
+    def reset(self) -> None:
+        """Forgets the frames seen: another episode begins."""
+        self._seen = []
+
+    def __call__(self, frames: np.ndarray, key: jax.Array) -> np.ndarray:
+        before = self._seen if self._seen and self._seen[-1].shape == frames.shape else [frames] * self._stack
+        self._seen = [*before[1:], frames]
+        actions = self._act(self._params, np.concatenate(self._seen, axis=-1))
+        return np.asarray(self._spec.denormalise(np.asarray(actions)), np.float32)
+
+
+def load_policy(directory: Path | str) -> LearntPolicy:
+    """The policy of a run's directory, or of the `policy` directory in it.
+
+    Raises:
+      WhaleError: there is none, or it is of another format.
+    """
+    directory = Path(directory).absolute()
+    directory = directory / "policy" if (directory / "policy").is_dir() else directory
+    try:
+        about = json.loads((directory / "policy.json").read_text())
+    except (OSError, ValueError) as error:
+        raise WhaleError(
+            f"There is no policy in {directory} ({error}); name the directory of a finished run of `whale control`, "
+            "such as runs/control/handle-press/retracing-0."
+        ) from error
+    if about.get("format") != FORMAT:
+        raise WhaleError(f"{directory} has the format {about.get('format')!r}, and this version reads {FORMAT!r}.")
+    spec = ActionSpec.from_json(about["action_spec"])
+    drq = Drq(DrqSettings.from_dict(about["learner"]), spec.dim, tuple(about["image_size"]))
+    with ocp.StandardCheckpointer() as checkpointer:
+        target = jax.eval_shape(drq.init, jax.random.key(0)).params
+        target = {name: target[name] for name in ("encoder", "actor")}
+        params = checkpointer.restore(directory / "params", target)
+    return LearntPolicy(drq, params, spec, (about["task"],))
+
+
+def named_policies(names: Iterable[str]) -> dict[str, Policy]:
+    """Policies by the names that a user gives them: "module:callable", or the directory of a run of `whale control`.
+
+    Raises:
+      WhaleError: see `load_policy` and `whale_jax.evaluation.policies.find_policy`.
+    """
+    return {name: load_policy(name) if Path(name).is_dir() else find_policy(name) for name in names}

@@ -1,0 +1,130 @@
+"""Settings of offline model-based reinforcement learning (docs/method.md §13)."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from whale_jax.control.drq import DrqSettings
+from whale_jax.data.metaworld import check_names
+from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.imagination.uncertainty import UNCERTAINTIES
+from whale_jax.nn.settings import Settings
+
+# How a policy is trained: with a penalty on what the named uncertainty says, with none, or without imagination.
+METHODS = (*UNCERTAINTIES, "none", "offline")
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSettings(Settings):
+    """How transitions are imagined.
+
+    Attributes:
+      context: given frames that every rollout starts from; horizon: imagined frames after them.
+      starts: rollouts at a time; every: updates between two such times.
+      capacity: newest imagined transitions that are kept.
+      temperature: of token sampling.
+    """
+
+    context: int = 4
+    horizon: int = 4
+    starts: int = 256
+    every: int = 1000
+    capacity: int = 100_000
+    temperature: float = 0.0
+
+    def __post_init__(self):
+        if min(self.context, self.horizon, self.starts, self.every) < 1:
+            raise WhaleError("control.rollout.context, horizon, starts and every are at least 1.")
+        if self.capacity < self.starts * self.horizon:
+            raise WhaleError(
+                f"control.rollout.capacity {self.capacity} does not hold the {self.starts} rollouts of {self.horizon} "
+                "steps that are made at a time; raise it, or lower control.rollout.starts."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialSettings(Settings):
+    """How a policy is tried in the simulator.
+
+    Attributes:
+      every: updates between two trials; episodes: of each; steps: an episode has at most.
+      compared: steps from its start over which its return is set beside the imagined one.
+      seed: of the episodes' initial states.
+    """
+
+    every: int = 2000
+    episodes: int = 20
+    steps: int = 100
+    compared: int = 50
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.every, self.episodes, self.steps, self.compared) < 1 or self.compared > self.steps:
+            raise WhaleError(
+                "control.trial.every, episodes, steps and compared are at least 1, and compared is at most steps."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings(Settings):
+    """The exploit probe: policies that learn from imagined transitions alone, by the weight of the penalty.
+
+    Attributes:
+      penalties: weights to sweep; none leaves the probe out. method: the uncertainty that they are of.
+      seeds: of learners; the task is the study's first.
+    """
+
+    penalties: tuple[float, ...] = ()
+    method: str = UNCERTAINTIES[0]
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self):
+        if self.method not in UNCERTAINTIES:
+            raise unknown_name("uncertainty in control.probe.method", self.method, UNCERTAINTIES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlSettings(Settings):
+    """One study: every task by every method by every seed.
+
+    Attributes:
+      tasks: Meta-World tasks; methods: of `METHODS`; seeds: of learners.
+      updates: of each run.
+      generated: share of imagined transitions in a batch.
+      penalties: lambda of each uncertainty: a reward is what the model predicts less lambda times the uncertainty.
+      reward_scale: what rewards are multiplied by. Where an action is held for several simulator steps their rewards
+        add up; one over their number gives the mean that the paper's penalties are for.
+    """
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...] = METHODS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    updates: int = 100_000
+    generated: float = 0.5
+    penalties: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"retracing": 50.0, "entropy": 0.1, "ensemble": 5000.0}
+    )
+    reward_scale: float = 1.0
+    probe: ProbeSettings = ProbeSettings()
+    learner: DrqSettings = DrqSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    trial: TrialSettings = TrialSettings()
+
+    def __post_init__(self):
+        check_names(tasks=self.tasks)
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown_name("method in control.methods", method, METHODS)
+        if not self.tasks or not self.methods or not self.seeds:
+            raise WhaleError("control.tasks, methods and seeds need one entry each at least.")
+        if not 0 < self.generated <= 1:
+            raise WhaleError(f"control.generated is {self.generated}; a share lies above 0 and at most at 1.")
+        if self.learner.stack > self.rollout.context:
+            raise WhaleError(
+                f"control.learner.stack {self.learner.stack} is more than the control.rollout.context "
+                f"{self.rollout.context} frames that a rollout starts from; raise the latter."
+            )
+        if self.updates % self.trial.every or self.trial.every % self.rollout.every:
+            raise WhaleError(
+                f"control.updates {self.updates} is no multiple of control.trial.every {self.trial.every}, or that is "
+                f"none of control.rollout.every {self.rollout.every}; runs are made of whole ones."
+            )

@@ -1,0 +1,117 @@
+"""The study of the paper's Figure 4: policies learnt in the model, with and without a penalty on its uncertainty.
+
+WORKDIR/TASK/METHOD-SEED/     a run: result.json, and policy/ which `whale evaluate --policy` takes
+WORKDIR/TASK/probe-LAMBDA-SEED/   a run of the exploit probe: all it learns from is imagined
+WORKDIR/control.json, control.png, probe.png   tables and figures of the runs that are finished
+"""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from whale_jax.control.offline import Programs
+from whale_jax.control.run import Job, PolicyRun, Workshop, check_model
+from whale_jax.control.settings import ControlSettings
+from whale_jax.control.tables import summary
+from whale_jax.data.store import open_store
+from whale_jax.errors import WhaleError
+from whale_jax.evaluation.figure import check_drawing
+from whale_jax.evaluation.kept import write
+from whale_jax.imagination.world import load
+from whale_jax.training.progress import say
+
+FORMAT = "whale-control/1"
+Part = tuple[int, int]
+
+
+def control_study(
+    checkpoint: Path | str,
+    workdir: Path | str,
+    config: ConfigDict,
+    data: Path | str | None = None,
+    part: Part = (1, 1),
+) -> dict[str, Any]:
+    """Learns every policy that is not there yet, and writes tables and figures after each.
+
+    Args:
+      checkpoint: of the world model, which is not changed.
+      workdir: everything of the study lies there.
+      config: with a group `control`, see `ControlSettings` and configs/control_small.py.
+      data: episode store; None takes the one that the model was trained on.
+      part: (i, n): the i-th of n processes or machines that share the runs of one workdir, each taking every n-th.
+
+    Returns:
+      The tables, as `whale_jax.control.tables.summary` makes them.
+
+    Raises:
+      WhaleError: the group is missing or wrong, the model or the data lack what a run needs, or the workdir holds
+        runs that were made with other settings.
+    """
+    settings, workdir = control_settings(config), Path(workdir)
+    check_drawing()
+    model = load(checkpoint)
+    check_model(model, settings)
+    own = model.source.parent.parent.parent / "data"
+    store = open_store(data or model.meta.config["data"]["root"] or own)
+    model.action_spec.check_same(store.action_spec, str(store.root))
+    programs, shops, spent = Programs(model, settings), {}, []
+    mine = jobs(settings)[part[0] - 1 :: part[1]]
+    for number, job in enumerate(mine, start=1):
+        if job.task not in shops:
+            shops = {job.task: Workshop(programs, store, job.task)}
+        run = PolicyRun(shops[job.task], job, workdir / job.name)
+        if run.result() is None:
+            left = (
+                f", about {(len(mine) - number + 1) * sum(spent) / len(spent) / 60:.0f} minutes left" if spent else ""
+            )
+            say(f"run {number} of {len(mine)}: {job.name}{left}")
+            started = time.perf_counter()
+            run.train()
+            spent.append(time.perf_counter() - started)
+            report(workdir, settings, config.name)
+    return report(workdir, settings, config.name)
+
+
+def _left(runs: int, spent: list[float]) -> str:
+    return f", about {runs * sum(spent) / len(spent) / 60:.0f} minutes left" if spent else ""
+
+
+def control_settings(config: ConfigDict) -> ControlSettings:
+    """The settings of a study; raises WhaleError if the config has none."""
+    if "control" not in config:
+        raise WhaleError(
+            f"The config {config.name} has no group `control`; see configs/control_small.py for an example."
+        )
+    return ControlSettings.from_dict(config.control.to_dict())
+
+
+def jobs(settings: ControlSettings) -> list[Job]:
+    """All runs: a task after the other, of each the seeds one after the other, and the probe in the end."""
+    found = []
+    for task, seed, method in itertools.product(settings.tasks, settings.seeds, settings.methods):
+        generated = 0.0 if method == "offline" else settings.generated
+        penalty = settings.penalties.get(method, 0.0)
+        found.append(Job(f"{task}/{method}-{seed}", task, method, seed, penalty, generated))
+    task, probe = settings.tasks[0], settings.probe
+    for seed, penalty in itertools.product(probe.seeds, probe.penalties):
+        found.append(Job(f"{task}/probe-{penalty:g}-{seed}", task, probe.method, seed, penalty, 1.0))
+    return found
+
+
+def report(workdir: Path, settings: ControlSettings, name: str) -> dict[str, Any]:
+    """Tables and figures of the runs that are finished."""
+    from whale_jax.control.figure import write_figures
+
+    found = {}
+    for job in jobs(settings):
+        path = workdir / job.name / "result.json"
+        if path.exists():
+            found[job] = json.loads(path.read_text())["history"]
+    table = {"format": FORMAT, "name": name, "settings": settings.to_dict(), **summary(found, len(jobs(settings)))}
+    write(workdir / "control.json", json.dumps(table, indent=1).encode())
+    write_figures(table, workdir)
+    return table

@@ -1,0 +1,109 @@
+"""What a study's runs say together: curves over updates with intervals across seeds, and their ends.
+
+Plain functions of what the runs wrote.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+MEASURES = ("success", "return", "imagined_return")
+LEVEL = 0.95
+
+
+def across(values: Sequence[float]) -> list[float | None]:
+    """[mean, low, high] of one value a seed, with Student's 95 % interval; None, None for a single seed."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return [mean, None, None]
+    half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return [mean, mean - half, mean + half]
+
+
+def summary(found: Mapping[Any, list[dict[str, Any]]], planned: int) -> dict[str, Any]:
+    """The tables of the finished runs.
+
+    Args:
+      found: of each finished run, a `whale_jax.control.run.Job`, its trials.
+      planned: how many runs there are in all.
+
+    Returns:
+      "study": by task and method, and "probe": by task and penalty, a dictionary of "updates" (a list), every one of
+      `MEASURES` as a list of [mean, low, high] across seeds, "last" (the mean over the later half of the trials of each
+      seed, then across seeds), "best", "seeds", and "speed" {"updates_per_second", …}; "runs" {"finished", "planned"}.
+    """
+    study: dict[str, dict[str, Any]] = {}
+    probe: dict[str, dict[str, Any]] = {}
+    groups: dict[tuple[str, str, bool], list[list[dict[str, Any]]]] = {}
+    for job, history in found.items():
+        swept = job.name.partition("/")[2].startswith("probe-")
+        key = (job.task, f"{job.penalty:g}" if swept else job.method, swept)
+        groups.setdefault(key, []).append(history)
+    for (task, name, swept), histories in groups.items():
+        (probe if swept else study).setdefault(task, {})[name] = _row(histories)
+    return {"study": study, "probe": probe, "runs": {"finished": len(found), "planned": planned}}
+
+
+def _row(histories: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    trials = min(map(len, histories))
+    curves = {
+        name: np.array([[np.mean(entry[name]) for entry in history[:trials]] for history in histories])
+        for name in MEASURES
+    }
+    later = slice(trials // 2, None)
+    row: dict[str, Any] = {"seeds": len(histories), "updates": [entry["updates"] for entry in histories[0][:trials]]}
+    row |= {name: [across(column) for column in curve.T] for name, curve in curves.items()}
+    row["end"] = {name: across(curve[:, -1]) for name, curve in curves.items()}
+    row["last"] = {name: across(curve[:, later].mean(1)) for name, curve in curves.items()}
+    row["best"] = across(curves["success"].max(1))
+    row["drop"] = across(curves["success"].max(1) - curves["success"][:, -1])
+    timed = [entry for history in histories for entry in history if "seconds" in entry]
+    row["speed"] = _speed(timed)
+    return row
+
+
+def _speed(timed: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over trials."""
+    names = ("updates_per_second", "imagined_steps_per_second", "trial_seconds")
+    return {name: float(np.median([x[name] for x in timed])) for name in names if timed and name in timed[0]}
+
+
+def to_text(table: Mapping[str, Any]) -> str:
+    """The tables for a terminal."""
+    runs = table["runs"]
+    lines = [f"{runs['finished']} of {runs['planned']} runs are finished."]
+    head = f"{'':<12}{'success at the end':>24}{'mean of later half':>22}{'best':>7}{'drop':>7}"
+    head += f"{'return':>9}{'imagined':>10}"
+    for kind in ("study", "probe"):
+        for task, rows in table[kind].items():
+            lines += ["", f"{task}{', all imagined' if kind == 'probe' else ''} ({_seeds(rows)})", head]
+            for name, row in rows.items():
+                label = f"λ = {name}" if kind == "probe" else name
+                lines.append(
+                    f"{label:<12}{_interval(row['end']['success']):>24}{_interval(row['last']['success']):>22}"
+                    f"{row['best'][0]:>7.2f}{row['drop'][0]:>7.2f}"
+                    f"{row['end']['return'][0]:>9.0f}{row['end']['imagined_return'][0]:>10.0f}"
+                )
+    speeds = [row["speed"] for rows in table["study"].values() for row in rows.values()]
+    if speeds:
+        lines += ["", _speeds(speeds)]
+    return "\n".join(lines)
+
+
+def _seeds(rows: Mapping[str, Any]) -> str:
+    counts = sorted({row["seeds"] for row in rows.values()})
+    return f"{' to '.join(map(str, counts))} seed{'s' if counts != [1] else ''}"
+
+
+def _interval(values: list[float | None]) -> str:
+    mean, low, high = values
+    return f"{mean:.2f}" if low is None else f"{mean:.2f} [{max(low, 0):.2f}, {min(high, 1):.2f}]"
+
+
+def _speeds(speeds: list[Mapping[str, float]]) -> str:
+    updates = [x["updates_per_second"] for x in speeds if x]
+    imagined = [x["imagined_steps_per_second"] for x in speeds if "imagined_steps_per_second" in x]
+    text = f"{np.median(updates):.1f} gradient updates/s" if updates else ""
+    return text + (f", {np.median(imagined):.0f} imagined steps/s, medians of the runs." if imagined else ".")

@@ -1,0 +1,71 @@
+"""Policies tried in the simulator that the data came from."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from whale_jax.control.settings import TrialSettings
+from whale_jax.data.actions import ActionSpec
+from whale_jax.data.metaworld import Simulator
+from whale_jax.data.record import episode_seed
+from whale_jax.training.interrupt import requested
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """E episodes of one policy.
+
+    Attributes:
+      success: (E,) bool, whether a step of it succeeded.
+      returns: (E,) float32, sum of rewards of the steps compared, in the environment's units.
+      first: (E, H, W, 3) uint8, what each began with.
+      steps: (E,) int, taken until success or the end.
+    """
+
+    success: np.ndarray
+    returns: np.ndarray
+    first: np.ndarray
+    steps: np.ndarray
+
+
+class Trial:
+    """The simulator of one task, recorded as the data were, with fixed initial states."""
+
+    def __init__(self, task: str, record: dict[str, Any], spec: ActionSpec, image_size: int, settings: TrialSettings):
+        self._simulator = Simulator(task, image_size=image_size, camera=record["camera"])
+        self._repeat, self._spec, self._settings = record["action_repeat"], spec, settings
+
+    def run(self, act: Callable[[np.ndarray], np.ndarray], stack: int) -> Outcome:
+        """Every episode, each until it succeeds but at least for the steps compared.
+
+        Args:
+          act: stacked frames (1, H, W, 3 S) uint8 to a normalised action (1, A).
+          stack: S.
+        """
+        results = []
+        for index in range(self._settings.episodes):
+            if requested():
+                raise KeyboardInterrupt
+            seed = episode_seed(self._settings.seed, "control", self._simulator.task, "", index)
+            results.append(self._episode(act, stack, seed))
+        return Outcome(*(np.stack(parts) for parts in zip(*results, strict=True)))
+
+    def _episode(self, act, stack: int, seed: int) -> tuple[bool, np.float32, np.ndarray, int]:
+        self._simulator.reset(seed)
+        first = self._simulator.frame()
+        seen, total, success = [first] * stack, 0.0, False
+        for step in range(self._settings.steps):
+            action = self._spec.denormalise(np.asarray(act(np.concatenate(seen, axis=-1)[None]))[0])
+            _, reward, succeeded = self._simulator.hold(action, self._repeat)
+            total += reward if step < self._settings.compared else 0.0
+            success |= succeeded
+            if success and step + 1 >= self._settings.compared:
+                break
+            seen = [*seen[1:], self._simulator.frame()]
+        return success, np.float32(total), first, step + 1
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        self._simulator.close()
