@@ -32,6 +32,8 @@ def get_config():
     control.reward_scale = 1 / config.data.record.action_repeat
     control.learner.update({"channels": (32, 32), "kernels": (4, 3), "strides": (4, 2), "hidden": 256})
     control.learner.update({"batch_size": 64, "learning_rate": 3e-4, "std_updates": control.updates})
-    control.rollout.update({"starts": 64, "every": 250, "capacity": 8192})
-    control.trial.update({"every": 1000, "episodes": 20, "steps": 50, "compared": 50})
+    control.learner.imitation = 0.4
+    control.rollout.update({"starts": 64, "every": 200, "capacity": 8192})
+    control.trial.update({"every": 600, "episodes": 20, "steps": 50, "compared": 50})
+    control.probe.update({"penalties": (0.0, 50.0, 500.0), "seeds": (0, 1)})
     return config
