@@ -35,6 +35,7 @@ SMALL = {
 COVERED = {
     "bash launch/pretrain.sh",
     "bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64",
+    "bash launch/pretrain.sh --config=configs/control_small.py --workdir=runs/control_small",
     "bash launch/evaluate.sh --checkpoint=DIR",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=uncertainty",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=value",
@@ -59,6 +60,7 @@ COVERED = {
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale inspect --config=configs/whale_x.py:large --mesh=8x1 --json",
     "whale scale --config=FILE --workdir=DIR",  # run by test_scaling.py
+    "whale control --checkpoint=DIR --config=configs/control_small.py --workdir=DIR",  # run by control/test_study.py
     "whale bench --config=FILE",
     "whale bench kernels --config=FILE",
     "whale bench imagine --config=FILE",
