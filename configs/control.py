@@ -1,6 +1,7 @@
 """Policies learnt in Whale-ST at 64 pixels, by the paper's protocol (Figure 4): five tasks, five methods, three seeds.
 
-Command:  bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64 --config.stages.ensemble.members=3
+Command:  bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64 \\
+              --config.stages.ensemble.members=3
           whale control --checkpoint=runs/whale_st_64 --config=configs/control.py --workdir=runs/control
           (on several devices each takes its share: --part=1/8 to --part=8/8, then once without)
 Time:     not measured; 75 runs of 100,000 updates

@@ -1,6 +1,7 @@
+import dataclasses
 import json
-import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tiny
 
 from whale_jax.control.policy import load_policy
 from whale_jax.control.tables import across, summary, to_text
+from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
 
 pytest.importorskip("metaworld")
 
@@ -63,8 +65,6 @@ def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, tra
 
 def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path):
     workdir, _ = study
-    import subprocess
-
     arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'killed'}", CONFIG)
     arguments += ("--config.control.methods=entropy", "--config.control.seeds=1", "--config.control.probe.penalties=()")
     process = subprocess.Popen(
@@ -112,23 +112,13 @@ def test_a_policy_remembers_frames_until_it_is_reset(study):
     assert first.shape == (1, 4) and np.abs(first).max() <= 1
 
 
-def test_evaluate_ranks_what_came_out(study, trained, whale, tmp_path):
-    runs = [study[0] / "door-close" / name for name in ("none-0", "offline-1")]
-    workdir = tmp_path / "trained"
-    shutil.copytree(trained[0], workdir)
-    done = whale(
-        "evaluate",
-        f"--checkpoint={workdir}",
-        "--suite=value",
-        f"--policy={runs[0]},{runs[1]}",
-        "--episodes=2",
-        "--horizon=4",
-        f"--data={json.loads((workdir / 'config.json').read_text())['data']['root']}",
-    )
-    metrics = json.loads((workdir / "value" / "metrics.json").read_text())
-    policies = metrics["value"]["tasks"]["door-close"]["policies"]
-    assert [policies[str(run)]["outcome"] for run in runs] == ["ok", "ok"], done.err
-    assert str(runs[0]) not in metrics["value"]["tasks"]["reach"]["policies"]
+def test_evaluate_ranks_what_came_out(study, trained, store, whale, tmp_path):
+    runs = [str(study[0] / "door-close" / name) for name in ("none-0", "offline-1")]
+    few = ("--episodes=2", "--horizon=4", f"--data={store}", f"--output={tmp_path}")
+    done = whale("evaluate", f"--checkpoint={trained[0]}", "--suite=value", f"--policy={','.join(runs)}", *few)
+    tasks = json.loads((tmp_path / "metrics.json").read_text())["value"]["tasks"]
+    assert [tasks["door-close"]["policies"][run]["outcome"] for run in runs] == ["ok", "ok"], done.err
+    assert runs[0] not in tasks["reach"]["policies"], "a policy acts in the task that it learnt"
 
 
 @pytest.mark.parametrize(
@@ -152,10 +142,6 @@ def test_bad_settings_are_one_sentence(trained, tmp_path, whale, change, told):
 
 
 def test_data_without_rewards_are_refused(trained, tmp_path, whale):
-    import dataclasses
-
-    from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
-
     for index in range(2):
         names = {"split": "train", "task": "door-close", "policy": "expert", "index": index}
         episode = tiny.episode(index, **names)
