@@ -131,7 +131,7 @@ def test_evaluate_ranks_what_came_out(study, trained, store, whale, tmp_path):
         (("--config.control.generated=1.5",), "share"),
         (("--config.control.updates=5",), "no multiple"),
         (("--part=3/2",), "--part=1/2"),
-        (("--config.control.methods=retracing",), "32"),
+        (("--config.control.methods=retracing",), "retrace at most 1"),
         ((f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}",), "group `control`"),
         (("--checkpoint=nowhere",), "no checkpoint"),
     ],
