@@ -251,7 +251,7 @@ def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: 
     size, window = model.networks.settings.tokenizer.image_size, model.networks.settings.num_frames
     if settings.context > window:
         raise WhaleError(
-            f"context={settings.context} is more than the {window} frames of this model's window; give {window} or less."
+            f"context={settings.context} is more than the {window} frames of this model's window; give at most those."
         )
     if tuple(store.image_size) != tuple(size):
         raise WhaleError(
