@@ -281,7 +281,7 @@ def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSe
         estimator=estimator,
         params=params,
         origins=starts.origins,
-        chunk=max(1, num_envs // 4),
+        chunk=max(1, num_envs // 16),
     )
     jax.eval_shape(dream.blank, params)  # refuses here what the estimator would refuse at the first reset
     return dream
