@@ -42,7 +42,7 @@ def same(one, other, exact=True):
         assert one.keys() == other.keys()
         for name in one:
             same(one[name], other[name], exact=name.startswith("_"))
-    elif getattr(one, "dtype", None) == object:
+    elif getattr(one, "dtype", None) is np.dtype(object):
         for a, b in zip(one, other, strict=True):
             assert (a is None) == (b is None)
             if a is not None:

@@ -69,6 +69,28 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         Raises:
           gymnasium.error.Error: there is no such checkpoint, setting or data, or they do not go together.
         """
+        try:
+            model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, dataset)
+            store = data if isinstance(data, EpisodeStore) else open_store(_data_of(model) if data is None else data)
+            dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
+        except WhaleError as problem:
+            raise error.Error(str(problem)) from problem
+        self._take(dream, autoreset_mode, device_observations, render_mode)
+
+    @classmethod
+    def of(
+        cls,
+        dream: Dream,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        device_observations: bool = False,
+        render_mode: str | None = None,
+    ) -> "DreamVectorEnv":
+        """The environment of dreams that were made; arguments and errors as above."""
+        made = cls.__new__(cls)
+        made._take(dream, autoreset_mode, device_observations, render_mode)
+        return made
+
+    def _take(self, dream: Dream, autoreset_mode, device_observations: bool, render_mode: str | None) -> None:
         if render_mode not in (None, *RENDER_MODES):
             raise error.Error(f"There is no render_mode {render_mode!r}; take {RENDER_MODES[0]!r} or None.")
         try:
@@ -76,20 +98,14 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         except ValueError:
             modes = ", ".join(repr(m.value) for m in AutoresetMode)
             raise error.Error(f"There is no autoreset_mode {autoreset_mode!r}; take one of {modes}.") from None
-        try:
-            model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, dataset)
-            store = data if isinstance(data, EpisodeStore) else open_store(_data_of(model) if data is None else data)
-            self.dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
-        except WhaleError as problem:
-            raise error.Error(str(problem)) from problem
-        self.num_envs, self.render_mode, self._on_device = num_envs, render_mode, device_observations
-        self.metadata = {**self.metadata, "autoreset_mode": mode, "render_fps": round(model.action_spec.rate_hz) or 1}
-        self.single_observation_space, self.single_action_space = spaces_of(self.dream)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._compiled, self._mode = CompiledDreams(self.dream, mode), mode
+        self.dream, self.num_envs, self.render_mode = dream, dream.num_envs, render_mode
+        self.metadata = {**self.metadata, "autoreset_mode": mode, "render_fps": round(dream.action_spec.rate_hz) or 1}
+        self.single_observation_space, self.single_action_space = spaces_of(dream)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._compiled, self._mode, self._on_device = CompiledDreams(dream, mode), mode, device_observations
         self._carry: Carry | None = None
-        self._begun, self._done = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self._begun, self._done = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None):
         """Begins dreams anew.
