@@ -22,5 +22,5 @@ def model():
 
 @pytest.fixture(scope="session")
 def episodes(tmp_path_factory):
-    """28 episodes of 12 steps, four of them to train on of each task."""
+    """20 episodes of 12 steps, eight of them to train on."""
     return open_store(tiny.write_store(tmp_path_factory.mktemp("dreams"), side=SIDE))

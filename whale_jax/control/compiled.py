@@ -1,7 +1,7 @@
 """What an environment compiles: dreams with keys of their own, begun anew where they end."""
 
+import dataclasses
 import functools
-from typing import Any
 
 import flax.struct
 import jax
@@ -52,21 +52,24 @@ class Outcome:
 
 
 class CompiledDreams:
-    """`reset` and `step` of a `Dream`, each one compiled call. The carry that is given is used up.
+    """`reset` and `step` of a `Dream`, each one compiled call, which equal dreams share.
 
-    Attributes:
-      dream: see `Dream`.
-      mode: when a dream that has ended begins anew.
+    The carry that is given to a call is used up by it.
     """
 
     def __init__(self, dream: Dream, mode: AutoresetMode):
-        self.dream, self.mode = dream, mode
-        self.reset = functools.partial(jax.jit(self._reset, donate_argnums=1), dream.params)
-        self.step = functools.partial(jax.jit(self._step, donate_argnums=1), dream.params)
+        # What was compiled is kept for good: without parameters, so that these are not.
+        self._dream, self._params = (
+            dataclasses.replace(dream, params={}, origins=np.zeros((0, 2), np.int32)),
+            dream.params,
+        )
+        self._mode = mode
 
     def blank(self, seeds: list[int]) -> Carry:
         """A carry whose dreams are all still to be reset."""
-        return Carry(jax.jit(self.dream.blank)(self.dream.params), keys_of(seeds), jnp.zeros(self.dream.num_envs, bool))
+        shapes = jax.eval_shape(self._dream.blank, self._params)
+        dreams = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype)), shapes)
+        return Carry(dreams, keys_of(seeds), jax.device_put(np.zeros(len(seeds), bool)))
 
     def seed(self, carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
         """The carry in which the dreams of the mask that have a seed draw from it."""
@@ -74,32 +77,44 @@ class CompiledDreams:
         keys = keys_of([seed or 0 for seed in seeds])
         return carry.replace(keys=jnp.where(jnp.asarray(seeded), keys, carry.keys))
 
-    def _reset(self, params: Params, carry: Carry, mask: jax.Array, start: jax.Array) -> tuple[Carry, Any, Any]:
+    def reset(self, carry: Carry, mask: jax.Array, start: jax.Array) -> tuple[Carry, jax.Array, jax.Array]:
         """Begins the dreams of the mask, at `start` (B,) or, where that is negative, anywhere.
 
         Gives the carry, observations and (B,) int32 starting states.
         """
-        carry = self._renew(params, carry, mask, start)
-        return carry, carry.dreams.frame, carry.dreams.start
+        return _reset(self._dream, self._params, carry, mask, start)
 
-    def _renew(self, params: Params, carry: Carry, mask: jax.Array, start: jax.Array | None = None) -> Carry:
-        keys, fresh = _split(carry.keys, mask)
-        dreams, _ = self.dream.reset_where(params, carry.dreams, mask, fresh, start)
-        return Carry(dreams, keys, carry.done & ~mask)
+    def step(self, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+        """Imagines a frame of every dream, and begins those anew whose turn it is."""
+        return _step(self._dream, self._mode, self._params, carry, action)
 
-    def _step(self, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
-        idle = carry.done if self.mode == AutoresetMode.NEXT_STEP else jnp.zeros_like(carry.done)
-        keys, fresh = _split(carry.keys, ~idle)
-        dreams, frame, reward, terminated, truncated, info = self.dream.step(params, carry.dreams, action, fresh, idle)
-        carry, truncated = Carry(dreams, keys, idle), truncated & ~idle
-        final = None
-        if self.mode == AutoresetMode.NEXT_STEP:
-            carry = self._renew(params, carry, idle)
-        elif self.mode == AutoresetMode.SAME_STEP:
-            carry, final = self._renew(params, carry, truncated), frame
-        dreams, reward = carry.dreams, jnp.where(idle, 0.0, reward)
-        outcome = Outcome(dreams.frame, reward, terminated, truncated, info, ~idle, dreams.start, final)
-        return carry.replace(done=truncated), outcome
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
+    carry = _renew(dream, params, carry, mask, start)
+    return carry, carry.dreams.frame, carry.dreams.start
+
+
+def _renew(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array | None = None) -> Carry:
+    keys, fresh = _split(carry.keys, mask)
+    dreams, _ = dream.reset_where(params, carry.dreams, mask, fresh, start)
+    return Carry(dreams, keys, carry.done & ~mask)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+    idle = carry.done if mode == AutoresetMode.NEXT_STEP else jnp.zeros_like(carry.done)
+    keys, fresh = _split(carry.keys, ~idle)
+    dreams, frame, reward, terminated, truncated, info = dream.step(params, carry.dreams, action, fresh, idle)
+    carry, truncated = Carry(dreams, keys, idle), truncated & ~idle
+    final = None
+    if mode == AutoresetMode.NEXT_STEP:
+        carry = _renew(dream, params, carry, idle)
+    elif mode == AutoresetMode.SAME_STEP:
+        carry, final = _renew(dream, params, carry, truncated), frame
+    dreams, reward = carry.dreams, jnp.where(idle, 0.0, reward)
+    outcome = Outcome(dreams.frame, reward, terminated, truncated, info, ~idle, dreams.start, final)
+    return carry.replace(done=truncated), outcome
 
 
 def keys_of(seeds: list[int]) -> jax.Array:

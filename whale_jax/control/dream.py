@@ -89,11 +89,11 @@ class DreamState:
     start: jax.Array
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Dream:
     """B dreams of one world model: `reset`, `step` and `reset_where` are pure and can be scanned under one jit.
 
-    Made by `make_dream`.
+    Made by `make_dream`. Those that differ in `params` and `origins` alone are equal, as they compile to the same.
 
     Attributes:
       num_envs: B.
@@ -112,8 +112,8 @@ class Dream:
     networks: Networks
     action_spec: ActionSpec
     estimator: rollouts.Estimator | None
-    params: Params
-    origins: np.ndarray
+    params: Params = dataclasses.field(compare=False, repr=False)
+    origins: np.ndarray = dataclasses.field(compare=False, repr=False)
     chunk: int
 
     def reset(self, params: Params, key: jax.Array, start: jax.Array | None = None) -> tuple[DreamState, jax.Array]:
