@@ -98,11 +98,10 @@ def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     # |q·k| <= |q||k|: no maximum is taken unless the bound itself could overflow
     q_fixed, k_fixed = jax.lax.stop_gradient((q, k))
     bound = jnp.linalg.norm(q_fixed, axis=-1).max() * jnp.linalg.norm(k_fixed, axis=-1).max()
-    # A loop of no or one turn: unlike a branch, it stays one, and is mostly left out, where this is mapped over.
-    _, shift = jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), (k_fixed @ q_fixed.swapaxes(1, 2)).max(1, keepdims=True)),
-        (bound > _EXP_LIMIT, jnp.zeros((batch * heads, 1, length))),
+    shift = jax.lax.cond(
+        bound > _EXP_LIMIT,
+        lambda: (k_fixed @ q_fixed.swapaxes(1, 2)).max(1, keepdims=True),
+        lambda: jnp.zeros((batch * heads, 1, length)),
     )
     out = _exp_attention(q, k, split(v), shift)
     return out.reshape(batch, heads, length, width).transpose(0, 2, 1, 3).astype(v.dtype)
