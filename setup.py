@@ -25,10 +25,11 @@ CORE = [
     "pillow>=11,<14",
     "packaging>=24,<27",
     "pyyaml>=6,<7",
+    "gymnasium>=1.1,<2",
 ]
 
 EXTRAS = {
-    "metaworld": ["metaworld>=3.1.1,<4", "mujoco>=3.3,<4", "gymnasium>=1.1,<2"],
+    "metaworld": ["metaworld>=3.1.1,<4", "mujoco>=3.3,<4"],
     # RLDS is read without TensorFlow: TFDS describes the data, and the rest finds, checks and decodes the pictures.
     "oxe": [
         "tensorflow-datasets>=4.9.9,<5",

@@ -160,6 +160,19 @@ def step(
       The state with o_{t+1}; that frame (B, H, W, 3) uint8; and the estimates, {} without an estimator.
     """
     state = make_room(networks, params, state, estimator)
+    return advance(networks, params, state, action, key, temperature, estimator)
+
+
+def advance(
+    networks: Networks,
+    params: Params,
+    state: RolloutState,
+    action: jax.Array,
+    key: jax.Array,
+    temperature: float,
+    estimator: Estimator | None = None,
+) -> tuple[RolloutState, tuple[jax.Array, Estimates]]:
+    """`step` of a window that has room for the frame."""
     t = state.time
     z = jnp.zeros((action.shape[0], 0))
     if networks.settings.dynamics.embedding_dim:

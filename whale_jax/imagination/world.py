@@ -96,17 +96,13 @@ class WorldModel:
         frames, actions = np.asarray(frames), self._actions(frames, actions, policy, horizon)
         self._check_frames(frames)
         estimator = None if uncertainty is None else resolve(uncertainty, self.action_spec)
-        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
-        missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
-        if missing:
-            raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
+        params = self.params_for(estimator)
         if key is None:
             if temperature > 0 or policy is not None:
                 raise WhaleError("imagine() needs key=jax.random.key(...) to sample tokens or to run a policy.")
             key = jax.random.key(0)
         drop = max(0, frames.shape[1] - self.networks.settings.num_frames)
         frames, actions = frames[:, drop:], actions[:, drop:]
-        params = self._params_for(estimator)
         if policy is None:
             imagined, estimates = self._open_loop(params, frames, actions, key, temperature, estimator)
         else:
@@ -188,8 +184,16 @@ class WorldModel:
         return jax.jit(functools.partial(rollouts.start, self.networks, estimator=estimator))
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _params_for(self, estimator) -> Params:
-        """All components' parameters and what the estimator needs beside them, on every device of the mesh."""
+    def params_for(self, estimator: rollouts.Estimator | None) -> Params:
+        """All components' parameters and what the estimator needs beside them, on every device of the mesh.
+
+        Raises:
+          WhaleError: what imagining or the estimator needs is not trained.
+        """
+        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
+        missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
+        if missing:
+            raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
         params, needs = dict(self.params), () if estimator is None else estimator.needs
         if "ensemble" in needs and "ensemble" not in params:
             raise WhaleError(

@@ -1,0 +1,26 @@
+"""A tiny world model whose rewards are of order one, and episodes for its dreams to begin from."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+
+from whale_jax.data.store import open_store
+
+SIDE = 32
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Windows of 8 frames of 32x32 pixels, which are as small as LPIPS takes."""
+    world = tiny.random_world(side=SIDE, members=2)
+    reward = dict(world.params["reward"])
+    reward["head"] = jax.tree.map(lambda x: 1e-3 * x, reward["head"])
+    return dataclasses.replace(world, params=world.params | {"reward": reward})
+
+
+@pytest.fixture(scope="session")
+def episodes(tmp_path_factory):
+    """20 episodes of 12 steps, eight of them to train on."""
+    return open_store(tiny.write_store(tmp_path_factory.mktemp("dreams"), side=SIDE))
