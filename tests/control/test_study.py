@@ -48,6 +48,7 @@ def test_every_run_is_tried_and_stands_in_the_tables(study):
             assert np.isfinite(entry["imagined_return"]).all()
     ends = [np.mean(finals(workdir)[f"none-{seed}"]["history"][-1]["return"]) for seed in (0, 1)]
     assert rows["none"]["end"]["return"][0] == pytest.approx(np.mean(ends))
+    assert rows["none"]["gain"] == [0.0, 0.0, 0.0]
     assert (workdir / "control.png").stat().st_size > 5000 and (workdir / "probe.png").stat().st_size > 5000
     assert "8 of 8 runs" in done.out and "updates/s" in done.out and "imagined steps/s" in done.err
 

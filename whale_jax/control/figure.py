@@ -15,6 +15,7 @@ _METHODS = {
     "none": (SECOND, "no penalty"),
     "offline": (MUTED, "recorded data alone"),
 }
+_BESIDE = "none"
 _COLUMNS = 3
 
 
@@ -46,18 +47,23 @@ def _band(axes, updates, curve: list[list[float | None]], colour: str, label: st
 
 
 def _draw_study(study: Mapping[str, Any], path: Path) -> None:
-    figure, every = _grid(len(study), 3.2)
-    for axes, (task, methods) in zip(every, study.items(), strict=False):
-        for name, (colour, label) in _METHODS.items():
-            if name in methods:
-                row = methods[name]
-                _band(axes, row["updates"], row["success"], colour, label, bounds=(0, 1))
-        style(axes, "gradient updates", f"{task}: success in the simulator")
-        axes.set_ylim(-0.02, 1.02)
-    handles = {}
-    for axes in every[: len(study)]:
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8.5, **LEGEND)
+    """A row a task, a column a method, each beside the run without a penalty."""
+    present = [name for name in _METHODS if any(name in rows for rows in study.values())]
+    columns = [name for name in present if name != _BESIDE] or present
+    figure = new_figure(1.2 + 2.9 * len(columns), 0.5 + 2.6 * len(study))
+    grid = figure.subplots(len(study), len(columns), sharex=True, sharey=True, squeeze=False)
+    for place, (task, rows) in enumerate(study.items()):
+        line = grid[place]
+        for axes, name in zip(line, columns, strict=True):
+            for other, dashes in ((_BESIDE, (4, 1.6)), (name, ())):
+                if other in rows:
+                    row, (colour, label) = rows[other], _METHODS[other]
+                    _band(axes, row["updates"], row["success"], colour, label, dashes, bounds=(0, 1))
+            style(axes, "gradient updates" if place == len(study) - 1 else "", f"{task}: {_METHODS[name][1]}")
+            axes.set_ylim(-0.02, 1.02)
+        line[0].set_ylabel("success", color=MUTED, fontsize=9)
+    if columns != present:
+        grid[0][0].legend(loc="lower right", fontsize=8, **LEGEND)
     save(figure, path)
 
 

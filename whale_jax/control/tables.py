@@ -32,18 +32,28 @@ def summary(found: Mapping[Any, list[dict[str, Any]]], planned: int) -> dict[str
     Returns:
       "study": by task and method, and "probe": by task and penalty, a dictionary of "updates" (a list), every one of
       `MEASURES` as a list of [mean, low, high] across seeds, "last" (the mean over the later half of the trials of each
-      seed, then across seeds), "best", "seeds", and "speed" {"updates_per_second", …}; "runs" {"finished", "planned"}.
+      seed, then across seeds), "end" (of the last trial), "best", "drop" (from the best trial to the last), "gain" (of
+      the last trial's success over that of the run without penalty and of the same seed), "seeds", and "speed"
+      {"updates_per_second", …}; "runs" {"finished", "planned"}.
     """
     study: dict[str, dict[str, Any]] = {}
     probe: dict[str, dict[str, Any]] = {}
-    groups: dict[tuple[str, str, bool], list[list[dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str, bool], dict[int, list[dict[str, Any]]]] = {}
     for job, history in found.items():
         swept = job.name.partition("/")[2].startswith("probe-")
         key = (job.task, f"{job.penalty:g}" if swept else job.method, swept)
-        groups.setdefault(key, []).append(history)
+        groups.setdefault(key, {})[job.seed] = history
     for (task, name, swept), histories in groups.items():
-        (probe if swept else study).setdefault(task, {})[name] = _row(histories)
+        row = _row(list(histories.values()))
+        beside = groups.get((task, "0" if swept else "none", swept), {})
+        gains = [_end(histories[seed]) - _end(beside[seed]) for seed in histories if seed in beside]
+        row["gain"] = across(gains) if gains else [None, None, None]
+        (probe if swept else study).setdefault(task, {})[name] = row
     return {"study": study, "probe": probe, "runs": {"finished": len(found), "planned": planned}}
+
+
+def _end(history: list[dict[str, Any]]) -> float:
+    return float(np.mean(history[-1]["success"]))
 
 
 def _row(histories: list[list[dict[str, Any]]]) -> dict[str, Any]:
@@ -74,7 +84,7 @@ def to_text(table: Mapping[str, Any]) -> str:
     """The tables for a terminal."""
     runs = table["runs"]
     lines = [f"{runs['finished']} of {runs['planned']} runs are finished."]
-    head = f"{'':<12}{'success at the end':>24}{'mean of later half':>22}{'best':>7}{'drop':>7}"
+    head = f"{'':<12}{'success at the end':>20}{'over no penalty':>23}{'later half':>20}{'best':>7}{'drop':>7}"
     head += f"{'return':>9}{'imagined':>10}"
     for kind in ("study", "probe"):
         for task, rows in table[kind].items():
@@ -82,8 +92,8 @@ def to_text(table: Mapping[str, Any]) -> str:
             for name, row in rows.items():
                 label = f"λ = {name}" if kind == "probe" else name
                 lines.append(
-                    f"{label:<12}{_interval(row['end']['success']):>24}{_interval(row['last']['success']):>22}"
-                    f"{row['best'][0]:>7.2f}{row['drop'][0]:>7.2f}"
+                    f"{label:<12}{_share(row['end']['success']):>20}{_signed(row['gain']):>23}"
+                    f"{_share(row['last']['success']):>20}{row['best'][0]:>7.2f}{row['drop'][0]:>7.2f}"
                     f"{row['end']['return'][0]:>9.0f}{row['end']['imagined_return'][0]:>10.0f}"
                 )
     speeds = [row["speed"] for rows in table["study"].values() for row in rows.values()]
@@ -97,9 +107,16 @@ def _seeds(rows: Mapping[str, Any]) -> str:
     return f"{' to '.join(map(str, counts))} seed{'s' if counts != [1] else ''}"
 
 
-def _interval(values: list[float | None]) -> str:
+def _share(values: list[float | None]) -> str:
     mean, low, high = values
     return f"{mean:.2f}" if low is None else f"{mean:.2f} [{max(low, 0):.2f}, {min(high, 1):.2f}]"
+
+
+def _signed(values: list[float | None]) -> str:
+    mean, low, high = values
+    if mean is None:
+        return ""
+    return f"{mean:+.2f}" if low is None else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _speeds(speeds: list[Mapping[str, float]]) -> str:
