@@ -66,14 +66,15 @@ class TrialSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings(Settings):
-    """The exploit probe: policies that learn from imagined transitions alone, by the weight of the penalty.
+    """The exploit probe: policies that learn from little but imagined transitions, by the weight of the penalty.
 
     Attributes:
       penalties: weights to sweep; none leaves the probe out. method: the uncertainty that they are of.
-      seeds: of learners; the task is the study's first.
+      generated: share of imagined transitions in a batch; seeds: of learners. The task is the study's first.
     """
 
     penalties: tuple[float, ...] = ()
+    generated: float = 1.0
     method: str = UNCERTAINTIES[0]
     seeds: tuple[int, ...] = (0,)
 

@@ -1,7 +1,7 @@
 """The study of the paper's Figure 4: policies learnt in the model, with and without a penalty on its uncertainty.
 
 WORKDIR/TASK/METHOD-SEED/     a run: result.json, and policy/ which `whale evaluate --policy` takes
-WORKDIR/TASK/probe-LAMBDA-SEED/   a run of the exploit probe: all it learns from is imagined
+WORKDIR/TASK/probe-LAMBDA-SEED/   a run of the exploit probe
 WORKDIR/control.json, control.png, probe.png   tables and figures of the runs that are finished
 """
 
@@ -98,7 +98,7 @@ def jobs(settings: ControlSettings) -> list[Job]:
         found.append(Job(f"{task}/{method}-{seed}", task, method, seed, penalty, generated))
     task, probe = settings.tasks[0], settings.probe
     for seed, penalty in itertools.product(probe.seeds, probe.penalties):
-        found.append(Job(f"{task}/probe-{penalty:g}-{seed}", task, probe.method, seed, penalty, 1.0))
+        found.append(Job(f"{task}/probe-{penalty:g}-{seed}", task, probe.method, seed, penalty, probe.generated))
     return found
 
 

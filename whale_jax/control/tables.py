@@ -88,7 +88,7 @@ def to_text(table: Mapping[str, Any]) -> str:
     head += f"{'return':>9}{'imagined':>10}"
     for kind in ("study", "probe"):
         for task, rows in table[kind].items():
-            lines += ["", f"{task}{', all imagined' if kind == 'probe' else ''} ({_seeds(rows)})", head]
+            lines += ["", f"{task}{', exploit probe' if kind == 'probe' else ''} ({_seeds(rows)})", head]
             for name, row in rows.items():
                 label = f"λ = {name}" if kind == "probe" else name
                 lines.append(
