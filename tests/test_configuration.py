@@ -24,7 +24,7 @@ from whale_jax.training.settings import StageSettings
 
 VARIANTS = ("small", "medium", "base", "large")
 CONFIGS = sorted(p.name for p in (tiny.ROOT / "configs").glob("*.py"))
-FREE = ("data.mixture.", "data.subsets.", "scaling.")  # groups that a config fills as it likes
+FREE = ("data.mixture.", "data.subsets.", "scaling.", "control.")  # groups that a config fills as it likes
 REFERENCES = [c for c in CONFIGS if c != "whale_x.py"] + [f"whale_x.py:{v}" for v in VARIANTS]
 
 
