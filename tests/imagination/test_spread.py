@@ -42,6 +42,8 @@ def test_four_devices_imagine_what_one_does(tmp_path):
     assert four["devices"] == 4 and not four["whole"] and one["devices"] == 1
     for name in ("frames", "closed"):
         assert one[name].shape == (6, 7, 16, 16, 3)
-        np.testing.assert_array_equal(four[name], one[name])
+        # Sums of fewer rows are taken in another order, and a pixel between two levels falls to either.
+        apart = np.abs(four[name].astype(int) - one[name])
+        assert apart.max() <= 1 and (apart > 0).mean() < 1e-3
     np.testing.assert_allclose(four["uncertainty"], one["uncertainty"], rtol=1e-4)
     np.testing.assert_allclose(four["rewards"], one["rewards"], rtol=1e-4, atol=1e-5)
