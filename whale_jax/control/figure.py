@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from whale_jax.evaluation.figure import GROUND, INK, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
+from whale_jax.evaluation.figure import INK, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
 
 _METHODS = {
     "retracing": (MODEL, "retracing penalty"),
@@ -31,7 +31,7 @@ def _grid(count: int, height: float):
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
     figure = new_figure(4.2 * columns, height * rows + 0.5)
-    axes = np.atleast_1d(figure.subplots(rows, columns, sharey="row", squeeze=False)).reshape(-1)
+    axes = figure.subplots(rows, columns, sharey="row", squeeze=False).reshape(-1)
     for spare in axes[count:]:
         spare.set_visible(False)
     return figure, axes
@@ -75,6 +75,5 @@ def _draw_probe(probe: Mapping[str, Any], path: Path) -> None:
         _band(axes, row["updates"], row["imagined_return"], SECOND, "imagined")
         _band(axes, row["updates"], row["return"], INK, "real", dashes=(4, 1.6))
         style(axes, "gradient updates", f"{task}, λ = {penalty}: return")
-        axes.set_facecolor(GROUND)
     every[0].legend(loc="upper left", fontsize=8.5, **LEGEND)
     save(figure, path)
