@@ -45,10 +45,13 @@ def wander(dream, seed=0):
     return lives + [life for life in current if life[1]]
 
 
-@pytest.mark.parametrize(("uncertainty", "chunk"), [("retracing", 3), ("entropy", 1), ("ensemble", 2)])
-def test_every_dream_is_what_imagine_shows(model, episodes, uncertainty, chunk):
+@pytest.mark.parametrize(
+    ("uncertainty", "chunk", "abreast"), [("retracing", 3, 2), ("entropy", 1, B), ("ensemble", 2, 3)]
+)
+def test_every_dream_is_what_imagine_shows(model, episodes, uncertainty, chunk, abreast):
     """Also over four cuts of the window of eight, and with the reward and uncertainty of every step."""
-    dream = dataclasses.replace(make_dream(model, episodes, B, DreamSettings(uncertainty=uncertainty)), chunk=chunk)
+    dream = make_dream(model, episodes, B, DreamSettings(uncertainty=uncertainty))
+    dream = dataclasses.replace(dream, chunk=chunk, abreast=abreast)
     starts, lives = dream.params["starts"], wander(dream)
     assert len(lives) > B and max(len(steps) for _, steps in lives) == STEPS
     # What comes after a life's end is imagined along no action, and changes nothing before it.
@@ -64,6 +67,21 @@ def test_every_dream_is_what_imagine_shows(model, episodes, uncertainty, chunk):
         assert np.abs(future.frames[i, : len(steps)].astype(int) - frames).max() <= 1
         np.testing.assert_allclose(rewards, future.rewards[i, : len(steps)], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(doubts, future.uncertainty[i, : len(steps)], rtol=1e-3, atol=1e-5)
+
+
+def test_a_dream_that_idles_takes_nothing_from_the_others(model, episodes):
+    dream = make_dream(model, episodes, B, DreamSettings(uncertainty="entropy"))
+    reset, step, _ = compiled(dream)
+    idle = np.array([True, False, True, True, False])
+    state, _ = reset(dream.params, jax.random.key(0))
+    action = np.random.default_rng(0).uniform(-1, 1, (B, 4)).astype(np.float32)
+    _, frame, reward, *_, info = step(dream.params, state, action, jax.random.key(1))
+    for abreast in (1, 2, B):
+        _, step, _ = compiled(dataclasses.replace(dream, abreast=abreast))
+        _, some, paid, *_, known = step(dream.params, state, action, jax.random.key(1), idle)
+        assert np.abs(np.asarray(some).astype(int) - frame)[~idle].max() <= 1
+        np.testing.assert_allclose(paid[~idle], reward[~idle], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(known["uncertainty"][~idle], info["uncertainty"][~idle], rtol=1e-3, atol=1e-5)
 
 
 def test_a_scan_equals_single_steps(model, episodes):

@@ -26,6 +26,9 @@ from whale_jax.models.reward import expected_reward
 from whale_jax.models.world_model import Networks, Params
 from whale_jax.nn.settings import Settings
 
+# On a CPU so many dreams are stepped at once: of more, what a step computes leaves the processor's caches.
+ABREAST = 16
+
 Info = dict[str, jax.Array]
 Step = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
 
@@ -105,6 +108,7 @@ class Dream:
         "actions": (N, C - 1, A) float32 normalised}.
       origins: (N, 2) int32, of each starting state the episode in the store and its first frame.
       chunk: dreams whose windows are computed anew at once.
+      abreast: dreams that are stepped at once.
     """
 
     num_envs: int
@@ -115,6 +119,7 @@ class Dream:
     params: Params = dataclasses.field(compare=False, repr=False)
     origins: np.ndarray = dataclasses.field(compare=False, repr=False)
     chunk: int
+    abreast: int
 
     def reset(self, params: Params, key: jax.Array, start: jax.Array | None = None) -> tuple[DreamState, jax.Array]:
         """Begins all dreams; arguments and results as in `reset_where`."""
@@ -145,7 +150,7 @@ class Dream:
             fresh = DreamState(window, frame, jnp.zeros_like(rows), chosen[rows])
             return _write(state, rows, fresh)
 
-        state = self._in_chunks(mask, begin, state)
+        state = self._in_chunks(mask, self.chunk, begin, state)
         return state, state.frame
 
     def step(
@@ -169,13 +174,7 @@ class Dream:
         spec = self.action_spec
         action = jnp.clip(action, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
         action = spec.normalise(action)
-
-        def advance(window, action, key):
-            temperature = self.settings.temperature
-            return rollouts.advance(self.networks, params, window, action, key, temperature, self.estimator)
-
-        window, outputs = jax.vmap(advance)(window, action[:, None], self._keys(key))
-        frame, estimates = jax.tree.map(lambda x: x[:, 0], outputs)
+        window, (frame, estimates) = self._advance(params, window, action, self._keys(key), idle)
         predicted = self._reward(params, state.frame, action, frame)
         doubt = estimates.get("uncertainty", jnp.zeros_like(predicted))
         state = DreamState(window, frame, state.steps + 1, state.start)
@@ -199,6 +198,25 @@ class Dream:
 
         return jax.vmap(one)(frames, actions), frames[:, -1]
 
+    def _advance(self, params: Params, window: rollouts.RolloutState, action, keys, idle: jax.Array | None):
+        def one(window, action, key):
+            temperature = self.settings.temperature
+            window, outputs = rollouts.advance(
+                self.networks, params, window, action[None], key, temperature, self.estimator
+            )
+            return window, jax.tree.map(lambda x: x[0], outputs)
+
+        if self.abreast >= self.num_envs:
+            return jax.vmap(one)(window, action, keys)
+        moving = jnp.ones(self.num_envs, bool) if idle is None else ~idle
+        shapes = jax.eval_shape(jax.vmap(one), window, action, keys)[1]
+        outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def move(rows, carry):
+            return _write(carry, rows, jax.vmap(one)(_read(carry[0], rows), action[rows], keys[rows]))
+
+        return self._in_chunks(moving, self.abreast, move, (window, outputs))
+
     def _make_room(self, params: Params, window: rollouts.RolloutState, idle: jax.Array | None):
         def cut(rows, window):
             def one(window):
@@ -207,15 +225,15 @@ class Dream:
             return _write(window, rows, jax.vmap(one)(_read(window, rows)))
 
         full = window.time == self.networks.settings.num_frames - 1
-        return self._in_chunks(full if idle is None else full & ~idle, cut, window)
+        return self._in_chunks(full if idle is None else full & ~idle, self.chunk, cut, window)
 
-    def _in_chunks(self, mask: jax.Array, visit: Callable[[jax.Array, Any], Any], state: Any) -> Any:
-        """`visit`s the rows of the mask, as many at once as a chunk holds, until none is left."""
+    def _in_chunks(self, mask: jax.Array, size: int, visit: Callable[[jax.Array, Any], Any], state: Any) -> Any:
+        """`visit`s the rows of the mask, `size` at once, until none is left."""
 
         def turn(carry):
             left, state = carry
-            # Where fewer are left, the first fills the chunk up: its result is written several times, and the same.
-            rows = jnp.nonzero(left, size=self.chunk, fill_value=jnp.argmax(left))[0].astype(jnp.int32)
+            # Where fewer are left, the first fills up: its result is written several times, and the same.
+            rows = jnp.nonzero(left, size=size, fill_value=jnp.argmax(left))[0].astype(jnp.int32)
             return left.at[rows].set(False), visit(rows, state)
 
         return jax.lax.while_loop(lambda carry: carry[0].any(), turn, (mask, state))[1]
@@ -282,6 +300,7 @@ def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSe
         params=params,
         origins=starts.origins,
         chunk=max(1, num_envs // 16),
+        abreast=ABREAST if jax.default_backend() == "cpu" else num_envs,
     )
     jax.eval_shape(dream.blank, params)  # refuses here what the estimator would refuse at the first reset
     return dream

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from whale_jax.control.offline import Programs
-from whale_jax.control.run import Job, PolicyRun, Workshop, check_model
+from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, check_model
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
 from whale_jax.data.store import open_store
@@ -24,7 +24,6 @@ from whale_jax.evaluation.kept import write
 from whale_jax.imagination.world import load
 from whale_jax.training.progress import say
 
-FORMAT = "whale-control/1"
 Part = tuple[int, int]
 
 
@@ -65,10 +64,7 @@ def control_study(
             shops = {job.task: Workshop(programs, store, job.task)}
         run = PolicyRun(shops[job.task], job, workdir / job.name)
         if run.result() is None:
-            left = (
-                f", about {(len(mine) - number + 1) * sum(spent) / len(spent) / 60:.0f} minutes left" if spent else ""
-            )
-            say(f"run {number} of {len(mine)}: {job.name}{left}")
+            say(f"run {number} of {len(mine)}: {job.name}{_left(len(mine) - number + 1, spent)}")
             started = time.perf_counter()
             run.train()
             spent.append(time.perf_counter() - started)
