@@ -19,7 +19,8 @@ def get_config():
     config.name = "tiny_control"
     control = config.control = ConfigDict(ControlSettings(tasks=("door-close",)).to_dict())
     control.methods, control.seeds = ("entropy", "none", "offline"), (0, 1)
-    control.probe.update({"penalties": (0.0, 5.0), "method": "entropy"})
+    control.probe.update({"penalties": (0.0, 5.0), "method": "entropy", "warmup": 2, "updates": 4, "every": 2})
+    control.probe.update({"directions": 2, "starts": 2, "horizon": 3})
     control.updates = 4
     control.learner.update({"stack": 2, "channels": (4,), "kernels": (4,), "strides": (4,), "hidden": 8})
     control.learner.update({"feature": 8, "batch_size": 4})

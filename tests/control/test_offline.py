@@ -8,7 +8,7 @@ import tiny
 
 from whale_jax.control import replay as replays
 from whale_jax.control.drq import DrqSettings
-from whale_jax.control.offline import Programs
+from whale_jax.control.programs import Programs
 from whale_jax.control.settings import ControlSettings, RolloutSettings, TrialSettings
 
 LEARNER = DrqSettings(stack=2, channels=(4,), kernels=(4,), strides=(4,), feature=8, hidden=8, shift=2, batch_size=6)

@@ -64,28 +64,33 @@ def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, tra
     assert "other settings" in other.error() and "--workdir" in other.error()
 
 
-def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path):
+@pytest.mark.parametrize(("name", "part"), [("entropy-1", "1/2"), ("probe-5-0", "2/2")])
+def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, name, part):
     workdir, _ = study
-    arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'killed'}", CONFIG)
-    arguments += ("--config.control.methods=entropy", "--config.control.seeds=1", "--config.control.probe.penalties=()")
+    arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'killed'}", CONFIG, f"--part={part}")
+    arguments += (
+        "--config.control.methods=entropy",
+        "--config.control.seeds=1",
+        "--config.control.probe.penalties=5.0",
+    )
     process = subprocess.Popen(
         tiny.command(*arguments), cwd=tiny.ROOT, env=tiny.environment(), stderr=subprocess.PIPE, text=True
     )
     for line in process.stderr:
         if "2/4" in line:
             break
-    state = tmp_path / "killed" / "door-close" / "entropy-1" / "state"
+    state = tmp_path / "killed" / "door-close" / name / "state"
     while process.poll() is None and not (state / "2").is_dir():
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    if not (tmp_path / "killed" / "door-close" / "entropy-1" / "result.json").exists():
+    if not (tmp_path / "killed" / "door-close" / name / "result.json").exists():
         assert (state / "2").is_dir()
     done = tiny.whale(*arguments)
     assert done.status == 0, done.err
-    ours, theirs = finals(tmp_path / "killed")["entropy-1"], finals(workdir)["entropy-1"]
+    ours, theirs = finals(tmp_path / "killed")[name], finals(workdir)[name]
     assert untimed(ours) == untimed(theirs)
-    where = "door-close/entropy-1/policy/params"
+    where = f"door-close/{name}/policy/params"
     tiny.assert_equal_trees(tiny.read_tree(tmp_path / "killed" / where), tiny.read_tree(workdir / where))
 
 

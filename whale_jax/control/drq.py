@@ -202,6 +202,15 @@ class Drq:
         """(B, A) normalised actions of the policy for frames (B, H, W, 3 S), without noise."""
         return self._actor(params["actor"], self._encode(params["encoder"], frames))
 
+    def last_layer(self, params: Params) -> Params:
+        """The actor's, that puts out actions before the tanh: {"kernel": (hidden, A), "bias": (A,)}."""
+        return params["actor"]["_Head_0"]["Dense_2"]
+
+    def with_last_layer(self, params: Params, layer: Params) -> Params:
+        """Parameters with another last layer of the actor."""
+        head = params["actor"]["_Head_0"] | {"Dense_2": layer}
+        return params | {"actor": params["actor"] | {"_Head_0": head}}
+
     def explore(self, params: Params, frames: jax.Array, std: jax.Array, key: jax.Array) -> jax.Array:
         """The policy's actions with noise, within [-1, 1]."""
         return _noisy(self.mean_action(params, frames), std, key)

@@ -5,23 +5,18 @@ Dimension keys: B rollouts, H horizon, S stacked frames, A actions.
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from whale_jax.control import replay as replays
-from whale_jax.control.drq import Drq, Learner, Transitions
+from whale_jax.control.drq import Learner, Transitions
+from whale_jax.control.drq import Params as PolicyParams
+from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay
-from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination import rollout as rollouts
-from whale_jax.imagination.rollout import Estimator, RolloutState
-from whale_jax.imagination.uncertainty import UNCERTAINTIES, resolve
-from whale_jax.imagination.world import WorldModel
-from whale_jax.models.reward import expected_reward
-from whale_jax.models.world_model import Networks, Params
-from whale_jax.nn import lpips
+from whale_jax.models.world_model import Params
 
 
 @flax.struct.dataclass
@@ -40,35 +35,14 @@ class LearningState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """How imagined rewards are made.
+class Learning(Program):
+    """Actor and critics learn from recorded transitions and from those that the policy takes in the model."""
 
-    Attributes:
-      estimator: of the uncertainty that is penalised, None for none.
-      penalty: its weight.
-      generated: share of imagined transitions in a batch; 0 learns from recorded ones alone.
-    """
-
-    estimator: Estimator | None
-    penalty: float
-    generated: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Learning:
-    """The compiled programs of one run.
-
-    Attributes:
-      networks: of the world model; drq: the learner; settings: of the study; method: of this run.
-    """
-
-    networks: Networks
-    drq: Drq
-    settings: ControlSettings
-    method: Method
-
-    def __hash__(self) -> int:
-        return id(self)
+    @property
+    def pace(self) -> Pace:
+        rollout = self.settings.rollout
+        imagined = rollout.starts * rollout.horizon if self.method.generated else 0
+        return Pace(self.settings.updates, self.settings.trial.every, rollout.every, imagined)
 
     def init(self, key: jax.Array) -> LearningState:
         """The state before the first update."""
@@ -80,6 +54,10 @@ class Learning:
             spec = (self.settings.learner.stack, rollout.horizon, self.drq.image_size, self.drq.action_dim)
             imagined = replays.ring(segments, *spec)
         return LearningState(self.drq.init(init_key), imagined, jnp.int32(0), key)
+
+    def policy(self, state: LearningState) -> PolicyParams:
+        """Parameters for `Drq.mean_action`."""
+        return state.learner.params
 
     @functools.cached_property
     def cycle(self):
@@ -142,80 +120,3 @@ class Learning:
         metrics = {"imagined_reward": scaled, "uncertainty": uncertainty}
         frames = jnp.concatenate([given, frames], axis=1)
         return frames, actions, scaled - self.method.penalty * uncertainty, metrics
-
-    def dream(self, params: Params, state: RolloutState, given: jax.Array, act: Any, horizon: int, key: jax.Array):
-        """Acts on imagined frames.
-
-        Args:
-          state: rollouts that were started; given: (B, S, H, W, 3) uint8, their newest frames.
-          act: (stacked frames (B, H, W, 3 S), key) to normalised actions (B, A).
-
-        Returns:
-          Frames (B, horizon, H, W, 3) uint8, actions (B, horizon, A), rewards (B, horizon) as the model predicts them,
-          and uncertainty (B, horizon), zeros without an estimator.
-        """
-        temperature, estimator = self.settings.rollout.temperature, self.method.estimator
-
-        def step(carry, key):
-            state, seen = carry
-            act_key, token_key = jax.random.split(key)
-            action = act(replays.join(seen), act_key)
-            state, (frame, estimates) = rollouts.step(
-                self.networks, params, state, action, token_key, temperature, estimator
-            )
-            logits = self.networks.reward_logits(params, seen[:, -1], action, frame)
-            reward = expected_reward(self.networks.settings.reward, logits)
-            uncertainty = estimates.get("uncertainty", jnp.zeros_like(reward))
-            seen = jnp.concatenate([seen[:, 1:], frame[:, None]], axis=1)
-            return (state, seen), (frame, action, reward, uncertainty)
-
-        _, outputs = jax.lax.scan(step, (state, given), jax.random.split(key, horizon))
-        return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)
-
-    @functools.cached_property
-    def imagined_return(self):
-        """(params, actor's parameters, first frames (B, H, W, 3), key) to (B,) returns of the steps compared.
-
-        From one given frame each, without noise, in the environment's units.
-        """
-
-        def run(params, actor, frames, key):
-            state = rollouts.start(
-                self.networks, params, frames[:, None], jnp.zeros((len(frames), 0, self.drq.action_dim))
-            )
-            given = jnp.repeat(frames[:, None], self.settings.learner.stack, axis=1)
-            plain = dataclasses.replace(self, method=Method(None, 0.0, 1.0))
-
-            def act(seen, key):
-                return self.drq.mean_action(actor, seen)
-
-            _, _, rewards, _ = plain.dream(params, state, given, act, self.settings.trial.compared, key)
-            return rewards.sum(1)
-
-        return jax.jit(run)
-
-
-class Programs:
-    """The programs of a study, compiled once for all tasks and seeds."""
-
-    def __init__(self, model: WorldModel, settings: ControlSettings):
-        self.model, self.settings = model, settings
-        self._made: dict[tuple[str, float, float], Learning] = {}
-
-    def learning(self, method: str, penalty: float, generated: float) -> Learning:
-        """Those of runs that penalise the uncertainty named `method`, or none if it names none or weighs nothing."""
-        key = (method, penalty, generated)
-        if key not in self._made:
-            model, named = self.model, method in UNCERTAINTIES and penalty and generated
-            estimator = resolve(method, model.action_spec) if named else None
-            drq = Drq(self.settings.learner, model.action_spec.dim, model.networks.settings.tokenizer.image_size)
-            how = Method(estimator, penalty, generated)
-            self._made[key] = Learning(model.networks, drq, self.settings, how)
-        return self._made[key]
-
-    def params(self, learning: Learning) -> Params:
-        """The world model's parameters, and what the estimator needs beside them."""
-        params, estimator = dict(self.model.params), learning.method.estimator
-        if estimator is not None and "lpips" in estimator.needs:
-            params["lpips"] = lpips.weights()
-        return params

@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from whale_jax.control.offline import Learning, LearningState, Programs
+from whale_jax.control.offline import LearningState
 from whale_jax.control.policy import save_policy
+from whale_jax.control.program import Pace, Program
+from whale_jax.control.programs import Programs
 from whale_jax.control.replay import reaching_back, recorded
+from whale_jax.control.search import SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.trial import Trial
 from whale_jax.data.episode import Episode
@@ -27,6 +30,7 @@ from whale_jax.imagination.world import WorldModel
 from whale_jax.training.progress import say
 
 FORMAT = "whale-control/1"
+State = LearningState | SearchState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Job:
       name: of its directory within the study's.
       task: of Meta-World; method: of `whale_jax.control.settings.METHODS`; seed: of the learner.
       penalty: lambda; generated: share of imagined transitions in a batch.
+      search: whether the policy is searched for in the model alone (the probe), and not learnt.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Job:
     seed: int
     penalty: float
     generated: float
+    search: bool = False
 
 
 class Workshop:
@@ -88,7 +94,8 @@ def check_model(model: WorldModel, settings: ControlSettings) -> None:
             f"{model.source} holds no reward model, and imagined steps need rewards; train it with "
             "--config.stages.reward.steps=2000 or more."
         )
-    if "ensemble" in settings.methods and "ensemble" not in model.params:
+    used = (*settings.methods, *([settings.probe.method] if settings.probe.penalties else []))
+    if "ensemble" in used and "ensemble" not in model.params:
         raise WhaleError(
             f"{model.source} holds no ensemble; train it with --config.stages.ensemble.members=3, or leave the method "
             "out: --config.control.methods=retracing,entropy,none,offline."
@@ -107,8 +114,10 @@ class PolicyRun:
     def __init__(self, shop: Workshop, job: Job, directory: Path):
         self._shop, self._job, self._directory = shop, job, directory
         settings = shop.settings.to_dict()
-        for study_wide in ("tasks", "methods", "seeds", "penalties", "probe"):
+        for study_wide in ("tasks", "methods", "seeds", "penalties", *(() if job.search else ("probe",))):
             del settings[study_wide]
+        if job.search:
+            del settings["probe"]["penalties"], settings["probe"]["seeds"]
         parts = [FORMAT, shop.model.fingerprint, shop.store.records, settings, dataclasses.asdict(job)]
         self._made_of = digest(parts)
 
@@ -123,47 +132,51 @@ class PolicyRun:
 
     def train(self) -> dict[str, Any]:
         """Learns and tries the policy, from its last trial on if it was stopped; the end is bit for bit the same."""
-        job = self._job
-        learning = self._shop.programs.learning(job.method, job.penalty, job.generated)
+        job, programs = self._job, self._shop.programs
+        found = (job.method, job.penalty) if job.search else (job.method, job.penalty, job.generated)
+        program = (programs.search if job.search else programs.learning)(*found)
         (self._directory / "state").mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(max_to_keep=1)
         with ocp.CheckpointManager((self._directory / "state").absolute(), options=options) as manager:
-            state, history = self._restore(manager, learning)
+            state, history = self._restore(manager, program)
             with contextlib.closing(self._shop.trial()) as trial:
-                state = self._go_on(learning, trial, manager, state, history)
+                state = self._go_on(program, trial, manager, state, history)
             manager.wait_until_finished()
         spec = self._shop.model.action_spec
-        save_policy(self._directory / "policy", learning.drq, state.learner.params, spec, job.task)
+        save_policy(self._directory / "policy", program.drq, program.policy(state), spec, job.task)
         result = {"made_of": self._made_of, "job": dataclasses.asdict(self._job), "history": history}
         write(self._directory / "result.json", json.dumps(result, indent=1).encode())
         shutil.rmtree(self._directory / "state")
         return result
 
-    def _go_on(self, learning: Learning, trial: Trial, manager, state: LearningState, history: list) -> LearningState:
-        shop, settings = self._shop, self._shop.settings
-        params = shop.programs.params(learning)
-        act = jax.jit(learning.drq.mean_action)
-        while (done := history[-1]["updates"] if history else 0) < settings.updates:
+    def _go_on(self, program: Program, trial: Trial, manager, state: State, history: list) -> State:
+        shop, pace = self._shop, program.pace
+        params, act = shop.programs.params(program), jax.jit(program.drq.mean_action)
+        if self._job.search and not history:
+            history.append({"updates": 0} | self._try(program, trial, act, state))
+        while (done := history[-1]["updates"] if history else 0) < pace.updates:
             started, scalars = time.perf_counter(), []
-            for _ in range(settings.trial.every // settings.rollout.every):
-                state, metrics = learning.cycle(params, shop.replay, shop.starts, state)
+            for _ in range(pace.every // pace.cycle):
+                state, metrics = program.cycle(params, shop.replay, shop.starts, state)
                 scalars.append(metrics)
             scalars = jax.device_get(scalars)
             seconds = time.perf_counter() - started
-            entry = {"updates": done + settings.trial.every, "seconds": seconds, **self._speed(seconds)}
+            entry = {"updates": done + pace.every, "seconds": seconds, "updates_per_second": pace.every / seconds}
+            if pace.imagined:
+                entry["imagined_steps_per_second"] = pace.every // pace.cycle * pace.imagined / seconds
             entry |= {name: float(np.mean([x[name] for x in scalars])) for name in scalars[0]}
-            entry |= self._try(learning, trial, act, state)
+            entry |= self._try(program, trial, act, state)
             history.append(entry)
-            self._tell(entry, settings)
+            self._tell(entry, pace)
             self._save(manager, state, history)
         return state
 
-    def _try(self, learning: Learning, trial: Trial, act, state: LearningState) -> dict[str, Any]:
+    def _try(self, program: Program, trial: Trial, act, state: State) -> dict[str, Any]:
         """The policy's success and returns in the simulator, and the returns that the model imagines for it."""
-        started, actor = time.perf_counter(), state.learner.params
-        outcome = trial.run(lambda frames: act(actor, frames), self._shop.settings.learner.stack)
+        started, policy = time.perf_counter(), program.policy(state)
+        outcome = trial.run(lambda frames: act(policy, frames), self._shop.settings.learner.stack)
         params = dict(self._shop.model.params)
-        imagined = learning.imagined_return(params, actor, outcome.first, jax.random.key(0))
+        imagined = program.imagined_return(params, policy, outcome.first, jax.random.key(0))
         return {
             "success": outcome.success.tolist(),
             "return": outcome.returns.tolist(),
@@ -172,34 +185,27 @@ class PolicyRun:
             "trial_seconds": time.perf_counter() - started,
         }
 
-    def _speed(self, seconds: float) -> dict[str, float]:
-        every, rollout = self._shop.settings.trial.every, self._shop.settings.rollout
-        speed = {"updates_per_second": every / seconds}
-        if self._job.generated:
-            imagined = every // rollout.every * rollout.starts * rollout.horizon
-            speed["imagined_steps_per_second"] = imagined / seconds
-        return speed
-
-    def _tell(self, entry: dict[str, Any], settings: ControlSettings) -> None:
-        left = settings.updates - entry["updates"]
-        minutes = left / settings.trial.every * (entry["seconds"] + entry["trial_seconds"]) / 60
+    def _tell(self, entry: dict[str, Any], pace: Pace) -> None:
+        left = pace.updates - entry["updates"]
+        minutes = left / pace.every * (entry["seconds"] + entry["trial_seconds"]) / 60
         imagined = entry.get("imagined_steps_per_second")
         say(
-            f"{self._job.name}  {entry['updates']}/{settings.updates}  success {np.mean(entry['success']):.2f}  "
+            f"{self._job.name}  {entry['updates']}/{pace.updates}  success {np.mean(entry['success']):.2f}  "
             f"return {np.mean(entry['return']):.0f}, imagined {np.mean(entry['imagined_return']):.0f}  |  "
             f"{entry['updates_per_second']:.1f} updates/s"
             f"{f', {imagined:.0f} imagined steps/s' if imagined else ''}  eta {minutes:.1f} min"
         )
 
-    def _save(self, manager, state: LearningState, history: list) -> None:
+    def _save(self, manager, state: State, history: list) -> None:
         # The next update gives the buffers away while they are being written.
         items = {"state": ocp.args.StandardSave(jax.tree.map(np.array, _plain(state)))}
         items["history"] = ocp.args.JsonSave({"made_of": self._made_of, "history": history})
         manager.save(history[-1]["updates"], args=ocp.args.Composite(**items))
 
-    def _restore(self, manager, learning: Learning) -> tuple[LearningState, list]:
-        state = learning.init(jax.random.key(self._job.seed))
-        step = manager.latest_step()
+    def _restore(self, manager, program: Program) -> tuple[State, list]:
+        shop, step = self._shop, manager.latest_step()
+        warmup = shop.settings.probe.warmup if step is None else 0
+        state = shop.programs.begin(program, shop.replay, shop.starts, jax.random.key(self._job.seed), warmup)
         if step is None:
             return state, []
         saved = manager.restore(
@@ -219,12 +225,12 @@ class PolicyRun:
         return found
 
 
-def _plain(state: LearningState) -> dict[str, Any]:
+def _plain(state: State) -> dict[str, Any]:
     """The state as nested dictionaries of arrays, as Orbax takes it."""
     return flax.serialization.to_state_dict(state.replace(key=jax.random.key_data(state.key)))
 
 
-def _whole(like: LearningState, saved: dict[str, Any]) -> LearningState:
+def _whole(like: State, saved: dict[str, Any]) -> State:
     """The inverse of `_plain`."""
     plain = like.replace(key=jax.random.key_data(like.key))
     state = flax.serialization.from_state_dict(plain, saved)

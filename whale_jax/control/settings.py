@@ -66,21 +66,40 @@ class TrialSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings(Settings):
-    """The exploit probe: policies that learn from little but imagined transitions, by the weight of the penalty.
+    """The exploit probe: policies that are searched for in the model alone, by the weight of the penalty.
 
     Attributes:
       penalties: weights to sweep; none leaves the probe out. method: the uncertainty that they are of.
-      generated: share of imagined transitions in a batch; seeds: of learners. The task is the study's first.
+      seeds: of the policies. The task is the study's first.
+      warmup: updates from recorded transitions alone, of the policy that a search begins with.
+      updates: of a search; every: updates between two trials.
+      directions: pairs of candidates of an update; starts: recorded beginnings that each of them acts from.
+      horizon: steps whose imagined return is what is searched for.
+      deviation: of candidates' actions from the policy's, before the tanh; rate: of an update.
     """
 
     penalties: tuple[float, ...] = ()
-    generated: float = 1.0
     method: str = UNCERTAINTIES[0]
     seeds: tuple[int, ...] = (0,)
+    warmup: int = 2000
+    updates: int = 15
+    every: int = 3
+    directions: int = 8
+    starts: int = 4
+    horizon: int = 16
+    deviation: float = 0.3
+    rate: float = 0.2
 
     def __post_init__(self):
         if self.method not in UNCERTAINTIES:
             raise unknown_name("uncertainty in control.probe.method", self.method, UNCERTAINTIES)
+        if min(self.updates, self.every, self.directions, self.starts, self.horizon) < 1 or self.updates % self.every:
+            raise WhaleError(
+                "control.probe.updates, every, directions, starts and horizon are at least 1, and updates is a "
+                "multiple of every."
+            )
+        if self.warmup < 0 or not self.deviation > 0 or not self.rate > 0:
+            raise WhaleError("control.probe.deviation and rate are above 0, and warmup is not negative.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +142,11 @@ class ControlSettings(Settings):
             raise WhaleError(
                 f"control.learner.stack {self.learner.stack} is more than the control.rollout.context "
                 f"{self.rollout.context} frames that a rollout starts from; raise the latter."
+            )
+        if self.probe.warmup % self.rollout.every:
+            raise WhaleError(
+                f"control.probe.warmup {self.probe.warmup} is no multiple of control.rollout.every "
+                f"{self.rollout.every}; a run is made of whole ones."
             )
         if self.updates % self.trial.every or self.trial.every % self.rollout.every:
             raise WhaleError(

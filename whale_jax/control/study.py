@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from whale_jax.control.offline import Programs
+from whale_jax.control.programs import Programs
 from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, check_model
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
@@ -94,7 +94,7 @@ def jobs(settings: ControlSettings) -> list[Job]:
         found.append(Job(f"{task}/{method}-{seed}", task, method, seed, penalty, generated))
     task, probe = settings.tasks[0], settings.probe
     for seed, penalty in itertools.product(probe.seeds, probe.penalties):
-        found.append(Job(f"{task}/probe-{penalty:g}-{seed}", task, probe.method, seed, penalty, probe.generated))
+        found.append(Job(f"{task}/probe-{penalty:g}-{seed}", task, probe.method, seed, penalty, 1.0, search=True))
     return found
 
 

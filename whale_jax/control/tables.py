@@ -40,8 +40,7 @@ def summary(found: Mapping[Any, list[dict[str, Any]]], planned: int) -> dict[str
     probe: dict[str, dict[str, Any]] = {}
     groups: dict[tuple[str, str, bool], dict[int, list[dict[str, Any]]]] = {}
     for job, history in found.items():
-        swept = job.name.partition("/")[2].startswith("probe-")
-        key = (job.task, f"{job.penalty:g}" if swept else job.method, swept)
+        key = (job.task, f"{job.penalty:g}" if job.search else job.method, job.search)
         groups.setdefault(key, {})[job.seed] = history
     for (task, name, swept), histories in groups.items():
         row = _row(list(histories.values()))

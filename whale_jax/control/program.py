@@ -1,0 +1,117 @@
+"""What learning a policy in the model and searching for one there have in common: acting on imagined frames.
+
+Dimension keys: B rollouts, S stacked frames, A actions.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from whale_jax.control.drq import Drq
+from whale_jax.control.replay import join
+from whale_jax.control.settings import ControlSettings
+from whale_jax.imagination import rollout as rollouts
+from whale_jax.imagination.rollout import Estimator, RolloutState
+from whale_jax.models.reward import expected_reward
+from whale_jax.models.world_model import Networks, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How imagined rewards are made.
+
+    Attributes:
+      estimator: of the uncertainty that is penalised, None for none.
+      penalty: its weight.
+      generated: share of imagined transitions in a batch; 0 learns from recorded ones alone.
+    """
+
+    estimator: Estimator | None
+    penalty: float
+    generated: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How far a run goes.
+
+    Attributes:
+      updates: of the policy in all; every: updates between two trials.
+      cycle: updates of one compiled call; imagined: steps that it imagines.
+    """
+
+    updates: int
+    every: int
+    cycle: int
+    imagined: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compiled programs of one run.
+
+    Attributes:
+      networks: of the world model; drq: the policy's; settings: of the study; method: of this run.
+    """
+
+    networks: Networks
+    drq: Drq
+    settings: ControlSettings
+    method: Method
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def dream(self, params: Params, state: RolloutState, given: jax.Array, act: Any, horizon: int, key: jax.Array):
+        """Acts on imagined frames.
+
+        Args:
+          state: rollouts that were started; given: (B, S, H, W, 3) uint8, their newest frames.
+          act: (stacked frames (B, H, W, 3 S), key) to normalised actions (B, A).
+
+        Returns:
+          Frames (B, horizon, H, W, 3) uint8, actions (B, horizon, A), rewards (B, horizon) as the model predicts them,
+          and uncertainty (B, horizon), zeros without an estimator.
+        """
+        temperature, estimator = self.settings.rollout.temperature, self.method.estimator
+
+        def step(carry, key):
+            state, seen = carry
+            act_key, token_key = jax.random.split(key)
+            action = act(join(seen), act_key)
+            state, (frame, estimates) = rollouts.step(
+                self.networks, params, state, action, token_key, temperature, estimator
+            )
+            logits = self.networks.reward_logits(params, seen[:, -1], action, frame)
+            reward = expected_reward(self.networks.settings.reward, logits)
+            uncertainty = estimates.get("uncertainty", jnp.zeros_like(reward))
+            seen = jnp.concatenate([seen[:, 1:], frame[:, None]], axis=1)
+            return (state, seen), (frame, action, reward, uncertainty)
+
+        _, outputs = jax.lax.scan(step, (state, given), jax.random.split(key, horizon))
+        return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)
+
+    @functools.cached_property
+    def imagined_return(self):
+        """(params, policy's parameters, first frames (B, H, W, 3), key) to (B,) returns of the steps compared.
+
+        From one given frame each, without noise, in the environment's units.
+        """
+
+        def run(params, policy, frames, key):
+            state = rollouts.start(
+                self.networks, params, frames[:, None], jnp.zeros((len(frames), 0, self.drq.action_dim))
+            )
+            given = jnp.repeat(frames[:, None], self.settings.learner.stack, axis=1)
+            plain = dataclasses.replace(self, method=Method(None, 0.0, 1.0))
+
+            def act(seen, key):
+                return self.drq.mean_action(policy, seen)
+
+            _, _, rewards, _ = plain.dream(params, state, given, act, self.settings.trial.compared, key)
+            return rewards.sum(1)
+
+        return jax.jit(run)

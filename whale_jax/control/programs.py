@@ -1,0 +1,63 @@
+"""The programs of a study, compiled once for all tasks and seeds."""
+
+import jax
+
+from whale_jax.control.drq import Drq
+from whale_jax.control.offline import Learning, LearningState
+from whale_jax.control.program import Method, Program
+from whale_jax.control.replay import Replay
+from whale_jax.control.search import Search, SearchState
+from whale_jax.control.settings import ControlSettings
+from whale_jax.imagination.uncertainty import UNCERTAINTIES, resolve
+from whale_jax.imagination.world import WorldModel
+from whale_jax.models.world_model import Params
+from whale_jax.nn import lpips
+
+
+class Programs:
+    """What the runs of a study learn or search with."""
+
+    def __init__(self, model: WorldModel, settings: ControlSettings):
+        self.model, self.settings = model, settings
+        self._made: dict[tuple[type, str, float, float], Program] = {}
+
+    def learning(self, method: str, penalty: float, generated: float) -> Learning:
+        """Those that learn, penalising the uncertainty named `method`, or none if it names none or weighs nothing."""
+        return self._program(Learning, method, penalty, generated)
+
+    def search(self, method: str, penalty: float) -> Search:
+        """Those that search the model, penalising likewise."""
+        return self._program(Search, method, penalty, 1.0)
+
+    def _program(self, kind: type, method: str, penalty: float, generated: float):
+        key = (kind, method, penalty, generated)
+        if key not in self._made:
+            model, named = self.model, method in UNCERTAINTIES and penalty and generated
+            estimator = resolve(method, model.action_spec) if named else None
+            drq = Drq(self.settings.learner, model.action_spec.dim, model.networks.settings.tokenizer.image_size)
+            self._made[key] = kind(model.networks, drq, self.settings, Method(estimator, penalty, generated))
+        return self._made[key]
+
+    def begin(
+        self, program: Program, replay: Replay, starts: jax.Array, key: jax.Array, warmup: int
+    ) -> LearningState | SearchState:
+        """The state of a run before its first update.
+
+        Args:
+          replay, starts: what is recorded, and its rows that rollouts may start from.
+          warmup: updates of a policy from recorded transitions alone, which a search begins with.
+        """
+        if isinstance(program, Learning):
+            return program.init(key)
+        alone = self.learning("offline", 0.0, 0.0)
+        params, state = self.params(alone), alone.init(key)
+        for _ in range(warmup // alone.pace.cycle):
+            state, _ = alone.cycle(params, replay, starts, state)
+        return program.init(key, alone.policy(state), replay)
+
+    def params(self, program: Program) -> Params:
+        """The world model's parameters, and what the estimator needs beside them."""
+        params, estimator = dict(self.model.params), program.method.estimator
+        if estimator is not None and "lpips" in estimator.needs:
+            params["lpips"] = lpips.weights()
+        return params
