@@ -6,6 +6,7 @@ import jax
 import pytest
 import tiny
 
+from whale_jax.control import replay as replays
 from whale_jax.data.store import open_store
 
 SIDE = 32
@@ -24,3 +25,16 @@ def model():
 def episodes(tmp_path_factory):
     """20 episodes of 12 steps, eight of them to train on."""
     return open_store(tiny.write_store(tmp_path_factory.mktemp("dreams"), side=SIDE))
+
+
+@pytest.fixture(scope="session")
+def world():
+    """What policies of these tests learn and are searched for in."""
+    return tiny.random_world(members=2)
+
+
+@pytest.fixture(scope="session")
+def recorded(world):
+    """Three recorded episodes of 10 steps, their rewards halved."""
+    episodes = [tiny.episode(seed, 10, side=SIDE) for seed in range(3)]
+    return replays.recorded(episodes, world.action_spec.normalise, 0.5)

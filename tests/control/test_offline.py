@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from whale_jax.control import replay as replays
 from whale_jax.control.drq import DrqSettings
@@ -20,17 +19,6 @@ SETTINGS = ControlSettings(
     rollout=RolloutSettings(context=4, horizon=3, starts=4, every=2, capacity=24),
     trial=TrialSettings(every=2, episodes=2, steps=4, compared=3),
 )
-
-
-@pytest.fixture(scope="module")
-def world():
-    return tiny.random_world(members=2)
-
-
-@pytest.fixture(scope="module")
-def recorded(world):
-    episodes = [tiny.episode(seed, 10, side=32) for seed in range(3)]
-    return replays.recorded(episodes, world.action_spec.normalise, SETTINGS.reward_scale)
 
 
 @functools.cache

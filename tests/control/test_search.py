@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import tiny
 
 from whale_jax.control import replay as replays
 from whale_jax.control.drq import DrqSettings
@@ -23,17 +22,6 @@ SETTINGS = ControlSettings(
     trial=TrialSettings(every=2, episodes=2, steps=4, compared=3),
     probe=PROBE,
 )
-
-
-@pytest.fixture(scope="module")
-def world():
-    return tiny.random_world(members=2)
-
-
-@pytest.fixture(scope="module")
-def recorded(world):
-    episodes = [tiny.episode(seed, 10, side=32) for seed in range(3)]
-    return replays.recorded(episodes, world.action_spec.normalise, SETTINGS.reward_scale)
 
 
 def begun(programs, search, recorded):

@@ -16,7 +16,6 @@ _METHODS = {
     "offline": (MUTED, "recorded data alone"),
 }
 _BESIDE = "none"
-_COLUMNS = 3
 
 
 def write_figures(table: Mapping[str, Any], directory: Path) -> None:
@@ -25,16 +24,6 @@ def write_figures(table: Mapping[str, Any], directory: Path) -> None:
         _draw_study(table["study"], directory / "control.png")
     if table["probe"]:
         _draw_probe(table["probe"], directory / "probe.png")
-
-
-def _grid(count: int, height: float):
-    columns = min(count, _COLUMNS)
-    rows = -(-count // columns)
-    figure = new_figure(4.2 * columns, height * rows + 0.5)
-    axes = figure.subplots(rows, columns, sharey="row", squeeze=False).reshape(-1)
-    for spare in axes[count:]:
-        spare.set_visible(False)
-    return figure, axes
 
 
 def _band(axes, updates, curve: list[list[float | None]], colour: str, label: str, dashes=(), bounds=None) -> None:
@@ -70,10 +59,12 @@ def _draw_study(study: Mapping[str, Any], path: Path) -> None:
 def _draw_probe(probe: Mapping[str, Any], path: Path) -> None:
     panels = [(task, penalty, row) for task, rows in probe.items() for penalty, row in rows.items()]
     panels.sort(key=lambda panel: (panel[0], float(panel[1])))
-    figure, every = _grid(len(panels), 3.0)
-    for axes, (task, penalty, row) in zip(every, panels, strict=False):
+    figure = new_figure(0.8 + 3.2 * len(panels), 3.5)
+    line = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (task, penalty, row) in zip(line, panels, strict=True):
         _band(axes, row["updates"], row["imagined_return"], SECOND, "imagined")
         _band(axes, row["updates"], row["return"], INK, "real", dashes=(4, 1.6))
-        style(axes, "gradient updates", f"{task}, λ = {penalty}: return")
-    every[0].legend(loc="upper left", fontsize=8.5, **LEGEND)
+        style(axes, "updates of the search", f"{task}, λ = {penalty}: return")
+        axes.set_ylim(bottom=0)
+    line[0].legend(loc="upper left", fontsize=8.5, **LEGEND)
     save(figure, path)
