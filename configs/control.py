@@ -4,7 +4,7 @@ Command:  bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs
               --config.stages.ensemble.members=3
           whale control --checkpoint=runs/whale_st_64 --config=configs/control.py --workdir=runs/control
           (on several devices each takes its share: --part=1/8 to --part=8/8, then once without)
-Time:     not measured; 75 runs of 100,000 updates
+Time:     not measured; 75 runs of 100,000 updates, and five of the probe
 Expected: the paper's Figure 4: with the retracing penalty highest and steadiest on three of five tasks
 """
 
@@ -20,4 +20,5 @@ def get_config():
     config = default_config()
     config.name = "control"
     config.control = ConfigDict(ControlSettings(tasks=TASKS).to_dict())
+    config.control.probe.penalties = (0.0, 50.0, 500.0, 1000.0, 2000.0)
     return config

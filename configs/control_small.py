@@ -39,5 +39,5 @@ def get_config():
     control.learner.imitation = 0.4
     control.rollout.update({"starts": 64, "every": 200, "capacity": 8192})
     control.trial.update({"every": 600, "episodes": 20, "steps": 50, "compared": 50})
-    control.probe.update({"penalties": (0.0, 50.0, 500.0, 2000.0), "warmup": 1200, "updates": 12})
+    control.probe.update({"penalties": (0.0, 50.0, 500.0, 1000.0, 2000.0), "warmup": 1200, "updates": 12})
     return config

@@ -1,4 +1,4 @@
-"""Every command of the README, run as written but for size, on a world model small enough to train in a minute."""
+"""Every command of the README and of docs/commands.md, run as written but for size, on a world model small enough to train in a minute."""
 
 import json
 import re
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+COMMANDS = README + (ROOT / "docs" / "commands.md").read_text()
 WHALE = ROOT / ".venv" / "bin" / "whale"
 SMALL = {
     "data.record.tasks": "reach",
@@ -89,7 +90,7 @@ def workdir(tmp_path_factory) -> Path:
 
 
 def test_every_command_is_covered():
-    written = re.findall(r"(?m)^(bash launch/.*)$|`((?:bash launch/|whale )[^`]+)`", README)
+    written = re.findall(r"(?m)^(bash launch/.*?)(?: +#.*)?$|`((?:bash launch/|whale )[^`]+)`", COMMANDS)
     commands = {a or b for a, b in written} - {"whale train --help"}
     assert commands == COVERED
 
