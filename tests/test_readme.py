@@ -1,4 +1,6 @@
-"""Every command of the README and of docs/commands.md, run as written but for size, on a world model small enough to train in a minute."""
+"""Every command of the README and of docs/commands.md, run as written but for size, on a world model that trains in a
+minute.
+"""
 
 import json
 import re

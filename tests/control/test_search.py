@@ -1,7 +1,5 @@
 """The exploit probe's search against an independent account of one update, and what it leaves alone."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from whale_jax.control import replay as replays
 from whale_jax.control.drq import DrqSettings
 from whale_jax.control.programs import Programs
 from whale_jax.control.settings import ControlSettings, ProbeSettings, RolloutSettings, TrialSettings
-from whale_jax.errors import WhaleError
 
 PROBE = ProbeSettings(updates=2, every=1, directions=2, starts=2, horizon=3, warmup=2, deviation=0.5, rate=0.4)
 SETTINGS = ControlSettings(
@@ -87,10 +84,3 @@ def test_all_but_the_last_layer_stays_what_the_recorded_data_taught(world, recor
     taught = {name: learnt.learner.params[name] for name in ("encoder", "actor")}
     assert jax.tree.all(jax.tree.map(np.array_equal, kept, taught))
     assert not np.array_equal(layer["kernel"], search.drq.last_layer(state.params)["kernel"])
-
-
-def test_more_starts_than_episodes_are_refused(world, recorded):
-    settings = dataclasses.replace(SETTINGS, probe=dataclasses.replace(PROBE, starts=4))
-    programs = Programs(world, settings)
-    with pytest.raises(WhaleError, match="starts from 4 episodes, and 3 have .* lower control.probe.starts"):
-        begun(programs, programs.search("none", 0.0), recorded)

@@ -9,6 +9,7 @@ import tiny
 
 from whale_jax.control.policy import load_policy
 from whale_jax.control.tables import across, summary, to_text
+from whale_jax.data.resume import alone
 from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
 
 pytest.importorskip("metaworld")
@@ -65,13 +66,11 @@ def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, tra
 
 
 @pytest.mark.parametrize(("name", "part"), [("entropy-1", "1/2"), ("probe-5-0", "2/2")])
-def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, name, part):
+def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, whale, name, part):
     workdir, _ = study
     arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'killed'}", CONFIG, f"--part={part}")
-    arguments += (
-        "--config.control.methods=entropy",
-        "--config.control.seeds=1",
-        "--config.control.probe.penalties=5.0",
+    arguments += tuple(
+        f"--config.control.{setting}" for setting in ("methods=entropy", "seeds=1", "probe.penalties=5.0")
     )
     process = subprocess.Popen(
         tiny.command(*arguments), cwd=tiny.ROOT, env=tiny.environment(), stderr=subprocess.PIPE, text=True
@@ -79,13 +78,17 @@ def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, name, pa
     for line in process.stderr:
         if "2/4" in line:
             break
-    state = tmp_path / "killed" / "door-close" / name / "state"
-    while process.poll() is None and not (state / "2").is_dir():
+    directory = tmp_path / "killed" / "door-close" / name
+    while process.poll() is None and not (directory / "state" / "2").is_dir():
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    if not (tmp_path / "killed" / "door-close" / name / "result.json").exists():
-        assert (state / "2").is_dir()
+    if not (directory / "result.json").exists():
+        assert (directory / "state" / "2").is_dir()
+        other = whale(*arguments, "--config.control.learner.feature=4")
+        assert "other settings" in other.error() and "--workdir" in other.error()
+        with alone(directory):
+            assert "Another process" in whale(*arguments).error()
     done = tiny.whale(*arguments)
     assert done.status == 0, done.err
     ours, theirs = finals(tmp_path / "killed")[name], finals(workdir)[name]
@@ -97,12 +100,12 @@ def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, name, pa
 def test_parts_share_the_runs_of_one_study(study, trained, tmp_path, whale):
     names = []
     for part in ("1/2", "2/2"):
-        workdir = tmp_path / part.replace("/", "of")
         more = ("--config.control.methods=offline", "--config.control.probe.penalties=()", f"--part={part}")
-        done = whale("control", f"--checkpoint={trained[0]}", f"--workdir={workdir}", CONFIG, *more)
+        done = whale("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path}", CONFIG, *more)
         assert done.status == 0, done.err
-        names.append(set(finals(workdir)))
-    assert names == [{"offline-0"}, {"offline-1"}]
+        names.append(set(finals(tmp_path)))
+    assert names == [{"offline-0"}, {"offline-0", "offline-1"}]
+    assert "2 of 2 runs" in done.out
 
 
 def test_a_policy_remembers_frames_until_it_is_reset(study):
@@ -138,6 +141,12 @@ def test_evaluate_ranks_what_came_out(study, trained, store, whale, tmp_path):
         (("--config.control.updates=5",), "no multiple"),
         (("--part=3/2",), "--part=1/2"),
         (("--config.control.methods=retracing",), "retrace at most 1"),
+        (("--config.control.methods=none", "--config.control.probe.method=retracing"), "retrace at most 1"),
+        (("--config.control.methods=none", "--config.control.probe.method=ensemble"), "probe another uncertainty"),
+        (("--config.control.probe.starts=99",), "lower control.probe.starts"),
+        (("--config.control.tasks=door-close,reach", "--config.control.seeds=0,0"), "none twice"),
+        (("--config.control.penalties.entropy=-1",), "from 0 up"),
+        (("--config.control.updates=0",), "no multiple"),
         ((f"--config={tiny.ROOT / 'configs' / 'quickstart.py'}",), "group `control`"),
         (("--checkpoint=nowhere",), "no checkpoint"),
     ],

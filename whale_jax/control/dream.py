@@ -8,6 +8,7 @@ Dimension keys: B dreams, C frames of context, A actions, N starting states.
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -62,17 +63,21 @@ class DreamSettings(Settings):
                 raise WhaleError(f"{name} is a whole number from 1 up, not {value!r}.")
         if self.uncertainty and self.uncertainty not in UNCERTAINTIES:
             raise unknown_name("uncertainty", self.uncertainty, UNCERTAINTIES)
-        if not np.isfinite(self.penalty):
+        if not (_is_number(self.penalty) and np.isfinite(self.penalty)):
             raise WhaleError(f"penalty is a finite number, not {self.penalty!r}.")
-        if not self.max_uncertainty >= 0:
+        if not (_is_number(self.max_uncertainty) and self.max_uncertainty >= 0):
             raise WhaleError(f"max_uncertainty is a number from 0 up, not {self.max_uncertainty!r}.")
-        if not 0 <= self.temperature < float("inf"):
+        if not (_is_number(self.temperature) and 0 <= self.temperature < float("inf")):
             raise WhaleError(f"temperature is a finite number from 0 up, not {self.temperature!r}.")
         if not self.uncertainty and (self.penalty or np.isfinite(self.max_uncertainty)):
             raise WhaleError(
                 "penalty and max_uncertainty are of an uncertainty, and there is none; give "
                 f"uncertainty={' or '.join(repr(name) for name in UNCERTAINTIES)}."
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 @flax.struct.dataclass
@@ -304,3 +309,8 @@ def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSe
     )
     jax.eval_shape(dream.blank, params)  # refuses here what the estimator would refuse at the first reset
     return dream
+
+
+def data_of(model: WorldModel) -> Path:
+    """Where the run that made a checkpoint has its episodes."""
+    return Path(model.meta.config.get("data", {}).get("root") or model.source.parents[2] / "data")

@@ -10,20 +10,18 @@ from typing import Any
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import error
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from whale_jax.control import register
 from whale_jax.control.compiled import Carry, CompiledDreams, Outcome
-from whale_jax.control.dream import Dream, DreamSettings, make_dream
+from whale_jax.control.dream import Dream, DreamSettings, data_of, make_dream
 from whale_jax.control.requests import check_actions, parse_options, parse_seeds
 from whale_jax.data.store import EpisodeStore, Names, open_store
 from whale_jax.errors import WhaleError
 from whale_jax.imagination.world import WorldModel, load
-
-register()
 
 RENDER_MODES = ("rgb_array",)
 
@@ -61,8 +59,8 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
           split, tasks: of the episodes, see `EpisodeStore.select`.
           dataset: see `whale_jax.load`.
           autoreset_mode: when a dream that has ended begins anew: "NextStep", "SameStep" or "Disabled".
-          device_observations: give jax arrays, and copy nothing to the host; actions are then checked for shape and
-            type alone, and clipped to the action space.
+          device_observations: give jax arrays, and copy nothing to the host; of actions that are jax arrays shape and
+            type alone are then checked, and they are clipped to the action space.
           render_mode: "rgb_array" or None.
           settings: the fields of `DreamSettings`.
 
@@ -71,7 +69,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         """
         try:
             model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, dataset)
-            store = data if isinstance(data, EpisodeStore) else open_store(_data_of(model) if data is None else data)
+            store = data if isinstance(data, EpisodeStore) else open_store(data_of(model) if data is None else data)
             dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
         except WhaleError as problem:
             raise error.Error(str(problem)) from problem
@@ -192,6 +190,8 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         if not self._begun.all():
             raise error.ResetNeeded(f"Dream {int(np.argmin(self._begun))} was not begun; call reset() first.")
         if self._mode == AutoresetMode.DISABLED and self._done.any():
+            if self.num_envs == 1:
+                raise error.ResetNeeded("The dream has ended; call reset() before the next step.")
             ended = ", ".join(map(str, np.flatnonzero(self._done)[:8]))
             raise error.ResetNeeded(
                 f"{int(self._done.sum())} of {self.num_envs} dreams have ended ({ended}); call "
@@ -199,9 +199,11 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
             )
 
     def _device_results(self, outcome: Outcome):
-        info = {**outcome.info, "start": outcome.start}
-        info |= {f"_{name}": outcome.stepped for name in outcome.info}
-        if outcome.final_obs is not None:
+        again = outcome.final_obs is not None
+        shown = outcome.stepped & ~outcome.truncated if again else outcome.stepped
+        info = outcome.info | {f"_{name}": shown for name in outcome.info}
+        info |= {"start": outcome.start, "_start": jnp.ones_like(shown)}
+        if again:
             info |= {"final_obs": outcome.final_obs, "final_info": outcome.info}
             info |= {f"_{name}": outcome.truncated for name in ("final_obs", "final_info")}
         return outcome.obs, outcome.reward, outcome.terminated, outcome.truncated, info
@@ -249,11 +251,6 @@ def spaces_of(dream: Dream) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]
     height, width = dream.networks.settings.tokenizer.image_size
     low, high = (np.array(x, np.float32) for x in (dream.action_spec.low, dream.action_spec.high))
     return gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8), gymnasium.spaces.Box(low, high)
-
-
-def _data_of(model: WorldModel) -> Path:
-    """Where the run that made a checkpoint has its episodes."""
-    return Path(model.meta.config.get("data", {}).get("root") or model.source.parents[2] / "data")
 
 
 def _masked(info: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:

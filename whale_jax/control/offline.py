@@ -34,7 +34,7 @@ class LearningState:
     key: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Learning(Program):
     """Actor and critics learn from recorded transitions and from those that the policy takes in the model."""
 

@@ -42,11 +42,12 @@ class LearntPolicy:
 
     Attributes:
       tasks: those that it was trained for.
+      action_spec: what its actions mean.
     """
 
     def __init__(self, drq: Drq, params: dict[str, Any], spec: ActionSpec, tasks: tuple[str, ...]):
         self.tasks = tasks
-        self._act, self._params, self._spec = jax.jit(drq.mean_action), params, spec
+        self._act, self._params, self.action_spec = jax.jit(drq.mean_action), params, spec
         self._stack, self._seen = drq.settings.stack, []
 
     def reset(self) -> None:
@@ -57,7 +58,7 @@ class LearntPolicy:
         before = self._seen if self._seen and self._seen[-1].shape == frames.shape else [frames] * self._stack
         self._seen = [*before[1:], frames]
         actions = self._act(self._params, np.concatenate(self._seen, axis=-1))
-        return np.asarray(self._spec.denormalise(np.asarray(actions)), np.float32)
+        return np.asarray(self.action_spec.denormalise(np.asarray(actions)), np.float32)
 
 
 def load_policy(directory: Path | str) -> LearntPolicy:

@@ -49,7 +49,7 @@ class Pace:
     imagined: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """The compiled programs of one run.
 
@@ -61,9 +61,6 @@ class Program:
     drq: Drq
     settings: ControlSettings
     method: Method
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def dream(self, params: Params, state: RolloutState, given: jax.Array, act: Any, horizon: int, key: jax.Array):
         """Acts on imagined frames.

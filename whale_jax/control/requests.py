@@ -1,8 +1,9 @@
-"""What is asked of an environment, checked: actions, seeds and options. Free of JAX."""
+"""What is asked of an environment, checked: actions, seeds and options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from gymnasium import error
 
@@ -14,12 +15,13 @@ TOLERANCE = 1e-4  # as `ActionSpec.validate` has it
 
 
 def check_actions(actions: Any, shape: tuple[int, ...], spec: ActionSpec, on_device: bool = False) -> Any:
-    """The actions as float32, in numpy; `on_device` they are checked for shape and type alone, and left where they are.
+    """The actions as float32, in numpy; JAX arrays are `on_device` checked for shape and type alone, and stay there.
 
     Raises:
       gymnasium.error.InvalidAction: another shape or type, or a value that is not finite or out of range.
     """
-    array = actions if on_device and hasattr(actions, "dtype") else np.asarray(actions)
+    on_device = on_device and isinstance(actions, jax.Array)
+    array = actions if on_device else np.asarray(actions)
     if not np.issubdtype(array.dtype, np.floating):
         raise error.InvalidAction(f"Actions are {array.dtype}; give float32 in the robot's own units.")
     if array.shape != shape:
@@ -32,9 +34,14 @@ def check_actions(actions: Any, shape: tuple[int, ...], spec: ActionSpec, on_dev
     bad = np.argwhere(~((array >= low - TOLERANCE) & (array <= high + TOLERANCE)))
     if len(bad):
         *row, d = map(int, bad[0])
-        whose = f" of dream {row[0]}" if row else ""
+        whose, value = f" of dream {row[0]}" if row else "", array[tuple(bad[0])]
+        if not np.isfinite(value):
+            raise error.InvalidAction(
+                f"Action {spec.names[d]!r} (dimension {d}){whose} is {value}; give a finite number. "
+                f"{len(bad)} value(s) in all are not finite or out of range."
+            )
         raise error.InvalidAction(
-            f"Action {spec.names[d]!r} (dimension {d}){whose} is {array[tuple(bad[0])]:.6g}, outside {low[d]:g} to "
+            f"Action {spec.names[d]!r} (dimension {d}){whose} is {value:.6g}, outside {low[d]:g} to "
             f"{high[d]:g} (unit: {spec.units[d]}); {len(bad)} such value(s) in all. Clip actions to the action space, "
             "as gymnasium.wrappers.ClipAction does."
         )
@@ -47,13 +54,14 @@ def parse_seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int
     Raises:
       gymnasium.error.Error: another number of them, or no whole numbers from 0 up.
     """
-    seeds = [seed] * count if seed is None else [seed + i for i in range(count)] if np.isscalar(seed) else list(seed)
+    seeds = [seed] * count if seed is None or np.isscalar(seed) else list(seed)
     if len(seeds) != count:
         raise error.Error(f"There are {len(seeds)} seeds for {count} dreams; give one for each, or a single number.")
     for one in seeds:
         if one is not None and (isinstance(one, bool) or not isinstance(one, int | np.integer) or one < 0):
             raise error.Error(f"A seed is a whole number from 0 up, not {one!r}.")
-    return [None if one is None else int(one) for one in seeds]
+    apart = range(count) if np.isscalar(seed) else [0] * count
+    return [None if one is None else int(one) + i for one, i in zip(seeds, apart, strict=True)]
 
 
 def parse_options(options: Mapping[str, Any] | None, count: int, starts: int) -> tuple[np.ndarray, np.ndarray]:

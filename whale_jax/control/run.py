@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from whale_jax.control.checks import recordings
 from whale_jax.control.offline import LearningState
 from whale_jax.control.policy import save_policy
 from whale_jax.control.program import Pace, Program
@@ -22,7 +23,7 @@ from whale_jax.control.replay import reaching_back, recorded
 from whale_jax.control.search import SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.trial import Trial
-from whale_jax.data.episode import Episode
+from whale_jax.data.resume import alone
 from whale_jax.data.store import EpisodeStore
 from whale_jax.errors import WhaleError
 from whale_jax.evaluation.kept import digest, write
@@ -54,58 +55,55 @@ class Job:
 
 
 class Workshop:
-    """What the runs on one task share: the programs, and the task's recorded transitions on the device.
-
-    Raises:
-      WhaleError: the task's data lack what the runs need.
-    """
+    """What the runs on one task share: the programs, and the task's recorded transitions on the device."""
 
     def __init__(self, programs: Programs, store: EpisodeStore, task: str):
         self.programs, self.model, self.settings, self.task = programs, programs.model, programs.settings, task
-        self.store = store.select(split="train", tasks=task)
+        self.store = recordings(store, task)
         episodes = [self.store.read(i) for i in range(len(self.store))]
-        self._check(episodes)
         self.replay = recorded(episodes, self.model.action_spec.normalise, self.settings.reward_scale)
         self.starts = reaching_back(self.replay, self.settings.rollout.context)
 
-    def _check(self, episodes: list[Episode]) -> None:
-        if not any(episode.rewards.any() for episode in episodes):
-            raise WhaleError(
-                f"The episodes of {self.task} in {self.store.root} have no rewards (all are 0), and a policy learns "
-                "from them. Record or import them with rewards, or leave the task out of control.tasks."
-            )
-        context = self.settings.rollout.context
-        if max(episode.length for episode in episodes) + 1 < context:
-            raise WhaleError(
-                f"No episode of {self.task} in {self.store.root} has the {context} frames that a rollout starts from; "
-                "lower control.rollout.context."
-            )
-
     def trial(self) -> Trial:
-        """The task's simulator; to be closed."""
-        config, spec = self.model.meta.config, self.model.action_spec
-        return Trial(self.task, config["data"]["record"], spec, config["model"]["image_size"], self.settings.trial)
+        """The task's simulator, seen and driven as the recordings were; to be closed."""
+        spec, size = self.model.action_spec, self.store.image_size[0]
+        return Trial(self.task, recorded_as(self.model, self.store), spec, size, self.settings.trial)
 
 
-def check_model(model: WorldModel, settings: ControlSettings) -> None:
-    """Raises WhaleError if a world model lacks what the runs of a study need."""
-    if "reward" not in model.params:
+def recorded_as(model: WorldModel, store: EpisodeStore) -> dict[str, Any]:
+    """The camera and the action repeat of a store, or of the model's own data where it does not say."""
+    own = model.meta.config["data"]["record"]
+    return {name: store.info.get(name, own[name]) for name in ("camera", "action_repeat")}
+
+
+def made_of(model: WorldModel, store: EpisodeStore, settings: ControlSettings, job: Job) -> str:
+    """A digest of all that a run's result depends on."""
+    plain = settings.to_dict()
+    for study_wide in ("tasks", "methods", "seeds", "penalties", *(() if job.search else ("probe",))):
+        del plain[study_wide]
+    if job.search:
+        del plain["probe"]["penalties"], plain["probe"]["seeds"]
+    data = [recorded_as(model, store), recordings(store, job.task).records]
+    return digest([FORMAT, model.fingerprint, *data, plain, dataclasses.asdict(job)])
+
+
+def result_of(directory: Path, made: str) -> dict[str, Any] | None:
+    """What the run in a directory came to; None until it is finished.
+
+    Raises:
+      WhaleError: it was made of something else than `made` says, see `made_of`.
+    """
+    path = directory / "result.json"
+    return _checked(json.loads(path.read_text()), made, directory) if path.exists() else None
+
+
+def _checked(found: dict[str, Any], made: str, directory: Path) -> dict[str, Any]:
+    if found["made_of"] != made:
         raise WhaleError(
-            f"{model.source} holds no reward model, and imagined steps need rewards; train it with "
-            "--config.stages.reward.steps=2000 or more."
+            f"{directory} was made with other settings of control, another model or other data; set them back, or use "
+            "another --workdir, for runs made differently cannot stand in one table."
         )
-    used = (*settings.methods, *([settings.probe.method] if settings.probe.penalties else []))
-    if "ensemble" in used and "ensemble" not in model.params:
-        raise WhaleError(
-            f"{model.source} holds no ensemble; train it with --config.stages.ensemble.members=3, or leave the method "
-            "out: --config.control.methods=retracing,entropy,none,offline."
-        )
-    window = model.networks.settings.num_frames
-    if settings.rollout.context > window:
-        raise WhaleError(
-            f"control.rollout.context is {settings.rollout.context} frames and the model's window holds {window}; "
-            "lower it."
-        )
+    return found
 
 
 class PolicyRun:
@@ -113,29 +111,26 @@ class PolicyRun:
 
     def __init__(self, shop: Workshop, job: Job, directory: Path):
         self._shop, self._job, self._directory = shop, job, directory
-        settings = shop.settings.to_dict()
-        for study_wide in ("tasks", "methods", "seeds", "penalties", *(() if job.search else ("probe",))):
-            del settings[study_wide]
-        if job.search:
-            del settings["probe"]["penalties"], settings["probe"]["seeds"]
-        parts = [FORMAT, shop.model.fingerprint, shop.store.records, settings, dataclasses.asdict(job)]
-        self._made_of = digest(parts)
-
-    def result(self) -> dict[str, Any] | None:
-        """What the run came to; None until it is finished.
-
-        Raises:
-          WhaleError: it was made with other settings, another model or other data.
-        """
-        path = self._directory / "result.json"
-        return self._checked(json.loads(path.read_text())) if path.exists() else None
+        self._made_of = made_of(shop.model, shop.store, shop.settings, job)
 
     def train(self) -> dict[str, Any]:
-        """Learns and tries the policy, from its last trial on if it was stopped; the end is bit for bit the same."""
+        """Learns and tries the policy, from its last trial on if it was stopped; the end is bit for bit the same.
+
+        Raises:
+          WhaleError: it was begun with other settings, another model or other data, or another process is at it.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with alone(self._directory):
+            result = result_of(self._directory, self._made_of) or self._train()
+            shutil.rmtree(self._directory / "state", ignore_errors=True)
+            return result
+
+    def _train(self) -> dict[str, Any]:
         job, programs = self._job, self._shop.programs
-        found = (job.method, job.penalty) if job.search else (job.method, job.penalty, job.generated)
-        program = (programs.search if job.search else programs.learning)(*found)
-        (self._directory / "state").mkdir(parents=True, exist_ok=True)
+        if job.search:
+            program = programs.search(job.method, job.penalty)
+        else:
+            program = programs.learning(job.method, job.penalty, job.generated)
         options = ocp.CheckpointManagerOptions(max_to_keep=1)
         with ocp.CheckpointManager((self._directory / "state").absolute(), options=options) as manager:
             state, history = self._restore(manager, program)
@@ -146,7 +141,6 @@ class PolicyRun:
         save_policy(self._directory / "policy", program.drq, program.policy(state), spec, job.task)
         result = {"made_of": self._made_of, "job": dataclasses.asdict(self._job), "history": history}
         write(self._directory / "result.json", json.dumps(result, indent=1).encode())
-        shutil.rmtree(self._directory / "state")
         return result
 
     def _go_on(self, program: Program, trial: Trial, manager, state: State, history: list) -> State:
@@ -208,21 +202,12 @@ class PolicyRun:
         state = shop.programs.begin(program, shop.replay, shop.starts, jax.random.key(self._job.seed), warmup)
         if step is None:
             return state, []
-        saved = manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(_plain(state)), history=ocp.args.JsonRestore()),
-        )
-        history = self._checked(saved["history"])["history"]
+        args = ocp.args.Composite(history=ocp.args.JsonRestore())
+        history = _checked(manager.restore(step, args=args)["history"], self._made_of, self._directory)["history"]
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_plain(state)))
+        saved = manager.restore(step, args=args)["state"]
         say(f"{self._job.name} goes on from update {step}")
-        return _whole(state, saved["state"]), history
-
-    def _checked(self, found: dict[str, Any]) -> dict[str, Any]:
-        if found["made_of"] != self._made_of:
-            raise WhaleError(
-                f"{self._directory} was made with other settings of control, another model or other data; set them "
-                "back, or use another --workdir, for runs made differently cannot stand in one table."
-            )
-        return found
+        return _whole(state, saved), history
 
 
 def _plain(state: State) -> dict[str, Any]:

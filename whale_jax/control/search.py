@@ -14,7 +14,6 @@ import numpy as np
 from whale_jax.control.drq import Params as PolicyParams
 from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay, reaching_back
-from whale_jax.errors import WhaleError
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.models.world_model import Params
 
@@ -33,7 +32,7 @@ class SearchState:
     key: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Search(Program):
     """Evolution strategies (Salimans et al. 2017) on the actor's last layer, for the return that the model imagines.
 
@@ -49,20 +48,11 @@ class Search(Program):
         return Pace(probe.updates, probe.every, cycle=1, imagined=imagined)
 
     def init(self, key: jax.Array, policy: PolicyParams, replay: Replay) -> SearchState:
-        """The state before the first update of a policy that was learnt.
-
-        Raises:
-          WhaleError: fewer episodes than starts have the frames that a rollout starts from.
-        """
+        """The state before the first update of a policy that was learnt; starts are drawn from distinct episodes."""
         key, draw = jax.random.split(key)
         settings, first = self.settings, np.asarray(replay.first)
         rows = np.asarray(reaching_back(replay, settings.rollout.context))
         beginnings = rows[rows - first[rows] == settings.rollout.context - 1]
-        if len(beginnings) < settings.probe.starts:
-            raise WhaleError(
-                f"The probe starts from {settings.probe.starts} episodes, and {len(beginnings)} have the "
-                f"{settings.rollout.context} frames that a rollout starts from; lower control.probe.starts."
-            )
         starts = jax.random.choice(draw, jnp.asarray(beginnings, jnp.int32), (settings.probe.starts,), replace=False)
         return SearchState({name: policy[name] for name in ("encoder", "actor")}, starts, key)
 

@@ -93,6 +93,11 @@ class ProbeSettings(Settings):
     def __post_init__(self):
         if self.method not in UNCERTAINTIES:
             raise unknown_name("uncertainty in control.probe.method", self.method, UNCERTAINTIES)
+        if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
+            raise WhaleError(f"control.probe.penalties is {self.penalties}; weights are numbers from 0 up.")
+        for name in ("penalties", "seeds"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise WhaleError(f"control.probe.{name} is {getattr(self, name)}; give none twice.")
         if min(self.updates, self.every, self.directions, self.starts, self.horizon) < 1 or self.updates % self.every:
             raise WhaleError(
                 "control.probe.updates, every, directions, starts and horizon are at least 1, and updates is a "
@@ -134,8 +139,17 @@ class ControlSettings(Settings):
         for method in self.methods:
             if method not in METHODS:
                 raise unknown_name("method in control.methods", method, METHODS)
-        if not self.tasks or not self.methods or not self.seeds:
-            raise WhaleError("control.tasks, methods and seeds need one entry each at least.")
+        for name in ("tasks", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise WhaleError(f"control.{name} is {values}; give one at least, and none twice.")
+        for name, penalty in self.penalties.items():
+            if name not in UNCERTAINTIES:
+                raise unknown_name("uncertainty in control.penalties", name, UNCERTAINTIES)
+            if not 0 <= penalty < float("inf"):
+                raise WhaleError(f"control.penalties.{name} is {penalty}; a weight is a number from 0 up.")
+        if missing := [m for m in self.methods if m in UNCERTAINTIES and m not in self.penalties]:
+            raise WhaleError(f"control.penalties has no weight for {', '.join(missing)}; give one for each method.")
         if not 0 < self.generated <= 1:
             raise WhaleError(f"control.generated is {self.generated}; a share lies above 0 and at most at 1.")
         if self.learner.stack > self.rollout.context:
@@ -143,12 +157,12 @@ class ControlSettings(Settings):
                 f"control.learner.stack {self.learner.stack} is more than the control.rollout.context "
                 f"{self.rollout.context} frames that a rollout starts from; raise the latter."
             )
-        if self.probe.warmup % self.rollout.every:
+        if self.probe.penalties and self.probe.warmup % self.rollout.every:
             raise WhaleError(
                 f"control.probe.warmup {self.probe.warmup} is no multiple of control.rollout.every "
                 f"{self.rollout.every}; a run is made of whole ones."
             )
-        if self.updates % self.trial.every or self.trial.every % self.rollout.every:
+        if self.updates < 1 or self.updates % self.trial.every or self.trial.every % self.rollout.every:
             raise WhaleError(
                 f"control.updates {self.updates} is no multiple of control.trial.every {self.trial.every}, or that is "
                 f"none of control.rollout.every {self.rollout.every}; runs are made of whole ones."

@@ -5,16 +5,20 @@ WORKDIR/TASK/probe-LAMBDA-SEED/   a run of the exploit probe
 WORKDIR/control.json, control.png, probe.png   tables and figures of the runs that are finished
 """
 
+import fcntl
 import itertools
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from whale_jax.control.checks import check_study
+from whale_jax.control.dream import data_of
 from whale_jax.control.programs import Programs
-from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, check_model
+from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, made_of, result_of
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
 from whale_jax.data.store import open_store
@@ -53,23 +57,21 @@ def control_study(
     settings, workdir = control_settings(config), Path(workdir)
     check_drawing()
     model = load(checkpoint)
-    check_model(model, settings)
-    own = model.source.parent.parent.parent / "data"
-    store = open_store(data or model.meta.config["data"]["root"] or own)
-    model.action_spec.check_same(store.action_spec, str(store.root))
-    programs, shops, spent = Programs(model, settings), {}, []
-    mine = jobs(settings)[part[0] - 1 :: part[1]]
+    store, programs = open_store(data or data_of(model)), Programs(model, settings)
+    check_study(programs, store)
+    shops, spent, mine = {}, [], jobs(settings)[part[0] - 1 :: part[1]]
+    made = {job: made_of(model, store, settings, job) for job in jobs(settings)}
     for number, job in enumerate(mine, start=1):
+        if result_of(workdir / job.name, made[job]) is not None:
+            continue
         if job.task not in shops:
             shops = {job.task: Workshop(programs, store, job.task)}
-        run = PolicyRun(shops[job.task], job, workdir / job.name)
-        if run.result() is None:
-            say(f"run {number} of {len(mine)}: {job.name}{_left(len(mine) - number + 1, spent)}")
-            started = time.perf_counter()
-            run.train()
-            spent.append(time.perf_counter() - started)
-            report(workdir, settings, config.name)
-    return report(workdir, settings, config.name)
+        say(f"run {number} of {len(mine)}: {job.name}{_left(len(mine) - number + 1, spent)}")
+        started = time.perf_counter()
+        PolicyRun(shops[job.task], job, workdir / job.name).train()
+        spent.append(time.perf_counter() - started)
+        report(workdir, settings, config.name, made)
+    return report(workdir, settings, config.name, made)
 
 
 def _left(runs: int, spent: list[float]) -> str:
@@ -98,16 +100,16 @@ def jobs(settings: ControlSettings) -> list[Job]:
     return found
 
 
-def report(workdir: Path, settings: ControlSettings, name: str) -> dict[str, Any]:
-    """Tables and figures of the runs that are finished."""
+def report(workdir: Path, settings: ControlSettings, name: str, made: Mapping[Job, str]) -> dict[str, Any]:
+    """Tables and figures of the runs that are finished; of processes that share the workdir one at a time."""
     from whale_jax.control.figure import write_figures
 
-    found = {}
-    for job in jobs(settings):
-        path = workdir / job.name / "result.json"
-        if path.exists():
-            found[job] = json.loads(path.read_text())["history"]
-    table = {"format": FORMAT, "name": name, "settings": settings.to_dict(), **summary(found, len(jobs(settings)))}
-    write(workdir / "control.json", json.dumps(table, indent=1).encode())
-    write_figures(table, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = {job: result_of(workdir / job.name, made[job]) for job in made}
+        found = {job: result["history"] for job, result in results.items() if result is not None}
+        table = {"format": FORMAT, "name": name, "settings": settings.to_dict(), **summary(found, len(made))}
+        write(workdir / "control.json", json.dumps(table, indent=1).encode())
+        write_figures(table, workdir)
     return table

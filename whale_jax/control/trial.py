@@ -10,7 +10,7 @@ from whale_jax.control.settings import TrialSettings
 from whale_jax.data.actions import ActionSpec
 from whale_jax.data.metaworld import Simulator
 from whale_jax.data.record import episode_seed
-from whale_jax.training.interrupt import requested
+from whale_jax.training.interrupt import Interrupted, requested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Outcome:
       success: (E,) bool, whether a step of it succeeded.
       returns: (E,) float32, sum of rewards of the steps compared, in the environment's units.
       first: (E, H, W, 3) uint8, what each began with.
-      steps: (E,) int, taken until success or the end.
+      steps: (E,) int, taken until the first success, or in all where there is none.
     """
 
     success: np.ndarray
@@ -46,8 +46,8 @@ class Trial:
         """
         results = []
         for index in range(self._settings.episodes):
-            if requested():
-                raise KeyboardInterrupt
+            if reason := requested():
+                raise Interrupted(reason)
             seed = episode_seed(self._settings.seed, "control", self._simulator.task, "", index)
             results.append(self._episode(act, stack, seed))
         return Outcome(*(np.stack(parts) for parts in zip(*results, strict=True)))
@@ -55,16 +55,16 @@ class Trial:
     def _episode(self, act, stack: int, seed: int) -> tuple[bool, np.float32, np.ndarray, int]:
         self._simulator.reset(seed)
         first = self._simulator.frame()
-        seen, total, success = [first] * stack, 0.0, False
+        seen, total, reached = [first] * stack, 0.0, None
         for step in range(self._settings.steps):
             action = self._spec.denormalise(np.asarray(act(np.concatenate(seen, axis=-1)[None]))[0])
             _, reward, succeeded = self._simulator.hold(action, self._repeat)
             total += reward if step < self._settings.compared else 0.0
-            success |= succeeded
-            if success and step + 1 >= self._settings.compared:
+            reached = step + 1 if succeeded and reached is None else reached
+            if reached is not None and step + 1 >= self._settings.compared:
                 break
             seen = [*seen[1:], self._simulator.frame()]
-        return success, np.float32(total), first, step + 1
+        return reached is not None, np.float32(total), first, reached or self._settings.steps
 
     def close(self) -> None:
         """Frees the simulator."""

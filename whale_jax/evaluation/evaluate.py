@@ -308,6 +308,9 @@ def evaluate_checkpoint(
         raise WhaleError("The options --judge-… are for the judge suite; add --suite=judge.")
     model = load(checkpoint)
     model = model if behaviour else model.without_behaviour()
+    for name, policy in (policies or {}).items():
+        if hasattr(policy, "action_spec"):
+            model.action_spec.check_same(policy.action_spec, name)
     workdir = model.source.parent.parent.parent
     changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
     own = _data_directory(model, workdir)

@@ -29,7 +29,10 @@ def find_policy(name: str) -> Policy:
     """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise WhaleError(f"The policy {name!r} is not named as module:callable, such as my_policies:pick.")
+        raise WhaleError(
+            f"The policy {name!r} is not named as module:callable, such as my_policies:pick, and there is "
+            "no such directory of a run of `whale control`."
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

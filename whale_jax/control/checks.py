@@ -1,0 +1,104 @@
+"""What a study needs of its model and of its data, asked before its first run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from whale_jax.control.programs import Programs
+from whale_jax.control.settings import ControlSettings
+from whale_jax.data.store import EpisodeStore
+from whale_jax.errors import WhaleError
+from whale_jax.imagination.rollout import rollout
+from whale_jax.imagination.uncertainty import UNCERTAINTIES
+from whale_jax.imagination.world import WorldModel
+
+
+def check_study(programs: Programs, store: EpisodeStore) -> None:
+    """Raises WhaleError if a model or an episode store lacks what some run of a study needs."""
+    model, settings = programs.model, programs.settings
+    _check_parts(model, settings)
+    model.action_spec.check_same(store.action_spec, str(store.root))
+    size = tuple(model.networks.settings.tokenizer.image_size)
+    if store.image_size != size:
+        raise WhaleError(
+            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {model.source} takes "
+            f"{size[0]}x{size[1]}; give episodes of that size."
+        )
+    for task in settings.tasks:
+        _check_task(recordings(store, task), task, settings.rollout.context)
+    if settings.probe.penalties:
+        _check_starts(recordings(store, settings.tasks[0]), settings)
+    for method in _uncertainties(settings):
+        _try_uncertainty(programs, method)
+
+
+def recordings(store: EpisodeStore, task: str) -> EpisodeStore:
+    """The episodes that a policy for the task learns from."""
+    return store.select(split="train", tasks=task)
+
+
+def _uncertainties(settings: ControlSettings) -> list[str]:
+    probed = [settings.probe.method] if settings.probe.penalties else []
+    return [name for name in UNCERTAINTIES if name in (*settings.methods, *probed)]
+
+
+def _check_parts(model: WorldModel, settings: ControlSettings) -> None:
+    if "reward" not in model.params:
+        raise WhaleError(
+            f"{model.source} holds no reward model, and imagined steps need rewards; train it with "
+            "--config.stages.reward.steps=2000 or more."
+        )
+    if "ensemble" in _uncertainties(settings) and "ensemble" not in model.params:
+        instead = (
+            "leave the method out: --config.control.methods=retracing,entropy,none,offline"
+            if "ensemble" in settings.methods
+            else "probe another uncertainty: --config.control.probe.method=retracing"
+        )
+        raise WhaleError(
+            f"{model.source} holds no ensemble; train it with --config.stages.ensemble.members=3, or {instead}."
+        )
+    window = model.networks.settings.num_frames
+    if settings.rollout.context > window:
+        raise WhaleError(
+            f"control.rollout.context is {settings.rollout.context} frames and the model's window holds {window}; "
+            "lower it."
+        )
+
+
+def _check_task(store: EpisodeStore, task: str, context: int) -> None:
+    if not any(store.read(i).rewards.any() for i in range(len(store))):
+        raise WhaleError(
+            f"The episodes of {task} in {store.root} have no rewards (all are 0), and a policy learns from them. "
+            "Record or import them with rewards, or leave the task out of control.tasks."
+        )
+    if not _reaching(store, context):
+        raise WhaleError(
+            f"No episode of {task} in {store.root} has the {context} frames that a rollout starts from; lower "
+            "control.rollout.context."
+        )
+
+
+def _check_starts(store: EpisodeStore, settings: ControlSettings) -> None:
+    reaching = _reaching(store, settings.rollout.context)
+    if reaching < settings.probe.starts:
+        raise WhaleError(
+            f"The probe starts from {settings.probe.starts} episodes of {settings.tasks[0]}, and {store.root} holds "
+            f"{reaching} with the {settings.rollout.context} frames that a rollout starts from; lower "
+            "control.probe.starts."
+        )
+
+
+def _reaching(store: EpisodeStore, frames: int) -> int:
+    return sum(record["length"] + 1 >= frames for record in store.records)
+
+
+def _try_uncertainty(programs: Programs, method: str) -> None:
+    """Lets the estimator refuse the model, as its first step would, by shapes alone."""
+    model, context = programs.model, programs.settings.rollout.context
+    program = programs.learning(method, 1.0, 1.0)
+    size, dim = model.networks.settings.tokenizer.image_size, model.action_spec.dim
+    frames = jax.ShapeDtypeStruct((1, context, *size, 3), jnp.uint8)
+    actions = jax.ShapeDtypeStruct((1, context, dim), jnp.float32)
+    run = functools.partial(rollout, model.networks, estimator=program.method.estimator)
+    jax.eval_shape(run, programs.params(program), frames, actions, jax.random.key(0))
