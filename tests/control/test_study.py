@@ -69,9 +69,8 @@ def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, tra
 def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, whale, name, part):
     workdir, _ = study
     arguments = ("control", f"--checkpoint={trained[0]}", f"--workdir={tmp_path / 'killed'}", CONFIG, f"--part={part}")
-    arguments += tuple(
-        f"--config.control.{setting}" for setting in ("methods=entropy", "seeds=1", "probe.penalties=5.0")
-    )
+    changes = ("methods=entropy", "seeds=1", "probe.penalties=5.0")
+    arguments += tuple(f"--config.control.{change}" for change in changes)
     process = subprocess.Popen(
         tiny.command(*arguments), cwd=tiny.ROOT, env=tiny.environment(), stderr=subprocess.PIPE, text=True
     )
@@ -142,7 +141,6 @@ def test_evaluate_ranks_what_came_out(study, trained, store, whale, tmp_path):
         (("--part=3/2",), "--part=1/2"),
         (("--config.control.methods=retracing",), "retrace at most 1"),
         (("--config.control.methods=none", "--config.control.probe.method=retracing"), "retrace at most 1"),
-        (("--config.control.methods=none", "--config.control.probe.method=ensemble"), "probe another uncertainty"),
         (("--config.control.probe.starts=99",), "lower control.probe.starts"),
         (("--config.control.tasks=door-close,reach", "--config.control.seeds=0,0"), "none twice"),
         (("--config.control.penalties.entropy=-1",), "from 0 up"),
