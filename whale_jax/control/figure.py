@@ -16,6 +16,7 @@ _METHODS = {
     "offline": (MUTED, "recorded data alone"),
 }
 _BESIDE = "none"
+_RETURNS = ("return", "imagined_return")
 
 
 def write_figures(table: Mapping[str, Any], directory: Path) -> None:
@@ -65,6 +66,6 @@ def _draw_probe(probe: Mapping[str, Any], path: Path) -> None:
         _band(axes, row["updates"], row["imagined_return"], SECOND, "imagined")
         _band(axes, row["updates"], row["return"], INK, "real", dashes=(4, 1.6))
         style(axes, "updates of the search", f"{task}, λ = {penalty}: return")
-        axes.set_ylim(bottom=0)
+    line[0].set_ylim(0, 1.05 * max(mean for _, _, row in panels for name in _RETURNS for mean, _, _ in row[name]))
     line[0].legend(loc="upper left", fontsize=8.5, **LEGEND)
     save(figure, path)
