@@ -93,10 +93,11 @@ def test_an_answer_that_was_damaged_is_asked_for_again(judge, tmp_path):
 
 
 KILLED = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from whale_jax.evaluation.asking import JudgeSettings, Question, collect
 from whale_jax.evaluation.scenarios import read_scenarios
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the suite runs in the background it is ignored
 root, settings, pairs = json.loads(sys.argv[1])
 asked = [Question(read_scenarios()["door-close"], *pair) for pair in pairs]
 collect(asked, JudgeSettings.from_dict(settings), Path(root), 100, print)
