@@ -150,12 +150,12 @@ class Dream:
         drawn = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(self._keys(key))
         chosen = drawn if start is None else jnp.where(start < 0, drawn, start)
 
-        def begin(rows, state):
+        def begin(params, rows, state):
             window, frame = self._begin(params, chosen[rows])
             fresh = DreamState(window, frame, jnp.zeros_like(rows), chosen[rows])
             return _write(state, rows, fresh)
 
-        state = self._in_chunks(mask, self.chunk, begin, state)
+        state = self._in_chunks(params, mask, self.chunk, begin, state)
         return state, state.frame
 
     def step(
@@ -217,29 +217,33 @@ class Dream:
         shapes = jax.eval_shape(jax.vmap(one), window, action, keys)[1]
         outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def move(rows, carry):
+        def move(_, rows, carry):  # turns there always are: what the parameters alone give is computed once for all
             return _write(carry, rows, jax.vmap(one)(_read(carry[0], rows), action[rows], keys[rows]))
 
-        return self._in_chunks(moving, self.abreast, move, (window, outputs))
+        return self._in_chunks(params, moving, self.abreast, move, (window, outputs))
 
     def _make_room(self, params: Params, window: rollouts.RolloutState, idle: jax.Array | None):
-        def cut(rows, window):
+        def cut(params, rows, window):
             def one(window):
                 return rollouts.refill(self.networks, params, window, self.estimator)
 
             return _write(window, rows, jax.vmap(one)(_read(window, rows)))
 
         full = window.time == self.networks.settings.num_frames - 1
-        return self._in_chunks(full if idle is None else full & ~idle, self.chunk, cut, window)
+        return self._in_chunks(params, full if idle is None else full & ~idle, self.chunk, cut, window)
 
-    def _in_chunks(self, mask: jax.Array, size: int, visit: Callable[[jax.Array, Any], Any], state: Any) -> Any:
+    def _in_chunks(
+        self, params: Params, mask: jax.Array, size: int, visit: Callable[[Params, jax.Array, Any], Any], state: Any
+    ) -> Any:
         """`visit`s the rows of the mask, `size` at once, until none is left."""
 
         def turn(carry):
             left, state = carry
             # Where fewer are left, the first fills up: its result is written several times, and the same.
             rows = jnp.nonzero(left, size=size, fill_value=jnp.argmax(left))[0].astype(jnp.int32)
-            return left.at[rows].set(False), visit(rows, state)
+            # What is computed of the parameters alone stays in here, where it costs nothing if there is no turn.
+            own, rows = jax.lax.optimization_barrier((params, rows))
+            return left.at[rows].set(False), visit(own, rows, state)
 
         return jax.lax.while_loop(lambda carry: carry[0].any(), turn, (mask, state))[1]
 
