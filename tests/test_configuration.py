@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
 from whale_jax.configuration import (
     default_config,
@@ -92,6 +93,11 @@ def test_an_override_keeps_the_key_s_type(key, text, value):
     assert [type(x) for x in node] == [type(x) for x in value] if isinstance(value, tuple) else True
 
 
+def test_whole_numbers_stand_for_others_in_a_tuple_too():
+    config = ConfigDict({"penalties": (0.5,)})
+    assert [type(x) for x in override(config, [("penalties", "0,50")]).penalties] == [float, float]
+
+
 @pytest.mark.parametrize(
     ("key", "text", "says"),
     [
@@ -100,7 +106,7 @@ def test_an_override_keeps_the_key_s_type(key, text, value):
         ("data.cache_gib", "much", "takes a float"),
         ("model.behaviour_conditioning", "2", "takes a bool"),
         ("model.reward.channels", "a,b", "takes a tuple"),
-        ("model.reward.channels", "3.5", "takes a tuple"),
+        ("model.reward.channels", "3.5", "takes a tuple .* not '3.5'"),
         ("model.tokenizer.encoder", "4", "num_layers"),
         ("stages.dynamic.max_lr", "1", "stages.dynamics.max_lr"),
         ("stages.dynamics.max_lr.x", "1", "no config key"),

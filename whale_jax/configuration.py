@@ -220,6 +220,7 @@ def _parse(key: str, text: str, current: Any) -> Any:
         raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
     if isinstance(current, str):
         return text
+    given = text
     if isinstance(current, tuple) and not text.startswith(("(", "[")):
         text = repr(tuple(_element(part, current) for part in text.split(",") if part))
     try:
@@ -229,9 +230,11 @@ def _parse(key: str, text: str, current: Any) -> Any:
     if isinstance(current, float) and type(value) is int:
         value = float(value)
     value = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, tuple) and isinstance(current, tuple) and {type(x) for x in current} == {float}:
+        value = tuple(float(x) if type(x) is int else x for x in value)
     entries = [{type(entry) for entry in x} if isinstance(x, tuple) and current else set() for x in (value, current)]
     if type(value) is not type(current) or not entries[0] <= entries[1]:
-        raise WhaleError(f"{key} takes a {type(current).__name__} such as {current!r}, not {text!r}.")
+        raise WhaleError(f"{key} takes a {type(current).__name__} such as {current!r}, not {given!r}.")
     return value
 
 

@@ -95,7 +95,7 @@ def jobs(settings: ControlSettings) -> list[Job]:
         penalty = settings.penalties.get(method, 0.0)
         found.append(Job(f"{task}/{method}-{seed}", task, method, seed, penalty, generated))
     task, probe = settings.tasks[0], settings.probe
-    for seed, penalty in itertools.product(probe.seeds, probe.penalties):
+    for seed, penalty in itertools.product(probe.seeds, map(float, probe.penalties)):
         found.append(Job(f"{task}/probe-{penalty:g}-{seed}", task, probe.method, seed, penalty, 1.0, search=True))
     return found
 
