@@ -13,9 +13,8 @@ SIDE = 32
 
 
 @pytest.fixture(scope="session")
-def model():
+def model(world):
     """Windows of 8 frames of 32x32 pixels, which are as small as LPIPS takes."""
-    world = tiny.random_world(side=SIDE, members=2)
     reward = dict(world.params["reward"])
     reward["head"] = jax.tree.map(lambda x: 1e-3 * x, reward["head"])
     return dataclasses.replace(world, params=world.params | {"reward": reward})
@@ -30,7 +29,7 @@ def episodes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def world():
     """What policies of these tests learn and are searched for in."""
-    return tiny.random_world(members=2)
+    return tiny.random_world(side=SIDE, members=2)
 
 
 @pytest.fixture(scope="session")

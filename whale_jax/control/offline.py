@@ -15,7 +15,6 @@ from whale_jax.control.drq import Learner, Transitions
 from whale_jax.control.drq import Params as PolicyParams
 from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay
-from whale_jax.imagination import rollout as rollouts
 from whale_jax.models.world_model import Params
 
 
@@ -59,15 +58,6 @@ class Learning(Program):
         """Parameters for `Drq.mean_action`."""
         return state.learner.params
 
-    @functools.cached_property
-    def cycle(self):
-        """(params, recorded, starts, state) to the state after a round of rollouts and its updates, and scalars.
-
-        `params` are the world model's, `starts` the rows of the recorded that rollouts may start from; the state's
-        buffers are given away.
-        """
-        return jax.jit(self._cycle, donate_argnums=3)
-
     def _cycle(self, params: Params, recorded: Replay, starts: jax.Array, state: LearningState):
         key, dream_key, update_key = jax.random.split(state.key, 3)
         imagined, segments, dreamt = state.imagined, state.segments, {}
@@ -102,21 +92,14 @@ class Learning(Program):
 
     def _imagine(self, params: Params, recorded: Replay, starts: jax.Array, learner: Learner, key: jax.Array):
         """Frames (B, S + H, H, W, 3), actions (B, H, A), penalised rewards (B, H), and scalars of B rollouts."""
-        settings = self.settings.rollout
-        context, keys = settings.context, jax.random.split(key)
+        settings, keys = self.settings.rollout, jax.random.split(key)
         rows = jax.random.choice(keys[0], starts, (settings.starts,))
-        rows = rows[:, None] + jnp.arange(1 - context, 1)
-        state = rollouts.start(
-            self.networks, params, recorded.frames[rows], recorded.actions[rows[:, :-1]], self.method.estimator
-        )
         std = self.drq.std(learner.updates)
 
         def act(frames, key):
             return self.drq.explore(learner.params, frames, std, key)
 
-        given = recorded.frames[rows[:, context - self.settings.learner.stack :]]
-        frames, actions, rewards, uncertainty = self.dream(params, state, given, act, settings.horizon, keys[1])
-        scaled = rewards * self.settings.reward_scale
-        metrics = {"imagined_reward": scaled, "uncertainty": uncertainty}
-        frames = jnp.concatenate([given, frames], axis=1)
-        return frames, actions, scaled - self.method.penalty * uncertainty, metrics
+        dreamt = self.dream_from(params, recorded, rows, act, settings.horizon, keys[1])
+        frames, actions, rewards, uncertainty = dreamt
+        metrics = {"imagined_reward": rewards, "uncertainty": uncertainty}
+        return frames, actions, rewards - self.method.penalty * uncertainty, metrics

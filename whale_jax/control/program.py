@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.control.drq import Drq
-from whale_jax.control.replay import join
+from whale_jax.control.replay import Replay, join
 from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.rollout import Estimator, RolloutState
@@ -61,6 +61,29 @@ class Program:
     drq: Drq
     settings: ControlSettings
     method: Method
+
+    @functools.cached_property
+    def cycle(self):
+        """(params, recorded, starts, state) to the state after a cycle of updates, and scalars.
+
+        `params` are the world model's, `starts` the rows of the recorded that rollouts may start from; the state's
+        buffers are given away.
+        """
+        return jax.jit(self._cycle, donate_argnums=3)
+
+    def dream_from(self, params: Params, recorded: Replay, rows: jax.Array, act: Any, horizon: int, key: jax.Array):
+        """Acts on from recorded rows (B,), each of which has the frames of a rollout's context.
+
+        Returns:
+          As `dream`, but frames (B, S + horizon, H, W, 3), the given ones first, and rewards scaled.
+        """
+        settings = self.settings
+        rows = rows[:, None] + jnp.arange(1 - settings.rollout.context, 1)
+        frames, actions = recorded.frames[rows], recorded.actions[rows[:, :-1]]
+        state = rollouts.start(self.networks, params, frames, actions, self.method.estimator)
+        given = frames[:, -settings.learner.stack :]
+        frames, actions, rewards, uncertainty = self.dream(params, state, given, act, horizon, key)
+        return jnp.concatenate([given, frames], axis=1), actions, rewards * settings.reward_scale, uncertainty
 
     def dream(self, params: Params, state: RolloutState, given: jax.Array, act: Any, horizon: int, key: jax.Array):
         """Acts on imagined frames.

@@ -109,9 +109,9 @@ def _checked(found: dict[str, Any], made: str, directory: Path) -> dict[str, Any
 class PolicyRun:
     """A run in its directory: what it has come to, and the steps that take it further."""
 
-    def __init__(self, shop: Workshop, job: Job, directory: Path):
-        self._shop, self._job, self._directory = shop, job, directory
-        self._made_of = made_of(shop.model, shop.store, shop.settings, job)
+    def __init__(self, shop: Workshop, job: Job, directory: Path, made: str):
+        """Of what it is made is told by `made_of`."""
+        self._shop, self._job, self._directory, self._made_of = shop, job, directory, made
 
     def train(self) -> dict[str, Any]:
         """Learns and tries the policy, from its last trial on if it was stopped; the end is bit for bit the same.

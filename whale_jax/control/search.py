@@ -4,7 +4,6 @@ Dimension keys: D directions, S starts, H horizon, A actions.
 """
 
 import dataclasses
-import functools
 
 import flax.struct
 import jax
@@ -14,7 +13,6 @@ import numpy as np
 from whale_jax.control.drq import Params as PolicyParams
 from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay, reaching_back
-from whale_jax.imagination import rollout as rollouts
 from whale_jax.models.world_model import Params
 
 
@@ -60,14 +58,6 @@ class Search(Program):
         """Parameters for `Drq.mean_action`."""
         return state.params
 
-    @functools.cached_property
-    def cycle(self):
-        """(params, recorded, starts, state) to the state after one update, and scalars; the rows `starts` are not used.
-
-        `params` are the world model's; the state's buffers are given away.
-        """
-        return jax.jit(self._cycle, donate_argnums=3)
-
     def _cycle(self, params: Params, recorded: Replay, starts: jax.Array, state: SearchState):
         probe = self.settings.probe
         key, noise_key, act_key = jax.random.split(state.key, 3)
@@ -86,10 +76,7 @@ class Search(Program):
 
     def _imagine(self, params: Params, recorded: Replay, state: SearchState, layers: PolicyParams, key: jax.Array):
         """Sums of scaled rewards and of uncertainty over the horizon, (2 D,) each, means over the starts."""
-        settings, candidates = self.settings, 2 * self.settings.probe.directions
-        rows = jnp.tile(state.starts, candidates)[:, None] + jnp.arange(1 - settings.rollout.context, 1)
-        frames, actions = recorded.frames[rows], recorded.actions[rows[:, :-1]]
-        rollout = rollouts.start(self.networks, params, frames, actions, self.method.estimator)
+        probe, candidates = self.settings.probe, 2 * self.settings.probe.directions
 
         def one(layer, seen):
             return self.drq.mean_action(self.drq.with_last_layer(state.params, layer), seen)
@@ -98,10 +85,9 @@ class Search(Program):
             shared = seen.reshape(candidates, -1, *seen.shape[1:])
             return jax.vmap(one)(layers, shared).reshape(len(seen), -1)
 
-        given = frames[:, -settings.learner.stack :]
-        _, _, rewards, uncertainty = self.dream(params, rollout, given, act, settings.probe.horizon, key)
-        sums = (rewards.sum(1) * settings.reward_scale, uncertainty.sum(1))
-        return jax.tree.map(lambda x: x.reshape(candidates, -1).mean(1), sums)
+        rows = jnp.tile(state.starts, candidates)
+        _, _, rewards, uncertainty = self.dream_from(params, recorded, rows, act, probe.horizon, key)
+        return tuple(x.sum(1).reshape(candidates, -1).mean(1) for x in (rewards, uncertainty))
 
 
 def _noise(key: jax.Array, layer: PolicyParams, count: int) -> PolicyParams:

@@ -68,7 +68,7 @@ def control_study(
             shops = {job.task: Workshop(programs, store, job.task)}
         say(f"run {number} of {len(mine)}: {job.name}{_left(len(mine) - number + 1, spent)}")
         started = time.perf_counter()
-        PolicyRun(shops[job.task], job, workdir / job.name).train()
+        PolicyRun(shops[job.task], job, workdir / job.name, made[job]).train()
         spent.append(time.perf_counter() - started)
         report(workdir, settings, config.name, made)
     return report(workdir, settings, config.name, made)
