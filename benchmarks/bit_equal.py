@@ -120,7 +120,8 @@ class Comparison:
     def arrays(self, title: str, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> None:
         wrong = differing(old, new)
         self.different += bool(wrong)
-        print(f"{title}: {len(old)} arrays, " + (f"DIFFERENT: {', '.join(wrong[:6])}" if wrong else "equal"), flush=True)
+        found = f"DIFFERENT: {', '.join(wrong[:6])}" if wrong else "equal"
+        print(f"{title}: {len(old)} arrays, {found}", flush=True)
 
     def files(self, title: str, old: Path, new: Path) -> None:
         self.arrays(title, arrays_of(old), arrays_of(new))

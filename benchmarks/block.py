@@ -3,7 +3,7 @@
 Command:  python benchmarks/block.py [--width 128] [--blocks 4] [--json]
 
 Each side runs in a process of its own, turn by turn. "plain" is the textbook as a script would run it; "prepared" is
-the textbook with Whale's process settings (whale_jax.process), so that the gain of the code alone shows as well.
+the textbook with Whale's process settings (whale_jax.base.process), so that the gain of the code alone shows as well.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def measure(kind: str, prepared: bool, options: argparse.Namespace) -> dict[str,
     """Times forward and backward in this process; run it in a fresh one."""
     sys.path.insert(0, str(ROOT))
     if prepared:
-        from whale_jax.process import prepare
+        from whale_jax.base.process import prepare
 
         prepare()
     import flax.linen as nn

@@ -41,7 +41,7 @@ def plan(settings: list[str], current: dict[str, Any]) -> list[Choice]:
     Raises:
       WhaleError: there is no such setting, or it has no value.
     """
-    from whale_jax.errors import WhaleError, unknown_name
+    from whale_jax.base.errors import WhaleError, unknown_name
 
     if not settings:
         halves = (str(current[BATCH] // 2), str(2 * current[BATCH]))
@@ -61,8 +61,8 @@ def plan(settings: list[str], current: dict[str, Any]) -> list[Choice]:
 
 def current_settings(config: str, stage: str, overrides: list[str]) -> dict[str, Any]:
     """What the config says of every setting, with its keys changed as asked."""
-    from whale_jax.configuration import load_config, override, stages_of
-    from whale_jax.errors import unknown_name
+    from whale_jax.base.errors import unknown_name
+    from whale_jax.jobs.configuration import load_config, override, stages_of
 
     loaded = override(load_config(config), [o.removeprefix("--config.").split("=", 1) for o in overrides])
     if stage not in stages_of(loaded):
@@ -104,7 +104,7 @@ def open_table(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
       WhaleError: the file is of another config, stage, number of steps or overrides, or is no such file.
     """
-    from whale_jax.errors import WhaleError
+    from whale_jax.base.errors import WhaleError
 
     what = {key: getattr(options, key) for key in ("config", "stage", "steps", "overrides")}
     if not options.out.exists():
@@ -131,7 +131,7 @@ def save(table: dict[str, Any], out: Path) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures what the table lacks, and returns it."""
-    from whale_jax.errors import WhaleError
+    from whale_jax.base.errors import WhaleError
     from whale_jax.training.progress import say
 
     table = open_table(options)
@@ -189,7 +189,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     sys.path.insert(0, str(ROOT))
-    from whale_jax.errors import WhaleError
+    from whale_jax.base.errors import WhaleError
 
     try:
         print(to_text(run(options)))

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from whale_jax.data import metaworld
-from whale_jax.data.action_doctor import NOTE, Diagnosis, Steps, diagnose
-from whale_jax.data.actions import ActionSpec, StateSpec
+from whale_jax.data.contract.actions import ActionSpec, StateSpec
+from whale_jax.data.metaworld import simulator as metaworld
+from whale_jax.data.robot.diagnosis import NOTE, Diagnosis, Steps, diagnose
 
 # Simulator steps that hold an action, actions of an episode; first as in `whale collect`, last as in the quick start.
 RATES = ((1, 100), (3, 50), (8, 20))
@@ -114,7 +114,7 @@ def examine(name: str, recording: Recording, spec: ActionSpec, state_spec: State
 
 def bridge(source: Path) -> tuple[Recording, ActionSpec, StateSpec]:
     """The episodes of bridge_sample."""
-    from whale_jax.data.steps import read_steps
+    from whale_jax.data.robot.steps import read_steps
 
     found = read_steps(source / "bridge_dataset", 25)
     return found.recording, found.spec, found.state_spec

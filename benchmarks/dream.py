@@ -22,14 +22,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from whale_jax.configuration import load_config, model_settings
-from whale_jax.control.dream import DreamSettings, dream_of
-from whale_jax.control.envs import DreamVectorEnv
-from whale_jax.control.starts import Starts
-from whale_jax.data.actions import ActionSpec, any_spec
+from whale_jax.data.contract.actions import ActionSpec, any_spec
+from whale_jax.imagination.environments.dream import DreamSettings, dream_of
+from whale_jax.imagination.environments.envs import DreamVectorEnv
+from whale_jax.imagination.environments.starts import Starts
 from whale_jax.imagination.rollout import rollout
 from whale_jax.imagination.world import WorldModel
-from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.jobs.configuration import load_config, model_settings
+from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.training.checkpoint import Meta
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import tiny  # noqa: E402
 
-from whale_jax.models.world_model import COMPONENTS  # noqa: E402
+from whale_jax.models.whale.world_model import COMPONENTS  # noqa: E402
 from whale_jax.training.checkpoint import stage_directory, steps_in  # noqa: E402
 from whale_jax.training.history import read_history  # noqa: E402
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from whale_jax.data.actions import any_spec
-from whale_jax.data.episode import Episode
-from whale_jax.data.lerobot import LeRobot
-from whale_jax.data.lerobot_write import write_lerobot
-from whale_jax.data.videos import Video, scaled
+from whale_jax.data.contract.actions import any_spec
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.lerobot.read import LeRobot
+from whale_jax.data.lerobot.write import write_lerobot
+from whale_jax.data.media.videos import Video, scaled
 
 SEGMENT, SEGMENTS = 16, 20
 

@@ -21,11 +21,11 @@ SECONDS = 5.0
 
 def whale(root: str, name: str, side: int) -> dict[str, float]:
     """Frames a second of the pipeline, and of its decoder alone at full size."""
-    from whale_jax.process import prepare
+    from whale_jax.base.process import prepare
 
     prepare()
-    from whale_jax.data.mixture import ReadSettings, open_mixture
-    from whale_jax.data.speed import bench
+    from whale_jax.data.oxe.bench import bench
+    from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
 
     with tempfile.TemporaryDirectory() as cache:
         mixture = open_mixture(root, {name: 1.0}, cache=cache, progress=False)
@@ -37,8 +37,8 @@ def tensorflow(root: str, name: str, side: int) -> dict[str, float]:
     """Pictures a second of tf.data that decodes, and of one that resizes to `side` as well."""
     import tensorflow as tf
 
-    from whale_jax.data.mixture import open_mixture
-    from whale_jax.data.speed import pictures
+    from whale_jax.data.oxe.bench import pictures
+    from whale_jax.data.oxe.mixture import open_mixture
 
     with tempfile.TemporaryDirectory() as cache:
         encoded = pictures(open_mixture(root, {name: 1.0}, cache=cache, progress=False).indices[0], 200)
@@ -67,9 +67,9 @@ def enlarged(root: str, target: Path) -> str:
     import tensorflow_datasets as tfds
     from PIL import Image
 
-    from whale_jax.data.mixture import open_mixture
-    from whale_jax.data.rlds_write import write_dataset
-    from whale_jax.data.speed import pictures
+    from whale_jax.data.oxe.bench import pictures
+    from whale_jax.data.oxe.mixture import open_mixture
+    from whale_jax.data.rlds.write import write_dataset
 
     rng, f = np.random.default_rng(0), tfds.features
     encoded = pictures(open_mixture(root, {"bridge_orig": 1.0}, cache=target / "i", progress=False).indices[0], 50)

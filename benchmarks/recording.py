@@ -18,7 +18,8 @@ from statistics import median
 
 import numpy as np
 
-from whale_jax.data import metaworld, record, rendering
+from whale_jax.data.metaworld import record, rendering
+from whale_jax.data.metaworld import simulator as metaworld
 
 TASK = "plate-slide"
 DEFAULT_SIZES = (64, 256, 480)

@@ -26,8 +26,8 @@ import warnings
 
 import numpy as np
 
-from whale_jax.data import metaworld
-from whale_jax.imagination.retracing import additive_dimensions, retraced_action
+from whale_jax.data.metaworld import simulator as metaworld
+from whale_jax.imagination.uncertainty.retracing import additive_dimensions, retraced_action
 
 TASKS = ("plate-slide", "button-press-wall", "faucet-close", "coffee-push", "handle-press")
 POLICIES = ("expert", "expert-noise-0.3", "random")

@@ -13,7 +13,7 @@ import json
 
 import numpy as np
 
-from whale_jax.data.store import EpisodeStore, open_store
+from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.statistics import pearson
 from whale_jax.imagination.world import WorldModel, load
 

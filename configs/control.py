@@ -10,8 +10,8 @@ Expected: the paper's Figure 4: with the retracing penalty highest and steadiest
 
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import default_config
 from whale_jax.control.settings import ControlSettings
+from whale_jax.jobs.configuration import default_config
 
 TASKS = ("plate-slide", "button-press-wall", "faucet-close", "coffee-push", "handle-press")
 

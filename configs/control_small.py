@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import load_config
 from whale_jax.control.settings import ControlSettings
+from whale_jax.jobs.configuration import load_config
 
 TASKS = ("faucet-close", "plate-slide")
 

@@ -7,7 +7,7 @@ Expected: PSNR 22.3, SSIM 80.5, LPIPS 29.6 after fine-tuning, 20.0, 74.9, 37.0 f
           behaviour conditioning, as the paper has them; not run here, for it takes a pre-trained Whale-X.
 """
 
-from whale_jax.finetune import finetune_config
+from whale_jax.jobs.finetune import finetune_config
 
 
 def get_config(pretrained, scratch=False):

@@ -6,7 +6,7 @@ Time:     five minutes on two cores; twenty with what it is compared with.
 Expected: moving-region PSNR at horizon 8 of 16.0 dB, 15.6 from scratch with twice the steps, 11.5 by repeating.
 """
 
-from whale_jax.finetune import ENCODER, finetune_config
+from whale_jax.jobs.finetune import ENCODER, finetune_config
 
 STEPS = {"tokenizer": 400, "behaviour": 100, "dynamics": 400, "reward": 200}
 

@@ -3,7 +3,7 @@
 Command:  bash launch/pretrain.sh
 """
 
-from whale_jax.configuration import default_config, stage, transformer
+from whale_jax.jobs.configuration import default_config, stage, transformer
 
 
 def get_config():

@@ -14,7 +14,7 @@ Expected: the paper's claim: training loss falls in proportion to the logarithm 
 
 from pathlib import Path
 
-from whale_jax.configuration import load_config
+from whale_jax.jobs.configuration import load_config
 
 WHALE_X = Path(__file__).with_name("whale_x.py")
 

@@ -13,7 +13,7 @@ Expected: docs/results.md
 
 from pathlib import Path
 
-from whale_jax.configuration import load_config
+from whale_jax.jobs.configuration import load_config
 
 TASKS = ("plate-slide", "button-press-wall", "faucet-close", "coffee-push", "handle-press")
 

@@ -7,8 +7,8 @@ Expected: FVD 28.2, PSNR 29.2, SSIM 95.0, LPIPS 4.3; value gap 9.7, return corre
           The paper's Table 1 says 63 M parameters; its Table 5, followed here, gives 85 M (tokenizer and dynamics).
 """
 
-from whale_jax.configuration import default_config, transformer
 from whale_jax.data.metaworld import TASKS
+from whale_jax.jobs.configuration import default_config, transformer
 
 
 def get_config():

@@ -7,8 +7,8 @@ Expected: FVD 38.5, PSNR 28.8, SSIM 93.5, LPIPS 3.7; value gap 10.3, return corr
           (the paper's Tables 1 and 2).
 """
 
-from whale_jax.configuration import default_config
 from whale_jax.data.metaworld import TASKS
+from whale_jax.jobs.configuration import default_config
 
 
 def get_config():

@@ -8,9 +8,9 @@ Time:     the paper gives about 10 days on eight RTX 4090 for base (tokenizer 6,
 Expected: after fine-tuning, PSNR 22.3, SSIM 80.5, LPIPS 29.6 (the paper's Table 4, base).
 """
 
-from whale_jax.configuration import default_config, stage, transformer
+from whale_jax.base.errors import unknown_name
 from whale_jax.data.oxe import TABLETOP, WHALE_X
-from whale_jax.errors import unknown_name
+from whale_jax.jobs.configuration import default_config, stage, transformer
 
 DYNAMICS = {
     "small": (18, 512, 8),

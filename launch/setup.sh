@@ -99,7 +99,7 @@ install() {
     fi
 }
 
-ask_gl() { "$venv/bin/python" -m whale_jax.data.rendering 2>>"$log" </dev/null; }
+ask_gl() { "$venv/bin/python" -m whale_jax.data.metaworld.rendering 2>>"$log" </dev/null; }
 
 apt_install() {
     local as_root=(env DEBIAN_FRONTEND=noninteractive)
@@ -121,7 +121,7 @@ find_gl() {
         ask_gl && return
     fi
     tail -n 1 "$log" >&2
-    [ "$status" = 2 ] || fail "whale_jax.data.rendering does not run in $venv; the whole message is in $log."
+    [ "$status" = 2 ] || fail "whale_jax.data.metaworld.rendering does not run in $venv; the whole message is in $log."
     fail "Meta-World needs a GL that renders off-screen (libosmesa6 on Debian and Ubuntu, mesa-libOSMesa on Fedora);" \
         "to go without Meta-World: export WHALE_EXTRAS=viz,dev"
 }

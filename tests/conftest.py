@@ -18,11 +18,13 @@ import tiny  # noqa: E402
 # RLDS is read with packages that the quick start does without.
 NEED_OXE = [
     "test_oxe_training.py",
-    *(f"data/test_{name}.py" for name in ("check", "convert", "mixture", "oxe", "rlds")),
+    *(f"data/oxe/test_{name}.py" for name in ("check", "convert", "mixture", "recipes")),
+    "data/rlds/test_rlds.py",
 ]
 EXTRAS = "metaworld,viz,dev,oxe,lerobot,tensorflow"
 NEED_LEROBOT = ["evaluation/test_imagined.py"]
-NEED_LEROBOT += [f"data/test_{name}.py" for name in ("folder", "importing", "lerobot", "lerobot_write")]
+NEED_LEROBOT += [f"data/{name}.py" for name in ("robot/test_folder", "robot/test_importing")]
+NEED_LEROBOT += [f"data/lerobot/test_{name}.py" for name in ("read", "write")]
 PACKAGES = {"tensorflow_datasets": NEED_OXE, "pyarrow": NEED_LEROBOT}
 collect_ignore = [name for package, names in PACKAGES.items() if not find_spec(package) for name in names]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.data.storage import rebuild_manifest
+from whale_jax.data.store.storage import rebuild_manifest
 
 CONFIG = f"--config={Path(tiny.__file__)}"
 

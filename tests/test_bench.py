@@ -6,10 +6,10 @@ import json
 import pytest
 import tiny
 
-from whale_jax.benchmark import bench_stages, mfu
-from whale_jax.benchmark_kernels import attention_cases, choose
-from whale_jax.doctor import free_memory
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.doctor.machine import free_memory
+from whale_jax.tools.bench.kernels import attention_cases, choose
+from whale_jax.tools.bench.stages import bench_stages, mfu
 
 CONFIG = "--config=tests/tiny.py"
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

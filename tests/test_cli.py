@@ -9,8 +9,8 @@ import time
 import pytest
 import tiny
 
-from whale_jax.cli import build_parser, parse_overrides
-from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.cli.whale import build_parser, parse_overrides
 
 COMMANDS = ("doctor", "collect", "train", "watch", "evaluate", "imagine", "inspect", "scale", "replay", "bench")
 

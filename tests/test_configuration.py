@@ -9,7 +9,9 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from whale_jax.configuration import (
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import flat
+from whale_jax.jobs.configuration import (
     default_config,
     load_change,
     load_config,
@@ -18,9 +20,7 @@ from whale_jax.configuration import (
     stages_of,
     to_plain,
 )
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import Networks
-from whale_jax.nn.settings import flat
+from whale_jax.models.whale.world_model import Networks
 from whale_jax.training.settings import StageSettings
 
 VARIANTS = ("small", "medium", "base", "large")
@@ -127,7 +127,7 @@ def test_flat_names_every_leaf_once():
 
 def test_a_config_file_of_one_s_own(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from whale_jax.configuration import default_config as get_config\n")
+    file.write_text("from whale_jax.jobs.configuration import default_config as get_config\n")
     assert load_config(str(file)).seed == 0
     with pytest.raises(WhaleError, match="no variants"):
         load_config(f"{file}:large")
@@ -147,7 +147,7 @@ def test_settings_that_no_stage_can_run_with(change):
 
 
 def test_inspect_prints_the_published_sizes(whale):
-    pytest.importorskip("whale_jax.inspection")
+    pytest.importorskip("whale_jax.tools.inspect.config")
     done = whale("inspect", f"--config={Path('configs') / 'whale_st_64.py'}", "--json")
     assert done.status == 0, done.err
     parameters = json.loads(done.out)["parameters"]

@@ -8,8 +8,8 @@ from importlib import metadata, util
 
 import pytest
 
-from whale_jax import doctor
-from whale_jax.doctor import Check
+from whale_jax.doctor import machine as doctor
+from whale_jax.doctor.machine import Check
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whale_jax.data.episode import Episode
-from whale_jax.data.metaworld import ACTION_SPEC, STATE_SPEC
-from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
-from whale_jax.evaluation.action_doctor import alternatives, findings
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.metaworld.simulator import ACTION_SPEC, STATE_SPEC
+from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.doctor.model import alternatives, findings
 
 
 @pytest.fixture(scope="module")

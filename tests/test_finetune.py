@@ -12,14 +12,14 @@ import tiny
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 
-from whale_jax.configuration import stages_of
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
+from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.comparison import HORIZON, summarise, to_text
-from whale_jax.finetune import make_config, open_start, tell_adoption
-from whale_jax.models.world_model import COMPONENTS
+from whale_jax.jobs.configuration import stages_of
+from whale_jax.jobs.finetune import make_config, open_start, tell_adoption
+from whale_jax.models.whale.world_model import COMPONENTS
 from whale_jax.training.adopt import adopt, compare
 from whale_jax.training.checkpoint import newest_meta
 

@@ -14,9 +14,9 @@ import oxe_schemas as schemas
 from test_mixture import SAMPLE
 
 import whale_jax
-from whale_jax.data.oxe import RECIPES, TABLETOP
-from whale_jax.data.standard import to_mixture
-from whale_jax.models.world_model import TRAINED
+from whale_jax.data.oxe.recipes import RECIPES, TABLETOP
+from whale_jax.data.oxe.standard import to_mixture
+from whale_jax.models.whale.world_model import TRAINED
 from whale_jax.training.checkpoint import read_meta, stage_directory, steps_in
 
 CONFIG = tiny.ROOT / "tests" / "tiny_oxe.py"

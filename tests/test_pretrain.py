@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.configuration import to_plain
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.imagination.world import load
-from whale_jax.models.world_model import TRAINED
-from whale_jax.pretrain import Phases, pretrain
-from whale_jax.reuse import reuse
+from whale_jax.jobs.configuration import to_plain
+from whale_jax.jobs.pretrain import Phases, pretrain
+from whale_jax.jobs.reuse import reuse
+from whale_jax.models.whale.world_model import TRAINED
 
 MEASURES = {"psnr", "ssim", "moving_psnr"}
 CONTROLS = {"repeat_last_frame", "reconstruction", "wrong_actions"}

@@ -14,7 +14,7 @@ import pytest
 import tiny_judge
 
 import whale_jax
-from whale_jax.data.store import open_store
+from whale_jax.data.store.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 

@@ -12,14 +12,14 @@ import pytest
 import tiny
 import tiny_scaling
 
-from whale_jax.configuration import load_config, model_settings, override
+from whale_jax.base.errors import WhaleError
 from whale_jax.data.source import LocalSource
-from whale_jax.data.store import nested_share, open_store
-from whale_jax.errors import WhaleError
+from whale_jax.data.store.store import nested_share, open_store
 from whale_jax.evaluation.protocol import Clips
 from whale_jax.imagination.world import load
-from whale_jax.pretrain import train_alone
-from whale_jax.scaling import FROZEN, Cell, ScalingSettings, fit, losses, pixel_mse, scaling_study
+from whale_jax.jobs.configuration import load_config, model_settings, override
+from whale_jax.jobs.pretrain import train_alone
+from whale_jax.jobs.scaling import FROZEN, Cell, ScalingSettings, fit, losses, pixel_mse, scaling_study
 from whale_jax.training.checkpoint import find_component
 from whale_jax.training.settings import StageSettings
 

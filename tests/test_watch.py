@@ -17,11 +17,11 @@ import psutil
 import pytest
 import tiny
 
-from whale_jax.configuration import stages_of, to_plain
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import TRAINED
+from whale_jax.base.errors import WhaleError
+from whale_jax.jobs.configuration import stages_of, to_plain
+from whale_jax.jobs.watch import CURVE, read_facts, to_json, to_text, watch
+from whale_jax.models.whale.world_model import TRAINED
 from whale_jax.training.history import RUN, write_run
-from whale_jax.watch import CURVE, read_facts, to_json, to_text, watch
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from whale_jax.configuration import default_config, stage, transformer
-from whale_jax.data.episode import Episode
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
+from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.jobs.configuration import default_config, stage, transformer
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, STEPS = 16, 12
@@ -81,9 +81,9 @@ def random_world(side: int = 32, members: int = 0):
     import jax
     import jax.numpy as jnp
 
-    from whale_jax.configuration import model_settings
     from whale_jax.imagination.world import WorldModel
-    from whale_jax.models.world_model import COMPONENTS, Networks
+    from whale_jax.jobs.configuration import model_settings
+    from whale_jax.models.whale.world_model import COMPONENTS, Networks
     from whale_jax.training.checkpoint import Meta
 
     config = get_config()
@@ -217,7 +217,7 @@ def whale(*arguments: str, **env: str) -> Done:
 def forked(directory: Path, *arguments: str, **env: str) -> Done:
     """As `whale`, in a process forked from one that has imported everything, which saves seconds of start-up."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["whale_jax.pretrain", "tensorstore", "whale_jax.imagination.film"])
+    context.set_forkserver_preload(["whale_jax.jobs.pretrain", "tensorstore", "whale_jax.imagination.film"])
     out, err = directory / "stdout", directory / "stderr"
     process = context.Process(target=_main, args=([str(a) for a in arguments], env, str(out), str(err)))
     process.start()
@@ -282,7 +282,7 @@ def _main(arguments: list[str], env: dict[str, str], out: str, err: str) -> None
     os.environ.update(env)
     os.chdir(ROOT)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    from whale_jax.cli import main
+    from whale_jax.cli.whale import main
 
     status = main(arguments)
     sys.stdout.flush()

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 from PIL import Image
 
-from whale_jax.evaluation.asking import JudgeSettings
-from whale_jax.evaluation.chat import ChatSettings
+from whale_jax.evaluation.judge.asking import JudgeSettings
+from whale_jax.evaluation.judge.chat import ChatSettings
 
 KEY = "sk-very-secret-key-of-the-tests"
 

@@ -6,7 +6,7 @@ Command:  whale train --config=tests/tiny_oxe.py --workdir=DIR --config.data.roo
 import sys
 from pathlib import Path
 
-from whale_jax.data.oxe import TABLETOP, WHALE_X
+from whale_jax.data.oxe.recipes import TABLETOP, WHALE_X
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny

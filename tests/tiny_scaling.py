@@ -15,9 +15,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 
-from whale_jax.configuration import stage, transformer
-from whale_jax.data.episode import Episode
-from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.jobs.configuration import stage, transformer
 
 # Ground and square of each colouring; the last one is seen in fine-tuning alone.
 COLOURS = (

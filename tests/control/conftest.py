@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from whale_jax.control import replay as replays
-from whale_jax.data.store import open_store
+from whale_jax.data.store.store import open_store
 
 SIDE = 32
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.control.dream import Dream, DreamSettings, make_dream
-from whale_jax.control.starts import read_starts
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import open_store
+from whale_jax.imagination.environments.dream import Dream, DreamSettings, make_dream
+from whale_jax.imagination.environments.starts import read_starts
 
 B, STEPS = 5, 18
 COMPILED = [jax.jit(f, static_argnums=0) for f in (Dream.reset, Dream.step, Dream.reset_where)]

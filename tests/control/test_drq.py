@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from whale_jax.base.errors import WhaleError
 from whale_jax.control.drq import Drq, DrqSettings, Encoder, Transitions, random_shift
-from whale_jax.errors import WhaleError
 
 SMALL = DrqSettings(
     stack=1,

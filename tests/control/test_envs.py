@@ -20,7 +20,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from whale_jax.control import DREAM, register
-from whale_jax.control.envs import DreamEnv, DreamVectorEnv
+from whale_jax.imagination.environments.envs import DreamEnv, DreamVectorEnv
 
 B = 3
 QUICK = {"uncertainty": "entropy", "horizon": 3}

@@ -9,8 +9,8 @@ import tiny
 
 from whale_jax.control.policy import load_policy
 from whale_jax.control.tables import across, summary, to_text
-from whale_jax.data.resume import alone
-from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.data.store.resume import alone
+from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
 
 pytest.importorskip("metaworld")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.episode import Episode
-from whale_jax.data.storage import episode_file, rebuild_manifest, write_episode
-from whale_jax.data.store import open_store
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.data.store.store import open_store
 
 SPEC = ActionSpec(
     names=("x", "y", "z", "grip"),

@@ -16,7 +16,7 @@ from PIL import Image
 from tensorflow_datasets.core import utils
 from tensorflow_datasets.proto import tf_example_pb2
 
-from whale_jax.data.rlds_write import write_dataset
+from whale_jax.data.rlds.write import write_dataset
 
 SEEN = "observation/natural_language_instruction"
 SAID = "language_instruction"

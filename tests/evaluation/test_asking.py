@@ -13,13 +13,13 @@ import tiny
 import tiny_judge
 from tiny_judge import KEY, criteria_of, pictures_of, settings_for
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation.answers import keep_picture
-from whale_jax.evaluation.asking import GIVE_UP, JudgeSettings, Question, collect
-from whale_jax.evaluation.chat import ChatSettings
+from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.evaluate import evaluate_checkpoint
-from whale_jax.evaluation.scenarios import read_scenarios
-from whale_jax.evaluation.verdicts import majority
+from whale_jax.evaluation.judge.answers import keep_picture
+from whale_jax.evaluation.judge.asking import GIVE_UP, JudgeSettings, Question, collect
+from whale_jax.evaluation.judge.chat import ChatSettings
+from whale_jax.evaluation.judge.scenarios import read_scenarios
+from whale_jax.evaluation.judge.verdicts import majority
 
 SCENARIO = read_scenarios()["door-close"]
 KEYS = SCENARIO.keys
@@ -95,8 +95,8 @@ def test_an_answer_that_was_damaged_is_asked_for_again(judge, tmp_path):
 KILLED = """
 import json, signal, sys
 from pathlib import Path
-from whale_jax.evaluation.asking import JudgeSettings, Question, collect
-from whale_jax.evaluation.scenarios import read_scenarios
+from whale_jax.evaluation.judge.asking import JudgeSettings, Question, collect
+from whale_jax.evaluation.judge.scenarios import read_scenarios
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where the suite runs in the background it is ignored
 root, settings, pairs = json.loads(sys.argv[1])
 asked = [Question(read_scenarios()["door-close"], *pair) for pair in pairs]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import films
-from whale_jax.evaluation.panels import UNCERTAIN, Curve
+from whale_jax.base.errors import WhaleError
+from whale_jax.evaluation.report import films
+from whale_jax.evaluation.report.panels import UNCERTAIN, Curve
 
 
 def decoded(data: bytes) -> tuple[np.ndarray, av.VideoStream]:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import fvd
+from whale_jax.base.errors import WhaleError
+from whale_jax.evaluation.video import fvd
 from whale_jax.nn import i3d
 
 FILM = np.zeros((2, 10, 16, 16, 3), np.uint8)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.cli import main
-from whale_jax.data.lerobot import LeRobot
-from whale_jax.data.lerobot_write import CAMERA
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.cli.whale import main
+from whale_jax.data.lerobot.read import LeRobot
+from whale_jax.data.lerobot.write import CAMERA
+from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.imagined import ImaginedSettings, write_imagined
 
 SETTINGS = ImaginedSettings(context=2, horizon=2, episodes=2, uncertainty="entropy")

@@ -10,17 +10,17 @@ import tiny
 import tiny_judge
 from tiny_judge import criteria_of, settings_for
 
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation.consistency import PERCENT, score
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.evaluate import evaluate, held_out, rescore
-from whale_jax.evaluation.judge import evaluate_judge
+from whale_jax.evaluation.judge.consistency import PERCENT, score
+from whale_jax.evaluation.judge.scenarios import read_scenarios, scenario_of
+from whale_jax.evaluation.judge.suite import evaluate_judge
+from whale_jax.evaluation.judge.verdicts import majority
 from whale_jax.evaluation.protocol import ProtocolSettings
-from whale_jax.evaluation.report import outcome, statements
-from whale_jax.evaluation.scenarios import read_scenarios, scenario_of
-from whale_jax.evaluation.scoring import score as score_returns
-from whale_jax.evaluation.value import ValueSettings
-from whale_jax.evaluation.verdicts import majority
+from whale_jax.evaluation.report.report import outcome, statements
+from whale_jax.evaluation.value.scoring import score as score_returns
+from whale_jax.evaluation.value.suite import ValueSettings
 
 
 def vote(*holds: bool) -> dict:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from whale_jax.evaluation.kept import digest, kept
+from whale_jax.base.files import digest, kept
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.evaluate import held_out
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, measure, other_actions, read_clips
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import ranking
+from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.statistics import interval
+from whale_jax.evaluation.value import ranking
 
 TRUE = np.array([1.0, 4.0, 2.0, 8.0, 5.0, 5.0])
 ESTIMATED = np.array([2.0, 3.0, 3.0, 6.0, 9.0, 1.0])

@@ -11,10 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import films
-from whale_jax.evaluation.curves import Line, chart
-from whale_jax.evaluation.report import Figure, Film, statement, summarise, write_report
+from whale_jax.base.errors import WhaleError
+from whale_jax.evaluation.report import films
+from whale_jax.evaluation.report.curves import Line, chart
+from whale_jax.evaluation.report.report import Figure, Film, statement, summarise, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)

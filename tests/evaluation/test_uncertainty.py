@@ -7,14 +7,14 @@ import pytest
 import tiny
 from scipy import stats
 
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.evaluate import evaluate, evaluate_checkpoint, held_out
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
-from whale_jax.evaluation.reliability import statement
-from whale_jax.evaluation.report import outcome, statements
-from whale_jax.evaluation.uncertainty import UncertaintySettings
-from whale_jax.evaluation.video import lpips
+from whale_jax.evaluation.report.report import outcome, statements
+from whale_jax.evaluation.uncertainty.section import statement
+from whale_jax.evaluation.uncertainty.suite import UncertaintySettings
+from whale_jax.evaluation.video.metrics import lpips
 from whale_jax.imagination.world import WorldModel
 
 SIDE = 32

@@ -10,15 +10,16 @@ import pytest
 import tiny
 from scipy import stats
 
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import embeddings, video
-from whale_jax.evaluation import policies as own
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.evaluate import evaluate, held_out, rescore
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
-from whale_jax.evaluation.report import outcome, statements
-from whale_jax.evaluation.scoring import score
-from whale_jax.evaluation.value import ValueSettings, evaluate_value
+from whale_jax.evaluation.report.report import outcome, statements
+from whale_jax.evaluation.value import embeddings
+from whale_jax.evaluation.value import policies as own
+from whale_jax.evaluation.value.scoring import score
+from whale_jax.evaluation.value.suite import ValueSettings, evaluate_value
+from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.world import WorldModel
 
 SIDE = 32
@@ -315,8 +316,8 @@ def test_policies_are_found_by_name(monkeypatch, tmp_path):
 
 def test_a_policy_of_frames_acts_in_the_simulator_and_in_the_model(world, store, tmp_path):
     pytest.importorskip("metaworld")
-    from whale_jax.data.metaworld import Simulator
-    from whale_jax.data.record import episode_seed
+    from whale_jax.data.metaworld.record import episode_seed
+    from whale_jax.data.metaworld.simulator import Simulator
 
     task = tiny.TASKS[0]
     one = store.select(tasks=task)

@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import correlate1d
 from skimage import metrics as skimage
 
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import video
+from whale_jax.base.errors import WhaleError
+from whale_jax.evaluation.video import metrics as video
 
 
 @pytest.fixture

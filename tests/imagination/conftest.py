@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.configuration import load_config, model_settings
-from whale_jax.data.metaworld import ACTION_SPEC
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.imagination.world import WorldModel
-from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.jobs.configuration import load_config, model_settings
+from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.training.checkpoint import Meta
 
 ROOT = Path(__file__).resolve().parents[2]

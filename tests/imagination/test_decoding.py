@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.imagination.decoding import choose, entropy, masked_after, maskgit_decode
-from whale_jax.models.dynamics import DynamicsSettings
+from whale_jax.models.whale.decoding import choose, entropy, masked_after, maskgit_decode
+from whale_jax.models.whale.dynamics import DynamicsSettings
 from whale_jax.nn.transformer import TransformerSettings
 
 V = 7

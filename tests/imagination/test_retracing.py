@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.errors import WhaleError
-from whale_jax.imagination.retracing import additive_dimensions, retrace, retraced_action
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.imagination.rollout import rollout, start, step
+from whale_jax.imagination.uncertainty.retracing import additive_dimensions, retrace, retraced_action
 
 TOY = ActionSpec(("x", "grip"), ("delta", "gripper"), ("m", ""), (-1, -1), (1, 1), 10.0)
 ADDITIVE = additive_dimensions(ACTION_SPEC)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from whale_jax.imagination.rollout import rollout, start, step
-from whale_jax.imagination.uncertainty import Entropy
+from whale_jax.imagination.uncertainty.estimators import Entropy
 
 CONTEXT, HORIZON = 2, 6  # longer than the window of 4
 

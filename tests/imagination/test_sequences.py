@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.imagination import sequences
 
 ABSOLUTE = dataclasses.replace(ACTION_SPEC, kinds=("absolute",) * 4)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.errors import WhaleError
-from whale_jax.imagination.retracing import additive_dimensions
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.imagination.rollout import fill_dynamics, rollout, start, step
-from whale_jax.imagination.uncertainty import Ensemble, Entropy, Retracing, resolve
+from whale_jax.imagination.uncertainty.estimators import Ensemble, Entropy, Retracing, resolve
+from whale_jax.imagination.uncertainty.retracing import additive_dimensions
 from whale_jax.nn import lpips
 
 ADDITIVE = tuple(additive_dimensions(ACTION_SPEC).tolist())

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from whale_jax.errors import WhaleError
-from whale_jax.imagination.uncertainty import Entropy
+from whale_jax.base.errors import WhaleError
+from whale_jax.imagination.uncertainty.estimators import Entropy
 
 CONTEXT, HORIZON = 2, 6
 

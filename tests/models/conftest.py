@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.configuration import load_config, model_settings
-from whale_jax.models.world_model import Networks
+from whale_jax.jobs.configuration import load_config, model_settings
+from whale_jax.models.whale.world_model import Networks
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from whale_jax.models.behaviour import HistoryEncoder
+from whale_jax.models.whale.behaviour import HistoryEncoder
 
 INDICES = range(4)
 

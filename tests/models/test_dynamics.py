@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from whale_jax.models.behaviour import gaussian_nll, previous_actions
-from whale_jax.models.dynamics import random_mask, token_cross_entropy
+from whale_jax.models.whale.behaviour import gaussian_nll, previous_actions
+from whale_jax.models.whale.dynamics import random_mask, token_cross_entropy
 
 SHAPE = (400, 3, 512)  # B T N
 

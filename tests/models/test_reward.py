@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.models.reward import (
+from whale_jax.models.heads.reward import (
     RewardSettings,
     expected_reward,
     reward_bins,

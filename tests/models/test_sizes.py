@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from whale_jax.configuration import load_config, model_settings
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import Networks, WorldModelSettings
+from whale_jax.base.errors import WhaleError
+from whale_jax.jobs.configuration import load_config, model_settings
+from whale_jax.models.whale.world_model import Networks, WorldModelSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PUBLISHED = {  # millions, Tables 5 to 8

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.nn.attention import attention, resolve_kernel
 
 SHAPE = (2, 6, 3, 8)  # B S H D

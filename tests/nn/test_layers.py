@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.nn.layers import Dense, LayerNorm, check_patches, patchify, to_unit, unpatchify
 
 

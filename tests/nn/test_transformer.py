@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.nn.positions import grid_codes, rotate
 from whale_jax.nn.transformer import STTransformer, TransformerSettings
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from whale_jax.tools.inspect.compiled import collectives, memory
 from whale_jax.training import sharding
-from whale_jax.training.compiled import collectives, memory
 
 ALL = PartitionSpec(("data", "model"))
 BOTH = ("data", "model")

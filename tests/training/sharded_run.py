@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny  # noqa: E402
 
-from whale_jax.configuration import model_settings  # noqa: E402
-from whale_jax.data.episodes import batches, open_store  # noqa: E402
-from whale_jax.models.world_model import COMPONENTS, Networks  # noqa: E402
+from whale_jax.data.store.batches import batches, open_store  # noqa: E402
+from whale_jax.jobs.configuration import model_settings  # noqa: E402
+from whale_jax.models.whale.stages import STAGES  # noqa: E402
+from whale_jax.models.whale.world_model import COMPONENTS, Networks  # noqa: E402
 from whale_jax.training import sharding  # noqa: E402
 from whale_jax.training.settings import StageSettings  # noqa: E402
-from whale_jax.training.stages import STAGES  # noqa: E402
 from whale_jax.training.step import abstract_frozen, abstract_state, make_step  # noqa: E402
 
 STEPS = 20

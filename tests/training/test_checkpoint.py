@@ -9,9 +9,9 @@ import pytest
 import tiny
 
 import whale_jax
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import TRAINED
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import open_store
+from whale_jax.models.whale.world_model import TRAINED
 from whale_jax.training.checkpoint import find, read_item, steps_in
 
 

@@ -9,10 +9,10 @@ import jax
 import pytest
 import tiny
 
-from whale_jax.errors import WhaleError
-from whale_jax.inspection_mesh import inspect_mesh
-from whale_jax.training.chips import CHIPS
-from whale_jax.training.compiled import Collective, collectives, wire_seconds
+from whale_jax.base.errors import WhaleError
+from whale_jax.tools.chips import CHIPS
+from whale_jax.tools.inspect.compiled import Collective, collectives, wire_seconds
+from whale_jax.tools.inspect.mesh import inspect_mesh
 
 PROGRAM = Path(__file__).parent / "collective_programs.py"
 MESH = {"data": 4, "model": 2}

@@ -10,14 +10,14 @@ import optax
 import pytest
 import tiny
 
-from whale_jax.configuration import model_settings, stages_of
-from whale_jax.data import batch as batches
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract import batch as batches
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
+from whale_jax.jobs.configuration import model_settings, stages_of
+from whale_jax.models.whale.stages import STAGES
+from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import alone
-from whale_jax.training.stages import STAGES
 from whale_jax.training.step import TrainState, make_step, step_key
 
 STEPS = 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.training.hosts import Cluster, detect
 
 SRUN = {

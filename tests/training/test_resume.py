@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from whale_jax.training.stages import STAGES
+from whale_jax.models.whale.stages import STAGES
 
 LAST = 10
 

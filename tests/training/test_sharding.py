@@ -12,15 +12,15 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec
 
-from whale_jax.configuration import default_config, model_settings
-from whale_jax.data import batch as batches
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS, Networks
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract import batch as batches
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
+from whale_jax.jobs.configuration import default_config, model_settings
+from whale_jax.models.whale.stages import STAGES
+from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.nn.placement import Placement
 from whale_jax.training import sharding
 from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES
 from whale_jax.training.step import rule_matches
 
 PROGRAM = Path(__file__).parent / "sharded_run.py"

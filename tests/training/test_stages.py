@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.configuration import model_settings
-from whale_jax.data import batch as batches
-from whale_jax.data.metaworld import ACTION_SPEC
-from whale_jax.models.world_model import Networks
+from whale_jax.data.contract import batch as batches
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
+from whale_jax.jobs.configuration import model_settings
+from whale_jax.models.whale.stages import STAGES, Stage, TokenizerStage, masked_mean
+from whale_jax.models.whale.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.settings import StageSettings
-from whale_jax.training.stages import STAGES, Stage, TokenizerStage, masked_mean
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import tiny
 
-from whale_jax.data import activity
-from whale_jax.data import batch as batches
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract import batch as batches
 from whale_jax.data.source import LocalSource
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
-from whale_jax.pretrain import train_stage
+from whale_jax.data.store import activity
+from whale_jax.data.store.store import open_store
+from whale_jax.jobs.pretrain import train_stage
 from whale_jax.training import checkpoint, sharding
 from whale_jax.training.feed import Feed
 from whale_jax.training.profile import parse_window

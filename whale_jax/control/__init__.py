@@ -11,7 +11,7 @@ def register() -> None:
     import gymnasium
 
     if DREAM not in gymnasium.registry:
-        home = "whale_jax.control.envs"
+        home = "whale_jax.imagination.environments.envs"
         gymnasium.register(DREAM, f"{home}:DreamEnv", vector_entry_point=f"{home}:DreamVectorEnv")
 
 

@@ -5,12 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from whale_jax.base.errors import WhaleError
 from whale_jax.control.programs import Programs
 from whale_jax.control.settings import ControlSettings
-from whale_jax.data.store import EpisodeStore
-from whale_jax.errors import WhaleError
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.rollout import rollout
-from whale_jax.imagination.uncertainty import UNCERTAINTIES
+from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES
 from whale_jax.imagination.world import WorldModel
 
 

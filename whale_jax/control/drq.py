@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings
 from whale_jax.nn.layers import to_unit
-from whale_jax.nn.settings import Settings
 
 Params = dict[str, Any]
 

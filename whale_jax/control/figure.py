@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from whale_jax.evaluation.figure import INK, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
+from whale_jax.evaluation.report.figure import INK, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
 
 _METHODS = {
     "retracing": (MODEL, "retracing penalty"),

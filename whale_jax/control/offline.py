@@ -15,7 +15,7 @@ from whale_jax.control.drq import Learner, Transitions
 from whale_jax.control.drq import Params as PolicyParams
 from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay
-from whale_jax.models.world_model import Params
+from whale_jax.models.whale.world_model import Params
 
 
 @flax.struct.dataclass

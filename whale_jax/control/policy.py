@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
 from whale_jax.control.drq import Drq, DrqSettings
-from whale_jax.data.actions import ActionSpec
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation.kept import write
-from whale_jax.evaluation.policies import find_policy
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.evaluation.value.policies import find_policy
 from whale_jax.imagination.world import Policy
 
 FORMAT = "whale-policy/1"
@@ -91,6 +91,6 @@ def named_policies(names: Iterable[str]) -> dict[str, Policy]:
     """Policies by the names that a user gives them: "module:callable", or the directory of a run of `whale control`.
 
     Raises:
-      WhaleError: see `load_policy` and `whale_jax.evaluation.policies.find_policy`.
+      WhaleError: see `load_policy` and `whale_jax.evaluation.value.policies.find_policy`.
     """
     return {name: load_policy(name) if Path(name).is_dir() else find_policy(name) for name in names}

@@ -15,8 +15,8 @@ from whale_jax.control.replay import Replay, join
 from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.rollout import Estimator, RolloutState
-from whale_jax.models.reward import expected_reward
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.models.heads.reward import expected_reward
+from whale_jax.models.whale.world_model import Networks, Params
 
 
 @dataclasses.dataclass(frozen=True)

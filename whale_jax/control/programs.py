@@ -8,9 +8,9 @@ from whale_jax.control.program import Method, Program
 from whale_jax.control.replay import Replay
 from whale_jax.control.search import Search, SearchState
 from whale_jax.control.settings import ControlSettings
-from whale_jax.imagination.uncertainty import UNCERTAINTIES, resolve
+from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
 from whale_jax.imagination.world import WorldModel
-from whale_jax.models.world_model import Params
+from whale_jax.models.whale.world_model import Params
 from whale_jax.nn import lpips
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.control.drq import Transitions
-from whale_jax.data.episode import Episode
+from whale_jax.data.contract.episode import Episode
 
 
 @flax.struct.dataclass

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import digest, write
 from whale_jax.control.checks import recordings
 from whale_jax.control.offline import LearningState
 from whale_jax.control.policy import save_policy
@@ -23,10 +25,8 @@ from whale_jax.control.replay import reaching_back, recorded
 from whale_jax.control.search import SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.trial import Trial
-from whale_jax.data.resume import alone
-from whale_jax.data.store import EpisodeStore
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation.kept import digest, write
+from whale_jax.data.store.resume import alone
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.world import WorldModel
 from whale_jax.training.progress import say
 

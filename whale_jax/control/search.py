@@ -13,7 +13,7 @@ import numpy as np
 from whale_jax.control.drq import Params as PolicyParams
 from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay, reaching_back
-from whale_jax.models.world_model import Params
+from whale_jax.models.whale.world_model import Params
 
 
 @flax.struct.dataclass

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.settings import Settings
 from whale_jax.control.drq import DrqSettings
-from whale_jax.data.metaworld import check_names
-from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.imagination.uncertainty import UNCERTAINTIES
-from whale_jax.nn.settings import Settings
+from whale_jax.data.metaworld.simulator import check_names
+from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES
 
 # How a policy is trained: with a penalty on what the named uncertainty says, with none, or without imagination.
 METHODS = (*UNCERTAINTIES, "none", "offline")

@@ -15,16 +15,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
 from whale_jax.control.checks import check_study
-from whale_jax.control.dream import data_of
 from whale_jax.control.programs import Programs
 from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, made_of, result_of
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
-from whale_jax.data.store import open_store
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation.figure import check_drawing
-from whale_jax.evaluation.kept import write
+from whale_jax.data.store.store import open_store
+from whale_jax.evaluation.report.figure import check_drawing
+from whale_jax.imagination.environments.dream import data_of
 from whale_jax.imagination.world import load
 from whale_jax.training.progress import say
 

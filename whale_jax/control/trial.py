@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from whale_jax.control.settings import TrialSettings
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.metaworld import Simulator
-from whale_jax.data.record import episode_seed
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.metaworld.record import episode_seed
+from whale_jax.data.metaworld.simulator import Simulator
 from whale_jax.training.interrupt import Interrupted, requested
 
 

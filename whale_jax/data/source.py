@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.episodes import BatchIterator, batches
-from whale_jax.data.store import EpisodeStore
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.store.batches import BatchIterator, batches
+from whale_jax.data.store.store import EpisodeStore
 
 if TYPE_CHECKING:
-    from whale_jax.data.mixture import Mixture, ReadSettings
+    from whale_jax.data.oxe.mixture import Mixture, ReadSettings
 
 
 class Source(Protocol):
@@ -19,7 +19,7 @@ class Source(Protocol):
     Attributes:
       action_spec: what the actions of its batches mean.
       specs: what the actions of each data set in it mean, by name; empty for a single one.
-      statistics: of the training episodes' actions, see `whale_jax.data.actions.statistics`; of a mixture by name.
+      statistics: of the training episodes' actions, see `data.contract.actions.statistics`; of a mixture by name.
     """
 
     action_spec: ActionSpec
@@ -113,6 +113,6 @@ class MixtureSource:
         return mixture.batches(self.settings, held_out=True, **read)
 
     def report_store(self, root, each, min_frames) -> EpisodeStore:
-        from whale_jax.data.convert import write_held_out
+        from whale_jax.data.oxe.convert import write_held_out
 
         return write_held_out(self.mixture, root, self.settings.image_size, each, min_frames)

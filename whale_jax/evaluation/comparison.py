@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from whale_jax.data.store import EpisodeStore
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import video
-from whale_jax.evaluation.figure import LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
-from whale_jax.evaluation.films import stills
-from whale_jax.evaluation.kept import write
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.protocol import ProtocolSettings, imagine, read_clips
+from whale_jax.evaluation.report.figure import LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
+from whale_jax.evaluation.report.films import stills
 from whale_jax.evaluation.statistics import interval, resamples
+from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.world import WorldModel
 from whale_jax.nn import lpips
 

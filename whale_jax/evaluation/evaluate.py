@@ -14,20 +14,20 @@ from typing import Any
 import jax
 import psutil
 
-from whale_jax.data.store import EpisodeStore, open_store
-from whale_jax.errors import WhaleError, unknown_name
-from whale_jax.evaluation import video
-from whale_jax.evaluation.asking import JudgeSettings
-from whale_jax.evaluation.consistency import score as score_consistency
-from whale_jax.evaluation.fvd import Collector
-from whale_jax.evaluation.judge import FOLDER, evaluate_judge
-from whale_jax.evaluation.kept import write
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.files import write
+from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.evaluation.judge.asking import JudgeSettings
+from whale_jax.evaluation.judge.consistency import score as score_consistency
+from whale_jax.evaluation.judge.suite import FOLDER, evaluate_judge
 from whale_jax.evaluation.protocol import SAMPLES, ProtocolSettings, evaluate_video
-from whale_jax.evaluation.report import Film, write_report
-from whale_jax.evaluation.scoring import score
-from whale_jax.evaluation.summary import FORMAT, check_metrics
-from whale_jax.evaluation.uncertainty import UncertaintySettings, evaluate_uncertainty
-from whale_jax.evaluation.value import ValueSettings, check_reward, evaluate_value
+from whale_jax.evaluation.report.report import Film, write_report
+from whale_jax.evaluation.report.summary import FORMAT, check_metrics
+from whale_jax.evaluation.uncertainty.suite import UncertaintySettings, evaluate_uncertainty
+from whale_jax.evaluation.value.scoring import score
+from whale_jax.evaluation.value.suite import ValueSettings, check_reward, evaluate_value
+from whale_jax.evaluation.video import metrics as video
+from whale_jax.evaluation.video.fvd import Collector
 from whale_jax.imagination.world import Policy, WorldModel, load
 from whale_jax.nn import lpips
 from whale_jax.training.history import read_history
@@ -365,7 +365,7 @@ def ranked_store(model: WorldModel, workdir: Path, settings: ValueSettings) -> E
             "This model was trained on recordings that no simulator here can go on with; name episodes of the policies "
             "to be ranked with --data."
         )
-    from whale_jax.data.record import record
+    from whale_jax.data.metaworld.record import record
 
     needed = settings.context - 1 + settings.horizon
     there = (path.name.removeprefix("ranked-") for path in workdir.glob("ranked-*"))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from whale_jax.data.episode import Episode
-from whale_jax.data.lerobot_write import write_lerobot
-from whale_jax.data.store import EpisodeStore
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.lerobot.write import write_lerobot
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.protocol import imagine
 from whale_jax.imagination.world import WorldModel
-from whale_jax.nn.settings import Settings
 
 _SPLITS = ("valid", "test")
 

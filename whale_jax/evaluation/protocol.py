@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from whale_jax.data.store import EpisodeStore
-from whale_jax.errors import WhaleError
-from whale_jax.evaluation import video
-from whale_jax.evaluation.films import encode, side_by_side, suffix
-from whale_jax.evaluation.fvd import Collector
-from whale_jax.evaluation.kept import write
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
+from whale_jax.base.settings import Settings
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.report.films import encode, side_by_side, suffix
+from whale_jax.evaluation.video import metrics as video
+from whale_jax.evaluation.video.fvd import Collector
 from whale_jax.imagination.world import Imagination, WorldModel
 from whale_jax.nn import lpips
-from whale_jax.nn.settings import Settings
 
 Pair = TypeVar("Pair")
 SAMPLES = 1  # of every clip: nothing is the best of many

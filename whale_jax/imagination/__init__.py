@@ -1,0 +1,1 @@
+"""Futures of a world model, and how far to trust them."""

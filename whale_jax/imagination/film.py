@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.storage import read_episode
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.store.storage import read_episode
 from whale_jax.imagination.sequences import directions, given_actions, random_actions, typed
 from whale_jax.imagination.world import WorldModel
 

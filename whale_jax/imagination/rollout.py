@@ -11,9 +11,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from whale_jax.imagination.decoding import choose, entropy, maskgit_decode
-from whale_jax.models.behaviour import previous_actions
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.models.whale.behaviour import previous_actions
+from whale_jax.models.whale.decoding import choose, entropy, maskgit_decode
+from whale_jax.models.whale.world_model import Networks, Params
 from whale_jax.nn.categorical import mode
 from whale_jax.nn.transformer import TimeCache
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
 
 _FILES = (".csv", ".npy")
 

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination import rollout as rollouts
-from whale_jax.imagination.uncertainty import resolve
-from whale_jax.models.reward import expected_reward
-from whale_jax.models.world_model import TRAINED, Networks, Params
+from whale_jax.imagination.uncertainty.estimators import resolve
+from whale_jax.models.heads.reward import expected_reward
+from whale_jax.models.whale.world_model import TRAINED, Networks, Params
 from whale_jax.nn import lpips
 from whale_jax.training.checkpoint import Meta, fall_back, find, networks_of, read_item, read_meta, steps_in
 from whale_jax.training.sharding import make_mesh, put_batch, replicated

@@ -1,0 +1,1 @@
+"""Attention, transformer, quantiser and perceptual networks."""

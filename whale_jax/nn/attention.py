@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.errors import unknown_name
+from whale_jax.base.errors import unknown_name
 
 KERNELS = ("xla", "cudnn", "bounded")
 _EXP_LIMIT = 80.0  # exp(88.7) overflows float32

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.nn.placement import gather
 
 HEAD_STD = 0.02  # small, so that a fresh head predicts next to nothing

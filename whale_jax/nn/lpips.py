@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.layers import to_unit
 
 NETWORKS = ("alexnet", "vgg16")

@@ -8,7 +8,7 @@ on accelerators, float32 on a CPU. The residual stream is float32 unless a modul
 import jax
 import jax.numpy as jnp
 
-from whale_jax.errors import unknown_name
+from whale_jax.base.errors import unknown_name
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -8,13 +8,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.settings import Settings
 from whale_jax.nn.attention import attention, attention_to_slots, resolve_kernel
 from whale_jax.nn.layers import Dense, LayerNorm
 from whale_jax.nn.placement import constrain
 from whale_jax.nn.positions import grid_codes, rotate
 from whale_jax.nn.precision import resolve_dtype
-from whale_jax.nn.settings import Settings
 
 REMAT_POLICIES = {
     "none": None,

@@ -1,0 +1,1 @@
+"""One loop, its step, checkpoints and sharding."""

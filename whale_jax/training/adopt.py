@@ -5,9 +5,9 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import Params
-from whale_jax.nn.settings import flat
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import flat
+from whale_jax.models.whale.world_model import Params
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import COMPONENTS, TRAINED, Networks, Params, WorldModelSettings
-from whale_jax.nn.settings import flat
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import flat
+from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, Params, WorldModelSettings
 from whale_jax.training import hosts
 from whale_jax.training.progress import say
 
@@ -36,7 +36,7 @@ class Meta:
       stage: the stage that wrote it; `finished` once that stage is over.
       model: settings of all networks; config: the whole config; action_spec: what the actions mean.
       specs: what each data set's own actions mean, by name, if it was a mixture.
-      statistics: of the training episodes' actions, see `whale_jax.data.actions.statistics`; of a mixture by name.
+      statistics: of the training episodes' actions, see `data.contract.actions.statistics`; of a mixture by name.
       versions: of the libraries that wrote it.
       best, bad_evals: held-out selection so far.
     """

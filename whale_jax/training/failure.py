@@ -12,16 +12,16 @@ import optax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from whale_jax.data.actions import ActionSpec
-from whale_jax.data.batch import Batch
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import Params
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.contract.batch import Batch
+from whale_jax.models.whale.stages import STAGES, Stage
+from whale_jax.models.whale.world_model import Params
 from whale_jax.nn.placement import Placement, placed
 from whale_jax.training import hosts
 from whale_jax.training.checkpoint import Meta, networks_of, read_item, read_meta
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import alone
-from whale_jax.training.stages import STAGES, Stage
 from whale_jax.training.step import gradients, step_key
 
 

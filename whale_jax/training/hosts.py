@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.training.progress import say, speak_as
 from whale_jax.training.sharding import replicated
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.data.batch import Batch
-from whale_jax.errors import WhaleError
-from whale_jax.models.world_model import Params
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.batch import Batch
+from whale_jax.models.whale.stages import Stage
+from whale_jax.models.whale.world_model import Params
 from whale_jax.nn.placement import Placement
 from whale_jax.training import failure, hosts, interrupt
 from whale_jax.training.adopt import adopt
@@ -36,7 +37,6 @@ from whale_jax.training.history import History
 from whale_jax.training.profile import Profiler
 from whale_jax.training.progress import Meter, TensorBoard, say, status_line
 from whale_jax.training.sharding import describe, put_batch, replicated
-from whale_jax.training.stages import Stage
 from whale_jax.training.step import (
     TrainState,
     abstract_frozen,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from whale_jax.errors import unknown_name
+from whale_jax.base.errors import unknown_name
 from whale_jax.training.settings import StageSettings
 
 

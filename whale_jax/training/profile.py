@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from whale_jax.errors import WhaleError
+from whale_jax.base.errors import WhaleError
 from whale_jax.training.progress import say
 
 

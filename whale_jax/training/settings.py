@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from whale_jax.errors import WhaleError
-from whale_jax.nn.settings import Settings
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from whale_jax.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
 
 AXES = ("data", "model")

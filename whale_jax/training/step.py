@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from whale_jax.data.batch import Batch, example
-from whale_jax.models.world_model import Networks, Params
+from whale_jax.data.contract.batch import Batch, example
+from whale_jax.models.whale.stages import STAGES, Stage
+from whale_jax.models.whale.world_model import Networks, Params
 from whale_jax.nn.placement import Placement, constrain, placed
 from whale_jax.training.optimizer import trained
 from whale_jax.training.sharding import Match, matches, replicated, tree_shardings
-from whale_jax.training.stages import STAGES, Stage
 
 
 @flax.struct.dataclass

@@ -1,0 +1,63 @@
+"""Public names that are loaded when first used, and modules that are still found where they used to be."""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# What README and docs have shown, with where it is now; each row stays for a release.
+MOVED = {
+    "whale_jax.configuration": "whale_jax.jobs.configuration",
+    "whale_jax.control.dream": "whale_jax.imagination.environments.dream",
+    "whale_jax.control.envs": "whale_jax.imagination.environments.envs",
+    "whale_jax.data.actions": "whale_jax.data.contract.actions",
+    "whale_jax.data.episode": "whale_jax.data.contract.episode",
+    "whale_jax.data.mixture": "whale_jax.data.oxe.mixture",
+    "whale_jax.data.storage": "whale_jax.data.store.storage",
+    "whale_jax.errors": "whale_jax.base.errors",
+    "whale_jax.finetune": "whale_jax.jobs.finetune",
+    "whale_jax.pretrain": "whale_jax.jobs.pretrain",
+    "whale_jax.process": "whale_jax.base.process",
+}
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns a module's `__getattr__` that loads public names from where they are defined.
+
+    Args:
+      package: name of the module that has the names.
+      homes: full name of the defining module by public name.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(homes[name]), name)
+
+    return get
+
+
+class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a module of `MOVED` under its former name, with a warning. Asked last, after all other finders."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None):
+        return importlib.util.spec_from_loader(name, self) if name in MOVED else None
+
+    def create_module(self, spec) -> types.ModuleType:
+        new = MOVED[spec.name]
+        warnings.warn(f"{spec.name} is now {new}; import that.", DeprecationWarning, stacklevel=2)
+        return types.ModuleType(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        # Python takes what is in sys.modules when a loader is done, so that both names are one module.
+        sys.modules[module.__name__] = importlib.import_module(MOVED[module.__name__])
+
+
+def find_moved_modules() -> None:
+    """Lets `import` find the modules of `MOVED`."""
+    if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedModules())

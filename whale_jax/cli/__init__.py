@@ -1,0 +1,1 @@
+"""The `whale` command: parses, calls one function, prints."""

@@ -1,0 +1,39 @@
+"""The command for policies learnt in a model: parse, call one function, print."""
+
+import argparse
+import json
+from collections.abc import Callable
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.cli.train import _config_option, _load_config, _resumable
+
+
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the commands: add(name, function, help) gives a parser."""
+    command = add("control", run_control, "policies learnt in a model, with and without a penalty, tried; resumes")
+    command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory of the model")
+    command.add_argument("--workdir", required=True, help="directory of the study")
+    _config_option(command, "configs/control_small.py")
+    command.add_argument("--data", help="episode store; default: the one that the model was trained on")
+    command.add_argument("--part", default="1/1", metavar="I/N", help="of N processes that share the runs, the I-th")
+    command.add_argument("--json", action="store_true", help="print the tables as JSON")
+
+
+def run_control(options) -> int:
+    from whale_jax.control.study import control_study
+    from whale_jax.control.tables import to_text
+
+    part = _part(options.part)
+
+    def study() -> None:
+        table = control_study(options.checkpoint, options.workdir, _load_config(options), options.data, part)
+        print(json.dumps(table, indent=1) if options.json else to_text(table))
+
+    return _resumable(study)
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise WhaleError(f"--part is {text!r}; give which of how many, as --part=1/2 and, elsewhere, --part=2/2.")
+    return int(index), int(count)

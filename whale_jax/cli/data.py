@@ -1,0 +1,128 @@
+"""The `whale data` commands: parse, call one function, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the commands to their group: add(name, function, help) gives a parser."""
+    command = add("check", run_check, "which of the 27 data sets are there, and do their actions do as they say?")
+    _root_options(command)
+    command.add_argument("--output", default="data-check", help="where pictures of first episodes go")
+
+    command = add("stats", run_stats, "index the data sets of the mixture that are there; their statistics")
+    _root_options(command)
+
+    command = add("bench", run_bench, "time the batches of a mixture, without a model")
+    _root_options(command)
+    command.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
+    command.add_argument("--frames", type=int, default=8, help="frames of a segment")
+    command.add_argument("--batch-size", type=int, default=32, help="segments of a batch")
+    command.add_argument("--batches", type=int, default=500, help="batches to time")
+    command.add_argument("--threads", type=int, default=2, help="batches made at the same time")
+
+    command = add("export", run_export, "write an episode store as an RLDS or a LeRobot data set")
+    command.add_argument("--from", dest="source", required=True, help="directory of the episode store")
+    command.add_argument("--to", required=True, help="directory that gets NAME/1.0.0, or for LeRobot NAME")
+    command.add_argument("--name", required=True, help="the data set's name")
+    command.add_argument("--format", choices=("rlds", "lerobot"), default="rlds", metavar="FORMAT", help="or lerobot")
+
+    command = add("import", run_import, "convert LeRobot, RLDS, a folder of videos or a store into an episode store")
+    command.add_argument("--from", dest="source", required=True, help="directory of the data set")
+    command.add_argument("--to", required=True, help="directory of the episode store")
+    command.add_argument("--robot", help="what the actions mean: YAML as in configs/robots; RLDS and stores know")
+    command.add_argument("--camera", default="", help="view to use, where there are several")
+    command.add_argument("--image-size", type=int, help="side of a frame in pixels; LeRobot, folders: 64")
+    command.add_argument("--valid", type=float, default=0.1, help="share of held-out episodes, the last ones")
+    command.add_argument("--test", type=float, default=0.0, help="share of test episodes, behind them")
+    command.add_argument("--leave-out", default="", help="comma-separated episodes to pass over")
+
+
+def _root_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--root", required=True, help="directory that holds the data sets' directories")
+    command.add_argument("--index", help="directory for indices; default: beside the data")
+    command.add_argument("--workers", type=int, default=0, help="processes that index; 0 takes one per core")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _present(options):
+    """The data sets of the mixture that are there, however much of them is bad."""
+    from whale_jax.data.oxe.mixture import open_mixture
+    from whale_jax.data.oxe.recipes import RECIPES, WHALE_X
+    from whale_jax.data.rlds.read import find
+
+    there = {name: weight for name, weight in WHALE_X.items() if find(options.root, RECIPES[name].builders)}
+    shared = {"cache": options.index, "workers": options.workers}
+    return open_mixture(options.root, there or WHALE_X, max_bad_share=1.0, **shared)
+
+
+def run_check(options) -> int:
+    from whale_jax.data.oxe.check import check, to_text
+    from whale_jax.data.oxe.sheet import write_sheet
+    from whale_jax.data.rlds.read import BrokenRecord
+
+    findings = list(check(options.root, options.index, options.workers))
+    for finding in findings:
+        if finding.index is not None:
+            try:
+                write_sheet(finding.index, Path(options.output) / f"{finding.name}.png")
+            except BrokenRecord as error:
+                print(f"{finding.name}: no picture, for its first episode has {error}", file=sys.stderr)
+    print(json.dumps([f.to_json() for f in findings], indent=1) if options.json else to_text(findings))
+    print(f"pictures: {options.output}", file=sys.stderr)
+    return 0 if all(f.status in ("ok", "missing") for f in findings) else 1
+
+
+def run_stats(options) -> None:
+    from whale_jax.data.oxe.standard import NAMES
+
+    mixture = _present(options)
+    if options.json:
+        print(json.dumps({index.recipe.name: index.statistics for index in mixture.indices}, indent=1))
+        return
+    for index, weight in zip(mixture.indices, mixture.weights, strict=True):
+        s = index.statistics
+        print(f"{index.recipe.name}: {s['episodes']} training episodes, {s['transitions']} transitions, {weight:.1%}")
+        for d, name in enumerate(NAMES):
+            values = "  ".join(f"{key} {s[key][d]:9.4f}" for key in ("mean", "std", "min", "q01", "q99", "max"))
+            print(f"  {name:<8}{values}")
+
+
+def run_bench(options) -> None:
+    from whale_jax.data.oxe.bench import bench
+    from whale_jax.data.oxe.mixture import ReadSettings
+
+    settings = ReadSettings(options.image_size, threads=options.threads)
+    result = bench(_present(options), settings, options.batch_size, options.frames, options.batches)
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{result['frames_per_second']:.0f} frames/s, first batch after {result['first_batch_seconds']:.1f} s")
+    if result["share_of_decoder"]:
+        alone, share = result["decoder_frames_per_second"], result["share_of_decoder"]
+        print(f"the decoder alone: {alone:.0f} pictures/s at full size; the pipeline does {share:.0%} of that")
+    print(f"resident memory: {result['resident_mb'][0]} MB, at the end {result['resident_mb'][-1]} MB")
+
+
+def run_export(options) -> None:
+    from whale_jax.data.store.store import open_store
+
+    if options.format == "lerobot":
+        from whale_jax.data.lerobot.write import export_lerobot as export
+    else:
+        from whale_jax.data.oxe.convert import export_rlds as export
+    print(export(open_store(options.source), options.to, options.name))
+
+
+def run_import(options) -> None:
+    from whale_jax.data.robot.findings import to_text
+    from whale_jax.data.robot.importing import import_data
+
+    shares = {"valid": options.valid, "test": options.test}
+    leave_out = [name.strip() for name in options.leave_out.split(",") if name.strip()]
+    view = {"camera": options.camera, "image_size": options.image_size}
+    _, found = import_data(options.source, options.to, options.robot, **view, **shares, leave_out=leave_out)
+    print(to_text(found, options.to))

@@ -1,0 +1,238 @@
+"""The commands that train and that measure training: parse, call one function, print."""
+
+import argparse
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from whale_jax.base.errors import WhaleError
+
+STUCK = 5.0  # seconds of reading one file
+
+
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the commands: add(name, function, help) gives a parser."""
+    command = add("train", run_train, "data, four stages and a report; resumes where it stopped")
+    _config_option(command)
+    command.add_argument("--workdir", required=True, help="directory of the run")
+    command.add_argument("--reuse", help="work directory of a run whose data and equal, finished stages are taken over")
+    command.add_argument("--until", help="stop after this stage: tokenizer, behaviour, dynamics or reward")
+    command.add_argument("--profile", default="", metavar="FIRST:LAST", help="trace these steps of every stage")
+    command.add_argument("--coordinator", default="", metavar="HOST:PORT", help="several: where process 0 listens")
+    command.add_argument("--num-processes", type=int, help="several: how many; srun and mpirun say so themselves")
+    command.add_argument("--process-id", type=int, help="several: which this is, from 0")
+    command.add_argument("--coordinator-timeout", type=float, default=300.0, help="several: seconds to wait")
+
+    command = add("finetune", run_finetune, "a checkpoint on episodes of your own robot, and a report; resumes")
+    command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory to start from")
+    text = "episode store, or what `whale data import` takes, which is imported into the work directory"
+    command.add_argument("--data", required=True, help=text)
+    command.add_argument("--robot", help="YAML file of the robot, for LeRobot data sets and folders")
+    command.add_argument("--camera", default="", help="view to use where the data have several")
+    command.add_argument("--workdir", required=True, help="directory of the run")
+    text = "config file whose get_config(pretrained) changes the checkpoint's; --config.KEY=VALUE changes a key"
+    command.add_argument("--config", help=text + "; default: the published steps")
+    command.add_argument("--new-actions", action="store_true", help="draw the inputs of actions anew")
+    command.add_argument("--scratch", action="store_true", help="the same networks, with nothing of the checkpoint")
+    command.add_argument("--no-behaviour", action="store_true", help="without behaviour conditioning")
+    command.add_argument("--until", help="stop after this stage, without a report")
+    command.add_argument("--compare", default="", help="train these too, and compare: scratch, no-behaviour")
+
+    command = add("watch", run_watch, "how far a run is, from another terminal, until Ctrl-C")
+    command.add_argument("workdir", help="directory of the run")
+    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks; default 2")
+    command.add_argument("--once", action="store_true", help="print what is there now, and no more")
+    command.add_argument("--json", action="store_true", help="print it as JSON, once")
+
+    command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
+    _config_option(command)
+    command.add_argument("--mesh", metavar="DATAxMODEL", help="compile every step for so many devices, as 8x1")
+    command.add_argument("--stages", help="with --mesh: comma-separated stages; default: all that the config trains")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = add("scale", run_scale, "a scaling study: sizes by shares of the data, fine-tuned; resumes")
+    _config_option(command, "configs/scaling.py")
+    command.add_argument("--workdir", required=True, help="directory of the study")
+    command.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
+    command.add_argument("directory", help="the directory that the failed run named")
+
+    command = add("bench", run_bench, "time a config's training steps, attention or rollouts, on synthetic data")
+    command.add_argument(
+        "what",
+        nargs="?",
+        default="train",
+        choices=("train", "kernels", "imagine"),
+        metavar="WHAT",
+        help="train (default), kernels (of attention) or imagine",
+    )
+    _config_option(command)
+    command.add_argument("--stages", default="", help="train: comma-separated stages; default: all of the config")
+    command.add_argument("--steps", type=int, default=10, help="train, kernels: repetitions to time")
+    command.add_argument(
+        "--batch", type=int, default=0, help="train, kernels: every stage's batch size, over all devices"
+    )
+    command.add_argument("--batches", default="", help="imagine: numbers of trajectories; default 1,16,64")
+    command.add_argument("--horizon", type=int, default=15, help="imagine: frames after the given one")
+    command.add_argument("--no-compare", action="store_true", help="imagine: leave the full-window sampler out")
+    command.add_argument("--no-retracing", action="store_true", help="imagine: leave retracing out")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _config_option(command: argparse.ArgumentParser, default: str = "configs/quickstart.py") -> None:
+    text = "config file, or file:variant; --config.KEY=VALUE changes a key"
+    command.add_argument("--config", default=default, help=text)
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """The parts of a comma-separated option."""
+    return None if text is None else [name for name in text.split(",") if name]
+
+
+def _load_config(options):
+    from whale_jax.jobs.configuration import load_config, override
+
+    return override(load_config(options.config), options.overrides)
+
+
+def run_train(options) -> int:
+    from whale_jax.training import hosts
+    from whale_jax.training.profile import parse_window
+
+    def train() -> None:
+        config, window = _load_config(options), parse_window(options.profile)
+        cluster = hosts.detect(os.environ, options.coordinator, options.num_processes, options.process_id)
+        if cluster:
+            hosts.join(cluster, options.coordinator_timeout)
+        _train(config, options, window)
+
+    return _resumable(train)
+
+
+def run_finetune(options) -> int:
+    from whale_jax.jobs.configuration import load_change, override
+    from whale_jax.jobs.finetune import Job, finetune, finetune_beside, finetune_config, open_data, open_start
+
+    if options.compare and (options.scratch or options.no_behaviour or options.until):
+        raise WhaleError(
+            "--compare trains whole runs beside each other; leave --scratch, --no-behaviour and --until out."
+        )
+
+    def work() -> None:
+        make = load_change(options.config) if options.config else finetune_config
+        change = functools.partial(override, assignments=options.overrides)
+        start = open_start(options.checkpoint)
+        store = open_data(options.data, start, options.workdir, options.robot, options.camera)
+        job = Job(start, store, make, change, options.new_actions)
+        if options.compare:
+            from whale_jax.evaluation.comparison import to_text
+
+            print(to_text(finetune_beside(job, options.workdir, names_of(options.compare))))
+            return
+        more = {"scratch": options.scratch, "behaviour": not options.no_behaviour}
+        _tell(options.workdir, finetune(job, options.workdir, options.until, **more))
+
+    return _resumable(work)
+
+
+def _resumable(work: Callable[[], None]) -> int:
+    """Exit status of work that SIGTERM and SIGINT stop so that the same command goes on."""
+    from whale_jax.data.store import activity
+    from whale_jax.training import interrupt
+
+    try:
+        with interrupt.handled():
+            work()
+    except interrupt.Interrupted as reason:
+        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr, flush=True)
+        if (reading := activity.longest()) and reading[1] > STUCK:
+            os._exit(interrupt.RESUME_STATUS)  # Python would wait for the thread that reads
+        return interrupt.RESUME_STATUS
+    return 0
+
+
+def _train(config, options, window) -> None:
+    from whale_jax.jobs.pretrain import pretrain
+    from whale_jax.training import hosts
+
+    if options.reuse:
+        from whale_jax.jobs.reuse import reuse
+
+        with hosts.primary_first():
+            reuse(options.reuse, options.workdir, config)
+    _tell(options.workdir, pretrain(config, options.workdir, options.until, window))
+
+
+def _tell(workdir: str, metrics: dict) -> None:
+    """Says what a run came to and where its report is, if it made one."""
+    if metrics:
+        from whale_jax.evaluation.report.report import statements
+        from whale_jax.jobs.pretrain import summary_line
+
+        print("\n".join(statements(metrics)))
+        summary_line(Path(workdir), metrics)
+
+
+def run_watch(options) -> None:
+    from whale_jax.jobs import watch
+
+    if not options.once and not options.json:
+        watch.watch(options.workdir, options.every)
+        return
+    facts = watch.read_facts(options.workdir)
+    print(watch.to_json(facts) if options.json else watch.to_text(facts))
+
+
+def run_inspect(options) -> None:
+    if options.mesh is not None:
+        from whale_jax.tools.inspect.mesh import inspect_mesh, to_text
+
+        report = inspect_mesh(_load_config(options), options.mesh, names_of(options.stages))
+    elif options.stages is not None:
+        raise WhaleError("--stages chooses what is compiled for a mesh; give one with --mesh, or leave --stages out.")
+    else:
+        from whale_jax.tools.inspect.config import inspect, to_text
+
+        report = inspect(_load_config(options))
+    print(json.dumps(report, indent=1) if options.json else to_text(report))
+
+
+def run_scale(options) -> int:
+    from whale_jax.jobs.scaling import scaling_study, to_text
+
+    def study() -> None:
+        table = scaling_study(_load_config(options), options.workdir)
+        print(json.dumps(table, indent=1) if options.json else to_text(table))
+
+    return _resumable(study)
+
+
+def run_replay(options) -> int:
+    from whale_jax.training.failure import replay
+
+    report = replay(options.directory)
+    print(json.dumps(report, indent=1))
+    return 0
+
+
+def run_bench(options) -> None:
+    if options.what == "imagine":
+        from whale_jax.tools.bench.imagine import bench_imagine, to_text
+
+        batches = tuple(int(b) for b in names_of(options.batches))
+        config, more = _load_config(options), (not options.no_compare, not options.no_retracing)
+        report = bench_imagine(config, batches, options.horizon, *more)
+    elif options.what == "kernels":
+        from whale_jax.tools.bench.kernels import bench_kernels, to_text
+
+        report = bench_kernels(_load_config(options), options.steps, options.batch)
+    else:
+        from whale_jax.tools.bench.stages import bench_stages, to_text
+
+        stages = tuple(names_of(options.stages))
+        report = bench_stages(_load_config(options), stages, options.steps, options.batch)
+    print(json.dumps(report, indent=1) if options.json else to_text(report))

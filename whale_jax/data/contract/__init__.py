@@ -1,0 +1,1 @@
+"""What passes between packages: episodes, batches, and what actions mean."""

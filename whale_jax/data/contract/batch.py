@@ -1,0 +1,98 @@
+"""The contract between every source of data and every loss."""
+
+import flax.struct
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.episode import Episode
+
+__all__ = ["Batch", "Episode", "example", "validate"]
+
+
+@flax.struct.dataclass
+class Batch:
+    """B segments of T frames (a pytree). Frame t carries o_t; a_t taken at frame t leads to o_{t+1}.
+
+    frames      (B, T, H, W, 3) uint8
+    actions     (B, T, A) float32, in the robot's own units
+    rewards     (B, T) float32, r_t follows a_t
+    frame_mask  (B, T) bool, the frame is real and not right-padding
+    action_mask (B, T) bool, a_t and r_t are real: False at an episode's final frame and in padding
+    episode     (B,) int32, index of the episode in its store
+    start       (B,) int32, index in that episode of the segment's first frame
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    frame_mask: np.ndarray
+    action_mask: np.ndarray
+    episode: np.ndarray
+    start: np.ndarray
+
+
+_DTYPES = {
+    "frames": "uint8",
+    "actions": "float32",
+    "rewards": "float32",
+    "frame_mask": "bool",
+    "action_mask": "bool",
+    "episode": "int32",
+    "start": "int32",
+}
+
+
+def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    b, t = batch.frames.shape[:2]
+    image, dim = batch.frames.shape[2:4], batch.actions.shape[-1:]
+    return {
+        "frames": (b, t, *image, 3),
+        "actions": (b, t, *dim),
+        "rewards": (b, t),
+        "frame_mask": (b, t),
+        "action_mask": (b, t),
+        "episode": (b,),
+        "start": (b,),
+    }
+
+
+def validate(batch: Batch) -> Batch:
+    """The batch itself, checked on the host (not inside jit).
+
+    Raises WhaleError naming the field whose shape or dtype breaks Batch's contract, or whose masked-in
+    values are not finite, or whose mask claims an action on a frame that is not there.
+    """
+    if len(batch.frames.shape) != 5:
+        raise WhaleError(f"The batch's frames must have axes (B, T, H, W, 3), not shape {batch.frames.shape}.")
+    shapes = _shapes(batch)
+    for name, dtype in _DTYPES.items():
+        value = getattr(batch, name)
+        if str(value.dtype) != dtype:
+            raise WhaleError(f"The batch's {name} must be {dtype}, not {value.dtype}.")
+        if tuple(value.shape) != shapes[name]:
+            raise WhaleError(f"The batch's {name} must have shape {shapes[name]}, not {tuple(value.shape)}.")
+    for name in ("actions", "rewards"):
+        bad = ~np.isfinite(np.asarray(getattr(batch, name)))
+        if bad.any():
+            b, t = np.argwhere(bad)[0][:2]
+            raise WhaleError(
+                f"The batch's {name} are not finite in row {b} at frame {t} (episode "
+                f"{int(batch.episode[b])}, step {int(batch.start[b]) + int(t)})."
+            )
+    if np.any(np.asarray(batch.action_mask) & ~np.asarray(batch.frame_mask)):
+        raise WhaleError("The batch's action_mask is True where frame_mask is False: that action has no frame.")
+    return batch
+
+
+def example(batch_size: int, num_frames: int, height: int, width: int, action_dim: int) -> Batch:
+    """A valid Batch of zeros with every mask True, for shapes and tests."""
+    bt = (batch_size, num_frames)
+    return Batch(
+        frames=np.zeros((*bt, height, width, 3), np.uint8),
+        actions=np.zeros((*bt, action_dim), np.float32),
+        rewards=np.zeros(bt, np.float32),
+        frame_mask=np.ones(bt, bool),
+        action_mask=np.ones(bt, bool),
+        episode=np.zeros(batch_size, np.int32),
+        start=np.zeros(batch_size, np.int32),
+    )

@@ -1,0 +1,90 @@
+"""One episode as its source gives it, before the robot's contract is applied, and what must hold of every one."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+
+EXTRA = "WHALE_EXTRAS=metaworld,viz,dev,lerobot bash launch/setup.sh"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """values (N, C) float64, one row per recorded step; names: of the C columns, or () where the source has none."""
+
+    values: np.ndarray
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """One episode of N frames.
+
+    Attributes:
+      name: what --leave-out calls it; file: the table it stands in, and first_row: the row of `file` it begins at.
+      times: (N,) seconds, increasing; rate_hz: of the recording.
+      tables: by key, of N rows, or N - 1 where nothing was commanded at the last frame.
+      rewards: float64 and success: bool, one for each row.
+      task: what was to be done, in words; camera: the view that `frames` reads.
+      frames: (rows (K,) ascending, side in pixels) to (K, side, side, 3) uint8.
+    """
+
+    name: str
+    file: str
+    first_row: int
+    times: np.ndarray
+    rate_hz: float
+    tables: Mapping[str, Table]
+    rewards: np.ndarray
+    success: np.ndarray
+    task: str
+    camera: str
+    frames: Callable[[np.ndarray, int], np.ndarray]
+
+
+def broken(name: str, problem: str) -> WhaleError:
+    """The error for an episode that contradicts itself, with the way to go on without it."""
+    return WhaleError(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
+
+
+def check_rows(name: str, file: str, first_row: int, times: np.ndarray, tables: Mapping[str, Table]) -> None:
+    """Raises WhaleError naming file and row for a value that is not finite, or a time that does not increase."""
+    for key, table in {"timestamp": Table(times[:, None]), **tables}.items():
+        bad = np.argwhere(~np.isfinite(table.values))
+        if len(bad):
+            row, column = map(int, bad[0])
+            which = table.names[column] if table.names else f"column {column}"
+            raise broken(
+                name,
+                f"{file} has a value that is not a number at row {first_row + row}: {key}, {which} "
+                f"({len(bad)} such value(s) in episode {name}).",
+            )
+    steps = np.diff(times)
+    if len(steps) and steps.min() <= 0:
+        row = int(np.argmax(steps <= 0)) + 1
+        raise broken(
+            name,
+            f"{file} goes back in time at row {first_row + row}: timestamp {times[row]:g} s follows "
+            f"{times[row - 1]:g} s.",
+        )
+
+
+def check_image_size(image_size: int) -> None:
+    """Raises WhaleError for a side of fewer than 8 pixels."""
+    if image_size < 8:
+        raise WhaleError(
+            f"Frames of {image_size} pixels cannot be made; give a side of 8 pixels or more: --image-size=64."
+        )
+
+
+def needed(module: str) -> ModuleType:
+    """An optional package that LeRobot data need; raises WhaleError with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise WhaleError(f"LeRobot data need {package}, which is not installed: {EXTRA}") from error

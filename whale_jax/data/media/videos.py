@@ -1,0 +1,149 @@
+"""Frames of a video by their times, scaled by the decoder's own library, without decoding more than is needed."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+from PIL import Image
+
+from whale_jax.base.errors import WhaleError
+
+_READ_ON = 1.0
+
+
+class Video:
+    """An open video that is read forwards, and sought in only where that saves decoding. A context manager.
+
+    path; rate_hz: frames a second; count: frames as its header says, 0 where it does not; decoded: frames so far.
+    Raises WhaleError when the file is missing, cut short, no video, or of a codec that is not there.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path, self.decoded = Path(path), 0
+        if not self.path.exists():
+            raise WhaleError(f"The video {path} is missing; copy it there, or leave its episodes out.")
+        try:
+            self._container = av.open(str(path))
+        except (av.FFmpegError, OSError) as error:
+            raise self._cut_short(error) from error
+        streams = self._container.streams.video
+        if not streams:
+            self.close()
+            raise WhaleError(f"{path} holds no video; give one that ffmpeg plays.")
+        self._stream = streams[0]
+        self._check_codec()
+        self._stream.thread_type = "AUTO"
+        self.rate_hz, self.count = float(self._stream.average_rate or 0), self._stream.frames
+        self._frames, self._next, self._ended = None, None, False
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+
+    def read(self, times: np.ndarray, side: int, tolerance: float) -> np.ndarray:
+        """The frames (K, side, side, 3) uint8 RGB at `times` (K,), seconds, ascending; their aspect ratio is not kept.
+
+        Args:
+          tolerance: seconds by which a frame's time may differ from the one asked for.
+
+        Raises:
+          WhaleError: the video has no frame at a time, ends before it, or cannot be decoded.
+        """
+        out = np.empty((len(times), side, side, 3), np.uint8)
+        if len(times):
+            self._go_to(float(times[0]), tolerance)
+        for i, time in enumerate(times):
+            while self._next is None or self._next.time < time - tolerance:
+                self._advance(float(time))
+            if self._next.time > time + tolerance:
+                raise WhaleError(
+                    f"{self.path} has no frame at {time:.4f} s; the next is at {self._next.time:.4f} s. The times of "
+                    "the table and of the video disagree; see docs/data.md."
+                )
+            out[i] = scaled(self._next, side)
+        return out
+
+    def _go_to(self, time: float, tolerance: float) -> None:
+        """Seeks to the key frame before `time`, unless reading on is as near."""
+        at = None if self._next is None else self._next.time
+        if self._frames is not None and not self._ended and (at is None or 0 <= time - at + tolerance <= _READ_ON):
+            return
+        if self._frames is not None or time > _READ_ON:
+            start = max(0.0, time - tolerance)
+            with self._decoding():
+                self._container.seek(int(start / self._stream.time_base), stream=self._stream, backward=True)
+        self._frames, self._next, self._ended = self._container.decode(self._stream), None, False
+
+    def _advance(self, wanted: float) -> None:
+        with self._decoding():
+            frame = next(self._frames, None)
+        if frame is None:
+            last = "its beginning" if self._next is None else f"{self._next.time:.4f} s"
+            self._ended = True
+            raise WhaleError(
+                f"{self.path} ends at {last}, and a frame at {wanted:.4f} s is asked for: it was cut short, or its "
+                "table is of another recording. Copy it anew."
+            )
+        self.decoded += 1
+        self._next = frame
+
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise self._cut_short(error) from error
+
+    def _check_codec(self) -> None:
+        if self._stream.codec_context is None:
+            tag = self._fourcc()
+            self.close()
+            raise WhaleError(
+                f"{self.path} is encoded with {tag}, for which there is no decoder here; convert it: "
+                f"ffmpeg -i {self.path.name} -c:v libx264 out.mp4"
+            )
+
+    def _fourcc(self) -> str:
+        """What the file calls its codec: the sample description of an MP4 follows the box's own 16 bytes."""
+        with self.path.open("rb") as file:
+            data = file.read(2**24)
+        place = data.find(b"stsd")
+        return repr(data[place + 16 : place + 20].decode("ascii", "replace")) if place >= 0 else "an unknown codec"
+
+    def _cut_short(self, error: Exception) -> WhaleError:
+        return WhaleError(f"{self.path} is cut short or no video ({error}); copy it anew, or leave its episodes out.")
+
+
+def frame_times(path: Path) -> np.ndarray:
+    """The times (N,) in seconds, ascending, of all frames of a video, without decoding any; raises as Video does."""
+    with Video(path) as video, video._decoding():
+        stamps = [packet.pts for packet in video._container.demux(video._stream) if packet.pts is not None]
+        return np.sort(np.array(stamps, np.float64)) * float(video._stream.time_base)
+
+
+def scaled(frame: av.VideoFrame, side: int) -> np.ndarray:
+    """A frame as (side, side, 3) uint8 RGB: averaged over areas where it shrinks by 1.5 or more, else interpolated."""
+    shrunk = max(frame.width, frame.height) / side
+    kind = Interpolation.AREA if shrunk > 1.5 else Interpolation.BICUBIC
+    return frame.reformat(side, side, "rgb24", interpolation=kind).to_ndarray()
+
+
+def picture(source: Path | IO[bytes], side: int, where: str) -> np.ndarray:
+    """A picture file as (side, side, 3) uint8 RGB; raises WhaleError naming `where` when it does not decode."""
+    try:
+        with Image.open(source) as image:
+            return scaled(av.VideoFrame.from_image(image.convert("RGB")), side)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise WhaleError(
+            f"{where} is no picture that decodes ({error}); replace it, or leave its episode out."
+        ) from error

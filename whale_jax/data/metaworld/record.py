@@ -1,0 +1,145 @@
+"""Recording a Meta-World data set: which episodes, what is there already, progress, and the manifest."""
+
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.progress import Progress
+from whale_jax.data.metaworld import simulator as metaworld
+from whale_jax.data.metaworld.workers import Job, record_all
+from whale_jax.data.store.resume import alone, check_settings, existing
+from whale_jax.data.store.storage import episode_file, record_of, remove_partial, write_manifest
+from whale_jax.data.store.store import EpisodeStore, open_store
+
+SPLIT_POLICIES = {
+    "train": metaworld.TRAIN_POLICIES,
+    "valid": metaworld.TRAIN_POLICIES,
+    "test": metaworld.TEST_POLICIES,
+    "ranked": metaworld.RANKED_POLICIES,
+}
+
+
+def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
+    """The seed of one episode: another for every episode, the same whatever else is recorded.
+
+    Policies to be ranked share theirs, so that none is luckier in where it starts.
+    """
+    words = [zlib.crc32(word.encode()) for word in (split, task, *([] if split == "ranked" else [policy]))]
+    return int(np.random.SeedSequence([seed, *words, index]).generate_state(1)[0] >> 1)
+
+
+def plan(
+    root: Path,
+    *,
+    tasks: Iterable[str],
+    episodes: dict[str, int],
+    policies: Iterable[str] | None,
+    image_size: int,
+    camera: str,
+    steps: int,
+    action_repeat: int,
+    seed: int,
+) -> list[Job]:
+    """Every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
+    metaworld.check_names(tasks=tasks, policies=policies or (), camera=camera)
+    for split in episodes:
+        if split not in SPLIT_POLICIES:
+            raise unknown_name("split", split, SPLIT_POLICIES)
+    if steps < 1 or action_repeat < 1 or image_size < 8 or min(episodes.values(), default=0) < 0:
+        raise WhaleError(
+            f"Nothing can be recorded with steps {steps}, action repeat {action_repeat}, image size {image_size}, "
+            f"episodes {episodes}."
+        )
+    jobs = []
+    for task in dict.fromkeys(tasks):
+        for split, number in episodes.items():
+            for policy in SPLIT_POLICIES[split]:
+                if policies is not None and policy not in policies:
+                    continue
+                for index in range(number):
+                    own_seed = episode_seed(seed, split, task, policy, index)
+                    metadata = {"split": split, "index": index, "steps": steps, "recording_seed": seed}
+                    file = episode_file(split, task, policy, index)
+                    settings = (steps, action_repeat, image_size, camera)
+                    jobs.append(Job(root, file, task, policy, own_seed, *settings, metadata))
+    if not jobs:
+        raise WhaleError(f"No episode was asked for: tasks {tasks}, episodes {episodes}, policies {policies}.")
+    return jobs
+
+
+def record(
+    root: Path | str,
+    *,
+    tasks: Iterable[str],
+    episodes: dict[str, int],
+    image_size: int = 64,
+    camera: str = "corner",
+    steps: int = 100,
+    action_repeat: int = 1,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+    policies: Iterable[str] | None = None,
+) -> EpisodeStore:
+    """Records Meta-World episodes into `root`, in parallel processes, and opens the store.
+
+    episodes: split -> number for each task and policy; "train" and "valid" use TRAIN_POLICIES, "test" the unseen
+    TEST_POLICIES and "ranked" the unseen RANKED_POLICIES (`policies` keeps only some of them). Each episode has
+    `steps` actions, each held for `action_repeat` simulator steps (80 a second), steps + 1 frames of image_size x
+    image_size, and a seed of its own that follows from `seed`. Complete episodes that are already there are kept,
+    so that the same call goes on after a kill, and other tasks can be added later.
+
+    Raises WhaleError for unknown names, a store recorded with other settings, a full disk, no GL, or an
+    episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete
+    is lost.
+    """
+    root, tasks = Path(root), list(tasks)
+    policies = None if policies is None else list(policies)
+    shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}
+    jobs = plan(root, tasks=tasks, episodes=episodes, policies=policies, **shared)
+    root.mkdir(parents=True, exist_ok=True)
+    with alone(root):
+        headers = existing(root, {job.file for job in jobs})
+        settings = {
+            "image_size": [image_size] * 2,
+            "camera": camera,
+            "steps": steps,
+            "action_repeat": action_repeat,
+            "recording_seed": seed,
+        }
+        check_settings(root, headers, settings)
+        remove_partial(root)
+        missing = [job for job in jobs if job.file not in headers]
+        _record_missing(root, jobs, missing, headers, workers or os.cpu_count() or 1, progress)
+        write_manifest(
+            root,
+            [record_of(file, header) for file, header in headers.items()],
+            image_size=(image_size, image_size),
+            action_spec=metaworld.action_spec(action_repeat),
+            state_spec=metaworld.STATE_SPEC.to_json(),
+            camera=camera,
+            versions=metaworld.versions(),
+            steps=steps,
+            action_repeat=action_repeat,
+            recording_seed=seed,
+        )
+    return open_store(root)
+
+
+def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
+    """Records `missing` and adds their headers; removes what an interrupted process left half-written."""
+    if not missing:
+        return
+    there = len(jobs) - len(missing)
+    try:
+        with Progress("Meta-World", "Recorded", "episodes", len(jobs), there, "frames", progress) as bar:
+            bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
+            for job, header in record_all(missing, workers):
+                headers[job.file] = header
+                bar.step(job.steps + 1)
+    finally:
+        remove_partial(root)

@@ -1,0 +1,6 @@
+"""The 27 Open X-Embodiment data sets of Whale-X: one row each, their index, their mixture."""
+
+from whale_jax.base.names import lazy
+
+_HOME = "whale_jax.data.oxe.recipes"
+__getattr__ = lazy(__name__, {"RECIPES": _HOME, "TABLETOP": _HOME, "WHALE_X": _HOME})

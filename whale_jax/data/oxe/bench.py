@@ -1,0 +1,94 @@
+"""`whale data bench`: how fast batches come from a mixture, beside what the decoder alone does on the same pictures."""
+
+import concurrent.futures
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import simplejpeg
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.oxe.index import Index
+from whale_jax.data.oxe.mixture import Mixture, ReadSettings
+
+_PICTURES = 1000
+_SECONDS = 3.0
+
+
+def bench(
+    mixture: Mixture, settings: ReadSettings, batch_size: int, num_frames: int, batches: int, seed: int = 0
+) -> dict[str, Any]:
+    """Frames a second over `batches` batches after the first, memory on the way, and the decoder's own speed.
+
+    "decoder_frames_per_second" decodes as many threads' worth of the same JPEG pictures at their full size, and does
+    nothing else; None if the data sets hold other pictures.
+
+    Raises:
+      WhaleError: no batches are asked for; see `Mixture.batches`.
+    """
+    if batches < 1:
+        raise WhaleError(f"{batches} batches cannot be timed; give at least 1.")
+    started = time.perf_counter()
+    stream = mixture.batches(settings, batch_size=batch_size, num_frames=num_frames, seed=seed)
+    next(stream)
+    first = time.perf_counter() - started
+    resident, every = [], max(1, batches // 20)
+    started = time.perf_counter()
+    for i in range(batches):
+        next(stream)
+        if i % every == 0:
+            resident.append(psutil.Process().memory_info().rss >> 20)
+    speed = batches * batch_size * num_frames / (time.perf_counter() - started)
+    shares = stream.shares
+    stream.close()
+    alone = decoder_speed(mixture, max(1, settings.threads))
+    return {
+        "frames_per_second": speed,
+        "decoder_frames_per_second": alone,
+        "share_of_decoder": None if alone is None else speed / alone,
+        "first_batch_seconds": first,
+        "resident_mb": resident,
+        "batches": batches,
+        "batch_size": batch_size,
+        "num_frames": num_frames,
+        "image_size": settings.image_size,
+        "threads": settings.threads,
+        "shares": shares,
+    }
+
+
+def decoder_speed(mixture: Mixture, threads: int) -> float | None:
+    """Pictures a second that the JPEG decoder alone does, in so many threads, on pictures drawn by the shares."""
+    counts = np.maximum(1, np.round(mixture.weights * _PICTURES)).astype(int)
+    drawn = [pictures(index, count) for index, count in zip(mixture.indices, counts, strict=True)]
+    encoded = [picture for some in drawn for picture in some if picture[:2] == b"\xff\xd8"]
+    if not encoded:
+        return None
+
+    def work(part: list[bytes]) -> int:
+        done, stop = 0, time.perf_counter() + _SECONDS
+        while time.perf_counter() < stop:
+            for picture in part:
+                simplejpeg.decode_jpeg(picture)
+            done += len(part)
+        return done
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        done = sum(pool.map(work, [encoded[i::threads] for i in range(threads)]))
+        return done / (time.perf_counter() - started)
+
+
+def pictures(index: Index, count: int) -> list[bytes]:
+    """The first `count` encoded pictures of a data set, or as many as there are."""
+    found = []
+    for number in range(len(index.episodes)):
+        row = index.episodes[number]
+        with index.files[row["file"]].open("rb") as file:
+            for frame in index.frames(int(row["first"]), int(row["frames"])):
+                file.seek(int(frame["offset"]))
+                found.append(file.read(int(frame["size"])))
+                if len(found) == count:
+                    return found
+    return found

@@ -1,0 +1,345 @@
+"""An index of an RLDS data set: where each frame lies in its file, and the standard action that was taken there.
+
+One pass over the files, in parallel and resumable, makes it; afterwards any segment of any episode is two reads, so
+that training draws segments evenly from all of them without a shuffle buffer. Dimension key: N frames of an episode.
+
+    INDEX/frames.bin    one FRAME for every frame of every episode, one behind the other
+    INDEX/episodes.npy  one EPISODE for every episode
+    INDEX/index.json    files, instructions, statistics, and what was left out and why
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import fcntl
+import functools
+import hashlib
+import inspect
+import json
+import multiprocessing
+import os
+import shutil
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.progress import Progress
+from whale_jax.data.contract.actions import statistics
+from whale_jax.data.oxe import standard
+from whale_jax.data.oxe.recipes import Recipe
+from whale_jax.data.rlds.read import INFO, BrokenRecord, RldsDataset, records, spans
+from whale_jax.data.store.storage import replacing
+
+FORMAT = "whale-index/1"
+FRAME = np.dtype([("offset", "<i8"), ("size", "<u4"), ("action", "<f4", (7,)), ("reward", "<f4")])
+EPISODE = np.dtype([("file", "<i4"), ("held_out", "?"), ("text", "<i4"), ("frames", "<i4"), ("first", "<i8")])
+HELD_OUT = ("val", "valid", "validation")
+HELD_OUT_SHARE, HELD_OUT_LEAST = 0.05, 2
+UNUSED = ("test",)
+FILTERED = "not successful"
+_POOL_FROM_BYTES = 256 << 20  # less is read before further processes have started
+
+
+class Index:
+    """The index of one data set, opened by `open_index`.
+
+    Attributes:
+      recipe, dataset: what it is; path: where it lies.
+      episodes: (E,) EPISODE; files: the data files that EPISODE.file counts; texts: the instructions.
+      statistics: mean, std, min, max, q01, q99 (7 numbers each), transitions and episodes, of the training episodes.
+      left_out: number of episodes by cause; `seen`: episodes in the files.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: RldsDataset, path: Path):
+        info = json.loads((path / "index.json").read_text())
+        self.recipe, self.dataset, self.path = recipe, dataset, path
+        self.episodes = np.load(path / "episodes.npy")
+        self.files = [dataset.path / name for name in info["files"]]
+        self.texts: list[str] = info["texts"]
+        self.statistics: dict[str, Any] = info["statistics"]
+        self.left_out: dict[str, int] = info["left_out"]
+        self.seen: int = info["seen"]
+        quantiles = (self.statistics["q01"], self.statistics["q99"])
+        self.spec = standard.dataset_spec(*quantiles, recipe.rate_hz, recipe.metric)
+        self._frames = os.open(path / "frames.bin", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._frames)
+
+    @property
+    def bad(self) -> dict[str, int]:
+        """The episodes that were left out because something is wrong with them, by cause."""
+        return {cause: count for cause, count in self.left_out.items() if cause != FILTERED}
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the colour channels of this copy are in the wrong order."""
+        return self.recipe.swapped is not None and self.dataset.images[self.recipe.camera][:2] == self.recipe.swapped
+
+    def frames(self, first: int, count: int) -> np.ndarray:
+        """`count` FRAMEs from number `first` on; safe to call from several threads."""
+        data = os.pread(self._frames, count * FRAME.itemsize, first * FRAME.itemsize)
+        return np.frombuffer(data, FRAME)
+
+
+def open_index(
+    recipe: Recipe,
+    dataset: RldsDataset,
+    cache: Path | str | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> Index:
+    """The index of a data set, made first where it is not there or the data or the recipe have changed.
+
+    Args:
+      recipe, dataset: what is read, and the copy of it on disk.
+      cache: directory for indices; None puts them beside the data, or into the user's cache if that cannot be written.
+      workers: processes that read; 0 takes one per core.
+      progress: whether to show it.
+
+    Raises:
+      WhaleError: a field or the camera is missing, no episode is left, or the disk is full. What was read before an
+        interruption is kept.
+    """
+    path = _place(recipe, dataset, cache)
+    if not (path / "index.json").exists():
+        with _alone(path):
+            if not (path / "index.json").exists():
+                _make(recipe, dataset, path, workers or os.cpu_count() or 1, progress)
+    return Index(recipe, dataset, path)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits for other processes that are making the same index; the system lets go when this one ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{path.name}.lock")
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        lock.unlink(missing_ok=True)
+
+
+def _place(recipe: Recipe, dataset: RldsDataset, cache: Path | str | None) -> Path:
+    key = _key(recipe, dataset)
+    if cache is None:
+        beside = Path(os.fspath(dataset.path))
+        if not dataset.remote and os.access(beside, os.W_OK):
+            return beside / f".whale-index-{key}"
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whale_jax" / "oxe"
+    return Path(cache) / f"{dataset.name}-{dataset.version}-{key}"
+
+
+def _key(recipe: Recipe, dataset: RldsDataset) -> str:
+    """A hash of what the index depends on: the data's description, its files' sizes, the recipe and its helpers.
+
+    Sizes of remote files are left to the description: to ask for ten thousand takes minutes.
+    """
+    digest = hashlib.sha256(FORMAT.encode())
+    digest.update((dataset.path / INFO).read_bytes() + repr(sorted(dataset.fields.items())).encode())
+    if not dataset.remote:
+        for path in _files(dataset):
+            digest.update(f"{path.name} {path.stat().length if path.exists() else -1}\n".encode())
+    digest.update(f"{recipe.keys} {recipe.camera} {recipe.skip} {recipe.success_only} {recipe.instruction}".encode())
+    digest.update(inspect.getsource(recipe.action).encode() + inspect.getsource(standard).encode())
+    return digest.hexdigest()[:12]
+
+
+def _files(dataset: RldsDataset) -> list[epath.Path]:
+    return [path for split, paths in dataset.splits.items() if split not in UNUSED for path in paths]
+
+
+def _make(recipe: Recipe, dataset: RldsDataset, path: Path, workers: int, progress: bool) -> None:
+    episode_reader(recipe, dataset)
+    parts = path.with_name(f"{path.name}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    jobs = [(split, i) for split in dataset.splits if split not in UNUSED for i in range(len(dataset.splits[split]))]
+    missing = [job for job in jobs if not _part(parts, *job).exists()]
+    with Progress(dataset.name, "Indexed", "files", len(jobs), len(jobs) - len(missing), "episodes", progress) as bar:
+        for count in _run(recipe, dataset, parts, missing, workers):
+            bar.step(count)
+    _join(recipe, dataset, path, [(split, _part(parts, split, i)) for split, i in jobs])
+    shutil.rmtree(parts)
+
+
+def _part(parts: Path, split: str, number: int) -> Path:
+    return parts / f"{split}-{number:05d}.npz"
+
+
+def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: int) -> Iterator[int]:
+    paths = [] if dataset.remote else [dataset.splits[split][number] for split, number in missing]
+    small = paths and sum(path.stat().length for path in paths if path.exists()) < _POOL_FROM_BYTES
+    if min(workers, len(missing)) <= 1 or small:
+        yield from (_index_file(recipe, dataset, parts, *job) for job in missing)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
+        try:
+            alike = RldsDataset(dataset.name, dataset.path)
+            futures = _submit(pool, [(recipe, alike, parts, *job) for job in missing])
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise WhaleError(
+                f"A process that was indexing {dataset.path} died, which often means that memory ran out. What was "
+                "read is kept: run the same command again, with fewer workers if it recurs."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: concurrent.futures.ProcessPoolExecutor, jobs: list[tuple]) -> list[concurrent.futures.Future]:
+    try:
+        return [pool.submit(_index_file, *job) for job in jobs]
+    except OSError as error:
+        # Where a process dies while another is being started, that one finds the pipes closed.
+        raise concurrent.futures.process.BrokenProcessPool(str(error)) from None
+
+
+def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, split: str, number: int) -> int:
+    """Reads one file and writes its part of the index; the number of episodes that were there."""
+    read, path = episode_reader(recipe, dataset), dataset.splits[split][number]
+    frames, lengths, texts, left_out, seen = [], [], [], Counter(), 0
+    try:
+        for offset, record in records(path):
+            seen += 1
+            try:
+                rows, text = read(record)
+            except BrokenRecord as error:
+                left_out[str(error)] += 1
+                continue
+            rows["offset"] += offset
+            frames.append(rows)
+            lengths.append(len(rows))
+            texts.append(text)
+    except (BrokenRecord, FileNotFoundError) as error:
+        promised = dataset.shard_lengths[split]
+        lost = max(promised[number] - seen, 1) if number < len(promised) else 1
+        left_out["a missing file" if isinstance(error, FileNotFoundError) else str(error)] += lost
+        seen += lost
+    with replacing(_part(parts, split, number)) as file:
+        np.savez(
+            file,
+            frames=np.concatenate(frames) if frames else np.zeros(0, FRAME),
+            lengths=np.array(lengths, np.int32),
+            rest=np.array(json.dumps({"texts": texts, "left_out": left_out, "seen": seen})),
+        )
+    return seen
+
+
+def episode_reader(recipe: Recipe, dataset: RldsDataset):
+    """A function from a record to its FRAMEs (offsets within the record) and its instruction.
+
+    Raises:
+      WhaleError: the data set has no such camera or field.
+    """
+    if recipe.camera not in dataset.images:
+        raise WhaleError(
+            f"{dataset.path} has no camera {recipe.camera}, which is the main view of {recipe.name}; its cameras are: "
+            f"{', '.join(dataset.images) or 'none'}."
+        )
+    optional = [f"steps/{recipe.instruction}", "steps/reward"] + ["success"] * recipe.success_only
+    present = [key for key in optional if key in dataset.fields]
+    parse = dataset.parser([f"steps/{key}" for key in recipe.keys] + present)
+    return functools.partial(_read_episode, recipe, parse)
+
+
+def _read_episode(recipe: Recipe, parse, record: bytes) -> tuple[np.ndarray, str]:
+    places = spans(record, f"steps/observation/{recipe.camera}")
+    fields = parse(record)
+    if recipe.success_only and "success" in fields and not fields["success"].all():
+        raise BrokenRecord(FILTERED)
+    count = len(places)
+    steps = {key: fields[f"steps/{key}"] for key in recipe.keys}
+    rewards = fields.get("steps/reward", np.zeros(count, np.float32))
+    if any(len(value) != count for value in (*steps.values(), rewards)):
+        raise BrokenRecord("pictures and steps that differ in number")
+    if count < recipe.skip + 2:
+        raise BrokenRecord("no steps" if not count else "too few steps for an action")
+    if not places[:, 1].all():
+        raise BrokenRecord("an empty picture")
+    rows = np.zeros(count - recipe.skip, FRAME)
+    rows["offset"], rows["size"] = places[recipe.skip :].T
+    rows["action"][:-1] = _actions(recipe, {key: value[recipe.skip :] for key, value in steps.items()})[:-1]
+    rows["reward"][:-1] = rewards[recipe.skip : -1]
+    for name in ("action", "reward"):
+        if not np.isfinite(rows[name]).all():
+            raise BrokenRecord(f"{name}s that are not finite")
+    return rows, _text(fields.get(f"steps/{recipe.instruction}"))
+
+
+def _actions(recipe: Recipe, steps: dict[str, np.ndarray]) -> np.ndarray:
+    try:
+        actions = recipe.action(steps)
+    except (IndexError, ValueError) as error:
+        raise BrokenRecord("actions of another shape") from error
+    if actions.shape[1] != standard.DIM:
+        raise BrokenRecord("actions of another shape")
+    return actions
+
+
+def _text(values: np.ndarray | None) -> str:
+    """The instruction at an episode's first step: text, or code points that end in zeros."""
+    if values is None or not len(values):
+        return ""
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        first = bytes(int(c) for c in first[: np.argmin(np.append(first, 0) != 0)])
+    return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
+
+
+def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[str, Path]]) -> None:
+    """Writes the index from its parts, beside and then into its place."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    episodes, texts, left_out, seen, first = [], {}, Counter(), 0, 0
+    with replacing(beside / "frames.bin") as out:
+        for number, (split, part) in enumerate(parts):
+            with np.load(part) as loaded:
+                rest = json.loads(str(loaded["rest"]))
+                lengths = loaded["lengths"]
+                out.write(loaded["frames"].tobytes())
+            rows = np.zeros(len(lengths), EPISODE)
+            rows["file"], rows["held_out"], rows["frames"] = number, split in HELD_OUT, lengths
+            rows["first"] = first + np.cumsum(lengths) - lengths
+            rows["text"] = [texts.setdefault(text, len(texts)) for text in rest["texts"]]
+            episodes.append(rows)
+            first += int(lengths.sum())
+            left_out.update(rest["left_out"])
+            seen += rest["seen"]
+    rows = np.concatenate(episodes) if episodes else np.zeros(0, EPISODE)
+    if not len(rows):
+        causes = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
+        shutil.rmtree(beside)
+        raise WhaleError(f"{dataset.path} has no episode that can be used ({causes or 'its files are empty'}).")
+    if not rows["held_out"].any() and len(rows) >= 2 * HELD_OUT_LEAST:
+        rows["held_out"][-max(HELD_OUT_LEAST, int(len(rows) * HELD_OUT_SHARE)) :] = True
+    with replacing(beside / "episodes.npy") as file:
+        np.save(file, rows)
+    info = {
+        "format": FORMAT,
+        "name": recipe.name,
+        "version": dataset.version,
+        "files": [file.name for file in _files(dataset)],
+        "texts": list(texts),
+        "left_out": dict(left_out),
+        "seen": seen,
+        "statistics": _statistics(beside / "frames.bin", rows[~rows["held_out"]]),
+    }
+    with replacing(beside / "index.json") as file:
+        file.write(json.dumps(info).encode())
+    shutil.rmtree(path, ignore_errors=True)
+    beside.replace(path)
+
+
+def _statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:
+    """Of the actions of these episodes."""
+    table = np.memmap(frames, FRAME, "r")
+    used = np.zeros(len(table), bool)
+    for row in episodes:
+        used[row["first"] : row["first"] + row["frames"] - 1] = True
+    return statistics(table["action"][:, d][used] for d in range(standard.DIM)) | {"episodes": len(episodes)}

@@ -1,0 +1,393 @@
+"""A weighted mixture of indexed RLDS data sets, drawn segment by segment; no shuffle buffer and no TensorFlow.
+
+Dimension key: B segments, T frames. Segment k of a data set is a pure function of its index, Grain permutes and mixes
+these numbers, and a batch reads and decodes the frames of its own segments alone. So every segment is equally likely
+to come next, the iterator's state is a position, and memory does not grow with the data.
+"""
+
+import dataclasses
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+import psutil
+from etils import epath
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.contract.batch import Batch, validate
+from whale_jax.data.media.pictures import decode_into
+from whale_jax.data.oxe.index import Index, open_index
+from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
+from whale_jax.data.rlds.read import BrokenRecord, check_root, find
+from whale_jax.data.store import activity
+from whale_jax.data.store.batches import BatchIterator, check_sizes, masks
+from whale_jax.data.store.store import nested_share
+
+RATE_HZ = 10.0
+_TRIES, _STRIDE, _JUDGED_AFTER = 20, 7919, 200
+_MEMORY_EVERY = 100
+_MANY, _ENDLESS = 1 << 16, 1 << 50
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadSettings:
+    """How segments become batches.
+
+    Attributes:
+      image_size: side of a frame in pixels; pictures are squeezed to it.
+      threads: batches that are made at the same time, 0 makes them in the caller's; prefetch: those that may wait.
+      ram_budget_mb: what batches in the making and the tables may take, and what the process may grow by later on.
+      max_bad_share: of a data set's episodes, or of the segments drawn from it, before it is an error.
+    """
+
+    image_size: int
+    threads: int = 2
+    prefetch: int = 2
+    ram_budget_mb: int = 4096
+    max_bad_share: float = 0.05
+
+    def __post_init__(self):
+        least = {"image_size": 1, "threads": 0, "prefetch": 0, "ram_budget_mb": 1, "max_bad_share": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise WhaleError(f"{name} is {getattr(self, name)}; reading batches needs {value} or more.")
+
+
+class Mixture:
+    """Data sets and their shares. Made by open_mixture.
+
+    Attributes:
+      indices: one Index for each data set; weights: (number of data sets,) shares that sum to 1.
+      action_spec: what the actions of its batches mean; specs: what each data set's own mean, by name.
+    """
+
+    def __init__(self, indices: Iterable[Index], weights: Iterable[float]):
+        self.indices = tuple(indices)
+        self.weights = np.asarray(list(weights)) / sum(weights)
+        self.action_spec = mixture_spec(RATE_HZ)
+        self.offsets = np.cumsum([0] + [len(index.episodes) for index in self.indices])
+
+    def __repr__(self) -> str:
+        return f"Mixture({len(self.indices)} data sets, {self.offsets[-1]} episodes)"
+
+    @property
+    def names(self) -> list[str]:
+        return [index.recipe.name for index in self.indices]
+
+    @property
+    def specs(self) -> dict[str, ActionSpec]:
+        return {index.recipe.name: index.spec for index in self.indices}
+
+    def select(self, names: Iterable[str]) -> "Mixture":
+        """The part of the mixture with these names, its shares made to sum to 1.
+
+        Raises:
+          WhaleError: it has none of them.
+        """
+        wanted = set(names)
+        kept = [(i, w) for i, w in zip(self.indices, self.weights, strict=True) if i.recipe.name in wanted]
+        if not kept:
+            raise WhaleError(
+                f"None of {', '.join(sorted(wanted))} is in the mixture of {', '.join(self.names)}; choose other names."
+            )
+        return Mixture(*zip(*kept, strict=True))
+
+    def with_held_out(self, shards: int) -> "Mixture | None":
+        """The data sets that have a held-out episode for each of so many shards; None if there are none."""
+        enough = [i.recipe.name for i in self.indices if i.episodes["held_out"].sum() >= shards]
+        return self.select(enough) if enough else None
+
+    def batches(
+        self,
+        settings: ReadSettings,
+        *,
+        batch_size: int,
+        num_frames: int,
+        seed: int,
+        held_out: bool = False,
+        shard: tuple[int, int] = (0, 1),
+        fraction: float = 1.0,
+    ) -> "MixtureIterator":
+        """An endless stream of batches of segments, by the shares.
+
+        All segments of a data set come once, in an order of the seed, before any comes again. shard (index, count)
+        takes every count-th episode, so that shards share no frame. Batch k is a function of the data, the settings,
+        seed, shard and k. A segment with a picture that does not decode is counted and another one takes its place.
+        `fraction` of each data set's episodes are drawn from, see `nested_share`; what actions are scaled by is of all.
+
+        Raises:
+          WhaleError: a size is 0, a data set has too few episodes for so many shards, or the batches do not fit into
+            the budget; from next(): too many segments are bad, or memory grows.
+        """
+        check_sizes(batch_size, num_frames)
+        chosen = [_episodes(index, held_out, fraction, seed) for index in self.indices]
+        tables = [_Table(*pair, held_out, num_frames, shard) for pair in zip(self.indices, chosen, strict=True)]
+        reader = _Reader(self, tables, settings, num_frames)
+        reader.check_budget(batch_size)
+        streams = []
+        for number, table in enumerate(tables):
+            numbers = _shuffled(table.total, np.random.SeedSequence([seed, number, *shard]))
+            streams.append(numbers.map(lambda k, number=number: (number, int(k))))
+        dataset = grain.MapDataset.mix(streams, self.weights.tolist()) if len(streams) > 1 else streams[0]
+        dataset = dataset.batch(batch_size).map(reader.read)
+        options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
+        part = "" if fraction == 1 else f", {fraction:g} of its episodes"
+        identity = {
+            "batch_size": batch_size * shard[1],
+            "num_frames": num_frames,
+            "seed": seed,
+            "held_out": held_out,
+            "image_size": settings.image_size,
+            "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},
+            "indices": [index.path.name + part for index in self.indices],
+        }
+        return MixtureIterator(dataset.to_iter_dataset(options), identity, self, reader, shard[1])
+
+
+def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
+    """0 to total - 1 in a random order for ever, another order each time."""
+    if total >= _MANY:
+        numbers = grain.MapDataset.range(total).shuffle(int(seed.generate_state(1)[0]))
+    else:
+        # Grain's permutation takes milliseconds a number where there are few, so some epochs are laid out beforehand.
+        rng = np.random.default_rng(seed)
+        numbers = grain.MapDataset.source(np.concatenate([rng.permutation(total) for _ in range(-(-_MANY // total))]))
+    return numbers.repeat(_ENDLESS // len(numbers))
+
+
+def _episodes(index: Index, held_out: bool, fraction: float, seed: int) -> np.ndarray:
+    """Numbers of the training or held-out episodes that are drawn from."""
+    here = np.flatnonzero(index.episodes["held_out"] == held_out)
+    return here[nested_share(len(here), fraction, seed)]
+
+
+class _Table:
+    """The segments of one data set that one shard draws from: every count-th of the episodes `here`."""
+
+    def __init__(self, index: Index, here: np.ndarray, held_out: bool, num_frames: int, shard: tuple[int, int]):
+        self.rows = here[shard[0] :: shard[1]]
+        if len(here) < shard[1]:
+            raise WhaleError(
+                f"{index.recipe.name} has {len(here)} {'held-out' if held_out else 'training'} episodes, too few for "
+                f"{shard[1]} hosts; give its weight as 0, or use fewer hosts."
+            )
+        counts = np.maximum(1, index.episodes["frames"][self.rows].astype(np.int64) + 1 - num_frames)
+        self._ends = np.cumsum(counts)
+        self.total = int(self._ends[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self._ends.nbytes
+
+    def segment(self, number: int) -> tuple[int, int]:
+        """(episode, start) of a segment."""
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        return int(self.rows[place]), number - (int(self._ends[place - 1]) if place else 0)
+
+
+class _Reader:
+    """Turns numbers of segments into a batch, in whichever thread Grain calls it."""
+
+    def __init__(self, mixture: Mixture, tables: list[_Table], settings: ReadSettings, num_frames: int):
+        self._mixture, self._tables, self._settings, self._num_frames = mixture, tables, settings, num_frames
+        self.read_count, self.bad = Counter(), Counter()
+        self._lock = threading.Lock()
+
+    def check_budget(self, batch_size: int) -> None:
+        s = self._settings
+        batch = batch_size * self._num_frames * s.image_size**2 * 3
+        tables = sum(t.nbytes for t in self._tables) + sum(i.episodes.nbytes for i in self._mixture.indices)
+        needed = ((s.threads + s.prefetch) * batch + tables) >> 20
+        if needed > s.ram_budget_mb:
+            raise WhaleError(
+                f"Reading would take {needed} MB: {s.threads} + {s.prefetch} batches of {batch >> 20} MB and tables of "
+                f"{tables >> 20} MB, and data.read.ram_budget_mb is {s.ram_budget_mb}. Raise it, or lower "
+                "data.read.threads or data.read.prefetch."
+            )
+
+    def read(self, chosen: tuple[np.ndarray, np.ndarray]) -> Batch:
+        """The batch of these (data set, segment) numbers, each (B,)."""
+        b, t, side = len(chosen[0]), self._num_frames, self._settings.image_size
+        frames = np.empty((b, t, side, side, 3), np.uint8)
+        actions, rewards = np.zeros((b, t, DIM), np.float32), np.zeros((b, t), np.float32)
+        episode, start, real, acted = (np.zeros(b, np.int32) for _ in range(4))
+        for row, (number, segment) in enumerate(zip(*chosen, strict=True)):
+            index = self._mixture.indices[number]
+            episode[row], start[row], table = self._segment(int(number), int(segment), frames[row])
+            real[row] = len(table)
+            ends = start[row] + real[row] == index.episodes["frames"][episode[row]]
+            acted[row] = count = real[row] - ends
+            actions[row, :count] = to_mixture(table["action"][:count], index.spec)
+            rewards[row, :count] = table["reward"][:count]
+            episode[row] += self._mixture.offsets[number]
+        frame_mask, action_mask = masks(real, acted, t)
+        return validate(Batch(frames, actions, rewards, frame_mask, action_mask, episode, start))
+
+    def _segment(self, number: int, segment: int, out: np.ndarray) -> tuple[int, int, np.ndarray]:
+        """(episode, start, FRAMEs) of a segment or of the one that stands in for it; `out` (T, H, W, 3) is filled."""
+        table, index = self._tables[number], self._mixture.indices[number]
+        for attempt in range(_TRIES):
+            episode, start = table.segment((segment + attempt * _STRIDE) % table.total)
+            try:
+                rows = read_frames(index, episode, start, out)
+            except BrokenRecord as error:
+                self._count(index.recipe.name, str(error))
+                continue
+            self._count(index.recipe.name)
+            return episode, start, rows
+        raise WhaleError(f"{index.dataset.path}: {_TRIES} segments in a row could not be read; copy its files again.")
+
+    def _count(self, name: str, cause: str | None = None) -> None:
+        with self._lock:
+            self.read_count[name] += 1
+            if cause is None:
+                return
+            self.bad[name, cause] += 1
+            bad, of = sum(n for (other, _), n in self.bad.items() if other == name), self.read_count[name]
+        if of >= _JUDGED_AFTER and bad > self._settings.max_bad_share * of:
+            raise WhaleError(
+                f"{name}: {bad} of {of} segments held {cause}, more than data.read.max_bad_share "
+                f"({self._settings.max_bad_share:g}) allows. Copy its files again, or leave it out of the mixture."
+            )
+
+
+def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.ndarray:
+    """Decodes frames of an episode from `start` on into `out` (T, H, W, 3), zeros behind its end; their FRAMEs.
+
+    Raises:
+      BrokenRecord: a picture does not decode.
+    """
+    row = index.episodes[episode]
+    count = min(len(out), int(row["frames"]) - start)
+    rows = index.frames(int(row["first"]) + start, count)
+    begin = int(rows["offset"][0])
+    path = index.files[row["file"]]
+    with activity.reading(path), path.open("rb") as file:
+        file.seek(begin)
+        data = memoryview(file.read(int(rows["offset"][-1]) + int(rows["size"][-1]) - begin))
+    for t in range(count):
+        at = int(rows["offset"][t]) - begin
+        decode_into(out[t], data[at : at + int(rows["size"][t])])
+    if index.swapped:
+        out[:count] = out[:count, ..., ::-1].copy()
+    out[count:] = 0
+    return rows
+
+
+class MixtureIterator(BatchIterator):
+    """Batches of a mixture; it knows what was drawn from each data set and watches the process's memory."""
+
+    def __init__(self, dataset, identity: dict[str, Any], mixture: Mixture, reader: _Reader, hosts: int):
+        super().__init__(dataset, identity)
+        self._hosts = hosts
+        self._mixture, self._reader, self._budget = mixture, reader, reader._settings.ram_budget_mb
+        self._drawn = np.zeros(len(mixture.indices), np.int64)
+        self._count, self._resident = 0, 0
+
+    def __next__(self) -> Batch:
+        batch = super().__next__()
+        number = np.searchsorted(self._mixture.offsets, batch.episode, side="right") - 1
+        self._drawn += np.bincount(number, minlength=len(self._drawn))
+        self._count += 1
+        if self._count % _MEMORY_EVERY == 0:
+            self._check_memory()
+        return batch
+
+    def _check_memory(self) -> None:
+        resident = psutil.Process().memory_info().rss >> 20
+        if not self._resident:
+            self._resident = resident
+        elif resident - self._resident > self._budget:
+            raise WhaleError(
+                f"This process has grown from {self._resident} to {resident} MB since its first {_MEMORY_EVERY} "
+                f"batches, by more than {self._budget} MB (data.read.ram_budget_mb, and what checkpoints "
+                "take). It stops before the system does; the last checkpoint is whole. Lower data.read.threads or the "
+                "batch size, or raise the budget, and resume."
+            )
+
+    def allow_growth(self, nbytes: int) -> None:
+        self._budget += nbytes >> 20
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Also of another number of hosts, whose shards hold other episodes: their order is another from here on."""
+        super().set_state(state)
+        if state["hosts"] != self._hosts:
+            print(
+                f"Resuming on {self._hosts} hosts what {state['hosts']} began: from here on segments come in another "
+                "order, by the same shares.",
+                file=sys.stderr,
+            )
+        self._drawn = np.array(state["drawn"], np.int64)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each data set's share of the segments so far."""
+        return dict(zip(self._mixture.names, (self._drawn / max(self._drawn.sum(), 1)).tolist(), strict=True))
+
+    def report(self) -> str:
+        """One line: shares drawn beside those asked for, and what was bad."""
+        asked = self._mixture.weights
+        parts = [f"{n} {100 * s:.1f} ({100 * w:.1f})" for (n, s), w in zip(self.shares.items(), asked, strict=True)]
+        bad = [f"{count} segments of {name}: {cause}" for (name, cause), count in sorted(self._reader.bad.items())]
+        return "data, % drawn (asked): " + ", ".join(parts) + ("; skipped " + "; ".join(bad) if bad else "")
+
+
+def open_mixture(
+    root: epath.PathLike,
+    weights: Mapping[str, float],
+    *,
+    allow_missing: bool = False,
+    max_bad_share: float = 0.05,
+    cache: Path | str | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> Mixture:
+    """The data sets of `weights` under `root`, indexed.
+
+    Args:
+      root: a directory, or a gs:// or s3:// address whose reader is installed.
+      weights: shares by name, see `whale_jax.data.oxe.recipes.WHALE_X`; those of 0 are left out.
+      allow_missing: mixes what is there, and says what is not.
+      max_bad_share: of a data set's episodes that may be unreadable.
+      cache, workers, progress: see `whale_jax.data.oxe.index.open_index`.
+
+    Raises:
+      WhaleError: a data set is missing, of another version or worse than max_bad_share; unknown names or weights.
+    """
+    shares = check_weights(dict(weights))
+    check_root(root)
+    found = {name: find(root, RECIPES[name].builders, RECIPES[name].versions) for name in shares}
+    missing = [name for name, dataset in found.items() if dataset is None]
+    if missing and (not allow_missing or len(missing) == len(found)):
+        raise WhaleError(
+            f"{root} lacks {len(missing)} of the mixture's {len(found)} data sets: {', '.join(missing)}. Copy them "
+            "there, give them the weight 0, or set data.allow_missing to train on the others."
+        )
+    if missing:
+        print(f"Left out, for they are not there: {', '.join(missing)}.", file=sys.stderr)
+    indices = []
+    for name, dataset in found.items():
+        if dataset is not None:
+            indices.append(open_index(RECIPES[name], dataset, cache, workers, progress))
+            _check_share(indices[-1], max_bad_share)
+    return Mixture(indices, [shares[index.recipe.name] for index in indices])
+
+
+def _check_share(index: Index, max_bad_share: float) -> None:
+    bad = sum(index.bad.values())
+    if bad > max_bad_share * index.seen:
+        causes = ", ".join(f"{count} {cause}" for cause, count in sorted(index.bad.items()))
+        raise WhaleError(
+            f"{index.dataset.path}: {bad} of {index.seen} episodes cannot be used ({causes}), more than "
+            f"data.read.max_bad_share ({max_bad_share:g}) allows. Copy its files again, raise it or leave them out."
+        )

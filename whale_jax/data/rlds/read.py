@@ -1,0 +1,241 @@
+"""RLDS data sets on disk, as TFDS lays them out, read without TensorFlow.
+
+    ROOT/<name>/<version>/features.json, dataset_info.json, <name>-<split>.tfrecord-00000-of-00042
+
+A record is one episode: a serialised tf.train.Example whose feature "steps/<key>" holds that field of all steps. An
+episode's pictures lie one behind the other in it, so that a frame's place in the file is known once it was looked up.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from whale_jax.base.errors import WhaleError
+
+NEEDED = {
+    "tensorflow_datasets": "tensorflow-datasets",
+    "google_crc32c": "google-crc32c",
+    "simplejpeg": "simplejpeg",
+    "cv2": "opencv-python-headless",
+}
+if _absent := [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]:
+    raise WhaleError(
+        f"RLDS data sets are read with packages that are not installed here ({', '.join(_absent)}). Install them with: "
+        "WHALE_EXTRAS=metaworld,viz,dev,oxe bash launch/setup.sh (or pip install -e '.[oxe]')."
+    )
+
+import google_crc32c  # noqa: E402
+
+INFO = "dataset_info.json"
+_CRC_DELTA = 0xA282EAD8
+
+
+class BrokenRecord(Exception):
+    """A record that does not hold what its file promises; the message is the cause, in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RldsDataset:
+    """One version of one data set on disk: its name, its directory, and TFDS's description of it."""
+
+    name: str
+    path: epath.Path
+
+    @property
+    def version(self) -> str:
+        return self.path.name
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies behind an address such as gs:// rather than on a disk."""
+        return "://" in str(self.path)
+
+    @functools.cached_property
+    def _builder(self):
+        import tensorflow_datasets as tfds
+
+        try:
+            return tfds.builder_from_directory(self.path)
+        except Exception as error:
+            text = (str(error).strip().splitlines() or [""])[0]
+            raise WhaleError(
+                f"{self.path} is not a whole RLDS data set ({type(error).__name__}: {text}); copy its features.json "
+                f"and {INFO} again."
+            ) from error
+
+    @functools.cached_property
+    def splits(self) -> dict[str, list[epath.Path]]:
+        """The files of each split, in order; raises WhaleError for a format other than TFRecord."""
+        splits = {name: [epath.Path(p) for p in split.filepaths] for name, split in self._builder.info.splits.items()}
+        for paths in splits.values():
+            if other := [path.name for path in paths if ".tfrecord" not in path.name]:
+                raise WhaleError(
+                    f"{self.path} holds {other[0]}, and only TFRecord files are read; convert it with TFDS."
+                )
+        return splits
+
+    @property
+    def shard_lengths(self) -> dict[str, list[int]]:
+        """How many episodes each file holds, by split, as TFDS counted them when the files were written."""
+        return {name: list(split.shard_lengths) for name, split in self._builder.info.splits.items()}
+
+    @functools.cached_property
+    def fields(self) -> dict[str, Any]:
+        """The serialised form (TFDS TensorInfo) of every field, by its key in the record."""
+        from tensorflow_datasets.core import utils
+
+        return utils.flatten_nest_dict(self._builder.info.features.get_serialized_info())
+
+    @functools.cached_property
+    def images(self) -> dict[str, tuple[int | None, ...]]:
+        """Declared shape (H, W, C) of each camera's pictures, by key relative to steps/observation."""
+        import tensorflow_datasets as tfds
+
+        steps = self._builder.info.features["steps"].feature
+        found = dict(steps.items()).get("observation", {})
+        return {key: feature.shape for key, feature in found.items() if isinstance(feature, tfds.features.Image)}
+
+    def parser(self, keys: Iterable[str]):
+        """A function from a record to a dictionary of arrays by key, for keys of `fields`.
+
+        Raises:
+          WhaleError: a key that the data set does not have.
+        """
+        from tensorflow_datasets.core.example_parser import ExampleParserNp
+
+        keys = tuple(keys)
+        for key in keys:
+            if key not in self.fields:
+                near = sorted(name for name in self.fields if name.rpartition("/")[0] == key.rpartition("/")[0])
+                raise WhaleError(
+                    f"{self.path} has no field {key}, so it is not the {self.name} that is known; beside it there "
+                    f"are: {', '.join(near) or 'none'}."
+                )
+        return functools.partial(_parse, ExampleParserNp({key: self.fields[key] for key in keys}), keys)
+
+
+def _parse(parser, keys: tuple[str, ...], record: bytes) -> dict[str, np.ndarray]:
+    try:
+        found = parser.parse_example(record)
+    except Exception as error:
+        raise BrokenRecord("a field of another dtype or shape") from error
+    if missing := [key for key in keys if found.get(key) is None]:
+        raise BrokenRecord(f"without {missing[0]}")
+    return {key: np.asarray(found[key]) for key in keys}
+
+
+def inflate(values: np.ndarray) -> np.ndarray:
+    """float32 numbers (N, columns) of a field that TFDS stored as one compressed string for each step."""
+    return np.stack([np.frombuffer(zlib.decompress(value), np.float32) for value in values])
+
+
+def check_root(root: epath.PathLike) -> None:
+    """Raises WhaleError unless `root` is a directory."""
+    if not epath.Path(root).is_dir():
+        raise WhaleError(f"There is no directory {root}; give the one that holds the data sets' directories.")
+
+
+def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] | None = None) -> RldsDataset | None:
+    """The newest of the known versions of a data set under `root`, by any of its names; None if it is not there.
+
+    Raises:
+      WhaleError: it is there in other versions only.
+    """
+    for name in builders:
+        directory = epath.Path(root) / name
+        if not directory.is_dir():
+            continue
+        there = sorted(path.name for path in directory.iterdir() if (path / INFO).exists())
+        known = [version for version in there if versions is None or version in set(versions)]
+        if known:
+            return RldsDataset(name, directory / known[-1])
+        if there:
+            raise WhaleError(
+                f"{directory} holds version {', '.join(there)}, and what is known of {name} is true of "
+                f"{' or '.join(versions)} only. Get that version, or leave {name} out of the mixture."
+            )
+    return None
+
+
+def masked_crc(data: bytes) -> int:
+    """The checksum of TFRecord files."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
+
+
+def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Each record of a TFRecord file with the offset of its first byte.
+
+    Raises:
+      BrokenRecord: the file ends within a record, or a checksum is wrong; nothing behind it can be found.
+    """
+    with path.open("rb") as file:
+        offset = 0
+        while head := file.read(12):
+            size = int.from_bytes(head[:8], "little")
+            if len(head) < 12 or masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
+                raise BrokenRecord("a truncated or damaged TFRecord")
+            body = file.read(size + 4)
+            if len(body) < size + 4 or masked_crc(body[:size]) != int.from_bytes(body[size:], "little"):
+                raise BrokenRecord("a truncated or damaged TFRecord")
+            yield offset + 12, body[:size]
+            offset += size + 16
+
+
+def spans(record: bytes, key: str) -> np.ndarray:
+    """Where the strings of one feature lie in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
+
+    Raises:
+      BrokenRecord: the record has no such feature.
+    """
+    wanted = key.encode()
+    for _, start, end in _messages(record, 0, len(record)):
+        for _, entry, entry_end in _messages(record, start, end):
+            name, value = _key_and_value(record, entry, entry_end)
+            if name != wanted:
+                continue
+            lists = [(at, stop) for kind, at, stop in _messages(record, *value) if kind == 1]
+            found = [(at, stop - at) for place in lists for _, at, stop in _messages(record, *place)]
+            return np.array(found, np.int64).reshape(-1, 2)
+    raise BrokenRecord(f"without {key}")
+
+
+def _key_and_value(record: bytes, start: int, end: int) -> tuple[bytes, tuple[int, int]]:
+    name, value = b"", (end, end)
+    for number, at, stop in _messages(record, start, end):
+        if number == 1:
+            name = record[at:stop]
+        else:
+            value = at, stop
+    return name, value
+
+
+def _messages(record: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, start, end) of the length-delimited fields of a protocol buffer message."""
+    while position < end:
+        tag, position = _varint(record, position)
+        if tag & 7 != 2:
+            raise BrokenRecord("not a serialised tf.train.Example")
+        size, position = _varint(record, position)
+        if position + size > end:
+            raise BrokenRecord("not a serialised tf.train.Example")
+        yield tag >> 3, position, position + size
+        position += size
+
+
+def _varint(record: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(record):
+            raise BrokenRecord("not a serialised tf.train.Example")
+        byte = record[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position

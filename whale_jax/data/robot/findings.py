@@ -1,0 +1,137 @@
+"""What an import found, for a terminal."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.contract.recorded import Recorded
+from whale_jax.data.robot.motion import Motion
+from whale_jax.data.store.store import EpisodeStore
+
+_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a source held and what was made of it.
+
+    Attributes:
+      kind; splits: episodes by split; frames: stored; rate_hz: stored; source_hz: lowest and highest recorded.
+      camera: the view taken; cameras: all there are; tasks: episodes by text; spec: the actions' contract.
+      actions: (min, mean, max, share beyond the range) of each dimension; empty where they were not converted.
+      left_out: episodes and rows by cause; repaired: values by what was done to them.
+    """
+
+    kind: str
+    splits: dict[str, int]
+    frames: int
+    rate_hz: float
+    source_hz: tuple[float, float]
+    camera: str
+    cameras: tuple[str, ...]
+    tasks: dict[str, int]
+    spec: ActionSpec
+    actions: tuple[tuple[float, float, float, float], ...] = ()
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    repaired: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        reader: Any,
+        pairs: Sequence[tuple[Recorded, Motion]],
+        splits: Sequence[str],
+        spec: ActionSpec,
+        camera: str,
+        left_out: dict[str, int],
+    ) -> "Found":
+        """Of a LeRobot data set or a folder: the episodes kept, their motion and splits."""
+        actions = np.concatenate([motion.actions for _, motion in pairs])
+        outside = (actions < np.float32(spec.low)) | (actions > np.float32(spec.high))
+        columns = (actions.min(0), actions.mean(0, dtype=np.float64), actions.max(0), outside.mean(0))
+        rates = [recorded.rate_hz for recorded, _ in pairs]
+        rows = {"last rows that no whole step follows": sum(motion.dropped for _, motion in pairs)}
+        return cls(
+            kind=reader.kind,
+            splits=_count(splits),
+            frames=sum(len(motion.rows) for _, motion in pairs),
+            rate_hz=spec.rate_hz,
+            source_hz=(min(rates), max(rates)),
+            camera=camera,
+            cameras=tuple(reader.cameras) or (camera,),
+            tasks=_count(recorded.task for recorded, _ in pairs),
+            spec=spec,
+            actions=tuple(tuple(map(float, row)) for row in zip(*columns, strict=True)),
+            left_out={cause: count for cause, count in (left_out | rows).items() if count},
+            repaired=_repaired([motion for _, motion in pairs]),
+        )
+
+    @classmethod
+    def of_store(cls, store: EpisodeStore, kind: str, left_out: dict[str, int] | None = None) -> "Found":
+        """Of a source whose actions were taken as they are."""
+        spec, camera = store.action_spec, str(store.info.get("camera", ""))
+        return cls(
+            kind=kind,
+            splits=_count(record["split"] for record in store.records),
+            frames=store.num_frames,
+            rate_hz=spec.rate_hz,
+            source_hz=(spec.rate_hz, spec.rate_hz),
+            camera=camera,
+            cameras=(camera,),
+            tasks=_count(record["task"] for record in store.records),
+            spec=spec,
+            left_out=dict(left_out or {}),
+        )
+
+
+def _count(names: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _repaired(motions: Sequence[Motion]) -> dict[str, int]:
+    counts = {
+        "angles wrapped into -pi to pi": sum(m.wrapped for m in motions),
+        "gripper values beyond open or closed, set to it": sum(m.outside for m in motions),
+    }
+    return {what: count for what, count in counts.items() if count}
+
+
+def to_text(found: Found, root: str) -> str:
+    """What was found, as lines."""
+    splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
+    low, high = found.source_hz
+    same = abs(high / found.rate_hz - 1) < 0.02 and abs(low / found.rate_hz - 1) < 0.02
+    recorded = f"{low:.4g} Hz" if abs(high - low) < 0.02 * high else f"{low:.4g} to {high:.4g} Hz"
+    others = f" of {', '.join(found.cameras)}" if len(found.cameras) > 1 else ""
+    lines = [
+        f"{root}: {found.kind}, {sum(found.splits.values())} episodes ({splits}), {found.frames} frames",
+        f"  rate      {found.rate_hz:.4g} Hz" + ("" if same else f", resampled from {recorded}"),
+        f"  camera    {found.camera}{others}",
+    ]
+    for text, count in list(found.tasks.items())[:_SHOWN]:
+        lines.append(f"  task      {text} ({count})")
+    if len(found.tasks) > _SHOWN:
+        lines.append(f"  task      and {len(found.tasks) - _SHOWN} more")
+    lines += _dimensions(found)
+    lines += [f"  left out  {count} {cause}" for cause, count in found.left_out.items()]
+    lines += [f"  repaired  {count} {what}" for what, count in found.repaired.items()]
+    return "\n".join(lines)
+
+
+def _dimensions(found: Found) -> list[str]:
+    if not found.actions:
+        return []
+    width = max(10, *map(len, found.spec.names))
+    header = ("min", "mean", "max", "low", "high", "beyond")
+    lines = [f"  {'action':<{width}}{'kind':<10}" + "".join(f"{name:>11}" for name in header) + "  unit"]
+    spec = found.spec
+    for d, (least, mean, most, share) in enumerate(found.actions):
+        numbers = "".join(f"{value:>11.4g}" for value in (least, mean, most, spec.low[d], spec.high[d]))
+        lines.append(f"  {spec.names[d]:<{width}}{spec.kinds[d]:<10}{numbers}{share:>10.1%}  {spec.units[d]}")
+    return lines

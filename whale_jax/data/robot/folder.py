@@ -1,0 +1,182 @@
+"""A folder of episodes, each a video or a directory of pictures with a CSV of its actions.
+
+    NAME.mp4 + NAME.csv,  or  NAME/000000.png ... + NAME.csv or NAME/actions.csv
+
+The header of the CSV names its columns: `timestamp` (seconds), `reward`, `success`, `task` and `state.*` are what they
+say, all others are the action. There are as many rows as frames, or one fewer.
+"""
+
+import csv
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows
+from whale_jax.data.media.videos import Video, frame_times, picture
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+PICTURES = (".png", ".jpg", ".jpeg")
+ACTION, STATE = "action", "observation.state"
+_OWN = ("timestamp", "reward", "success")
+_TEXT = "task"
+
+
+class Folder:
+    """A folder of episodes in the order of their names.
+
+    root; rate_hz: None, for each episode has its own; cameras: (); columns: of the first episode's CSV, by key;
+    names: of the episodes. `assumed_hz` is the rate of pictures that have no times.
+    Raises WhaleError when there are no episodes, or a CSV without frames or the reverse.
+    """
+
+    kind = "folder"
+
+    def __init__(self, root: Path | str, assumed_hz: float | None = None):
+        self.root, self._assumed = Path(root), assumed_hz
+        self._pairs = list(self._find())
+        if not self._pairs:
+            raise WhaleError(
+                f"{root} holds no episodes: neither a LeRobot data set (meta/info.json), an RLDS data set, an episode "
+                "store (manifest.json), nor NAME.mp4 or NAME/*.png with NAME.csv."
+            )
+        self.names = [name for name, _, _ in self._pairs]
+        self.cameras: list[str] = []
+        header = _header(self._pairs[0][2])
+        self.columns = {key: tuple(names) for key, names in _split(header).items() if names}
+        self._video: Video | None = None
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def choose_camera(self, camera: str) -> str:
+        """ "main"; a folder has one view, so that another name is passed over."""
+        return "main"
+
+    def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
+        """One episode after the other, its CSV checked against its frames; these are decoded when asked for.
+
+        Raises:
+          WhaleError: naming file and row, for what is no number or goes back in time, and for frames and rows that
+            disagree.
+        """
+        for name, frames, table in self._pairs:
+            if name not in leave_out:
+                yield self._recorded(name, frames, table)
+
+    def close(self) -> None:
+        """Closes the video that was read last."""
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    def _find(self) -> Iterator[tuple[str, Path, Path]]:
+        """(name, video or directory of pictures, CSV)."""
+        if not self.root.is_dir():
+            raise WhaleError(f"There is no directory {self.root}; correct the path.")
+        tables = {path.stem: path for path in self.root.glob("*.csv")}
+        films = {path.stem: path for path in sorted(self.root.iterdir()) if path.suffix.lower() in VIDEOS}
+        for path in sorted(self.root.iterdir()):
+            if path.is_dir() and any(child.suffix.lower() in PICTURES for child in path.iterdir()):
+                films[path.name] = path
+                if (path / "actions.csv").exists():
+                    tables.setdefault(path.name, path / "actions.csv")
+        alone = sorted(set(tables) ^ set(films))
+        if alone and (films or tables):
+            what = "no CSV of actions" if alone[0] in films else "no video and no directory of pictures"
+            raise WhaleError(
+                f"{self.root}: the episode {alone[0]} has {what} ({len(alone)} such in all); add or remove it."
+            )
+        for name in sorted(films):
+            yield name, films[name], tables[name]
+
+    def _recorded(self, name: str, film: Path, path: Path) -> Recorded:
+        values, texts = _read_csv(path, name)
+        pictures = sorted(p for p in film.iterdir() if p.suffix.lower() in PICTURES) if film.is_dir() else None
+        shown = frame_times(film) if pictures is None else np.arange(len(pictures), dtype=np.float64)
+        count, rows = len(shown), len(next(iter(values.values())))
+        if rows not in (count, count - 1):
+            raise broken(
+                name, f"{film} has {count} frames, and {path} {rows} rows after its header; as many or one fewer fit."
+            )
+        if rows < count and _split(values)[STATE]:
+            count = rows
+        times = self._times(values, shown[:count], pictures is None, path)
+        tables = {
+            key: Table(np.stack([values[n] for n in names], axis=1), tuple(names))
+            for key, names in _split(values).items()
+            if names
+        }
+        check_rows(name, str(path), 2, times, tables)
+        rewards = values.get("reward", np.zeros(rows))
+        success = values["success"] > 0 if "success" in values else rewards > 0
+        rate = (count - 1) / (times[-1] - times[0]) if count > 1 else 0.0
+        task = next((text for text in texts if text), name)
+        tolerance = np.diff(shown).min(initial=1.0) / 4
+
+        def frames(wanted: np.ndarray, side: int) -> np.ndarray:
+            if pictures is None:
+                return self._open(film).read(shown[wanted], side, tolerance)
+            return np.stack([picture(pictures[i], side, str(pictures[i])) for i in wanted])
+
+        return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
+
+    def _times(self, values: dict[str, np.ndarray], shown: np.ndarray, filmed: bool, path: Path) -> np.ndarray:
+        """When each frame was seen: by the table, else by the video, else at the rate that the robot's file gives."""
+        if "timestamp" in values:
+            times = values["timestamp"]
+            missing = len(shown) - len(times)
+            last = 2 * times[-1:] - times[-2:-1] if len(times) > 1 else times[-1:] + 1
+            return np.append(times, last) if missing else times
+        if filmed:
+            return shown
+        if self._assumed is None:
+            raise WhaleError(
+                f"{path} has no column timestamp, and pictures have no rate; write rate_hz: into the robot's YAML."
+            )
+        return shown / self._assumed
+
+    def _open(self, path: Path) -> Video:
+        if self._video is None or self._video.path != path:
+            self.close()
+            self._video = Video(path)
+        return self._video
+
+
+def _split(header: Collection[str]) -> dict[str, list[str]]:
+    """The columns of the action and of the state."""
+    state = [n for n in header if n.startswith("state.")]
+    return {ACTION: [n for n in header if n not in (*_OWN, _TEXT, *state)], STATE: state}
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [cell.strip() for cell in next(csv.reader(file), [])]
+    except (OSError, UnicodeDecodeError) as error:
+        raise WhaleError(f"{path} cannot be read as text ({error}).") from error
+
+
+def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Its numeric columns by name, (N,) float64, and its texts; raises WhaleError naming the row of a bad number."""
+    header = _header(path)
+    if not header or len(set(header)) != len(header):
+        raise WhaleError(f"{path} needs a first row that names its columns, each once; it has: {', '.join(header)}.")
+    numbers, texts = [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for row, cells in enumerate(csv.reader(file), start=1):
+            if row == 1 or not cells:
+                continue
+            if len(cells) != len(header):
+                raise broken(name, f"{path}, row {row} has {len(cells)} cells, and its header {len(header)}.")
+            named = dict(zip(header, cells, strict=True))
+            texts.append(named.pop(_TEXT, "").strip())
+            try:
+                numbers.append([float(cell) for cell in named.values()])
+            except ValueError as error:
+                raise broken(name, f"{path}, row {row}: {error}.") from error
+    if not numbers:
+        raise broken(name, f"{path} has no row after its header.")
+    columns = [n for n in header if n != _TEXT]
+    return dict(zip(columns, np.array(numbers, np.float64).T, strict=True)), texts

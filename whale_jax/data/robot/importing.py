@@ -1,0 +1,295 @@
+"""`whale data import`: what a roboticist has (LeRobot, RLDS, a folder, another store) becomes an episode store."""
+
+import dataclasses
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.progress import Progress
+from whale_jax.data.contract.actions import ActionSpec, statistics
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.contract.recorded import Recorded, check_image_size
+from whale_jax.data.lerobot.read import INFO, LeRobot
+from whale_jax.data.robot.contract import EXAMPLES, Robot, load_robot
+from whale_jax.data.robot.findings import Found
+from whale_jax.data.robot.folder import Folder
+from whale_jax.data.robot.motion import Motion, action_spec, convert, state_spec
+from whale_jax.data.store.resume import alone, check_settings, existing
+from whale_jax.data.store.storage import (
+    MANIFEST,
+    episode_file,
+    read_header,
+    record_of,
+    remove_partial,
+    replacing,
+    write_episode,
+    write_manifest,
+)
+from whale_jax.data.store.store import EpisodeStore, open_store
+
+POLICY, IMAGE_SIZE = "demonstration", 64
+_RLDS = "dataset_info.json"
+_RATES_DIFFER = 0.01
+_SLUG = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One episode to write: its file in the store, what its source gives, what is made of it, and its metadata."""
+
+    file: str
+    recorded: Recorded
+    motion: Motion
+    metadata: dict[str, Any]
+
+
+def import_data(
+    source: Path | str,
+    root: Path | str,
+    robot: Path | str | None = None,
+    camera: str = "",
+    image_size: int | None = None,
+    valid: float = 0.1,
+    test: float = 0.0,
+    leave_out: Collection[str] = (),
+    progress: bool = True,
+) -> tuple[EpisodeStore, Found]:
+    """Converts `source` once into the episode store `root`; the store, and what was found.
+
+    LeRobot data sets and folders need the robot's contract; RLDS and stores bring theirs, and their splits. Every table
+    is checked before the first picture is decoded. Complete episodes are kept, so that the same call goes on after a
+    kill.
+
+    Args:
+      robot: YAML file, see configs/robots; camera: view to use where there are several.
+      image_size: side of a frame in pixels; None keeps that of a store, and is 64 for LeRobot and folders.
+      valid, test: shares of the episodes for these splits, the last ones of the source.
+      leave_out: names of episodes to pass over.
+
+    Raises:
+      WhaleError: what is wrong, in which file and row, and what mends it.
+    """
+    source, root = _place(source), Path(root)
+    if image_size is not None:
+        check_image_size(image_size)
+    if not 0 <= valid + test < 1 or min(valid, test) < 0:
+        raise WhaleError(f"Shares of {valid:g} for --valid and {test:g} for --test leave nothing to train on.")
+    given = {"--robot": robot, "--camera": camera, "--leave-out": leave_out}
+    if isinstance(source, Path) and (source / MANIFEST).exists():
+        _refuse(source, "is an episode store", given)
+        return _import_store(open_store(source), root, image_size, progress)
+    if not isinstance(source, Path) or (source / _RLDS).exists() or any(source.glob(f"*/{_RLDS}")):
+        _refuse(source, "is an RLDS data set", given)
+        return _import_rlds(source, root, image_size)
+    image_size = IMAGE_SIZE if image_size is None else image_size
+    reader = _open(source, robot)
+    try:
+        found, spec, shared, jobs = _plan(reader, load_robot(robot), camera, image_size, (valid, test), set(leave_out))
+        _write_all(root, jobs, spec, shared, progress)
+    finally:
+        reader.close()
+    return open_store(root), found
+
+
+def _place(source: Path | str) -> Path | str:
+    """A local directory that exists, or an address such as gs://..., which only RLDS may have."""
+    if "://" in str(source):
+        return str(source)
+    if not Path(source).is_dir():
+        raise WhaleError(f"There is no directory {source}; correct the path.")
+    return Path(source)
+
+
+def _refuse(source: Path | str, what: str, given: dict[str, Any]) -> None:
+    """Raises WhaleError for an option that says what such a source knows itself."""
+    if wrong := [option for option, value in given.items() if value]:
+        raise WhaleError(f"{source} {what}, whose actions, view and episodes are known; leave {wrong[0]} out.")
+
+
+def _open(source: Path, robot: Path | str | None) -> LeRobot | Folder:
+    rate = load_robot(robot).rate_hz if robot else None
+    reader = LeRobot(source) if (source / INFO).exists() else Folder(source, rate)
+    if robot is None:
+        columns = "; ".join(f"{key}: {', '.join(names)}" for key, names in reader.columns.items()) or "none"
+        raise WhaleError(
+            f"What the actions in {source} mean is not known. Describe the robot once in YAML and name the file: "
+            f"--robot=FILE.yaml; examples to start from: {', '.join(EXAMPLES)}. Columns that are there: {columns}."
+        )
+    return reader
+
+
+def _plan(
+    reader: LeRobot | Folder,
+    robot: Robot,
+    camera: str,
+    image_size: int,
+    shares: tuple[float, float],
+    leave_out: set[str],
+) -> tuple[Found, ActionSpec, dict[str, Any], list[_Job]]:
+    """Reads and checks all tables; what was found, the actions' contract, what all episodes share, and the jobs."""
+    for name in sorted(leave_out):
+        if name not in reader.names:
+            raise unknown_name(f"episode in {reader.root}", name, reader.names)
+    camera = reader.choose_camera(camera or robot.camera)
+    recordings = list(reader.episodes({*robot.action, *robot.state}, camera, leave_out))
+    long_enough = [recorded for recorded in recordings if len(recorded.times) > 1]
+    rate = robot.rate_hz or _only_rate(long_enough, robot)
+    pairs = [(recorded, convert(robot, recorded, rate)) for recorded in long_enough]
+    pairs = [(recorded, motion) for recorded, motion in pairs if len(motion.actions)]
+    if not pairs:
+        raise WhaleError(f"No episode of {reader.root} has two frames at {rate:g} Hz; nothing was written.")
+    splits = split_names(len(pairs), *shares)
+    spec = action_spec(robot, [m for (_, m), split in zip(pairs, splits, strict=True) if split == "train"], rate)
+    state = state_spec(robot)
+    shared = {
+        "image_size": [image_size] * 2,
+        "camera": camera,
+        "action_spec": spec.to_json(),
+        "state_spec": state.to_json() if state else None,
+        "source": str(reader.root.resolve()),
+        "shares": list(shares),
+        "left_out": sorted(leave_out),
+    }
+    slugs = slugs_of(recorded.task for recorded, _ in pairs)
+    jobs = []
+    for (recorded, motion), split in zip(pairs, splits, strict=True):
+        names = {"split": split, "task": slugs[recorded.task], "policy": POLICY}
+        names["index"] = reader.names.index(recorded.name)
+        metadata = names | {"seed": 0, "instruction": recorded.task, "episode": recorded.name, "robot": robot.name}
+        jobs.append(_Job(episode_file(**names), recorded, motion, metadata | shared | {"versions": _versions()}))
+    causes = {
+        "by --leave-out": len(leave_out),
+        f"of fewer than two frames at {rate:g} Hz": len(recordings) - len(pairs),
+    }
+    return Found.of(reader, pairs, splits, spec, camera, causes), spec, shared, jobs
+
+
+def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
+    """The control rate that all episodes have; raises WhaleError naming the first two that differ."""
+    for recorded in recordings[1:]:
+        first = recordings[0]
+        if abs(recorded.rate_hz / first.rate_hz - 1) > _RATES_DIFFER:
+            slower = min(recorded.rate_hz, first.rate_hz)
+            raise WhaleError(
+                f"{first.file} was recorded at {first.rate_hz:.4g} Hz and {recorded.file} at {recorded.rate_hz:.4g} "
+                f"Hz. Choose one rate for all in {robot.file}: rate_hz: {slower:.4g}"
+            )
+    return round(recordings[0].rate_hz, 3) if recordings else 1.0
+
+
+def split_names(count: int, valid: float, test: float) -> list[str]:
+    """The split of each of `count` episodes: the last ones are for "valid" and, behind them, "test".
+
+    A share above 0 takes one episode at least, and one is always left to train on.
+    """
+    tests = min(max(1, round(test * count)), count - 1) if test else 0
+    valids = min(max(1, round(valid * count)), count - 1 - tests) if valid else 0
+    return ["train"] * (count - valids - tests) + ["valid"] * valids + ["test"] * tests
+
+
+def slugs_of(texts: Iterable[str]) -> dict[str, str]:
+    """A directory name for each text, another for each; the first of those that look alike keeps the plain one."""
+    slugs: dict[str, str] = {}
+    for text in texts:
+        if text not in slugs:
+            plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_SLUG].strip("-") or "task"
+            same = sum(slug == plain or slug.startswith(f"{plain}--") for slug in slugs.values())
+            slugs[text] = f"{plain}--{same + 1}" if same else plain
+    return slugs
+
+
+def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str, Any], progress: bool) -> None:
+    """Writes the episodes that are not there yet, and then the manifest."""
+    root.mkdir(parents=True, exist_ok=True)
+    with alone(root):
+        headers = existing(root, {job.file for job in jobs})
+        check_settings(root, headers, shared)
+        remove_partial(root)
+        missing = [job for job in jobs if job.file not in headers]
+        try:
+            with Progress(
+                root.name, "Imported", "episodes", len(jobs), len(jobs) - len(missing), "frames", progress
+            ) as bar:
+                for job, header in _written(root, missing, spec):
+                    headers[job.file] = header
+                    bar.step(len(job.motion.rows))
+        finally:
+            remove_partial(root)
+        train = [job.motion.actions for job in jobs if job.metadata["split"] == "train"]
+        settings = {key: value for key, value in shared.items() if key != "action_spec"}
+        settings["statistics"] = statistics(np.concatenate([a[:, d] for a in train]) for d in range(spec.dim))
+        lines = [record_of(job.file, headers[job.file]) for job in jobs]
+        write_manifest(root, lines, action_spec=spec, versions=_versions(), **settings)
+
+
+def _written(root: Path, jobs: list[_Job], spec: ActionSpec) -> Iterator[tuple[_Job, dict[str, Any]]]:
+    """(job, header) of each episode once it is on the disk; pictures are decoded while others are compressed."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque = deque()
+        for job in jobs:
+            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job, spec))))
+            while len(pending) > workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        for done, future in pending:
+            yield done, future.result()
+
+
+def _episode(job: _Job, spec: ActionSpec) -> Episode:
+    motion = job.motion
+    frames = job.recorded.frames(motion.rows, job.metadata["image_size"][0])
+    return Episode(frames, motion.actions, motion.rewards, motion.success, job.metadata, motion.state)
+
+
+def _import_store(
+    store: EpisodeStore, root: Path, image_size: int | None, progress: bool
+) -> tuple[EpisodeStore, Found]:
+    """Copies a store file by file, each read and checked first; what is there already is kept."""
+    if image_size and store.image_size != (image_size, image_size):
+        raise WhaleError(
+            f"{store.root} holds frames of {store.image_size[0]}x{store.image_size[1]} pixels, which are copied as "
+            "they are; leave --image-size out."
+        )
+    if root.resolve() == store.root.resolve():
+        raise WhaleError(f"{root} is the store itself; give --to another directory.")
+    root.mkdir(parents=True, exist_ok=True)
+    with alone(root):
+        wanted = {record["file"] for record in store.records}
+        headers = existing(root, wanted)
+        if strays := sorted(set(headers) - wanted):
+            raise WhaleError(
+                f"{root} holds episodes that {store.root} does not ({strays[0]}); give --to another directory."
+            )
+        remove_partial(root)
+        there = {file for file, header in headers.items() if header == read_header(store.root / file)}
+        with Progress(root.name, "Copied", "episodes", len(store), len(there), "frames", progress) as bar:
+            for i, record in enumerate(store.records):
+                if record["file"] not in there:
+                    bar.step(store.read(i).length + 1)
+                    with replacing(root / record["file"]) as file, open(store.root / record["file"], "rb") as old:
+                        shutil.copyfileobj(old, file)
+        with replacing(root / MANIFEST) as file:
+            file.write((store.root / MANIFEST).read_bytes())
+    return open_store(root), Found.of_store(store, "episode store")
+
+
+def _import_rlds(source: Path | str, root: Path, image_size: int | None) -> tuple[EpisodeStore, Found]:
+    from whale_jax.data.oxe.convert import import_rlds
+
+    store, left_out = import_rlds(source, root, image_size or 0)
+    return store, Found.of_store(store, "RLDS", left_out)
+
+
+def _versions() -> dict[str, str]:
+    """The library versions that decide what a frame looks like."""
+    return {"av": version("av"), "numpy": version("numpy")}

@@ -1,0 +1,208 @@
+"""Batches of segments from a local episode store, through Grain; no TensorFlow."""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.batch import Batch, validate
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.store.storage import read_episode, rebuild_manifest, write_episode, write_manifest
+from whale_jax.data.store.store import EpisodeStore, open_store
+
+__all__ = [
+    "BatchIterator",
+    "EpisodeStore",
+    "batches",
+    "open_store",
+    "read_episode",
+    "rebuild_manifest",
+    "segments",
+    "write_episode",
+    "write_manifest",
+]
+
+
+class EpisodeCache:
+    """Decoded episodes, the least recently used dropped first so that they never exceed `max_bytes`.
+
+    Safe to call from several threads; an episode larger than the bound is returned and not kept.
+    """
+
+    def __init__(self, read: Callable[[int], Episode], max_bytes: int):
+        self._read = read
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._episodes: OrderedDict[int, Episode] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        return self._bytes
+
+    def __call__(self, index: int) -> Episode:
+        with self._lock:
+            if index in self._episodes:
+                self._episodes.move_to_end(index)
+                return self._episodes[index]
+        episode = self._read(index)
+        with self._lock:
+            if index not in self._episodes and episode.nbytes <= self._max_bytes:
+                self._episodes[index] = episode
+                self._bytes += episode.nbytes
+                while self._bytes > self._max_bytes:
+                    self._bytes -= self._episodes.popitem(last=False)[1].nbytes
+        return episode
+
+
+def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
+    """Every (episode, start) pair in order, (S, 2) int32; starts run from 0 to max(0, L+1-num_frames)."""
+    counts = np.array([max(1, r["length"] + 2 - num_frames) for r in store.records])
+    episode = np.repeat(np.arange(len(counts)), counts)
+    start = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([episode, start], axis=1).astype(np.int32)
+
+
+def masks(frames: np.ndarray, actions: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones, (B,)."""
+    position = np.arange(num_frames)
+    return position < frames[:, None], position < actions[:, None]
+
+
+def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) -> Batch:
+    """The Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
+    episodes = [read(int(e)) for e, _ in pairs]
+    first = episodes[0]
+    b, t = len(pairs), num_frames
+    # Only padding needs zeros, and it is rare: clear it row by row instead of clearing every frame.
+    frames = np.empty((b, t, *first.frames.shape[1:]), np.uint8)
+    actions = np.zeros((b, t, first.actions.shape[1]), np.float32)
+    rewards = np.zeros((b, t), np.float32)
+    counts = np.zeros((b, 2), np.int32)
+    for row, (episode, start) in enumerate(zip(episodes, pairs[:, 1], strict=True)):
+        real = min(t, episode.length + 1 - start)
+        acted = min(t, episode.length - start)
+        frames[row, :real] = episode.frames[start : start + real]
+        frames[row, real:] = 0
+        actions[row, :acted] = episode.actions[start : start + acted]
+        rewards[row, :acted] = episode.rewards[start : start + acted]
+        counts[row] = real, acted
+    frame_mask, action_mask = masks(*counts.T, t)
+    return Batch(
+        frames=frames,
+        actions=actions,
+        rewards=rewards,
+        frame_mask=frame_mask,
+        action_mask=action_mask,
+        episode=np.ascontiguousarray(pairs[:, 0]),
+        start=np.ascontiguousarray(pairs[:, 1]),
+    )
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches with an exact, JSON-able position: what follows set_state(get_state()) is bit-equal."""
+
+    def __init__(self, dataset: grain.IterDataset, identity: dict[str, Any]):
+        self._iterator = iter(dataset)
+        self._identity = identity
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the next batch is, and of which stream; independent of prefetching."""
+        return {"position": dict(self._iterator.get_state()), "stream": self._identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `state` was taken; raises WhaleError when it is the state of another stream.
+
+        Any of several hosts may go on from the state of one, and so may another number of hosts.
+        """
+        for key, value in self._identity.items():
+            if state["stream"].get(key) != value:
+                raise WhaleError(
+                    f"The data iterator cannot resume: its saved {key} is {state['stream'].get(key)!r} and "
+                    f"now it is {value!r}. Go on with the data and settings that the run started with, or "
+                    "start a new run."
+                )
+        self._iterator.set_state(dict(state["position"]))
+
+    def report(self) -> str:
+        """A line for the log on what was drawn so far; empty where there is nothing to say."""
+        return ""
+
+    def allow_growth(self, nbytes: int) -> None:
+        """Says that the process will grow by so much for reasons of its own, such as writing checkpoints."""
+
+    def close(self) -> None:
+        """Stops the prefetching threads."""
+        self._iterator.close()
+
+
+def check_sizes(batch_size: int, num_frames: int) -> None:
+    """Raises WhaleError for sizes that give no batch."""
+    if batch_size < 1 or num_frames < 1:
+        raise WhaleError(f"batch_size {batch_size} and num_frames {num_frames} must both be at least 1.")
+
+
+def _check(store: EpisodeStore, batch_size: int, num_frames: int, shard: tuple[int, int], available: int) -> None:
+    check_sizes(batch_size, num_frames)
+    index, count = shard
+    if not 0 <= index < count:
+        raise WhaleError(f"shard {shard} must be (index, count) with 0 <= index < count.")
+    if available < count:
+        raise WhaleError(f"{store.root} has {available} segments, too few for {count} shards; record more episodes.")
+
+
+def batches(
+    store: EpisodeStore,
+    *,
+    batch_size: int,
+    num_frames: int,
+    seed: int,
+    shuffle: bool = True,
+    shard: tuple[int, int] = (0, 1),
+    cache_bytes: int = 2 << 30,
+    prefetch: int = 2,
+) -> BatchIterator:
+    """Segments of `num_frames` frames in batches of `batch_size`.
+
+    With shuffle the stream is infinite: all (episode, start) pairs in an order of the seed, another one each
+    epoch, no pair twice in an epoch. Without it the stream is one pass in order, and the last batch may be
+    smaller. shard (index, count) takes its part of every batch of `count` times the size, so that the shards'
+    batches one after another are the batch of a single process; an incomplete last one is then left out.
+    Batch number k is a function of (store, seed, shard, k) alone. Decoded episodes are kept up to
+    cache_bytes; `prefetch` batches are made ahead in as many threads (0: in the caller's).
+
+    Raises WhaleError for settings that give no batch, and from next() for a file that breaks the contract.
+    """
+    pairs = segments(store, num_frames)
+    _check(store, batch_size, num_frames, shard, len(pairs))
+    read = EpisodeCache(store.read, cache_bytes)
+    dataset = grain.MapDataset.range(len(pairs))
+    if shuffle:
+        # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs; spread them first.
+        spread = int(np.random.SeedSequence([seed, len(pairs)]).generate_state(1)[0])
+        dataset = dataset.shuffle(spread).repeat()
+    dataset = dataset.batch(batch_size * shard[1], drop_remainder=shard[1] > 1)
+    part = slice(batch_size * shard[0], batch_size * (shard[0] + 1))
+    dataset = dataset.map(lambda chosen: validate(collate(pairs[chosen[part]], read, num_frames)))
+    options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
+    files = json.dumps([(r["file"], r["length"]) for r in store.records])
+    identity = {
+        "batch_size": batch_size * shard[1],
+        "num_frames": num_frames,
+        "seed": seed,
+        "shuffle": shuffle,
+        "episodes": hashlib.sha256(files.encode()).hexdigest()[:16],
+    }
+    return BatchIterator(dataset.to_iter_dataset(options), identity)

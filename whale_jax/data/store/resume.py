@@ -1,0 +1,49 @@
+"""What lets a stopped job that writes episodes go on: a lock, what is there already, and whether it fits."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.storage import MANIFEST, read_header, read_manifest
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Holds ROOT/.lock, which the system releases when this process ends, however it ends."""
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WhaleError(f"Another process is writing into {root}; wait for it or choose another one.") from None
+        yield
+
+
+def existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """The headers of the episodes that are there; a broken one that is wanted counts as absent."""
+    headers = {}
+    for path in sorted(root.glob("episodes/*/*/*/[!.]*.npz")):
+        file = path.relative_to(root).as_posix()
+        try:
+            headers[file] = read_header(path)
+        except WhaleError:
+            if file not in wanted:
+                raise
+    return headers
+
+
+def check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Raises WhaleError when what is there was recorded with other settings; nothing is changed."""
+    there = {file: header["metadata"] for file, header in headers.items()}
+    if (root / MANIFEST).exists():
+        there[MANIFEST] = read_manifest(root)
+    for file, found in there.items():
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise WhaleError(
+                    f"{root} already holds episodes with {name} {found.get(name)!r} ({file}), and now "
+                    f"{value!r} is asked for. Choose another directory, or the settings that it was recorded "
+                    "with; nothing was changed."
+                )

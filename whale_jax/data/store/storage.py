@@ -1,0 +1,234 @@
+"""Episodes on disk: one compressed .npz each and a JSON manifest (the DreamerV3 habit). Free of JAX.
+
+    ROOT/manifest.json
+    ROOT/episodes/<split>/<task>/<policy>/0000.npz
+
+Every file holds enough (its header) to write the manifest anew.
+"""
+
+import errno
+import json
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.contract.episode import Episode
+
+FORMAT, VERSION = "whale-episodes", 1
+MANIFEST = "manifest.json"
+_ARRAYS = ("frames", "actions", "rewards", "success")
+_KEYS = ("file", "task", "policy", "split", "index", "seed", "length", "return", "success")
+_PARSING = threading.Lock()
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """A binary file written beside `path` that takes its place only when it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise WhaleError(
+            f"No space left to write {path} ({error.strerror}). What was complete before is untouched; free "
+            "some space or choose another directory, then run the same command again."
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove_partial(root: Path | str) -> int:
+    """Deletes what a killed process left half-written under `root`; the number of files deleted."""
+    partial = list(Path(root).glob("episodes/**/.*.tmp")) + list(Path(root).glob(".*.tmp"))
+    for path in partial:
+        path.unlink(missing_ok=True)
+    return len(partial)
+
+
+def episode_file(split: str, task: str, policy: str, index: int) -> str:
+    """Where an episode lies, relative to the root of its store."""
+    return f"episodes/{split}/{task}/{policy}/{index:04d}.npz"
+
+
+def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
+    """Writes one episode atomically and returns its header.
+
+    Raises WhaleError for an invalid episode, or when the disk is full; no partial file is left behind.
+    """
+    path = Path(path)
+    episode.validate(str(path))
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "metadata": episode.metadata,
+        "length": episode.length,
+        "return": float(episode.rewards.sum()),
+        "success": bool(episode.success.any()),
+    }
+    arrays = {name: getattr(episode, name) for name in _ARRAYS}
+    if episode.state is not None:
+        arrays["state"] = episode.state
+    with replacing(path) as file:
+        np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+    return header
+
+
+def _broken(path: Path, error: Exception | str) -> WhaleError:
+    return WhaleError(
+        f"{path} is not a whole episode file ({error}). Delete it and run the same `whale collect` or `whale "
+        "data import` command again: only what is missing is written."
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The npz archive and its header; whatever is wrong with the file becomes a WhaleError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            header = json.loads(str(_array(archive, "header")))
+            if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+                raise _other_schema(path, header)
+            yield archive, header
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _broken(path, error) from error
+
+
+def _array(archive: Any, name: str) -> np.ndarray:
+    """One array of an npz archive, safe to call from several threads.
+
+    NumPy parses an array's description as Python source, which CPython 3.11 may refuse when two threads do it at once.
+    """
+    with archive.zip.open(f"{name}.npy") as file:
+        with _PARSING:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError(f"{name} is of another NumPy format")
+            shape, columns_first, dtype = np.lib.format.read_array_header_1_0(file)
+        array = np.frombuffer(file.read(), dtype)
+    return array.reshape(shape, order="F" if columns_first else "C").copy()
+
+
+def _other_schema(path: Path, found: dict[str, Any]) -> WhaleError:
+    return WhaleError(
+        f"{path} has the format {found.get('format')!r} version {found.get('version')!r}, but this version "
+        f"of Whale reads {FORMAT!r} version {VERSION}. Record it again with `whale collect`, or import it "
+        "again with `whale data import`, into a new directory, or install the version of Whale that wrote it."
+    )
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """Format, version, metadata, length, return and success of one file, without decoding its frames."""
+    with _opened(Path(path)) as (_, header):
+        return header
+
+
+def read_episode(path: Path | str) -> Episode:
+    """One episode; raises WhaleError for a file that is missing, truncated, altered or of another schema."""
+    path = Path(path)
+    with _opened(path) as (archive, header):
+        there = ("state",) if "state" in archive.files else ()
+        arrays = {name: _array(archive, name) for name in (*_ARRAYS, *there)}
+    return Episode(**arrays, metadata=header["metadata"]).validate(str(path))
+
+
+def record_of(file: str, header: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's line about one episode."""
+    known = {**header["metadata"], **header, "file": file}
+    return {key: known[key] for key in _KEYS}
+
+
+def write_manifest(
+    root: Path | str,
+    episodes: Iterable[dict[str, Any]],
+    *,
+    image_size: tuple[int, int],
+    action_spec: ActionSpec,
+    camera: str,
+    versions: dict[str, str],
+    **settings: Any,
+) -> None:
+    """Writes ROOT/manifest.json atomically: what every episode shares, then one line per episode.
+
+    Of `settings`, `state_spec` (its to_json) says what the episodes' states are, `statistics` what the actions
+    amount to (see `whale_jax.data.contract.actions.statistics`); the rest is for the reader.
+    """
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "image_size": list(image_size),
+        "action_spec": action_spec.to_json(),
+        "camera": camera,
+        "versions": versions,
+        **settings,
+        "episodes": sorted(episodes, key=lambda e: (e["split"], e["task"], e["policy"], e["index"])),
+    }
+    with replacing(Path(root) / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """ROOT/manifest.json; raises WhaleError when it is absent, unreadable or of another format or version."""
+    path = root / MANIFEST
+    if not root.is_dir():
+        raise WhaleError(f"There is no data set at {root}; record one with `whale collect`, or correct the path.")
+    if not path.exists():
+        count = len(list(root.glob("episodes/*/*/*/[!.]*.npz")))
+        if not count:
+            raise WhaleError(f"{root} holds no episodes; record some with `whale collect`, or correct the path.")
+        raise WhaleError(
+            f"{root} is half-written: {count} episodes and no {MANIFEST}, so its recording was stopped. Run "
+            "the same `whale collect` or `whale data import` command again to finish it."
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise WhaleError(
+            f"{path} is not valid JSON ({error}). Delete it and run the same `whale collect` or `whale data import` "
+            "command again: the episodes are kept and the manifest is written anew."
+        ) from error
+    if not isinstance(manifest, dict):
+        raise _other_schema(path, {})
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise _other_schema(path, manifest)
+    return manifest
+
+
+def scan(root: Path | str) -> dict[str, dict[str, Any]]:
+    """The header of every episode file under `root`, by file name relative to it."""
+    root = Path(root)
+    return {str(p.relative_to(root)): read_header(p) for p in sorted(root.glob("episodes/*/*/*/[!.]*.npz"))}
+
+
+def rebuild_manifest(root: Path | str) -> None:
+    """Writes the manifest anew from the episodes that are there (a recording that was stopped on purpose).
+
+    Raises WhaleError when there are none, or when they were recorded with different settings.
+    """
+    headers = scan(root)
+    if not headers:
+        raise WhaleError(f"{root} holds no episodes; record some with `whale collect`.")
+    shared = ("image_size", "action_spec", "state_spec", "camera", "steps", "recording_seed")
+    first_file, first = next(iter(headers.items()))
+    for file, header in headers.items():
+        for key in shared:
+            if header["metadata"].get(key) != first["metadata"].get(key):
+                raise WhaleError(f"{file} and {first_file} under {root} differ in {key}; keep one kind per directory.")
+    fields = {key: first["metadata"][key] for key in (*shared, "versions") if key in first["metadata"]}
+    fields["action_spec"] = ActionSpec.from_json(fields["action_spec"])
+    records = [record_of(file, header) for file, header in headers.items()]
+    write_manifest(root, records, **fields)

@@ -1,0 +1,120 @@
+"""The episodes of a directory, checked, selected and read. Free of JAX."""
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.data.contract.actions import ActionSpec, StateSpec
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.store import activity
+from whale_jax.data.store.storage import MANIFEST, read_episode, read_manifest
+
+Names = str | Iterable[str] | None
+
+
+def nested_share(total: int, fraction: float, seed: int) -> np.ndarray:
+    """Numbers below `total` (N,) int64, ascending: a share of them drawn by `seed`, and one at least.
+
+    With the same total and seed those of a smaller fraction are among those of a larger one.
+    """
+    order = np.random.default_rng([seed, total]).permutation(total)
+    return np.sort(order[: max(1, round(fraction * total))])
+
+
+class EpisodeStore:
+    """A directory of episodes, or a selection of it. Made by open_store.
+
+    root: Path; action_spec: ActionSpec; state_spec: StateSpec, or None where the episodes have no state;
+    image_size: (H, W); records: one dictionary per episode
+    (file, task, policy, split, index, seed, length, return, success); info: the rest of the manifest.
+    """
+
+    def __init__(self, root: Path, info: dict[str, Any], records: list[dict[str, Any]]):
+        self.root = root
+        self.info = info
+        self.records = records
+        self.action_spec = ActionSpec.from_json(info["action_spec"])
+        self.state_spec = StateSpec(**info["state_spec"]) if info.get("state_spec") else None
+        self.image_size = tuple(info["image_size"])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"EpisodeStore({self.root}, {len(self)} episodes, {self.num_frames} frames)"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in all episodes together, the final ones included."""
+        return sum(record["length"] + 1 for record in self.records)
+
+    def names(self, key: str) -> list[str]:
+        """The splits, tasks or policies (key: "split", "task" or "policy") that occur, sorted."""
+        return sorted({record[key] for record in self.records})
+
+    def select(self, split: Names = None, tasks: Names = None, policies: Names = None) -> "EpisodeStore":
+        """The episodes of these splits, tasks and policies (a name, several names, or None for all).
+
+        Raises WhaleError with the nearest names for an unknown one, or when no episode is left.
+        """
+        wanted = {"split": split, "task": tasks, "policy": policies}
+        wanted = {k: [v] if isinstance(v, str) else list(v) for k, v in wanted.items() if v is not None}
+        for key, names in wanted.items():
+            for name in names:
+                if name not in self.names(key):
+                    raise unknown_name(f"{key} in {self.root}", name, self.names(key))
+        records = [r for r in self.records if all(r[k] in names for k, names in wanted.items())]
+        if not records:
+            asked = "; ".join(f"{k} {', '.join(names)}" for k, names in wanted.items())
+            raise WhaleError(f"{self.root} holds no episode with {asked}; record it with `whale collect`.")
+        return EpisodeStore(self.root, self.info, records)
+
+    def share(self, fraction: float, seed: int) -> "EpisodeStore":
+        """A share of the episodes, see `nested_share`."""
+        chosen = nested_share(len(self), fraction, seed)
+        return EpisodeStore(self.root, self.info, [self.records[i] for i in chosen])
+
+    def read(self, index: int) -> Episode:
+        """Episode `index`, decoded; raises WhaleError for a file that breaks the contract."""
+        record = self.records[index]
+        path = self.root / record["file"]
+        with activity.reading(path):
+            episode = read_episode(path)
+        if episode.frames.shape[1:3] != self.image_size:
+            raise WhaleError(
+                f"{path} has frames of {episode.frames.shape[1]}x{episode.frames.shape[2]} pixels, but the "
+                f"manifest says {self.image_size[0]}x{self.image_size[1]}; keep one size per directory."
+            )
+        if episode.length != record["length"]:
+            raise WhaleError(
+                f"{path} has {episode.length} steps, but the manifest says {record['length']}; run the same "
+                "`whale collect` or `whale data import` command again to rewrite the manifest."
+            )
+        self.action_spec.validate(episode.actions, str(path))
+        return episode
+
+
+def open_store(root: Path | str) -> EpisodeStore:
+    """Opens a recorded data set after checking that all of it is there.
+
+    Raises WhaleError, saying what to do, for a directory that is missing, empty, half-written (files missing
+    or truncated) or of another format or version.
+    """
+    root = Path(root)
+    manifest = read_manifest(root)
+    records = manifest.pop("episodes", [])
+    missing = [r["file"] for r in records if not (root / r["file"]).exists()]
+    broken = [r["file"] for r in records if r["file"] not in set(missing) and not zipfile.is_zipfile(root / r["file"])]
+    if missing or broken:
+        raise WhaleError(
+            f"{root} is half-written: of {len(records)} episodes in its {MANIFEST}, {len(missing)} are "
+            f"missing and {len(broken)} truncated (the first: {(missing + broken)[0]}). Run the same `whale "
+            "collect` or `whale data import` command again: only what is missing is written."
+        )
+    if not records:
+        raise WhaleError(f"{root} holds no episodes; record some with `whale collect`, or correct the path.")
+    return EpisodeStore(root, manifest, records)

@@ -1,0 +1,146 @@
+"""What the actions of a data set are, beside what they are said to be: the `whale doctor actions` command."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.data.robot.diagnosis import WRONG, Diagnosis, Finding, by_severity, diagnose
+from whale_jax.data.robot.steps import Recorded, read_steps
+from whale_jax.doctor.figure import write_figure
+from whale_jax.evaluation.report.figure import check_drawing
+
+EPISODES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the doctor says.
+
+    Attributes:
+      recorded: what was read; diagnosis: what the data say.
+      trials: rows of `whale_jax.doctor.model.try_actions`, () without a checkpoint.
+      findings: all findings, the worst first; picture: where it lies.
+    """
+
+    recorded: Recorded
+    diagnosis: Diagnosis
+    trials: tuple[dict[str, Any], ...]
+    findings: tuple[Finding, ...]
+    picture: Path
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong; what is merely suspicious does not count."""
+        return not any(finding.severity == WRONG for finding in self.findings)
+
+
+def examine(
+    data: Path | str, checkpoint: Path | str | None = None, episodes: int | None = None, output: Path | str = "doctor"
+) -> Report:
+    """Examines a data set's actions, with a checkpoint what they do to its predictions too; draws OUTPUT/actions.png.
+
+    Args:
+      data: an episode store, or the directory of an RLDS data set; with a checkpoint an episode store.
+      checkpoint: a work directory or a checkpoint; episodes: how many to look at, by default 200.
+
+    Raises:
+      WhaleError: the data or the checkpoint cannot be read, or do not fit each other; matplotlib is not installed.
+    """
+    check_drawing()
+    recorded = read_steps(data, EPISODES if episodes is None else episodes)
+    diagnosis = diagnose(recorded.recording, recorded.spec, recorded.state_spec)
+    trials: tuple[dict[str, Any], ...] = ()
+    findings = diagnosis.findings
+    if checkpoint is not None:
+        from whale_jax.doctor.model import try_checkpoint
+
+        trials, more = try_checkpoint(checkpoint, data)
+        findings = by_severity([*findings, *more])
+    picture = Path(output) / "actions.png"
+    write_figure(diagnosis, recorded.recording, recorded.spec, recorded.state_spec, picture)
+    return Report(recorded, diagnosis, trials, findings, picture)
+
+
+def to_json(report: Report) -> str:
+    """{"sound", "episodes", "steps", "findings", "axes", "trials"}; an axis has its response over lags."""
+    axes = [
+        {"name": axis.name, "certain": axis.certain}
+        | ({} if axis.response is None else _plain(dataclasses.asdict(axis.response)))
+        for axis in report.diagnosis.axes
+    ]
+    found = {
+        "sound": report.sound,
+        "episodes": report.diagnosis.episodes,
+        "episodes_in_all": report.recorded.total,
+        "steps": report.diagnosis.steps,
+        "findings": [_plain(dataclasses.asdict(finding)) for finding in report.findings],
+        "axes": axes,
+        "trials": [_plain(trial) for trial in report.trials],
+    }
+    return json.dumps(found, indent=1)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can write, with null for what is not a finite number."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def to_text(report: Report, width: int | None = None) -> str:
+    """What was found, each with what to do, then tables of axes and trials; for a terminal, without colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=width or shutil.get_terminal_size((110, 24)).columns, no_color=True)
+    with console.capture() as capture:
+        for finding in report.findings:
+            console.print(Text(f"{finding.severity}: {finding.sentence}"))
+            if finding.fix:
+                console.print(Text(f"  to do: {finding.fix}"))
+        if report.diagnosis.axes:
+            console.print(_axes_table(report.diagnosis.axes))
+        if report.trials:
+            console.print(_trials_table(report.trials))
+        diagnosis, total = report.diagnosis, report.recorded.total
+        console.print(Text(f"{diagnosis.episodes} of {total} episodes, {diagnosis.steps} steps: {_verdict(report)}"))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _verdict(report: Report) -> str:
+    counts = [sum(f.severity == severity for f in report.findings) for severity in ("wrong", "suspicious")]
+    named = [f"{count} {severity}" for count, severity in zip(counts, ("wrong", "suspicious"), strict=True) if count]
+    return ", ".join(named) or "nothing looks wrong"
+
+
+def _axes_table(axes: Sequence):
+    from rich.table import Table
+
+    table = Table("axis", "onset", "gain", "explained", "steps", "certain", box=None, pad_edge=False)
+    for axis in axes:
+        r = axis.response
+        cells = (
+            ("", "", "", "0") if r is None else (f"{r.onset:+d}", f"{r.gain:.3g}", f"{r.explained:.0%}", f"{r.rows}")
+        )
+        table.add_row(axis.name, *cells, "yes" if axis.certain else "no")
+    return table
+
+
+def _trials_table(trials: Sequence[dict[str, Any]]):
+    from rich.table import Table
+
+    table = Table("actions", "moving-region PSNR", "against the recorded, dB", box=None, pad_edge=False)
+    for trial in trials:
+        value, low, high = trial["difference"]
+        change = "" if value is None else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+        table.add_row(trial["actions"], f"{trial['moving_psnr']:.2f} dB", change)
+    return table

@@ -1,0 +1,213 @@
+"""What this machine offers Whale, and what to do about what is missing: the `whale doctor` command."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+GIB = 2**30
+NEEDED_MEMORY, NEEDED_DISK = 6 * GIB, 2 * GIB  # what the quick start takes, with some room
+
+# What each optional part is for; its packages are read from the installed metadata.
+PARTS = {
+    "metaworld": "recording and evaluating in Meta-World",
+    "oxe": "the Open X-Embodiment mixture",
+    "lerobot": "LeRobot datasets",
+    "viz": "figures of the report",
+    "dev": "the tests",
+}
+
+# In a process of its own: a broken CUDA may abort, and starting JAX would take most of the GPU's memory.
+_DEVICES = """
+import json, jax
+memory = lambda device: (device.memory_stats() or {}).get("bytes_limit")
+print(json.dumps([(d.platform, d.device_kind, memory(d)) for d in jax.devices()]))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. status is "ok", "missing" or "warn"; advice is empty when there is nothing to do.
+
+    required: Whale cannot run without it.
+    """
+
+    name: str
+    status: str
+    value: str
+    advice: str = ""
+    required: bool = False
+
+
+def diagnose() -> list[Check]:
+    """Looks at Python, JAX, its devices, GL, free memory and disk, and the packages of every part.
+
+    Imports neither JAX nor TensorFlow into this process; takes a few seconds, in which JAX and GL start.
+    """
+    checks = [_python(), *_packages()]
+    present = {check.name for check in checks if check.status != "missing"}
+    gl = [_gl()] if "[metaworld]" in present else []
+    return [*checks, *_devices(), *gl, _memory(), _disk(), _wandb()]
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Whether nothing that Whale needs is missing; optional parts and warnings do not count."""
+    return not any(check.required and check.status == "missing" for check in checks)
+
+
+def to_json(checks: list[Check]) -> str:
+    """{"healthy": bool, "checks": [{"name", "status", "value", "advice", "required"}]}."""
+    return json.dumps({"healthy": healthy(checks), "checks": [asdict(c) for c in checks]}, indent=2)
+
+
+def to_text(checks: list[Check], width: int | None = None) -> str:
+    """A table for a terminal, one line or more a check, without colours."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
+    marks = {"ok": "ok", "missing": "--", "warn": "!!"}
+    for check in checks:
+        texts = (check.name, check.value, check.advice)
+        table.add_row(marks[check.status], *(Text(text, overflow="fold") for text in texts))
+    console = Console(width=width or shutil.get_terminal_size((110, 24)).columns, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _pip_install(part: str) -> str:
+    """The command, run in the repository's root, that adds an optional part to this environment."""
+    python, here = Path(sys.executable), Path.cwd()
+    python = python.relative_to(here) if python.is_relative_to(here) else python
+    return f'{shlex.quote(str(python))} -m pip install -c requirements.txt -e ".[{part}]"'
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Check("python", "ok", version, required=True)
+    advice = "use Python 3.11, 3.12 or 3.13: WHALE_PYTHON=/path/to/python bash launch/setup.sh"
+    return Check("python", "missing", version, advice, required=True)
+
+
+def _packages() -> list[Check]:
+    """Every core package, then one line for each optional part, held against the bounds of setup.py."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(line) for line in metadata.requires("whale-jax") or ()]
+    except metadata.PackageNotFoundError:
+        return [Check("whale-jax", "missing", "not installed", "bash launch/setup.sh", required=True)]
+    checks = [Check("whale-jax", "ok", metadata.version("whale-jax"), required=True)]
+    core = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    for wanted in core + [Requirement("jaxlib")]:
+        status, value = _installed(wanted)
+        advice = "" if status == "ok" else "bash launch/setup.sh"
+        checks.append(Check(wanted.name, status, value, advice, required=True))
+    for part, purpose in PARTS.items():
+        wanted = [r for r in required if r not in core and r.marker.evaluate({"extra": part})]
+        found = [(r.name, *_installed(r)) for r in wanted]
+        status = max((status for _, status, _ in found), key=("ok", "warn", "missing").index)
+        advice = "" if status == "ok" else f"for {purpose}: {_pip_install(part)}"
+        value = ", ".join(f"{name} {version}" for name, _, version in found)
+        checks.append(Check(f"[{part}]", status, value, advice))
+    return checks
+
+
+def _installed(wanted) -> tuple[str, str]:
+    """(status, version) of one requirement, found without importing it."""
+    try:
+        version = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        return "missing", "missing"
+    if wanted.specifier.contains(version, prereleases=True):
+        return "ok", version
+    return "warn", f"{version}, outside of {wanted.specifier}"
+
+
+def _devices() -> list[Check]:
+    """What JAX computes on, and whether it leaves an NVIDIA GPU unused."""
+    env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", _DEVICES]
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        done.check_returncode()
+        devices = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        advice = "a GPU may hang: see nvidia-smi; JAX_PLATFORMS=cpu goes without it"
+        return [Check("devices", "missing", "JAX did not start within 60 s", advice, required=True)]
+    except (subprocess.CalledProcessError, ValueError, IndexError):
+        value = "JAX does not start: " + (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return [Check("devices", "missing", value, "bash launch/setup.sh", required=True)]
+    counts: dict[tuple, int] = {}
+    for device in map(tuple, devices):
+        counts[device] = counts.get(device, 0) + 1
+    value = "; ".join(
+        f"{n} x {platform} {kind if kind != platform else ''}".strip()
+        + (f" with {limit / GIB:.1f} GiB each" if limit else "")
+        for (platform, kind, limit), n in counts.items()
+    )
+    checks = [Check("devices", "ok", f"{value} ({os.cpu_count()} CPU cores)", required=True)]
+    gpus = _nvidia_gpus()
+    if gpus:
+        used = any(platform in ("gpu", "cuda") for platform, _, _ in devices)
+        advice = f"JAX does not use it: {_pip_install('cuda')}"
+        status = "ok" if used else "warn"
+        checks.append(Check("nvidia driver", status, f"{len(gpus)} x {gpus[0]}", "" if used else advice))
+    return checks
+
+
+def _nvidia_gpus() -> list[str]:
+    """Names of the GPUs that the NVIDIA driver lists."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"^GPU \d+: (.*?) \(", done.stdout, flags=re.MULTILINE)
+
+
+def _gl() -> Check:
+    from whale_jax.base.errors import WhaleError
+    from whale_jax.data.metaworld.rendering import find_gl
+
+    try:
+        return Check("off-screen GL", "ok", find_gl(), required=True)
+    except WhaleError as error:
+        return Check("off-screen GL", "missing", "none", str(error), required=True)
+
+
+def free_memory() -> int:
+    """Bytes of memory that a process on this machine, or in this container, can still take."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free
+
+
+def _memory() -> Check:
+    free = free_memory()
+    advice = f"the quick start takes up to {NEEDED_MEMORY / GIB:.0f} GiB" if free < NEEDED_MEMORY else ""
+    return Check("free memory", "warn" if advice else "ok", f"{free / GIB:.1f} GiB", advice)
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free
+    advice = "free some, or give a --workdir on another disk" if free < NEEDED_DISK else ""
+    return Check("free disk", "warn" if advice else "ok", f"{free / GIB:.1f} GiB in {Path.cwd()}", advice)
+
+
+def _wandb() -> Check:
+    if util.find_spec("wandb") is None:
+        return Check("wandb", "missing", "missing", "to log to Weights & Biases as well: pip install wandb")
+    return Check("wandb", "ok", metadata.version("wandb"))

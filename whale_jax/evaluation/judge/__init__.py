@@ -1,0 +1,1 @@
+"""Does the imagined end agree with the real one, as a vision-language model sees it."""

@@ -1,0 +1,66 @@
+"""The judge's pictures and answers on disk, so that nothing is asked twice.
+
+ROOT/pictures/NAME.png          NAME: SHA-256 of the pixels
+ROOT/requests/SHA-256.json      of the request, in which pictures stand by name: request, answer, usage, time
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from whale_jax.base.files import digest, write
+from whale_jax.evaluation.report.films import PNG, data_uri
+from whale_jax.evaluation.report.panels import enlarge
+
+FORMAT = "whale-judge/1"
+
+
+def picture_file(name: str) -> str:
+    """Where a picture lies, relative to the root."""
+    return f"pictures/{name}.png"
+
+
+def enlargement(side: int, height: int, width: int) -> int:
+    """The whole factor by which a frame is enlarged so that it is at most `side` pixels long; at least 1."""
+    return max(1, side // max(height, width))
+
+
+def keep_picture(root: Path, frame: np.ndarray, side: int) -> str:
+    """Writes a frame (H, W, 3) uint8, its pixels repeated up to `side`, unless it is there; its name."""
+    picture = enlarge(frame, enlargement(side, *frame.shape[:2]))
+    name = digest([picture])
+    path = root / picture_file(name)
+    if not path.exists():
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+        write(path, buffer.getvalue())
+    return name
+
+
+def picture_data(root: Path, name: str) -> str:
+    """The picture as a data URI."""
+    return data_uri((root / picture_file(name)).read_bytes(), PNG)
+
+
+def find_answer(root: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """What was answered to this very request: "answer" (`chat.Reply`), "usage", "time"; None if it was never asked."""
+    try:
+        record = json.loads(_path(root, request).read_text())
+        whole = record["format"] == FORMAT and record["request"] == request and "answer" in record
+    except (OSError, ValueError, LookupError, TypeError):  # not there, or not ours
+        return None
+    return record if whole else None
+
+
+def keep_answer(root: Path, request: dict[str, Any], record: dict[str, Any]) -> None:
+    """Writes an answer with its request, beside, then in its place."""
+    whole = {"format": FORMAT, "request": request, **record}
+    write(_path(root, request), json.dumps(whole, indent=1).encode())
+
+
+def _path(root: Path, request: dict[str, Any]) -> Path:
+    return root / "requests" / f"{digest([request])}.json"

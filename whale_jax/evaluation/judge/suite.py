@@ -1,0 +1,164 @@
+"""Does the imagined end agree with the real one (docs/method.md §18), as a vision-language model sees it.
+
+Every held-out clip is imagined to its end; the last imagined and the last real frame are judged by the criteria of its
+task. Dimension keys: E clips of a task and policy, C given frames, n imagined ones.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import kept
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.judge.answers import enlargement, keep_picture, picture_file
+from whale_jax.evaluation.judge.asking import JudgeSettings, Question, collect, tokens_of_image
+from whale_jax.evaluation.judge.consistency import score
+from whale_jax.evaluation.judge.scenarios import Scenario, read_scenarios, scenario_of
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
+from whale_jax.imagination.uncertainty.estimators import STEPS
+from whale_jax.imagination.world import WorldModel
+
+FOLDER = "judge"  # of pictures, requests and what was imagined, in the directory of the evaluation
+DEFINITIONS = {
+    "consistent": "most votes that hold a verdict find every criterion true, whatever they concluded from that",
+    "undecided": "a tie, or no vote with a verdict; not part of the rate",
+    "rate": "consistent pairs of those decided, with Wilson's 95 % interval",
+    "uncertainty": "of the imagined steps, summed over the horizon",
+    "filter": "of each task the share of pairs with the lowest uncertainty is kept",
+}
+
+
+def evaluate_judge(
+    model: WorldModel,
+    store: EpisodeStore,
+    clips: ProtocolSettings,
+    settings: JudgeSettings,
+    output: Path,
+    say: Callable[[str], Any] = lambda text: None,
+) -> dict[str, Any]:
+    """Imagines every clip and has its end judged.
+
+    Pictures, answers and what was imagined are kept in `output`/judge, so that the same call asks nothing twice.
+
+    Args:
+      clips: which ones; they get as many given frames as retracing takes, if the episodes are long enough.
+      settings: whom to ask, and how.
+
+    Returns:
+      `judge` of metrics.json: what `consistency.score` gives, with "policy", "clip", the files "real" and "imagined",
+      "uncertainty" and "votes" of each pair; "estimate" (which uncertainty), "cost" (see `asking.collect`),
+      "scenarios", "settings", "clips", "definitions", "notes" and "failed".
+
+    Raises:
+      WhaleError: criteria that cannot be read, nobody to ask, clips that do not fit.
+    """
+    settings.check()
+    scenarios = read_scenarios(settings.criteria)
+    pairs, found = _imagine_all(model, store, clips, settings.side, output, say)
+    used = {task: scenario_of(task, scenarios) for task in dict.fromkeys(pair["task"] for pair in pairs)}
+    # By clips first, so that a budget that ends early leaves some of every task and policy.
+    order = sorted(pairs, key=lambda pair: pair["clip"])
+    questions = [
+        Question(used[pair["task"]], pair["real"], pair["imagined"], vote)
+        for pair in order
+        for vote in range(settings.votes)
+    ]
+    votes, cost = collect(questions, settings, output / FOLDER, found.pop("image_tokens"), say)
+    for i, pair in enumerate(order):
+        pair["votes"] = votes[i * settings.votes : (i + 1) * settings.votes]
+    report = score({task: _task(task, used[task], pairs) for task in used})
+    stopped = cost.pop("stopped")
+    return report | {
+        "cost": cost,
+        "scenarios": {each.name: {"instruction": each.instruction, **dict(each.criteria)} for each in used.values()},
+        "settings": settings.to_dict(),
+        "definitions": DEFINITIONS,
+        **found,
+        "notes": found["notes"] + _notes(report, cost),
+        "failed": [stopped] if stopped else [],
+    }
+
+
+def _imagine_all(
+    model: WorldModel, store: EpisodeStore, clips: ProtocolSettings, side: int, output: Path, say: Callable[[str], Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every pair, and {"clips", "estimate", "image_tokens", "notes"}; by entropy where retracing cannot be had."""
+    wanted = dataclasses.replace(clips, context=max(clips.context, max(STEPS) + 1))
+    shortest = min((record["length"] + 1 for record in store.records), default=0)
+    if wanted.context + wanted.horizon > shortest:
+        why = f"episodes of {shortest} frames leave fewer than {wanted.context} before {wanted.horizon} imagined ones"
+    else:
+        try:
+            pairs = _pairs(model, store, wanted, "retracing", side, output, say)
+            return pairs, _facts(wanted, "retracing", model, side, [])
+        except WhaleError as error:
+            why = str(error)
+    note = f"The uncertainty is the entropy alone, for retracing cannot be had here: {why.rstrip('.')}."
+    pairs = _pairs(model, store, clips, "entropy", side, output, say)
+    return pairs, _facts(clips, "entropy", model, side, [note])
+
+
+def _facts(clips: ProtocolSettings, estimate: str, model: WorldModel, side: int, notes: list[str]) -> dict[str, Any]:
+    size = model.networks.settings.tokenizer.image_size
+    tokens = tokens_of_image(*(enlargement(side, *size) * length for length in size))
+    return {"clips": clips.to_dict(), "estimate": estimate, "image_tokens": tokens, "notes": notes}
+
+
+def _pairs(model, store, clips: ProtocolSettings, estimate: str, side: int, output: Path, say) -> list[dict[str, Any]]:
+    """Of every clip {"task", "policy", "clip", "real", "imagined", "uncertainty"}, pictures by name."""
+    found = []
+    for group in told(read_clips(store, clips), "judge: imagined", say):
+        parts = [model.fingerprint, model.networks.settings.to_dict(), clips.to_dict(), estimate, side]
+        parts += [group.frames, group.actions]
+        make = functools.partial(_imagine, model, group, clips, estimate, side, output / FOLDER)
+        entry = kept(output, f"{FOLDER}/pairs/{group.task}/{group.policy}.json", parts, make)
+        names = {"task": group.task, "policy": group.policy}
+        rows = zip(entry["real"], entry["imagined"], entry["uncertainty"], strict=True)
+        for i, (real, imagined, uncertainty) in enumerate(rows):
+            found.append({**names, "clip": i, "real": real, "imagined": imagined, "uncertainty": uncertainty})
+    return found
+
+
+def _imagine(model, group: Clips, clips: ProtocolSettings, estimate: str, side: int, root: Path) -> dict[str, Any]:
+    """The last frames of one task and policy, real and imagined, as pictures, and the cumulative uncertainties."""
+    given = group.frames[:, : clips.context]
+    futures = list(imagine(model, given, group.actions, clips.batch_size, uncertainty=estimate))
+    imagined = np.concatenate([future.frames[:, -1] for future in futures])
+    entry = {
+        "real": [keep_picture(root, frame, side) for frame in group.frames[:, -1]],
+        "imagined": [keep_picture(root, frame, side) for frame in imagined],
+        "uncertainty": np.concatenate([future.accumulated[:, -1] for future in futures]).astype(float).tolist(),
+    }
+    return entry | {"films": [f"{FOLDER}/{picture_file(name)}" for name in (*entry["real"], *entry["imagined"])]}
+
+
+def _task(task: str, scenario: Scenario, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A task's pairs as they stand in metrics.json."""
+    files = ("real", "imagined")
+    mine = [
+        {name: value for name, value in pair.items() if name != "task"}
+        | {name: f"{FOLDER}/{picture_file(pair[name])}" for name in files}
+        for pair in pairs
+        if pair["task"] == task
+    ]
+    return {"scenario": scenario.name, "pairs": mine}
+
+
+def _notes(report: dict[str, Any], cost: dict[str, Any]) -> list[str]:
+    """What the reader should know of the votes."""
+    notes = []
+    if causes := report["causes"]:
+        told_apart = ", ".join(f"{count} {cause}" for cause, count in causes.items())
+        notes.append(f"{sum(causes.values())} votes hold no verdict and count for neither side: {told_apart}.")
+    if report["contradictions"]:
+        notes.append(f"{report['contradictions']} votes concluded otherwise than their criteria; the criteria count.")
+    if cost["changed"]:
+        notes.append(f"The endpoint does not take these parts of a request as they are: {', '.join(cost['changed'])}.")
+    if cost["uncounted"]:
+        notes.append(f"{cost['uncounted']} answers came without a count of tokens and are taken as estimated.")
+    return notes

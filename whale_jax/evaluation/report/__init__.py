@@ -1,0 +1,1 @@
+"""The page, films and figures of the report."""

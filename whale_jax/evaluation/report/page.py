@@ -1,0 +1,121 @@
+"""The report's page: its frame and the small pieces of HTML that its sections are made of."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from whale_jax.evaluation.report.style import SCRIPT, STYLE
+
+# Nothing may be loaded from anywhere: only what the page itself carries.
+POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+
+
+def document(title: str, header: str, sections: Sequence[str], footer: str) -> str:
+    """The whole page as one HTML document that asks nothing of any server."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+{header}
+</header>
+<main>
+{"".join(sections)}</main>
+<footer>
+{footer}
+</footer>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def section(name: str, title: str, body: str) -> str:
+    """A section of the page, reachable as `#name`."""
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title">\n<h2 id="{name}-title">{title}</h2>\n'
+        f"{body}\n</section>\n"
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for a table, a dash where there is none."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(values: list[float | None]) -> str:
+    """`0.31 [0.23, 0.38]` of [value, low, high], or `undefined`."""
+    value, low, high = values
+    return "undefined" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `43 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def words(name: str) -> str:
+    """A key as words: `repeat_last_frame` as `repeat last frame`."""
+    return re.sub(r"[_\s]+", " ", str(name)).strip()
+
+
+def bars(rows: Iterable[tuple[str, float, str]], total: str) -> str:
+    """A list of horizontal bars: (name, size, size in words), and a last line that gives the total."""
+    rows = list(rows)
+    largest = max((size for _, size, _ in rows), default=0) or 1
+    items = [
+        f'<li><span>{escape(words(name))}</span><i style="width: {100 * size / largest:.1f}%"></i>'
+        f"<span>{escape(text)}</span></li>"
+        for name, size, text in rows
+    ]
+    items.append(f'<li class="total"><span>total</span><span></span><span>{escape(total)}</span></li>')
+    return f'<ul class="bars">{"".join(items)}</ul>'
+
+
+def facts(value: dict) -> str:
+    """A dictionary of anything that JSON holds, as a description list; dictionaries within it nest."""
+    rows = [f"<dt>{escape(words(key))}</dt><dd>{_fact(item)}</dd>" for key, item in value.items()]
+    return f'<dl class="facts">{"".join(rows)}</dl>'
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, dict):
+        return facts(value) if value else "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact(item) for item in value) if value else "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return escape(str(value))
+
+
+def table(caption: str, head: str, rows: Sequence[str]) -> str:
+    """A table of figures that scrolls inside its own frame when the screen is narrow."""
+    label = escape(caption)
+    return (
+        f'<p class="note above">{label}</p>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">\n'
+        f'<table class="figures"><thead>{head}</thead>\n<tbody>{"".join(rows)}</tbody></table></div>\n'
+    )

@@ -1,0 +1,1 @@
+"""Does the model know when it is wrong."""

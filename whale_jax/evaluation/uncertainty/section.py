@@ -1,0 +1,118 @@
+"""The report's section on uncertainty: does it know when it is wrong?"""
+
+from html import escape
+from typing import Any
+
+from whale_jax.evaluation.report import page
+from whale_jax.evaluation.report.curves import Line, chart, limits, swatch
+from whale_jax.evaluation.statistics import COEFFICIENTS
+
+ROLES = {"retracing": "model", "entropy": "wrong", "ensemble": "reconstruction"}
+CONTROLS = {"repeat": "any order: the mean error", "held-out": "ordered by the error itself: the best possible"}
+
+
+def uncertainty_section(report: dict) -> str:
+    """Correlations with intervals, risk by coverage, calibration and cost.
+
+    Args:
+      report: `uncertainty` of metrics.json.
+    """
+    drawn = [name for name in ROLES if name in report["mean"]]
+    legend = "".join(f"<li>{swatch(ROLES[name])}{name}</li>" for name in drawn)
+    controls = "".join(f"<li>{swatch(role)}{text}</li>" for role, text in CONTROLS.items())
+    horizon, intro = report["settings"]["horizon"], report["definitions"]
+    body = [
+        f"<p>Unseen action sequences are imagined for {horizon} steps. At every step the model says how unsure it is, "
+        "before anyone looks at what really happened; the error is the LPIPS between the imagined and the real "
+        "frame. An estimate is worth something if it is large where the error is.</p>\n",
+        *(f'<p class="note">{escape(note)}</p>\n' for note in report["notes"]),
+        f"<h3>Correlation of uncertainty and error</h3>\n{_correlations(report)}",
+        "<h3>Risk by coverage</h3>\n<p>The mean error when only the most trusted share of the steps is kept. "
+        "A curve that rises to the right means that what was thrown away first was worst.</p>\n",
+        f'<ul class="legend" aria-label="Lines of the charts">{legend}{controls}</ul>\n{_risk(report, drawn)}',
+        "<h3>Calibration</h3>\n<p>Steps in ten equal groups from most to least trusted: the mean error of each. "
+        "An estimate that knows climbs; one that does not stays level.</p>\n",
+        f'<ul class="legend" aria-label="Lines of the charts">{legend}</ul>\n{_calibration(report, drawn)}',
+        f"<h3>What it costs</h3>\n{_cost(report)}",
+        f"<details><summary>What each estimate is</summary>{page.facts(intro)}</details>",
+    ]
+    return page.section("uncertainty", "Does it know when it is wrong?", "\n".join(body))
+
+
+def statement(report: dict[str, Any]) -> str:
+    """The outcome in plain sentences, whichever way it came out."""
+    tasks = report["tasks"]
+    order = sorted(report["mean"], key=lambda name: -(report["mean"][name]["pearson"][0] or 0.0))
+    ranked = ", ".join(f"{name.replace('_', ' ')} {page.interval(report['mean'][name]['pearson'])}" for name in order)
+    sentences = [
+        f"Uncertainty against the perceptual error of {report['settings']['horizon']}-step rollouts on unseen action "
+        f"sequences, Pearson's correlation as the mean of {len(tasks)} task{'s' if len(tasks) > 1 else ''}: {ranked}."
+    ]
+    for name, found in report["differences"].items():
+        if name in ("entropy", "ensemble"):
+            value, low, high = found["pearson"]
+            if value is not None:
+                verdict = "is better than" if low > 0 else "is worse than" if high < 0 else "cannot be told from"
+                sentences.append(f"Retracing {verdict} {name} (difference {page.interval(found['pearson'])}).")
+    return " ".join([*sentences, *report["notes"]])
+
+
+def _correlations(report: dict) -> str:
+    names = list(report["mean"])
+    head = "".join(f'<th scope="col">{escape(page.words(name))}</th>' for name in names)
+    head = f'<tr><th scope="col">task</th><th scope="col">steps</th><th scope="col" class="text"></th>{head}</tr>'
+    rows = []
+    blocks = {task: (entry["pairs"], entry["estimates"]) for task, entry in report["tasks"].items()}
+    blocks["mean of tasks"] = ("", report["mean"])
+    blocks["retracing less this"] = ("", report["differences"])
+    for title, (pairs, estimates) in blocks.items():
+        for i, coefficient in enumerate(COEFFICIENTS):
+            first = f'<tr class="first"><th scope="row">{escape(title)}</th>' if not i else "<tr><th></th>"
+            cells = "".join(f"<td>{_interval(estimates.get(name, {}).get(coefficient))}</td>" for name in names)
+            rows.append(f'{first}<td>{"" if i else pairs}</td><td class="text">{coefficient}</td>{cells}</tr>\n')
+    return page.table("Correlation with the error, 95 % intervals by bootstrap over trajectories", head, rows)
+
+
+def _interval(values: list[float | None] | None) -> str:
+    if values is None or values[0] is None:
+        return page.number(None)
+    value, low, high = map(page.number, values)
+    return f"<b>{value}</b> [{low}, {high}]"
+
+
+def _risk(report: dict, drawn: list[str]) -> str:
+    figures, coverage = [], [100 * share for share in report["coverage"]]
+    for task, entry in report["tasks"].items():
+        lines = [
+            Line("any order", "repeat", coverage, [entry["mean_error"]] * len(coverage)),
+            Line("ordered by the error", "held-out", coverage, entry["oracle_risk"]),
+            *(Line(name, ROLES[name], coverage, entry["estimates"][name]["risk"]) for name in reversed(drawn)),
+        ]
+        svg = chart(f"Risk by coverage, {task}", lines, "steps kept (%)", "mean LPIPS", limits(lines))
+        figures.append(f"<figure><figcaption>{escape(task)}</figcaption>{svg}</figure>")
+    return f'<div class="charts">{"".join(figures)}</div>\n'
+
+
+def _calibration(report: dict, drawn: list[str]) -> str:
+    figures = []
+    for task, entry in report["tasks"].items():
+        lines = []
+        for name in reversed(drawn):
+            error = entry["estimates"][name]["calibration"]["error"]
+            lines.append(Line(name, ROLES[name], range(1, len(error) + 1), error))
+        svg = chart(f"Error by trust, {task}", lines, "group, least trusted last", "mean LPIPS", limits(lines), True)
+        figures.append(f"<figure><figcaption>{escape(task)}</figcaption>{svg}</figure>")
+    return f'<div class="charts">{"".join(figures)}</div>\n'
+
+
+def _cost(report: dict) -> str:
+    head = (
+        '<tr><th scope="col">estimate</th><th scope="col">further frames a step</th>'
+        '<th scope="col">ms a step</th><th scope="col">times a plain rollout</th></tr>'
+    )
+    rows = [
+        f'<tr><th scope="row">{escape(page.words(name))}</th><td>{cost["extra_frame_passes"]}</td>'
+        f"<td>{page.number(1000 * cost['seconds_per_step'], 1)}</td><td>{page.number(cost['ratio'])}</td></tr>\n"
+        for name, cost in report["cost"].items()
+    ]
+    return page.table("Cost of one batch's step, once compiled", head, rows)

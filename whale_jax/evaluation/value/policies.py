@@ -1,0 +1,124 @@
+"""Policies of a user's own: found by name, guarded, and recorded in the simulator."""
+
+import importlib
+import os
+import sys
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings
+from whale_jax.imagination.world import Policy, WorldModel, begin_episode
+
+PATIENCE = 60.0  # seconds for one answer
+
+
+class PolicyFailure(WhaleError):
+    """A policy raised, answered with something that is no action, or did not answer."""
+
+
+def find_policy(name: str) -> Policy:
+    """The callable called "module:callable", where the module is found from the current folder as well.
+
+    Raises:
+      WhaleError: another form of name, no such module or attribute, or nothing that can be called.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise WhaleError(
+            f"The policy {name!r} is not named as module:callable, such as my_policies:pick, and there is "
+            "no such directory of a run of `whale control`."
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise WhaleError(f"The policy {name} cannot be loaded ({type(error).__name__}: {error}).") from error
+    if not callable(found):
+        raise WhaleError(f"The policy {name} is a {type(found).__name__} and cannot be called.")
+    return found
+
+
+class Guarded:
+    """A policy whose every answer is an action, or a `PolicyFailure` that says at which step and why not.
+
+    Attributes:
+      patience: seconds for one answer.
+    """
+
+    def __init__(self, policy: Policy, spec: ActionSpec, patience: float = PATIENCE):
+        self._policy, self._spec, self.patience = policy, spec, patience
+
+    def reset(self) -> None:
+        """Lets the policy forget what it was shown."""
+        begin_episode(self._policy)
+
+    def __call__(self, frames: np.ndarray, key: jax.Array) -> np.ndarray:
+        """Actions (B, A) float32 for frames (B, H, W, 3) uint8."""
+        answer: dict[str, Any] = {}
+
+        def ask():
+            try:
+                answer["action"] = np.asarray(self._policy(frames, key), np.float32)
+            except BaseException as error:  # noqa: BLE001
+                answer["error"] = error
+
+        # A daemon, so that one that never answers does not keep the process from ending.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(self.patience)
+        if thread.is_alive():
+            raise PolicyFailure(f"gave no action within {self.patience:g} s")
+        if "error" in answer:
+            error = answer["error"]
+            raise PolicyFailure(f"raised {type(error).__name__}: {error}")
+        action, wanted = answer["action"], (len(frames), self._spec.dim)
+        if action.shape != wanted:
+            raise PolicyFailure(f"returned actions of shape {action.shape}, not {wanted}")
+        try:
+            return self._spec.validate(action, "its actions")
+        except WhaleError as error:
+            raise PolicyFailure(str(error)) from error
+
+
+def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: ProtocolSettings) -> Clips:
+    """The policy's episodes of a task in the simulator, recorded as the checkpoint's were, from the initial states
+    of the ranked policies.
+
+    Raises:
+      PolicyFailure: see `Guarded`, or the task has no simulator here.
+    """
+    from whale_jax.data.metaworld.record import episode_seed
+    from whale_jax.data.metaworld.simulator import TASKS, Simulator
+
+    config = model.meta.config
+    settings = config["data"]["record"]
+    if task not in TASKS:
+        raise PolicyFailure(f"there is none of {task} to run it in; give recorded episodes of it with --data")
+    simulator = Simulator(task, image_size=config["model"]["image_size"], camera=settings["camera"])
+    steps = protocol.context - 1 + protocol.horizon
+    clips = []
+    try:
+        for index in range(protocol.episodes):
+            simulator.reset(episode_seed(config["seed"], "ranked", task, name, index))
+            frames, actions, outcomes = [simulator.frame()], [], []
+            policy.reset()
+            for step in range(steps):
+                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(protocol.seed), index), step)
+                actions.append(policy(frames[-1][None], key)[0])
+                outcomes.append(simulator.hold(actions[-1], settings["action_repeat"])[1:])
+                frames.append(simulator.frame())
+            rewards, success = zip(*outcomes[protocol.context - 1 :], strict=True)
+            clips.append((frames, actions, rewards, any(success)))
+    finally:
+        simulator.close()
+    frames, actions, rewards, success = (np.stack([np.asarray(x) for x in parts]) for parts in zip(*clips, strict=True))
+    starts = tuple(range(protocol.episodes))
+    return Clips(task, name, frames, actions, rewards.astype(np.float32), success, starts)

@@ -1,0 +1,107 @@
+"""What follows from true and imagined returns alone: how well each task's policies and trajectories are ranked."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from whale_jax.evaluation.statistics import interval
+from whale_jax.evaluation.value import ranking
+
+UNITS = ("policies", "trajectories")
+CARRIED = ("policies", "behaviour")  # parts of a task's entry that are not scores
+
+
+@dataclasses.dataclass(frozen=True)
+class _Units:
+    """What is ranked: names, and true and imagined values, of a policy (E,) and of a trajectory a number."""
+
+    names: list[str]
+    true: list[Any]
+    imagined: list[Any]
+    shared: bool = True
+
+
+def score(tasks: dict[str, Any], draws: int, seed: int) -> dict[str, Any]:
+    """Agreement of every task, and what is wrong with it.
+
+    Args:
+      tasks: by task {"policies": {name: {"outcome", "true", "imagined", "starts", …}}}; "true" and "imagined" are
+        (E,), "starts" names the initial state of each, or is None where policies share none.
+      draws: of bootstrap and permutations; seed: of the draws.
+
+    Returns:
+      "tasks" with agreement by unit and measure: "interval" [value, low, high], 95 % by bootstrap, "floor" [mean, low,
+      high], 95 % of estimates in random order, and "leverage" as in `ranking.leverage`; None where it is undefined.
+      "mean" and "mean_floor", [value, low, high] over the tasks in which a measure is defined. "failed": a sentence
+      for each policy without return, and each task or unit that cannot be ranked.
+    """
+    report: dict[str, Any] = {}
+    found: dict[str, list[dict[str, np.ndarray]]] = {unit: [] for unit in UNITS}
+    floors: dict[str, list[dict[str, np.ndarray]]] = {unit: [] for unit in UNITS}
+    for i, (task, entry) in enumerate(tasks.items()):
+        ranked = {name: each for name, each in entry["policies"].items() if each["outcome"] == "ok"}
+        report[task] = {name: entry[name] for name in CARRIED if name in entry}
+        outcomes = []
+        if len(ranked) < 2:
+            outcomes = [f"not ranked: {len(ranked)} of its policies came through, and it takes two"]
+        for unit, units in _units(ranked).items() if not outcomes else ():
+            options = {"draws": draws, "seed": seed + i}
+            found[unit].append(ranking.samples(units.true, units.imagined, **options, shared=units.shared))
+            floors[unit].append(ranking.floors(units.true, units.imagined, **options))
+            report[task][f"by_{unit}"] = _agreement(found[unit][-1], floors[unit][-1], units)
+            if same := _constant(units):
+                outcomes.append(f"correlations over {unit} are undefined: all {same} returns are equal")
+        if outcomes:
+            report[task]["outcome"] = "; ".join(outcomes)
+    return {"tasks": report, "mean": _means(found), "mean_floor": _means(floors), "failed": _failed(report)}
+
+
+def _agreement(found: dict[str, np.ndarray], floors: dict[str, np.ndarray], units: _Units) -> dict[str, Any]:
+    leverage = ranking.leverage(units.true, units.imagined, units.names)
+    return {
+        name: {"interval": interval(found[name]), "floor": interval(floors[name]), "leverage": leverage[name]}
+        for name in found
+    }
+
+
+def _means(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, dict[str, list[float | None]]]:
+    """Of every unit and measure the mean of those tasks in which it is defined, draw by draw."""
+    means = {}
+    for unit, tasks in found.items():
+        for name in tasks[0] if tasks else ():
+            defined = [task[name] for task in tasks if np.isfinite(task[name][0])]
+            mean = interval(np.mean(defined, axis=0)) if defined else [None, None, None]
+            means.setdefault(f"by_{unit}", {})[name] = mean
+    return means
+
+
+def _constant(units: _Units) -> str:
+    """Which values of the units do not differ: "true", "imagined", both or none."""
+    sides = {"true": units.true, "imagined": units.imagined}
+    return " and ".join(side for side, values in sides.items() if np.ptp(ranking.means_of(values)) == 0)
+
+
+def _failed(report: dict[str, Any]) -> list[str]:
+    found = []
+    for task, entry in report.items():
+        policies = entry["policies"].items()
+        found += [f"{task}, {name}: {each['outcome']}" for name, each in policies if each["outcome"] != "ok"]
+        found += [f"{task}: {entry['outcome']}"] if "outcome" in entry else []
+    return found
+
+
+def _units(ranked: dict[str, dict[str, Any]]) -> dict[str, _Units]:
+    trajectories = _Units(
+        [f"{name}, episode {i}" for name, each in ranked.items() for i in range(len(each["true"]))],
+        [value for each in ranked.values() for value in each["true"]],
+        [value for each in ranked.values() for value in each["imagined"]],
+    )
+    shared = all(each["starts"] is not None for each in ranked.values())
+    common = set.intersection(*(set(each["starts"]) for each in ranked.values())) if shared else set()
+    sides = {side: [np.array(each[side]) for each in ranked.values()] for side in ("true", "imagined")}
+    if common:
+        # Trials that only some policies have would compare their starts.
+        rows = [[each["starts"].index(start) for start in sorted(common)] for each in ranked.values()]
+        sides = {side: [array[row] for array, row in zip(arrays, rows, strict=True)] for side, arrays in sides.items()}
+    return {"policies": _Units(list(ranked), **sides, shared=bool(common)), "trajectories": trajectories}

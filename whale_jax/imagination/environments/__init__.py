@@ -1,0 +1,1 @@
+"""Gymnasium environments that a world model imagines."""

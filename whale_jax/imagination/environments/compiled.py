@@ -1,0 +1,129 @@
+"""What an environment compiles: dreams with keys of their own, begun anew where they end."""
+
+import dataclasses
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from whale_jax.imagination.environments.dream import Dream, DreamState, Info
+from whale_jax.models.whale.world_model import Params
+
+
+@flax.struct.dataclass
+class Carry:
+    """B dreams between two calls.
+
+    Attributes:
+      dreams: their state.
+      keys: (B,) JAX keys, one stream for each, drawn from when it steps and when it begins.
+      done: (B,) bool, whose last step was truncated.
+    """
+
+    dreams: DreamState
+    keys: jax.Array
+    done: jax.Array
+
+
+@flax.struct.dataclass
+class Outcome:
+    """Of one step of B environments, in Gymnasium's conventions.
+
+    Attributes:
+      obs: (B, H, W, 3) uint8.
+      reward: (B,) float32; terminated, truncated: (B,) bool.
+      info: (B,) by name, of the step.
+      stepped: (B,) bool, False where there was no step, as a dream began anew in its place.
+      start: (B,) int32, the starting state that the observation goes back to.
+      final_obs: (B, H, W, 3) uint8, the frame that a dream ended with; None unless they begin anew in the same step.
+    """
+
+    obs: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    info: Info
+    stepped: jax.Array
+    start: jax.Array
+    final_obs: jax.Array | None = None
+
+
+class CompiledDreams:
+    """`reset` and `step` of a `Dream`, each one compiled call, which equal dreams share.
+
+    The carry that is given to a call is used up by it.
+    """
+
+    def __init__(self, dream: Dream, mode: AutoresetMode):
+        # What was compiled is kept for good: without parameters, so that these are not.
+        self._dream, self._params = (
+            dataclasses.replace(dream, params={}, origins=np.zeros((0, 2), np.int32)),
+            dream.params,
+        )
+        self._mode = mode
+
+    def blank(self, seeds: list[int]) -> Carry:
+        """A carry whose dreams are all still to be reset."""
+        shapes = jax.eval_shape(self._dream.blank, self._params)
+        dreams = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype)), shapes)
+        return Carry(dreams, keys_of(seeds), jax.device_put(np.zeros(len(seeds), bool)))
+
+    def seed(self, carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
+        """The carry in which the dreams of the mask that have a seed draw from it."""
+        seeded = np.array([seed is not None for seed in seeds]) & mask
+        keys = keys_of([seed or 0 for seed in seeds])
+        return carry.replace(keys=jnp.where(jnp.asarray(seeded), keys, carry.keys))
+
+    def reset(self, carry: Carry, mask: jax.Array, start: jax.Array) -> tuple[Carry, jax.Array, jax.Array]:
+        """Begins the dreams of the mask, at `start` (B,) or, where that is negative, anywhere.
+
+        Gives the carry, observations and (B,) int32 starting states.
+        """
+        return _reset(self._dream, self._params, carry, mask, start)
+
+    def step(self, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+        """Imagines a frame of every dream, and begins those anew whose turn it is."""
+        return _step(self._dream, self._mode, self._params, carry, action)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
+    carry = _renew(dream, params, carry, mask, start)
+    return carry, carry.dreams.frame, carry.dreams.start
+
+
+def _renew(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array | None = None) -> Carry:
+    keys, fresh = _split(carry.keys, mask)
+    dreams, _ = dream.reset_where(params, carry.dreams, mask, fresh, start)
+    return Carry(dreams, keys, carry.done & ~mask)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+    idle = carry.done if mode == AutoresetMode.NEXT_STEP else jnp.zeros_like(carry.done)
+    keys, fresh = _split(carry.keys, ~idle)
+    dreams, frame, reward, terminated, truncated, info = dream.step(params, carry.dreams, action, fresh, idle)
+    carry, truncated = Carry(dreams, keys, idle), truncated & ~idle
+    final = None
+    if mode == AutoresetMode.NEXT_STEP:
+        carry = _renew(dream, params, carry, idle)
+    elif mode == AutoresetMode.SAME_STEP:
+        carry, final = _renew(dream, params, carry, truncated), frame
+    dreams, reward = carry.dreams, jnp.where(idle, 0.0, reward)
+    outcome = Outcome(dreams.frame, reward, terminated, truncated, info, ~idle, dreams.start, final)
+    return carry.replace(done=truncated), outcome
+
+
+def keys_of(seeds: list[int]) -> jax.Array:
+    """(B,) keys, each of its own seed of any size."""
+    data = [np.random.SeedSequence(seed).generate_state(2) for seed in seeds]
+    return jax.random.wrap_key_data(jnp.asarray(np.stack(data), jnp.uint32), impl="threefry2x32")
+
+
+def _split(keys: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys after those of the mask were drawn from, and what was drawn; a stream is the dream's own affair."""
+    both = jax.vmap(jax.random.split)(keys)
+    return jnp.where(mask, both[:, 0], keys), both[:, 1]

@@ -1,0 +1,320 @@
+"""Imagined environments as pure functions: many dreams of one world model, each with a clock of its own.
+
+A dream is exactly what `WorldModel.imagine` shows for the same context and actions, whatever its neighbours do: their
+windows are cut and they begin anew at moments of their own, a few at a time, at the cost of those few.
+
+Dimension keys: B dreams, C frames of context, A actions, N starting states.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.settings import Settings
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.imagination import rollout as rollouts
+from whale_jax.imagination.environments.starts import Starts, read_starts
+from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
+from whale_jax.imagination.world import WorldModel
+from whale_jax.models.heads.reward import expected_reward
+from whale_jax.models.whale.world_model import Networks, Params
+
+# On a CPU so many dreams are stepped at once: of more, what a step computes leaves the processor's caches.
+ABREAST = 16
+
+Info = dict[str, jax.Array]
+Step = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
+
+
+@dataclasses.dataclass(frozen=True)
+class DreamSettings(Settings):
+    """What a dream is.
+
+    Attributes:
+      context: C, recorded frames that a dream begins with; 4 let retracing go back its 3 actions from the first step.
+      horizon: steps after which a dream is truncated.
+      uncertainty: "retracing", "entropy", "ensemble", or "" for none.
+      penalty: λ; the reward is the model's less λ times the step's uncertainty.
+      max_uncertainty: a dream is truncated by a step that is more uncertain.
+      temperature: of token sampling; 0 takes the most likely tokens.
+      reward: take the model's reward; without it the reward is the penalty's alone.
+    """
+
+    context: int = 4
+    horizon: int = 16
+    uncertainty: str = "retracing"
+    penalty: float = 0.0
+    max_uncertainty: float = float("inf")
+    temperature: float = 0.0
+    reward: bool = True
+
+    def __post_init__(self):
+        for name in ("context", "horizon"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise WhaleError(f"{name} is a whole number from 1 up, not {value!r}.")
+        if self.uncertainty and self.uncertainty not in UNCERTAINTIES:
+            raise unknown_name("uncertainty", self.uncertainty, UNCERTAINTIES)
+        if not (_is_number(self.penalty) and np.isfinite(self.penalty)):
+            raise WhaleError(f"penalty is a finite number, not {self.penalty!r}.")
+        if not (_is_number(self.max_uncertainty) and self.max_uncertainty >= 0):
+            raise WhaleError(f"max_uncertainty is a number from 0 up, not {self.max_uncertainty!r}.")
+        if not (_is_number(self.temperature) and 0 <= self.temperature < float("inf")):
+            raise WhaleError(f"temperature is a finite number from 0 up, not {self.temperature!r}.")
+        if not self.uncertainty and (self.penalty or np.isfinite(self.max_uncertainty)):
+            raise WhaleError(
+                "penalty and max_uncertainty are of an uncertainty, and there is none; give "
+                f"uncertainty={' or '.join(repr(name) for name in UNCERTAINTIES)}."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+@flax.struct.dataclass
+class DreamState:
+    """B dreams.
+
+    Attributes:
+      window: each dream's, a batch of one, along a leading axis (B,) of every leaf.
+      frame: (B, H, W, 3) uint8, the newest.
+      steps: (B,) int32, imagined since the dream began.
+      start: (B,) int32, index of its starting state.
+    """
+
+    window: rollouts.RolloutState
+    frame: jax.Array
+    steps: jax.Array
+    start: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Dream:
+    """B dreams of one world model: `reset`, `step` and `reset_where` are pure and can be scanned under one jit.
+
+    Made by `make_dream`. Those that differ in `params` and `origins` alone are equal, as they compile to the same.
+
+    Attributes:
+      num_envs: B.
+      settings: see `DreamSettings`.
+      networks: the world model's.
+      action_spec: what actions mean; they are given in its units.
+      estimator: of each step's uncertainty, or None.
+      params: the world model's parameters, what the estimator needs, and "starts": {"frames": (N, C, H, W, 3) uint8,
+        "actions": (N, C - 1, A) float32 normalised}.
+      origins: (N, 2) int32, of each starting state the episode in the store and its first frame.
+      chunk: dreams whose windows are computed anew at once.
+      abreast: dreams that are stepped at once.
+    """
+
+    num_envs: int
+    settings: DreamSettings
+    networks: Networks
+    action_spec: ActionSpec
+    estimator: rollouts.Estimator | None
+    params: Params = dataclasses.field(compare=False, repr=False)
+    origins: np.ndarray = dataclasses.field(compare=False, repr=False)
+    chunk: int
+    abreast: int
+
+    def reset(self, params: Params, key: jax.Array, start: jax.Array | None = None) -> tuple[DreamState, jax.Array]:
+        """Begins all dreams; arguments and results as in `reset_where`."""
+        everyone = jnp.ones(self.num_envs, bool)
+        return self.reset_where(params, self.blank(params), everyone, key, start)
+
+    def reset_where(
+        self, params: Params, state: DreamState, mask: jax.Array, key: jax.Array, start: jax.Array | None = None
+    ) -> tuple[DreamState, jax.Array]:
+        """Begins some dreams anew, and leaves the others as they are.
+
+        Args:
+          params: as `self.params`.
+          state: of all dreams.
+          mask: (B,) bool, which to begin anew.
+          key: for drawing the starting states: one, or (B,) of them, one for each dream.
+          start: (B,) int32 indices of starting states; where it is negative one is drawn. None draws all.
+
+        Returns:
+          The state and its newest frames (B, H, W, 3) uint8.
+        """
+        count = len(params["starts"]["frames"])
+        drawn = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(self._keys(key))
+        chosen = drawn if start is None else jnp.where(start < 0, drawn, start)
+
+        def begin(params, rows, state):
+            window, frame = self._begin(params, chosen[rows])
+            fresh = DreamState(window, frame, jnp.zeros_like(rows), chosen[rows])
+            return _write(state, rows, fresh)
+
+        state = self._in_chunks(params, mask, self.chunk, begin, state)
+        return state, state.frame
+
+    def step(
+        self, params: Params, state: DreamState, action: jax.Array, key: jax.Array, idle: jax.Array | None = None
+    ) -> Step:
+        """Imagines one frame of every dream.
+
+        Args:
+          params: as `self.params`.
+          state: of all dreams.
+          action: (B, A) float32 in the robot's own units; clipped to their range.
+          key: for sampling tokens: one, or (B,) of them, one for each dream.
+          idle: (B,) bool, dreams to be begun anew right after, whose step means nothing; None if there are none.
+
+        Returns:
+          The state; its newest frames (B, H, W, 3) uint8; rewards (B,) float32; terminated (B,) bool, always False,
+          as the model predicts no ends; truncated (B,) bool; and info (B,) by name: the estimates, one of them
+          "uncertainty"; "reward_model", the reward without penalty; and "start".
+        """
+        window = self._make_room(params, state.window, idle)
+        spec = self.action_spec
+        action = jnp.clip(action, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
+        action = spec.normalise(action)
+        window, (frame, estimates) = self._advance(params, window, action, self._keys(key), idle)
+        predicted = self._reward(params, state.frame, action, frame)
+        doubt = estimates.get("uncertainty", jnp.zeros_like(predicted))
+        state = DreamState(window, frame, state.steps + 1, state.start)
+        truncated = (state.steps >= self.settings.horizon) | (doubt > self.settings.max_uncertainty)
+        reward = predicted - self.settings.penalty * doubt if self.settings.penalty else predicted
+        info = {**estimates, "reward_model": predicted, "start": state.start}
+        return state, frame, reward, jnp.zeros_like(truncated), truncated, info
+
+    def blank(self, params: Params) -> DreamState:
+        """A state of zeros, for `reset_where` to fill."""
+        shapes = jax.eval_shape(self._begin, params, jnp.zeros(self.num_envs, jnp.int32))
+        window, frame = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        count = jnp.zeros(self.num_envs, jnp.int32)
+        return DreamState(window, frame, count, count)
+
+    def _begin(self, params: Params, start: jax.Array) -> tuple[rollouts.RolloutState, jax.Array]:
+        frames, actions = (params["starts"][name][start] for name in ("frames", "actions"))
+
+        def one(frames, actions):
+            return rollouts.start(self.networks, params, frames[None], actions[None], self.estimator)
+
+        return jax.vmap(one)(frames, actions), frames[:, -1]
+
+    def _advance(self, params: Params, window: rollouts.RolloutState, action, keys, idle: jax.Array | None):
+        def one(window, action, key):
+            temperature = self.settings.temperature
+            window, outputs = rollouts.advance(
+                self.networks, params, window, action[None], key, temperature, self.estimator
+            )
+            return window, jax.tree.map(lambda x: x[0], outputs)
+
+        if self.abreast >= self.num_envs:
+            return jax.vmap(one)(window, action, keys)
+        moving = jnp.ones(self.num_envs, bool) if idle is None else ~idle
+        shapes = jax.eval_shape(jax.vmap(one), window, action, keys)[1]
+        outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def move(_, rows, carry):  # turns there always are: what the parameters alone give is computed once for all
+            return _write(carry, rows, jax.vmap(one)(_read(carry[0], rows), action[rows], keys[rows]))
+
+        return self._in_chunks(params, moving, self.abreast, move, (window, outputs))
+
+    def _make_room(self, params: Params, window: rollouts.RolloutState, idle: jax.Array | None):
+        def cut(params, rows, window):
+            def one(window):
+                return rollouts.refill(self.networks, params, window, self.estimator)
+
+            return _write(window, rows, jax.vmap(one)(_read(window, rows)))
+
+        full = window.time == self.networks.settings.num_frames - 1
+        return self._in_chunks(params, full if idle is None else full & ~idle, self.chunk, cut, window)
+
+    def _in_chunks(
+        self, params: Params, mask: jax.Array, size: int, visit: Callable[[Params, jax.Array, Any], Any], state: Any
+    ) -> Any:
+        """`visit`s the rows of the mask, `size` at once, until none is left."""
+
+        def turn(carry):
+            left, state = carry
+            # Where fewer are left, the first fills up: its result is written several times, and the same.
+            rows = jnp.nonzero(left, size=size, fill_value=jnp.argmax(left))[0].astype(jnp.int32)
+            # What is computed of the parameters alone stays in here, where it costs nothing if there is no turn.
+            own, rows = jax.lax.optimization_barrier((params, rows))
+            return left.at[rows].set(False), visit(own, rows, state)
+
+        return jax.lax.while_loop(lambda carry: carry[0].any(), turn, (mask, state))[1]
+
+    def _reward(self, params: Params, before: jax.Array, action: jax.Array, after: jax.Array) -> jax.Array:
+        if not self.settings.reward:
+            return jnp.zeros(len(action), jnp.float32)
+        logits = self.networks.reward_logits(params, before, action, after)
+        return expected_reward(self.networks.settings.reward, logits)
+
+    def _keys(self, key: jax.Array) -> jax.Array:
+        return key if key.ndim else jax.random.split(key, self.num_envs)
+
+
+def _read(tree: Any, rows: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _write(tree: Any, rows: jax.Array, values: Any) -> Any:
+    return jax.tree.map(lambda x, value: x.at[rows].set(value), tree, values)
+
+
+def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: DreamSettings | None = None) -> Dream:
+    """Dreams of `model` that begin at the states of a store's episodes, see `read_starts`.
+
+    Raises:
+      WhaleError: the model lacks what the settings need, or the episodes are another robot's, of another size or too
+        short.
+    """
+    settings = DreamSettings() if settings is None else settings
+    if num_envs < 1:
+        raise WhaleError(f"num_envs={num_envs} leaves nothing to dream; give 1 or more.")
+    size, window = model.networks.settings.tokenizer.image_size, model.networks.settings.num_frames
+    if settings.context > window:
+        raise WhaleError(
+            f"context={settings.context} is more than the {window} frames of this model's window; give at most those."
+        )
+    if tuple(store.image_size) != tuple(size):
+        raise WhaleError(
+            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {model.source} takes "
+            f"{size[0]}x{size[1]}; give the episodes that it was trained on, or others of that size."
+        )
+    model.action_spec.check_same(store.action_spec, str(store.root))
+    if settings.reward and "reward" not in model.params:
+        raise WhaleError(
+            f"{model.source} holds no reward model; train its reward stage (run the same training to its end, without "
+            "--until), or dream with reward=False, where the reward is the penalty alone."
+        )
+    starts = read_starts(store, settings.context, model.action_spec)
+    return dream_of(model, starts, num_envs, settings)
+
+
+def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSettings) -> Dream:
+    """`make_dream` from starting states that were read, which are taken as they are."""
+    estimator = resolve(settings.uncertainty, model.action_spec) if settings.uncertainty else None
+    given = jax.device_put({"frames": starts.frames, "actions": starts.actions})
+    params = {**model.params_for(estimator), "starts": given}
+    dream = Dream(
+        num_envs=num_envs,
+        settings=settings,
+        networks=model.networks,
+        action_spec=model.action_spec,
+        estimator=estimator,
+        params=params,
+        origins=starts.origins,
+        chunk=max(1, num_envs // 16),
+        abreast=ABREAST if jax.default_backend() == "cpu" else num_envs,
+    )
+    jax.eval_shape(dream.blank, params)  # refuses here what the estimator would refuse at the first reset
+    return dream
+
+
+def data_of(model: WorldModel) -> Path:
+    """Where the run that made a checkpoint has its episodes."""
+    return Path(model.meta.config.get("data", {}).get("root") or model.source.parents[2] / "data")

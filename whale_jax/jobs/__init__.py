@@ -1,0 +1,1 @@
+"""Whole jobs: pre-training, fine-tuning, scaling studies."""

@@ -1,0 +1,268 @@
+"""Fine-tuning: a checkpoint, episodes of another robot, and what comes of them (docs/method.md §14)."""
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.robot.findings import to_text
+from whale_jax.data.robot.importing import import_data
+from whale_jax.data.store.storage import MANIFEST
+from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.evaluation.comparison import compare_models
+from whale_jax.evaluation.evaluate import held_out
+from whale_jax.evaluation.protocol import ProtocolSettings
+from whale_jax.evaluation.report.figure import check_drawing
+from whale_jax.imagination.world import load
+from whale_jax.jobs.configuration import default_config, model_settings, stages_of
+from whale_jax.jobs.pretrain import pretrain
+from whale_jax.models.whale.world_model import ACTION_INPUTS, COMPONENTS, Networks
+from whale_jax.training import hosts
+from whale_jax.training.adopt import compare
+from whale_jax.training.checkpoint import Meta, find, find_component, item_shapes, read_meta, stage_directory, steps_in
+from whale_jax.training.progress import say
+
+ENCODER = ("embed", "encoder", "to_latent")  # the parts of a tokenizer that the paper leaves as they are
+CODEBOOK = ("quantizer",)
+STEPS = {"tokenizer": 5_000, "behaviour": 1_000, "dynamics": 5_000, "reward": 1_000}
+SCRATCH_STEPS = 10_000
+WARMUP = 200
+COMPARISONS = {
+    "scratch": ("from scratch", {"scratch": True}),
+    "no-behaviour": ("without behaviour conditioning", {"behaviour": False}),
+}
+
+MakeConfig = Callable[..., ConfigDict]
+
+
+def finetune_config(pretrained: ConfigDict, scratch: bool = False) -> ConfigDict:
+    """The published fine-tuning of a checkpoint with the config `pretrained`: a config file's `get_config` for it.
+
+    Tokenizer, behaviour model and dynamics take 5,000, 1,000 and 5,000 steps at their own rates, encoder and codebook
+    frozen; the reward model, of which the paper has none, takes 1,000. From scratch, each takes 10,000, nothing frozen.
+    """
+    config = ConfigDict(pretrained)
+    config.name = f"{config.name}-{'scratch' if scratch else 'finetuned'}"
+    for name, steps in STEPS.items():
+        stage = config.stages[name]
+        stage.steps, stage.warmup = SCRATCH_STEPS if scratch else steps, WARMUP
+        stage.log_every, stage.eval_every, stage.save_every = 50, stage.steps // 10, stage.steps // 4
+        stage.patience = stage.steps  # never stops; the best held-out evaluation is the result
+        stage.data_fraction, stage.start_from, stage.renew, stage.freeze = 1.0, "", (), ()
+    config.stages.ensemble.members = 0
+    if not scratch:
+        config.stages.tokenizer.freeze = (*ENCODER, *CODEBOOK)
+        config.stages.tokenizer.init_codebook_from_data = False
+        config.stages.tokenizer.revive_every = 0
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The checkpoint that a fine-tuning starts from: stage directory, step, and what it says of itself."""
+
+    directory: Path
+    step: int
+    meta: Meta
+
+    @property
+    def path(self) -> Path:
+        return self.directory / str(self.step)
+
+
+def open_start(checkpoint: Path | str) -> Start:
+    """The checkpoint at, or newest in, a directory; raises WhaleError if there is none or it cannot be read."""
+    directory, step = find(checkpoint)
+    return Start(directory, step, read_meta(directory, step))
+
+
+def open_data(
+    data: Path | str, start: Start, workdir: Path | str, robot: str | None = None, camera: str = ""
+) -> EpisodeStore:
+    """An episode store; anything else is imported into `data` of `workdir` first, in frames of the checkpoint's size.
+
+    Args:
+      robot, camera: see `whale_jax.data.robot.importing.import_data`.
+
+    Raises:
+      WhaleError: see there.
+    """
+    if (Path(data) / MANIFEST).exists():
+        return open_store(data)
+    size = start.meta.config["model"]["image_size"]
+    store, found = import_data(data, Path(workdir) / "data", robot, camera, size)
+    say(to_text(found, str(store.root)))
+    return store
+
+
+def base_config(start: Start) -> ConfigDict:
+    """The checkpoint's config, whose keys that came later have their defaults, without its data and its devices."""
+    config, defaults = default_config(), default_config()
+    with config.unlocked():
+        config.update(ConfigDict(start.meta.config))
+        for group in ("data", "mesh"):
+            config[group] = defaults[group]
+    return config
+
+
+def make_config(
+    start: Start,
+    store: EpisodeStore,
+    make: MakeConfig = finetune_config,
+    *,
+    scratch: bool = False,
+    behaviour: bool = True,
+    new_actions: bool = False,
+) -> ConfigDict:
+    """The config of a run on `store` that starts from a checkpoint or, `scratch`, is of the same architecture.
+
+    Args:
+      make: (the checkpoint's config) or (it, scratch) -> config; that of a config file.
+      behaviour: False trains the dynamics without behaviour conditioning.
+      new_actions: draws the inputs of actions anew although they have as many dimensions.
+
+    Raises:
+      WhaleError: the checkpoint does not say what its actions mean, and nothing says that they are new.
+    """
+    base = base_config(start)
+    config = make(base, scratch) if len(inspect.signature(make).parameters) > 1 else make(base)
+    config.data.root = str(store.root)
+    config.model.action_dim = store.action_spec.dim
+    config.model.behaviour_conditioning = config.model.behaviour_conditioning and behaviour
+    if not any(record["return"] for record in store.records):
+        config.stages.reward.steps = 0
+    if scratch:
+        return config
+    renewed = new_actions or _other_actions(start, store.action_spec)
+    held = list(item_shapes(start.directory, start.step, "params"))
+    for name in stages_of(config):
+        if name in held:
+            config.stages[name].start_from = str(start.path)
+            config.stages[name].renew = ACTION_INPUTS[name] if renewed else ()
+    return config
+
+
+def _other_actions(start: Start, spec: ActionSpec) -> bool:
+    """Whether as many actions mean something of another kind than the checkpoint's, which says so."""
+    if not start.meta.action_spec:
+        raise WhaleError(
+            f"{start.path / 'meta'} holds no action spec, so that nobody knows what the inputs of its actions expect; "
+            "give --new-actions to draw them anew."
+        )
+    theirs = ActionSpec.from_json(start.meta.action_spec)
+    if theirs.dim == spec.dim and theirs.kinds == spec.kinds:
+        if theirs.names != spec.names:
+            say(
+                f"note: the checkpoint's actions are {', '.join(theirs.names)} and yours {', '.join(spec.names)}; the "
+                "same inputs are used for them in this order. Give --new-actions to draw them anew."
+            )
+        return False
+    return theirs.dim == spec.dim
+
+
+def tell_adoption(start: Start, config: ConfigDict) -> None:
+    """Says of every parameter whether it is restored, new or dropped, before anything is trained.
+
+    Raises:
+      WhaleError: the networks differ in more than the inputs of actions and of the behaviour embedding.
+    """
+    networks, saved = Networks(model_settings(config)), item_shapes(start.directory, start.step, "params")
+    for name in stages_of(config):
+        stage = config.stages[name]
+        if not stage.start_from:
+            say(f"{name}: all new, for the checkpoint holds none")
+            continue
+        find_component(stage.start_from, name, networks.settings)
+        fresh = jax.eval_shape(lambda key, n=name: networks.fresh(n, key), jax.random.key(0))
+        for line in compare(fresh, saved[name], tuple(stage.renew), tuple(stage.freeze)).lines(name):
+            say(line)
+    for name in sorted(saved.keys() - set(stages_of(config))):
+        say(f"{name}: dropped, for {'the data hold no rewards' if name == 'reward' else 'it is not fine-tuned'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is fine-tuned, on what, and how.
+
+    Attributes:
+      start: the checkpoint; nothing else of that run is needed.
+      store: episodes, training and held-out ones.
+      make: see `make_config`; change: sets further keys of its config.
+      new_actions: see `make_config`.
+    """
+
+    start: Start
+    store: EpisodeStore
+    make: MakeConfig = finetune_config
+    change: Callable[[ConfigDict], Any] = lambda config: None
+    new_actions: bool = False
+
+
+def finetune(
+    job: Job, workdir: Path | str, until: str | None = None, *, scratch: bool = False, behaviour: bool = True
+) -> dict[str, Any]:
+    """Fine-tunes a checkpoint on a store's episodes and writes the report; a second call goes on.
+
+    Args:
+      workdir: everything of this run lies there.
+      until: stop after this stage, without a report.
+      scratch, behaviour: see `make_config`.
+
+    Returns:
+      The metrics of the report, as `whale_jax.jobs.pretrain.pretrain` does.
+
+    Raises:
+      WhaleError: the checkpoint cannot be read, or does not fit the data; see `pretrain`.
+    """
+    start, workdir = job.start, Path(workdir)
+    if start.directory.is_relative_to(workdir.absolute() / "checkpoints"):
+        raise WhaleError(f"--workdir={workdir} is the run that is to be fine-tuned; choose another directory.")
+    options = {"scratch": scratch, "behaviour": behaviour, "new_actions": job.new_actions}
+    config = make_config(start, job.store, job.make, **options)
+    job.change(config)
+    if scratch:
+        config.stages.tokenizer.freeze = ()
+    if hosts.primary() and not scratch and not steps_in(stage_directory(workdir, "tokenizer")):
+        tell_adoption(start, config)
+    return pretrain(config, workdir, until)
+
+
+def finetune_beside(job: Job, workdir: Path | str, comparisons: Sequence[str]) -> dict[str, Any]:
+    """Fine-tunes, trains what it is compared with in folders of `workdir`, and compares them on all held-out clips.
+
+    Args:
+      comparisons: of `COMPARISONS`. The checkpoint itself is compared too, where its actions mean the same.
+
+    Returns:
+      See `whale_jax.evaluation.comparison.compare_models`, whose files go to `workdir`.
+    """
+    for name in comparisons:
+        if name not in COMPARISONS:
+            raise unknown_name("comparison", name, COMPARISONS)
+    check_drawing()
+    workdir = Path(workdir)
+    finetune(job, workdir)
+    models = {"fine-tuned": load(workdir)}
+    for name in comparisons:
+        label, options = COMPARISONS[name]
+        say(f"comparison: {label}")
+        finetune(job, workdir / name, **options)
+        models[label] = load(workdir / name)
+    before = load(job.start.path)
+    with contextlib.suppress(WhaleError):
+        before.action_spec.check_same(job.store.action_spec, str(job.store.root))
+        models |= {"before fine-tuning": before} if "dynamics" in before.params else {}
+    clips = held_out(job.store)
+    settings = ProtocolSettings.from_dict(models["fine-tuned"].meta.config["evaluation"])
+    for label, model in models.items():
+        stages = model.meta.config["stages"]
+        steps = (f"{name} {stages[name]['steps']} steps" for name in COMPONENTS if name in model.params)
+        say(f"{label}: {', '.join(steps)}")
+    return compare_models(models, clips, dataclasses.replace(settings, episodes=len(clips)), workdir)

@@ -1,0 +1,331 @@
+"""The main job: data, four stages, report. Every part resumes where it stopped."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.settings import flat
+from whale_jax.data.source import LocalSource, Source
+from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
+from whale_jax.evaluation.protocol import ProtocolSettings
+from whale_jax.imagination.world import load
+from whale_jax.jobs.configuration import make_stage, model_settings, stage_settings, stages_of, to_plain
+from whale_jax.models.whale.stages import Stage, check_rows
+from whale_jax.models.whale.world_model import Params
+from whale_jax.nn.placement import Placement
+from whale_jax.training import hosts, interrupt, sharding
+from whale_jax.training.checkpoint import Meta, check_architecture, find_component, newest_meta, stage_directory
+from whale_jax.training.history import replace_text, write_run
+from whale_jax.training.loop import Run, Trainer
+from whale_jax.training.progress import say
+from whale_jax.training.step import rule_matches
+
+VALID_SEED = 1
+
+
+def pretrain(
+    config: ConfigDict, workdir: Path | str, until: str | None = None, profile: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Records what is missing, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
+
+    Args:
+      config: see `whale_jax.jobs.configuration.default_config`.
+      workdir: everything of the run lies there; a second call goes on where the first stopped.
+      until: stop after this stage, without a report.
+      profile: (first, last) step of every stage that a trace is taken of.
+
+    Returns:
+      The metrics of the report, or {} with `until` or on several hosts, where it is made apart.
+
+    Raises:
+      WhaleError: see each part; nothing on disk is lost.
+    """
+    if until is not None and until not in stages_of(config):
+        raise unknown_name("stage", until, stages_of(config))
+    workdir = Path(workdir)
+    settings = model_settings(config)
+    versions_here = {f"version of {name}": version for name, version in versions().items()}
+    hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
+    placement = sharding.make_placement(config.mesh)
+    _check_stages(config, placement)
+    _check_workdir(workdir, config, settings)
+    _tell_run(workdir, config, until)
+    phases = Phases(workdir)
+    with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
+        source = open_source(config, workdir)
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
+    if until is None:
+        needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+        with hosts.primary_first():
+            store = source.report_store(held_out_directory(workdir), protocol.episodes, needed)
+        _check_held_out(store, protocol)
+    params: Params = {}
+    # Between stages, too, several hosts stop only where all of them ask each other.
+    with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
+        for name in stages_of(config):
+            with phases.timed(name):
+                params, _ = train_stage(name, config, workdir, source, params, placement, profile)
+            _stop_if_asked()
+            if name == until:
+                return {}
+    if hosts.several():
+        say(f"Done. On one host, make the report with: bash launch/evaluate.sh --checkpoint={workdir}")
+        return {}
+    return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
+
+
+def _stop_if_asked() -> None:
+    """Raises Interrupted if a signal came after a stage's last step; of several hosts the next stage asks all."""
+    if interrupt.requested() and not hosts.several():
+        raise interrupt.Interrupted(interrupt.requested())
+
+
+def _tell_run(workdir: Path, config: ConfigDict, until: str | None) -> None:
+    """Leaves what `whale watch` shows of this call; of several processes, the first one speaks."""
+    if not hosts.primary():
+        return
+    process = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+    names = stages_of(config)
+    names = names[: names.index(until) + 1] if until else names
+    plan = {"config": to_plain(config), "stages": names, "until": until}
+    write_run(workdir, plan | process | {"versions": versions()})
+
+
+class Phases:
+    """Seconds by phase, over all calls on one work directory."""
+
+    def __init__(self, workdir: Path):
+        self._path = workdir / "phases.json"
+        self.seconds: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def timed(self, name: str):
+        return _Timed(self, name)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        if hosts.primary():
+            replace_text(self._path, json.dumps(self.seconds))
+
+
+@dataclasses.dataclass
+class _Timed:
+    phases: Phases
+    name: str
+
+    def __enter__(self):
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_):
+        self.phases.add(self.name, time.perf_counter() - self._started)
+
+
+def _check_stages(config: ConfigDict, placement: Placement) -> None:
+    """Raises WhaleError for what would stop a later stage, before the first one starts."""
+    found = []
+    for name in stages_of(config):
+        settings = stage_settings(config, name)
+        if settings.steps < 1:
+            raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
+        check_rows(name, settings, placement.mesh.shape["data"])
+        if placement.mesh.size > 1:
+            found.append(rule_matches(make_stage(config, name), placement))
+    sharding.check_matches(found, placement)
+
+
+def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise WhaleError(f"--workdir={workdir} is a file; give a directory.")
+    for name in stages_of(config):
+        directory = stage_directory(workdir, name)
+        if meta := newest_meta(directory):
+            check_architecture(meta, settings, directory)
+            done, asked = meta.config["stages"][name]["steps"], config.stages[name].steps
+            if meta.finished and done != asked:
+                raise WhaleError(
+                    f"{directory} was trained to its end with stages.{name}.steps={done}, and later stages build on "
+                    f"it; with {asked} it would have to be trained anew. Set it back, or use another --workdir."
+                )
+        elif config.stages[name].start_from:
+            find_component(config.stages[name].start_from, name, settings)
+
+
+def open_source(config: ConfigDict, workdir: Path) -> Source:
+    """The data of a config: a mixture of RLDS data sets, or episodes, recorded first as far as they are not complete.
+
+    Raises:
+      WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions are of another
+        size.
+    """
+    source = _open_mixture(config) if config.data.mixture else _open_local(config, workdir)
+    if source.action_spec.dim != config.model.action_dim:
+        raise WhaleError(
+            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
+            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
+        )
+    return source
+
+
+def _open_local(config: ConfigDict, workdir: Path) -> Source:
+    store = _open_store(config, Path(config.data.root or workdir / "data"))
+    size = (config.model.image_size,) * 2
+    if tuple(store.image_size) != size:
+        raise WhaleError(
+            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels and the config's "
+            f"model.image_size is {size[0]}; record at that size or set --config.model.image_size."
+        )
+    return LocalSource(store, int(config.data.cache_gib * 2**30))
+
+
+def _open_mixture(config: ConfigDict) -> Source:
+    if not config.data.root:
+        raise WhaleError(
+            "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
+        )
+    from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
+    from whale_jax.data.source import MixtureSource
+
+    read = config.data.read
+    mixture = open_mixture(
+        config.data.root,
+        config.data.mixture.to_dict(),
+        allow_missing=config.data.allow_missing,
+        max_bad_share=read.max_bad_share,
+        cache=config.data.index or None,
+        workers=read.workers,
+    )
+    settings = {key: read[key] for key in ("threads", "prefetch", "ram_budget_mb", "max_bad_share")}
+    return MixtureSource(mixture, ReadSettings(config.model.image_size, **settings), config.data.subsets.to_dict())
+
+
+def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
+    record = config.data.record
+    if not record.tasks:
+        return open_store(root)
+    from whale_jax.data.metaworld.record import record as record_episodes
+
+    return record_episodes(
+        root,
+        tasks=record.tasks,
+        episodes=record.episodes.to_dict(),
+        image_size=config.model.image_size,
+        camera=record.camera,
+        steps=record.steps,
+        action_repeat=record.action_repeat,
+        seed=config.seed,
+        workers=record.workers or None,
+    )
+
+
+def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
+    """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
+    if not {"valid", "test"} & set(store.names("split")):
+        raise WhaleError(
+            f"{store.root} has no held-out episodes (split valid or test) for the report; record some, or give "
+            "--until=reward to train without a report."
+        )
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for record in held_out(store).records:
+        groups.setdefault(record["task"], {}).setdefault(record["policy"], []).append(record)
+    for task, policies in groups.items():
+        _check_clips([records[: protocol.episodes] for records in policies.values()], task, store, protocol)
+
+
+def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeStore, protocol: ProtocolSettings):
+    clips = [record for records in groups for record in records]
+    if len(clips) == 1:
+        raise WhaleError(
+            f"{store.root} has one held-out clip of {task} and the report needs another, whose actions are the wrong "
+            "ones; record more episodes, raise --config.evaluation.episodes, or give --until=reward."
+        )
+    needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+    for record in clips:
+        if record["length"] + 1 < needed:
+            raise WhaleError(
+                f"Episode {record['file']} has {record['length'] + 1} frames and the report needs {needed}; set "
+                "--config.evaluation.horizon or --config.evaluation.start smaller."
+            )
+
+
+def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
+    """Trains one stage by itself, on components that were trained elsewhere; a second call goes on.
+
+    Args:
+      name: of the stage; its checkpoints hold `frozen` too.
+      config, workdir: as in `pretrain`.
+      frozen: parameters of all components before that stage, by name.
+
+    Raises:
+      WhaleError: see `pretrain`.
+    """
+    workdir, placement = Path(workdir), sharding.make_placement(config.mesh)
+    _check_stages(config, placement)
+    _check_workdir(workdir, config, model_settings(config))
+    train_stage(name, config, workdir, open_source(config, workdir), frozen, placement)
+    _stop_if_asked()
+
+
+def train_stage(
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    source: Source,
+    frozen: Params,
+    placement: Placement,
+    profile: tuple[int, int] | None = None,
+) -> tuple[Params, dict[str, Any]]:
+    """Trains one stage to its end; returns all components' parameters so far and a summary."""
+    stage = make_stage(config, name, source.action_spec)
+    run = _run(stage, config, workdir, source, placement)
+    return Trainer(stage, frozen, dataclasses.replace(run, profile=profile)).train()
+
+
+def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placement: Placement) -> Run:
+    name, settings = stage.name, stage.settings
+    shard = sharding.data_shard(placement.mesh)
+    shape = (settings.batch_size // shard[1], stage.num_frames)
+
+    def open_batches():
+        return source.train(name, *shape, config.seed, shard, settings.data_fraction)
+
+    valid = []
+    if stream := source.held_out(name, *shape, VALID_SEED, shard):
+        valid = list(itertools.islice(stream, settings.eval_batches))
+        stream.close()
+    return Run(
+        directory=stage_directory(workdir, name),
+        history=workdir / "history" / f"{name}.jsonl",
+        tensorboard=workdir / "tensorboard" if config.log.tensorboard else None,
+        failures=workdir / "failures",
+        profiles=workdir / "profile" / name,
+        wandb=config.log.wandb,
+        placement=placement,
+        seed=config.seed,
+        meta=Meta(
+            stage=name,
+            model=stage.networks.settings.to_dict(),
+            config=to_plain(config),
+            action_spec=source.action_spec.to_json(),
+            specs={dataset: spec.to_json() for dataset, spec in source.specs.items()},
+            statistics=dict(source.statistics),
+            versions=versions(),
+        ),
+        train_batches=open_batches,
+        valid_batches=valid,
+        stall_seconds=config.data.stall_seconds,
+    )
+
+
+def summary_line(workdir: Path, metrics: dict[str, Any]) -> None:
+    """Says where the results are."""
+    total = sum(metrics["run"]["phases"].values())
+    say(f"Done in {total / 60:.1f} minutes. Open {workdir / 'report.html'}; every figure is in metrics.json beside it.")

@@ -1,0 +1,104 @@
+"""Taking over another run's data and finished stages, so that an ablation trains only what differs."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.jobs.configuration import model_settings, stages_of, to_plain
+from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, newest_meta, stage_directory
+from whale_jax.training.progress import say
+from whale_jax.training.settings import StageSettings
+
+IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
+
+
+def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[str]:
+    """Copies into `workdir` every stage that `source` has finished with the settings that `config` asks for.
+
+    Stages build on each other: from the first one that differs on, all are left to be trained. If `config` records
+    the same data as `source` and names no root, the episodes are read where they lie, and `config.data.root` says so.
+
+    Args:
+      source: work directory of a run; workdir: that of the new one, whose own checkpoints stay.
+      config: of the new run.
+
+    Returns:
+      The names of the stages that were copied.
+
+    Raises:
+      WhaleError: `source` is no work directory, or the disk is full.
+    """
+    source, workdir = Path(source).resolve(), Path(workdir)
+    metas = {name: meta for name in stages_of(config) if (meta := newest_meta(stage_directory(source, name)))}
+    if not metas:
+        raise WhaleError(f"{source} holds no checkpoints to take over; name the work directory of a run.")
+    theirs = next(iter(metas.values())).config
+    root = theirs["data"]["root"] or str(source / "data")
+    if config.data.record.tasks and not config.data.root and _record(theirs) == _record(to_plain(config)):
+        config.data.root = root
+    copied, there = [], []
+    for name in stages_of(config):
+        meta, target = metas.get(name), stage_directory(workdir, name)
+        if meta is None or not meta.finished or not _same(meta, config, name, root):
+            break
+        if target.exists():
+            if newest_meta(target) != meta:
+                break
+            there.append(name)
+            continue
+        with disk_errors(target):
+            _copy(stage_directory(source, name), target)
+            _copy(source / "history" / f"{name}.jsonl", workdir / "history" / f"{name}.jsonl")
+        copied.append(name)
+    say(f"Taken over from {source}: {', '.join([*there, *copied]) or 'no stage, for the first one differs'}.")
+    return copied
+
+
+def _record(config: dict[str, Any]) -> dict[str, Any]:
+    return _without_idle(config["data"]["record"]) | {"seed": config["seed"]}
+
+
+def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in IDLE}
+
+
+def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What of a plain config's stage decides its parameters; keys that an older config lacks have their defaults."""
+    defaults = json.loads(json.dumps(StageSettings().to_dict()))
+    return _without_idle(defaults | config["stages"][name])
+
+
+def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
+    """Whether a stage of this config would come to the same parameters: data, seed, its settings and its networks."""
+    ours, theirs = to_plain(config), meta.config
+    if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
+        return False
+    if any(ours["data"][key] != theirs["data"].get(key, {}) for key in ("mixture", "subsets")):
+        return False
+    if settings_of(ours, name) != settings_of(theirs, name):
+        return False
+    try:
+        check_architecture(meta, model_settings(config), Path(name))
+    except WhaleError:
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a directory, or a file if there is one, beside the target and then in its place."""
+    if not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copytree(source, beside) if source.is_dir() else shutil.copyfile(source, beside)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if beside.is_file():
+            beside.unlink()

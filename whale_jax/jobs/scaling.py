@@ -1,0 +1,371 @@
+"""The scaling study: dynamics of several sizes on nested shares of the data, before and after fine-tuning.
+
+WORKDIR/base/                       tokenizer and behaviour model, trained once and frozen
+WORKDIR/SIZE-PERCENT/               a cell: the dynamics of one size on a share of the data
+WORKDIR/SIZE-PERCENT/finetuned/     the same, fine-tuned on another episode store
+WORKDIR/scaling.json, scaling.png   table and figure of the cells that are finished
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.stats import linregress
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import kept, write
+from whale_jax.base.settings import Settings
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.evaluate import held_out, machine, training_history, versions
+from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips
+from whale_jax.evaluation.report.figure import check_drawing
+from whale_jax.evaluation.video.arrays import unit
+from whale_jax.imagination.world import WorldModel, load
+from whale_jax.jobs.configuration import make_stage, model_settings, to_plain, transformer
+from whale_jax.jobs.pretrain import open_source, pretrain, train_alone
+from whale_jax.jobs.reuse import reuse, settings_of
+from whale_jax.jobs.scaling_figure import write_figure
+from whale_jax.models.whale.flops import textbook_flops
+from whale_jax.models.whale.world_model import Networks
+from whale_jax.nn.transformer import TransformerSettings
+from whale_jax.tools.inspect.config import draw
+from whale_jax.training.checkpoint import newest_meta, stage_directory, steps_in
+from whale_jax.training.progress import say
+
+FORMAT = "whale-scaling/1"
+FROZEN = ("tokenizer", "behaviour")
+LAST = 0.1  # share of the logged steps whose mean is the training loss
+FEWEST = 3  # cells for a fit: a line through two always fits
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSettings(Settings):
+    """Fine-tuning of each cell's dynamics; what is not named here is as in pre-training.
+
+    Attributes:
+      root: episode store whose held-out episodes are the test.
+      steps, max_lr, min_lr, warmup: as in `StageSettings`.
+    """
+
+    root: str
+    steps: int
+    max_lr: float
+    min_lr: float
+    warmup: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingSettings(Settings):
+    """What is studied: every size on every share.
+
+    Attributes:
+      sizes: (num_layers, width, num_heads) of the dynamics by name.
+      fractions: shares of the training episodes, ascending, the last one 1.
+      finetune: what follows.
+    """
+
+    sizes: Mapping[str, tuple[int, int, int]]
+    fractions: tuple[float, ...]
+    finetune: FinetuneSettings
+
+    def __post_init__(self):
+        for name, shape in self.sizes.items():
+            _check_size(name, shape)
+        if not self.sizes or not self.fractions:
+            raise WhaleError(
+                "scaling.sizes and scaling.fractions need one entry each at least; add them to the config."
+            )
+        ascending = all(a < b for a, b in zip((0, *self.fractions), self.fractions, strict=False))
+        if not ascending or self.fractions[-1] != 1:
+            raise WhaleError(
+                f"scaling.fractions is {tuple(self.fractions)}; shares of the data ascend from above 0 to 1, such as "
+                "(0.125, 0.25, 0.5, 1.0)."
+            )
+
+    @property
+    def cells(self) -> "list[Cell]":
+        """Every run, small ones first."""
+        sizes = sorted(self.sizes.items(), key=lambda size: size[1][0] * size[1][1] ** 2)
+        return [Cell(name, tuple(shape), fraction) for name, shape in sizes for fraction in self.fractions]
+
+
+def _check_size(name: str, shape: Any) -> None:
+    if not isinstance(shape, tuple | list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+        raise WhaleError(
+            f"scaling.sizes.{name} is {shape!r}; a size is (num_layers, width, num_heads), such as (18, 512, 8)."
+        )
+    try:
+        TransformerSettings(*shape)
+    except WhaleError as error:
+        raise WhaleError(f"scaling.sizes.{name}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of the study: a size (num_layers, width, num_heads) on a fraction of the episodes."""
+
+    size: str
+    shape: tuple[int, int, int]
+    fraction: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.size}-{100 * self.fraction:g}"
+
+    def config(self, base: ConfigDict) -> ConfigDict:
+        """The config of its pre-training, from that of the base."""
+        config = base.copy_and_resolve_references()
+        config.name = f"{base.name}-{self.name}"
+        config.model.dynamics.transformer = transformer(*self.shape)
+        config.stages.dynamics.data_fraction = self.fraction
+        return config
+
+    def costs(self, config: ConfigDict) -> dict[str, float]:
+        """Parameters of the dynamics, and for one step of it tokens, FLOPs and attention's FLOPs beside these."""
+        model, stage = model_settings(config), make_stage(config, "dynamics")
+        frames, tokens = stage.num_frames, model.tokenizer.num_tokens
+        parameters = Networks(model).parameter_counts()["dynamics"]
+        flops, attention = textbook_flops(parameters, model.dynamics.transformer, frames, tokens)
+        drawn = stage.settings.batch_size * frames * tokens
+        return {
+            "parameters": parameters,
+            "tokens": drawn,
+            "flops": flops * drawn,
+            "attention_flops": attention * drawn,
+        }
+
+
+def scaling_study(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
+    """Trains and fine-tunes every cell, and writes `scaling.json` and `scaling.png` after each.
+
+    A second call goes on where the first one stopped: finished cells are not touched, others resume from their
+    checkpoints.
+
+    Args:
+      config: of a run, with a group `scaling`, see `ScalingSettings` and configs/scaling.py.
+      workdir: everything of the study lies there.
+
+    Returns:
+      The table as written: "cells" (a list of rows), "fit" by the cells that it is over, and "controls", the test MSE
+      of what no cell changes.
+
+    Raises:
+      WhaleError: the group is missing or wrong, or a store cannot be read; and see `whale_jax.jobs.pretrain.pretrain`.
+    """
+    workdir = Path(workdir)
+    settings, base = _split(config, workdir)
+    check_drawing()
+    study = _Study(settings, base, workdir)
+    pretrain(base, workdir / "base", until=FROZEN[-1])
+    controls, rows = study.controls(), []
+    for number, cell in enumerate(settings.cells, start=1):
+        say(f"cell {number} of {len(settings.cells)}: {cell.name}{study.time_left(number)}")
+        row, fresh = study.row(cell)
+        rows.append(row)
+        if fresh or number == len(settings.cells):
+            table = _table(config, rows, controls)
+            write(workdir / "scaling.json", json.dumps(table, indent=1).encode())
+            write_figure(table, workdir / "scaling.png")
+    return table
+
+
+def _split(config: ConfigDict, workdir: Path) -> tuple[ScalingSettings, ConfigDict]:
+    """The settings of the study, and the config that its runs share, with their data in one place."""
+    if "scaling" not in config:
+        raise WhaleError(f"The config {config.name} has no group `scaling`; see configs/scaling.py for an example.")
+    settings = ScalingSettings.from_dict(config.scaling.to_dict())
+    base = config.copy_and_resolve_references()
+    del base.scaling
+    if not base.data.mixture and not base.data.root:
+        base.data.root = str(workdir / "data")
+    return settings, base
+
+
+def finetuning_config(config: ConfigDict, finetune: FinetuneSettings, start: Path | str) -> ConfigDict:
+    """The config of a cell's fine-tuning: all episodes of the other store, from the checkpoint in `start`."""
+    config = config.copy_and_resolve_references()
+    config.name = f"{config.name}-finetuned"
+    config.data.root, config.data.mixture, config.data.record.tasks = finetune.root, {}, ()
+    changes = finetune.to_dict() | {"data_fraction": 1.0, "start_from": str(start)}
+    del changes["root"]
+    config.stages.dynamics.update(changes)
+    return config
+
+
+def _check_settings(directory: Path, config: ConfigDict) -> None:
+    """Raises WhaleError if dynamics that are there already were trained in another way than `config` says."""
+    meta = newest_meta(stage_directory(directory, "dynamics"))
+    if meta and settings_of(meta.config, "dynamics") != settings_of(to_plain(config), "dynamics"):
+        raise WhaleError(
+            f"{directory} was trained with other settings of stages.dynamics than the config's; set them back, or use "
+            "another --workdir, for cells that are trained differently cannot stand in one table."
+        )
+
+
+class _Study:
+    """What the cells share: the base's config, the clips that they are tested on, and the time they took so far."""
+
+    def __init__(self, settings: ScalingSettings, base: ConfigDict, workdir: Path):
+        self._settings, self._base, self._workdir = settings, base, workdir
+        steps = base.stages.dynamics.steps
+        self._flops = [steps * cell.costs(cell.config(base))["flops"] for cell in settings.cells]
+        self._spent: list[tuple[float, float]] = []
+        store = self._finetuning_store()
+        self._protocol = ProtocolSettings.from_dict(base.evaluation.to_dict())
+        self._clips, self._spec = read_clips(held_out(store), self._protocol), store.action_spec
+        self._tested_on = [store.records, self._protocol.to_dict()]
+
+    def _finetuning_store(self) -> EpisodeStore:
+        """The episodes to fine-tune on, looked at before anything is trained."""
+        finetune = self._settings.finetune
+        if not finetune.root:
+            raise WhaleError("Say which episodes the study fine-tunes on with --config.scaling.finetune.root=DIR.")
+        store = open_source(finetuning_config(self._base, finetune, ""), self._workdir).report_store(
+            self._workdir, 0, 0
+        )
+        store.select(split="train")
+        return store
+
+    def time_left(self, number: int) -> str:
+        """How long the cells from `number` on take, going by those that were trained in this call."""
+        if not self._spent:
+            return ""
+        seconds, flops = map(np.array, zip(*self._spent, strict=True))
+        each = np.full(len(self._flops) - number + 1, seconds.mean())
+        if len(set(flops)) > 1:
+            # What a step costs beside its FLOPs is most of it where models are small.
+            line = linregress(flops, seconds)
+            each = np.maximum(line.intercept + line.slope * np.array(self._flops[number - 1 :]), seconds.min())
+        return f", about {each.sum() / 60:.0f} minutes left"
+
+    def controls(self) -> dict[str, float]:
+        """Test MSE of the last given frame, and of the real frames through the frozen tokenizer: the floor."""
+        c, base = self._protocol.context, self._workdir / "base"
+
+        def make() -> dict[str, float]:
+            model = load(base)
+            return {
+                "repeat_last_frame": pixel_mse(lambda group: group.frames[:, c - 1 : c], self._clips, c),
+                "reconstruction": pixel_mse(lambda group: model.reconstruct(group.frames)[:, c:], self._clips, c),
+            }
+
+        return kept(base, "controls.json", [to_plain(self._base), *self._tested_on], make)
+
+    def row(self, cell: Cell) -> tuple[dict[str, Any], bool]:
+        """A cell's row of the table, and whether it was made just now, by training what of it was not trained yet."""
+        config, before = cell.config(self._base), len(self._spent)
+        of = [to_plain(config), self._settings.finetune.to_dict(), *self._tested_on]
+        row = kept(self._workdir / cell.name, "cell.json", of, lambda: self._make(cell, config))
+        return row, len(self._spent) > before
+
+    def _make(self, cell: Cell, config: ConfigDict) -> dict[str, Any]:
+        started, directory = time.perf_counter(), self._workdir / cell.name
+        tuned = finetuning_config(config, self._settings.finetune, stage_directory(directory, "dynamics"))
+        _check_settings(directory, config)
+        _check_settings(directory / "finetuned", tuned)
+        self._take_over(config, directory)
+        pretrain(config, directory, until="dynamics")
+        model = load(directory)
+        train_alone("dynamics", tuned, directory / "finetuned", {name: model.params[name] for name in FROZEN})
+        costs, trained = cell.costs(config), training_history(directory, model)["dynamics"]
+        row = {
+            "size": cell.size,
+            "fraction": cell.fraction,
+            "parameters": costs.pop("parameters"),
+            "steps": trained["steps"],
+            **{name: cost * trained["steps"] for name, cost in costs.items()},
+            **losses(trained["history"]),
+            "test_mse": {"before": self._error(model), "after": self._error(load(directory / "finetuned"))},
+            "seconds": trained["seconds"],
+        }
+        self._spent.append((time.perf_counter() - started, row["flops"]))
+        return row
+
+    def _take_over(self, config: ConfigDict, directory: Path) -> None:
+        reuse(self._workdir / "base", directory, config)
+        if not all(steps_in(stage_directory(directory, name)) for name in FROZEN):
+            raise WhaleError(
+                f"{self._workdir / 'base'} was trained with other settings of {' or '.join(FROZEN)} than the config's; "
+                "set them back, or use another --workdir."
+            )
+
+    def _error(self, model: WorldModel) -> float:
+        """Test MSE of a model, whatever the units of the actions that it was trained on."""
+        model = dataclasses.replace(model, action_spec=self._spec)
+        c, size = self._protocol.context, self._protocol.batch_size
+
+        def predict(group: Clips) -> np.ndarray:
+            return np.concatenate([f.frames for f in imagine(model, group.frames[:, :c], group.actions, size)])
+
+        return pixel_mse(predict, self._clips, c)
+
+
+def pixel_mse(predict: Callable[[Clips], np.ndarray], clips: Sequence[Clips], context: int) -> float:
+    """Mean squared error of predicted pixels on the scale [0, 1], over all frames after the context of all clips.
+
+    Args:
+      predict: a group of clips to its predicted frames (E, n, H, W, 3) uint8, or one frame that stands for all n.
+      clips: groups of clips; context: frames of each that are given.
+    """
+    errors = []
+    for group in clips:
+        difference = unit(predict(group), "predicted") - unit(group.frames[:, context:], "real")
+        errors.append(np.square(difference).mean((1, 2, 3, 4), dtype=np.float64))
+    return float(np.concatenate(errors).mean())
+
+
+def losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Training loss, the mean of the last tenth of the logged steps, and the last held-out one (None without any)."""
+    training = [entry["loss"] for entry in history if "loss" in entry]
+    last = training[-math.ceil(LAST * len(training)) :]
+    held = [entry["val/loss"] for entry in history if "val/loss" in entry]
+    return {"training_loss": float(np.mean(last)), "held_out_loss": held[-1] if held else None}
+
+
+def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Least squares of training loss = a + b·log10(FLOPs), its R² and number of cells.
+
+    None for fewer than three cells, through which any line goes, or for cells of the same FLOPs.
+    """
+    if len(rows) < FEWEST or len({row["flops"] for row in rows}) < 2:
+        return None
+    line = linregress(np.log10([row["flops"] for row in rows]), [row["training_loss"] for row in rows])
+    values = {"a": line.intercept, "b": line.slope, "r2": line.rvalue**2}
+    return {name: float(value) for name, value in values.items()} | {"cells": len(rows)}
+
+
+def _table(config: ConfigDict, rows: list[dict[str, Any]], controls: dict[str, float]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "cells": rows,
+        "fit": {"full_data": fit([row for row in rows if row["fraction"] == 1]), "all": fit(rows)},
+        "controls": controls,
+        "config": to_plain(config),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def to_text(table: Mapping[str, Any]) -> str:
+    """The table for a terminal."""
+    from rich.table import Table
+
+    shown = Table(title="loss in nats a token, MSE of pixels on the scale 0 to 1")
+    for column in ("size", "data", "parameters", "tokens", "FLOPs", "loss", "held out", "MSE before", "MSE after"):
+        shown.add_column(column, justify="left" if column == "size" else "right")
+    for row in table["cells"]:
+        held, mse = row["held_out_loss"], row["test_mse"]
+        figures = (row["training_loss"], math.nan if held is None else held, mse["before"], mse["after"])
+        sums = (f"{row['parameters']:,}", f"{row['tokens']:.2e}", f"{row['flops']:.2e}")
+        shown.add_row(row["size"], f"{100 * row['fraction']:g} %", *sums, *(f"{x:.4g}" for x in figures))
+    lines = [f"Test MSE of {name.replace('_', ' ')}: {mse:.4g}." for name, mse in table["controls"].items()]
+    for name, line in table["fit"].items():
+        equation = line and f"loss = {line['a']:.3f} {line['b']:+.3f} log10(FLOPs), R² {line['r2']:.3f}"
+        lines.append(f"{name.replace('_', ' ')}: {equation or 'too few cells for a fit'}.")
+    return "\n".join([draw(shown, width=110), *lines])

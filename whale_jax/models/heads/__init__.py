@@ -1,0 +1,1 @@
+"""What is read off frames and actions, for any world model."""

@@ -1,0 +1,88 @@
+"""The reward model (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from whale_jax.base.settings import Settings
+from whale_jax.nn.layers import Dense, to_unit
+from whale_jax.nn.placement import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSettings(Settings):
+    """Settings of the reward model.
+
+    Attributes:
+      channels: output channels of the strided 4x4 convolutions.
+      hidden: width of the two-layer head.
+      bins: bins of the distribution over symlog rewards.
+      limit: the bins span symlog rewards from -limit to limit.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    hidden: int = 512
+    bins: int = 255
+    limit: float = 20.0
+
+
+def symlog(x: jax.Array) -> jax.Array:
+    """sign(x) log(1 + |x|)."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: jax.Array) -> jax.Array:
+    """Inverse of `symlog`."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def two_hot(x: jax.Array, bins: jax.Array) -> jax.Array:
+    """Weights (..., K) on the two bins around x (...) whose weighted mean is x; `bins` (K,) is evenly spaced."""
+    position = (jnp.clip(x, bins[0], bins[-1]) - bins[0]) * ((bins.shape[0] - 1) / (bins[-1] - bins[0]))
+    return jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - jnp.arange(bins.shape[0])))
+
+
+class Reward(nn.Module):
+    """Convolutions over the pair of frames, then the action joins, then logits over the bins."""
+
+    settings: RewardSettings
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, actions: jax.Array, next_frames: jax.Array) -> jax.Array:
+        """Logits (M, K) of M transitions.
+
+        Args:
+          frames, next_frames: (M, H, W, 3), uint8 or float in [0, 1].
+          actions: (M, A) normalised.
+        """
+        s = self.settings
+        x = jnp.concatenate([to_unit(frames), to_unit(next_frames)], axis=-1) - 0.5
+        x = constrain(x, "batch", None, None, None)
+        for channels in s.channels:
+            x = nn.Conv(channels, (4, 4), strides=(2, 2), kernel_init=_conv_init)(x)
+            x = nn.silu(constrain(x, "batch", None, None, None))
+        x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
+        for i, axes in enumerate((("embed", "mlp"), ("mlp", "embed"))):
+            x = nn.silu(Dense(s.hidden, axes, name=f"hidden_{i}")(x))
+        return Dense(s.bins, ("embed", None), std=0.0, name="head")(x)
+
+
+def reward_bins(settings: RewardSettings) -> jax.Array:
+    """Centres (K,) of the bins, in symlog rewards."""
+    return jnp.linspace(-settings.limit, settings.limit, settings.bins)
+
+
+def expected_reward(settings: RewardSettings, logits: jax.Array) -> jax.Array:
+    """Reward (...) in the environment's units, from logits (..., K)."""
+    return symexp((jax.nn.softmax(logits, axis=-1) * reward_bins(settings)).sum(-1))
+
+
+def reward_loss(settings: RewardSettings, logits: jax.Array, rewards: jax.Array) -> jax.Array:
+    """Cross-entropy (...) of logits (..., K) against the two-hot symlog of rewards (...)."""
+    targets = two_hot(symlog(rewards), reward_bins(settings))
+    return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(-1)
+
+
+_conv_init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, None, None, None))

@@ -1,0 +1,1 @@
+"""Whale: tokenizer, behaviour model and dynamics, and the stages that train them."""

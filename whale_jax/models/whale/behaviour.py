@@ -1,0 +1,165 @@
+"""The behaviour-conditioning model (docs/method.md §4): posterior, prior and policy over a discrete embedding z."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from whale_jax.base.settings import Settings
+from whale_jax.nn.categorical import unimix_log_probs
+from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
+from whale_jax.nn.precision import resolve_dtype
+from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviourSettings(Settings):
+    """Settings of the behaviour-conditioning model (Table 6).
+
+    Attributes:
+      image_size: (height, width) of frames in pixels.
+      patch: side of a patch in pixels.
+      action_dim: A, dimensions of an action.
+      posterior: transformer over the whole segment, not causal.
+      prior, policy: causal transformers.
+      groups, classes: z is `groups` one-hot vectors of `classes` entries.
+      unimix: share of the uniform distribution in every categorical.
+      kl_weight: beta of Eq. 4.
+      log_std_min, log_std_max: clamp of the policy's log standard deviation.
+    """
+
+    image_size: tuple[int, int]
+    patch: int
+    action_dim: int
+    posterior: TransformerSettings
+    prior: TransformerSettings
+    policy: TransformerSettings
+    groups: int = 16
+    classes: int = 16
+    unimix: float = 0.01
+    kl_weight: float = 0.1
+    log_std_min: float = -2.0
+    log_std_max: float = 5.0
+
+    @property
+    def num_tokens(self) -> int:
+        """N_b, tokens per frame."""
+        return check_patches(self.image_size, self.patch)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of z when flat."""
+        return self.groups * self.classes
+
+
+class HistoryEncoder(nn.Module):
+    """Frames and actions to one feature per frame: patches plus added embeddings, ST-transformer, mean over patches."""
+
+    transformer: TransformerSettings
+    patch: int
+
+    @nn.compact
+    def __call__(
+        self,
+        frames: jax.Array,
+        *extras: jax.Array,
+        lengths: jax.Array | None = None,
+        cache: TimeCache | None = None,
+        window: int = 0,
+        places: Places | None = None,
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch.
+
+        `cache`, `window` and `places` as in `STTransformer.extend`, whose state comes back beside the features.
+        """
+        dtype = resolve_dtype(self.transformer.dtype)
+        width = self.transformer.width
+        x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(2.0 * to_unit(frames) - 1.0, self.patch))
+        for i, extra in enumerate(extras):
+            x = x + Dense(width, (None, "embed"), dtype, name=f"extra_{i}")(extra)[:, :, None]
+        x, cache = STTransformer(self.transformer, name="transformer").extend(x, cache, window, lengths, places)
+        return x.mean(axis=2), cache
+
+
+def previous_actions(actions: jax.Array) -> jax.Array:
+    """Shifts actions (B, T, A) by one and marks the first: (B, T, A + 1), so that position t knows a_{t-1} alone.
+
+    The last column is 1 at t = 0, whose embedding thereby is the learned null action.
+    """
+    shifted = jnp.pad(actions, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    first = jnp.zeros((*actions.shape[:2], 1)).at[:, 0].set(1.0)
+    return jnp.concatenate([shifted, first], axis=-1)
+
+
+class Posterior(nn.Module):
+    """q(z | whole segment): one z for each segment."""
+
+    settings: BehaviourSettings
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, actions: jax.Array, frame_mask: jax.Array) -> jax.Array:
+        """Log-probabilities (B, G, C) from frames (B, T, H, W, 3), normalised actions (B, T, A), mask (B, T)."""
+        s = self.settings
+        lengths = frame_mask.sum(axis=1).astype(jnp.int32)
+        encoder = HistoryEncoder(s.posterior, s.patch, name="encoder")
+        features, _ = encoder(frames, actions, lengths=lengths)
+        weights = frame_mask[..., None].astype(features.dtype)
+        pooled = LayerNorm(name="norm")((features * weights).sum(1) / weights.sum(1))
+        logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(pooled)
+        return unimix_log_probs(logits.reshape(-1, s.groups, s.classes), s.unimix)
+
+
+class Prior(nn.Module):
+    """p(z | history up to o_t): a distribution at every frame, blind to a_t."""
+
+    settings: BehaviourSettings
+
+    def __call__(self, frames: jax.Array, actions: jax.Array) -> jax.Array:
+        """Log-probabilities (B, T, G, C) from frames (B, T, H, W, 3) and normalised actions (B, T, A)."""
+        return self.extend(frames, previous_actions(actions))[0]
+
+    @nn.compact
+    def extend(
+        self,
+        frames: jax.Array,
+        previous: jax.Array,
+        cache: TimeCache | None = None,
+        window: int = 0,
+        places: Places | None = None,
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """The same from `previous_actions` (B, T, A + 1), with state as in `STTransformer.extend`."""
+        s = self.settings
+        encoder = HistoryEncoder(s.prior, s.patch, name="encoder")
+        features, cache = encoder(frames, previous, cache=cache, window=window, places=places)
+        logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(features)
+        return unimix_log_probs(logits.reshape(*logits.shape[:2], s.groups, s.classes), s.unimix), cache
+
+
+class Policy(nn.Module):
+    """pi(a_t | history up to o_t, z): a diagonal Gaussian, blind to a_t."""
+
+    settings: BehaviourSettings
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, actions: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log standard deviation, each (B, T, A).
+
+        Args:
+          frames: (B, T, H, W, 3).
+          actions: (B, T, A) normalised.
+          z: (B, G, C) one embedding per segment.
+        """
+        s = self.settings
+        z = jnp.broadcast_to(z.reshape(z.shape[0], 1, -1), (*actions.shape[:2], s.embedding_dim))
+        features, _ = HistoryEncoder(s.policy, s.patch, name="encoder")(frames, previous_actions(actions), z)
+        mean, log_std = jnp.split(
+            Dense(2 * s.action_dim, ("embed", None), std=HEAD_STD, name="head")(features), 2, axis=-1
+        )
+        return mean, jnp.clip(log_std, s.log_std_min, s.log_std_max)
+
+
+def gaussian_nll(mean: jax.Array, log_std: jax.Array, actions: jax.Array) -> jax.Array:
+    """-log N(actions; mean, exp(log_std)²) in nats, summed over the last axis."""
+    z = (actions - mean) * jnp.exp(-log_std)
+    return (0.5 * jnp.square(z) + log_std + 0.5 * jnp.log(2.0 * jnp.pi)).sum(-1)

@@ -1,0 +1,128 @@
+"""The dynamics model (docs/method.md §5): an ST-transformer over tokens, `parallel` (WHALE) or `maskgit` (Genie)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from whale_jax.base.errors import unknown_name
+from whale_jax.base.settings import Settings
+from whale_jax.nn.layers import Dense
+from whale_jax.nn.placement import constrain, gather
+from whale_jax.nn.precision import resolve_dtype
+from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
+
+DECODE_MODES = ("parallel", "maskgit")
+Z_BOTTLENECK = 64  # a dense projection of z to the full width would not fit the published 456 M
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicsSettings(Settings):
+    """Settings of the dynamics model (Tables 7 and 8).
+
+    Attributes:
+      num_codes: V, size of the tokenizer's codebook.
+      action_dim: A.
+      embedding_dim: size of the flat behaviour embedding z; 0 trains without behaviour conditioning.
+      transformer: causal over time.
+      decode_mode: "parallel" predicts all tokens of the next frame in one pass; "maskgit" fills masked
+        tokens in `decode_steps` passes.
+      decode_steps: S, passes per frame of `maskgit`.
+      choice_temperature: scale of the annealed Gumbel noise on `maskgit` confidences.
+      mask_low, mask_full: `maskgit` training masks a share drawn from U(mask_low, 1), or with
+        probability mask_full everything.
+    """
+
+    num_codes: int
+    action_dim: int
+    embedding_dim: int
+    transformer: TransformerSettings
+    decode_mode: str = "parallel"
+    decode_steps: int = 8
+    choice_temperature: float = 4.5
+    mask_low: float = 0.5
+    mask_full: float = 0.1
+
+    def __post_init__(self):
+        if self.decode_mode not in DECODE_MODES:
+            raise unknown_name("decode mode", self.decode_mode, DECODE_MODES)
+
+
+class Dynamics(nn.Module):
+    """Token logits from tokens, actions and behaviour embeddings; input and output share one embedding matrix.
+
+    Dimension keys: B batch, T frames, N tokens per frame, D width, V codes, A actions, Z behaviour embedding.
+
+    `parallel`: position (t, i) sees x_t, a_t, z_t and gives the logits of x_{t+1}.
+    `maskgit`: position (t, i) sees x_t (or the mask), a_{t-1}, z_{t-1} and gives the logits of x_t.
+    """
+
+    settings: DynamicsSettings
+
+    def __call__(
+        self, ids: jax.Array, actions: jax.Array, z: jax.Array | None, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits (B, T, N, V) in float32.
+
+        Args:
+          ids: (B, T, N) int32 token ids.
+          actions: (B, T, A) normalised; a_t is taken at frame t.
+          z: (B, T, Z) behaviour embeddings; None without behaviour conditioning.
+          mask: (B, T, N) bool, tokens replaced by the mask vector; `maskgit` alone.
+        """
+        return self.extend(ids, actions, z, mask)[0]
+
+    @nn.compact
+    def extend(
+        self,
+        ids: jax.Array,
+        actions: jax.Array,
+        z: jax.Array | None,
+        mask: jax.Array | None = None,
+        cache: TimeCache | None = None,
+        window: int = 0,
+        places: Places | None = None,
+    ) -> tuple[jax.Array, TimeCache | None]:
+        """The same, with state as in `STTransformer.extend`.
+
+        With a cache every frame comes with the action and embedding that its position sees: a_t and z_t in
+        `parallel`, a_{t-1} and z_{t-1} in `maskgit`.
+        """
+        s = self.settings
+        width = s.transformer.width
+        dtype = resolve_dtype(s.transformer.dtype)
+        init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("vocab", "embed"))
+        embedding = self.param("embedding", init, (s.num_codes, width))
+        # Whole for the look-up: its rows are fewer than the tokens whose vectors would be summed over devices.
+        x = gather(embedding, None, "embed")[ids] * width**0.5
+        condition = Dense(width, (None, "embed"), dtype, name="action")(actions)
+        if s.embedding_dim:
+            z = Dense(Z_BOTTLENECK, (None, None), use_bias=False, name="behaviour_in")(z)
+            condition = condition + Dense(width, (None, "embed"), dtype, use_bias=False, name="behaviour_out")(z)
+        if s.decode_mode == "maskgit":
+            mask_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None,))
+            mask_vector = self.param("mask", mask_init, (width,))
+            x = jnp.where(mask[..., None], mask_vector, x)
+            if cache is None:
+                condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        x = x + condition[:, :, None]
+        x, cache = STTransformer(s.transformer, name="transformer").extend(x, cache, window, places=places)
+        logits = x.reshape(-1, width).astype(dtype) @ gather(embedding.astype(dtype), "vocab", "embed").T
+        logits = constrain(logits, "batch", "vocab")
+        return logits.astype(jnp.float32).reshape(*ids.shape, s.num_codes), cache
+
+
+def random_mask(key: jax.Array, settings: DynamicsSettings, shape: tuple[int, int, int]) -> jax.Array:
+    """Training mask (B, T, N) of `maskgit`: not in frame 0, at a rate drawn for each row (docs/method.md §5)."""
+    rate_key, full_key, token_key = jax.random.split(key, 3)
+    rate = jax.random.uniform(rate_key, (shape[0], 1, 1), minval=settings.mask_low, maxval=1.0)
+    rate = jnp.where(jax.random.bernoulli(full_key, settings.mask_full, rate.shape), 1.0, rate)
+    mask = jax.random.uniform(token_key, shape) < rate
+    return mask.at[:, 0].set(False)
+
+
+def token_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross-entropy (...) in nats of logits (..., V) against ids (...)."""
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked

@@ -1,0 +1,68 @@
+"""Floating-point operations by formula: 2 per multiply-add, backward twice the forward (docs/method.md §17)."""
+
+from whale_jax.models.whale.world_model import WorldModelSettings
+from whale_jax.nn.transformer import TransformerSettings
+
+
+def transformer_flops(settings: TransformerSettings, frames: int, tokens: int) -> float:
+    """Forward pass over one segment of `frames` x `tokens`: 16 d² weights a token and block, and attention."""
+    d = settings.width
+    span = tokens + (frames + 1) / 2 if settings.causal else tokens + frames
+    return settings.num_blocks * frames * tokens * (2 * 16 * d**2 + 4 * d * span)
+
+
+def forward_flops(model: WorldModelSettings, frames: int) -> dict[str, float]:
+    """Forward pass of each part over one segment, embeddings and heads included."""
+    t, b, d = model.tokenizer, model.behaviour, model.dynamics
+    pixels = 3 * t.patch**2
+    flops = {
+        "encoder": transformer_flops(t.encoder, frames, t.num_tokens)
+        + 2 * frames * t.num_tokens * (t.encoder.width * (pixels + t.code_width) + t.code_width * t.num_codes),
+        "decoder": transformer_flops(t.decoder, frames, t.num_tokens)
+        + 2 * frames * t.num_tokens * t.decoder.width * (pixels + t.code_width),
+        "dynamics": transformer_flops(d.transformer, frames, t.num_tokens)
+        + 2 * frames * t.num_tokens * d.transformer.width * d.num_codes,
+    }
+    for name in ("posterior", "prior", "policy"):
+        settings = getattr(b, name)
+        flops[name] = transformer_flops(settings, frames, b.num_tokens)
+        flops[name] += 2 * frames * b.num_tokens * settings.width * 3 * b.patch**2
+    height, width = t.image_size
+    area, channels, reward = height * width, 6, 0.0
+    for out in model.reward.channels:
+        area = area // 4
+        reward += 2 * 16 * area * channels * out
+        channels = out
+    hidden = model.reward.hidden
+    reward += 2 * (area * channels * hidden + hidden**2 + hidden * model.reward.bins)
+    flops["reward"] = frames * reward
+    return flops
+
+
+def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: int, members: int = 0) -> float:
+    """One training step of a stage: three forward passes of what is trained, one of what is frozen.
+
+    Nothing follows a segment's last frame, so that `parallel` dynamics and the reward model take one frame less. Half
+    of the reward model's rows are real frames, which the frozen networks do not see.
+    """
+    f = forward_flops(model, frames)
+    moved = forward_flops(model, frames - (model.dynamics.decode_mode == "parallel"))["dynamics"]
+    prior = f["prior"] if model.dynamics.embedding_dim else 0.0
+    total = {
+        "tokenizer": 3 * (f["encoder"] + f["decoder"]),
+        "behaviour": 3 * (f["posterior"] + f["prior"] + f["policy"]),
+        "dynamics": 3 * moved + f["encoder"] + prior,
+        "reward": 3 * f["reward"] * (frames - 1) / frames + (f["encoder"] + f["decoder"]) / 2,
+        "ensemble": (members - 1) * 3 * moved + f["encoder"] + prior,
+    }
+    return batch_size * total[stage]
+
+
+def textbook_flops(parameters: int, settings: TransformerSettings, frames: int, tokens: int) -> tuple[float, float]:
+    """Training FLOPs a token as scaling laws count them: 6 for each parameter, and 12·d·(N + T/2) a block of attention.
+
+    Args:
+      parameters: N_params, of what is trained.
+      settings: the transformer; frames: T of a segment; tokens: N of a frame.
+    """
+    return 6.0 * parameters, 12.0 * settings.width * (tokens + frames / 2) * settings.num_blocks

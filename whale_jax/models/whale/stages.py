@@ -1,0 +1,301 @@
+"""The stages: what each trains, what it holds frozen, and its loss."""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.contract.batch import Batch
+from whale_jax.models.heads.reward import expected_reward, reward_loss
+from whale_jax.models.whale.behaviour import gaussian_nll
+from whale_jax.models.whale.dynamics import random_mask, token_cross_entropy
+from whale_jax.models.whale.flops import stage_flops
+from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
+from whale_jax.nn.layers import to_unit
+from whale_jax.nn.quantizer import code_usage, perplexity
+from whale_jax.training.optimizer import optimizer
+from whale_jax.training.settings import StageSettings
+
+Metrics = dict[str, jax.Array]
+USAGE_DECAY = 0.98
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of values where the mask, of the same shape, is true."""
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of training. A stage trains the component it is named after; earlier components are frozen.
+
+    Attributes:
+      networks: the world model's modules.
+      spec: what the actions mean; losses see normalised actions.
+      settings: optimiser and cadence.
+    """
+
+    networks: Networks
+    spec: ActionSpec
+    settings: StageSettings
+
+    name = ""
+    selects_on = "loss"
+    rows = 1  # what a batch is a multiple of
+
+    @property
+    def num_frames(self) -> int:
+        """T, frames of a segment."""
+        return self.settings.num_frames or self.networks.settings.num_frames
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of one step over all devices, by formula."""
+        s = self.settings
+        return stage_flops(self.name, self.networks.settings, self.num_frames, s.batch_size, s.members)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Loss, its metrics (scalars) and what `after_update` needs.
+
+        Args:
+          params: the trained component's parameters.
+          frozen: all earlier components' parameters by name.
+          batch: see `whale_jax.data.contract.batch.Batch`.
+          key: for sampling.
+          train: False evaluates: modes in place of samples.
+        """
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Params:
+        """Initial parameters, with logical axis names attached."""
+        return self.networks.init(self.name, key)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """What turns gradients into updates."""
+        return optimizer(self.settings)
+
+    def initial_extra(self, params: Params) -> Any:
+        """State of the stage beside parameters and optimiser."""
+        return {}
+
+    def prepare(self, params: Params, batch: Batch, key: jax.Array) -> Params:
+        """Changes fresh parameters with the first batch in hand."""
+        return params
+
+    def after_update(self, params: Params, extra: Any, aux: Any, key: jax.Array, step: jax.Array):
+        """Parameters and stage state after an optimiser step; every leaf of `aux` has a first axis of parts."""
+        return params, extra
+
+    def film(self, params: Params, frozen: Params, batch: Batch) -> jax.Array | None:
+        """A film (T, H, W', 3) in [0, 1] for the log, real beside predicted; None if the stage has none."""
+        return None
+
+    def warning(self, metrics: dict[str, float]) -> str | None:
+        """A sentence for the user when the metrics look wrong."""
+        return None
+
+
+class TokenizerStage(Stage):
+    """Reconstruction + codebook + commitment (docs/method.md §3)."""
+
+    name = "tokenizer"
+
+    def loss(self, params, frozen, batch, key, train):
+        s = self.networks.settings.tokenizer
+        out = self.networks.tokenizer.apply({"params": params}, batch.frames, batch.frame_mask)
+        mse = masked_mean(jnp.square(out.frames - to_unit(batch.frames)).mean((2, 3, 4)), batch.frame_mask)
+        loss = mse + out.quantized.codebook_loss + s.commitment * out.quantized.commitment_loss
+        usage = code_usage(out.quantized.ids, s.num_codes)
+        metrics = {
+            "loss": loss,
+            "mse": mse,
+            "psnr": -10.0 * jnp.log10(mse),
+            "commitment": out.quantized.commitment_loss,
+            "perplexity": perplexity(usage),
+            "live_codes": (usage > 0).mean(),
+        }
+        return loss, (metrics, (usage, out.latents))
+
+    def initial_extra(self, params):
+        num_codes = self.networks.settings.tokenizer.num_codes
+        return {"usage": jnp.full(num_codes, 1.0 / num_codes, jnp.float32)}  # a weak type would compile twice
+
+    def prepare(self, params, batch, key):
+        if not self.settings.init_codebook_from_data:
+            return params
+        latents = self.networks.tokenizer.apply({"params": params}, batch.frames, method="latents")
+        return _with_codebook(params, self._random_latents(key, latents))
+
+    def after_update(self, params, extra, aux, key, step):
+        usage, latents = aux
+        usage = USAGE_DECAY * extra["usage"] + (1.0 - USAGE_DECAY) * usage.mean(0)
+        if not self.settings.revive_every:
+            return params, {"usage": usage}
+
+        def revive(args):
+            codebook, usage = args
+            dead = usage < self.settings.revive_below / usage.shape[0]
+            fresh = self._random_latents(key, latents)
+            return jnp.where(dead[:, None], fresh, codebook), jnp.where(dead, 1.0 / usage.shape[0], usage)
+
+        due = (step + 1) % self.settings.revive_every == 0
+        codebook = params["quantizer"]["codebook"]
+        codebook, usage = jax.lax.cond(due, revive, lambda args: args, (codebook, usage))
+        return _with_codebook(params, codebook), {"usage": usage}
+
+    def _random_latents(self, key, latents):
+        flat = latents.reshape(-1, latents.shape[-1])
+        return flat[jax.random.randint(key, (self.networks.settings.tokenizer.num_codes,), 0, flat.shape[0])]
+
+    def film(self, params, frozen, batch):
+        frames = to_unit(batch.frames[:1])
+        out = self.networks.tokenizer.apply({"params": params}, frames)
+        return jnp.concatenate([frames, out.frames], axis=3)[0]
+
+    def warning(self, metrics):
+        if metrics["live_codes"] >= 0.1:
+            return None
+        return (
+            f"Only {100 * metrics['live_codes']:.0f} % of the codes are in use; the codebook has collapsed. "
+            "Set stages.tokenizer.init_codebook_from_data=True and stages.tokenizer.revive_every=50."
+        )
+
+
+def _with_codebook(params: Params, codebook: jax.Array) -> Params:
+    return {**params, "quantizer": {"codebook": codebook}}
+
+
+class BehaviourStage(Stage):
+    """Evidence lower bound of actions (docs/method.md §4, Eq. 4); the checkpoint is chosen by held-out likelihood."""
+
+    name = "behaviour"
+    selects_on = "nll"
+
+    def loss(self, params, frozen, batch, key, train):
+        n, s = self.networks, self.networks.settings.behaviour
+        actions = self.spec.normalise(batch.actions)
+        log_q = n.posterior.apply({"params": params["posterior"]}, batch.frames, actions, batch.frame_mask)
+        z = straight_through_sample(key, log_q) if train else mode(log_q)
+        mean, log_std = n.policy.apply({"params": params["policy"]}, batch.frames, actions, z)
+        log_p = n.prior.apply({"params": params["prior"]}, batch.frames, actions)
+        nll = masked_mean(gaussian_nll(mean, log_std, actions), batch.action_mask)
+        kl = masked_mean(kl_divergence(log_q[:, None], log_p), batch.frame_mask)
+        loss = nll + s.kl_weight * kl
+        error = masked_mean(jnp.abs(mean - actions).mean(-1), batch.action_mask)
+        return loss, ({"loss": loss, "nll": nll, "kl": kl, "action_error": error}, None)
+
+
+class DynamicsStage(Stage):
+    """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6); tokenizer and prior are frozen."""
+
+    name = "dynamics"
+
+    def loss(self, params, frozen, batch, key, train):
+        logits, targets, mask = self._predict(params, frozen, batch, key, train)
+        losses = token_cross_entropy(logits, targets)
+        loss = masked_mean(losses, mask)
+        accuracy = masked_mean((jnp.argmax(logits, -1) == targets).astype(jnp.float32), mask)
+        log_probs = jax.nn.log_softmax(logits)
+        entropy = masked_mean(-(jnp.exp(log_probs) * log_probs).sum(-1), mask)
+        return loss, ({"loss": loss, "accuracy": accuracy, "entropy": entropy}, None)
+
+    def _predict(self, params, frozen, batch, key, train):
+        n, s = self.networks, self.networks.settings.dynamics
+        z_key, mask_key = jax.random.split(key)
+        actions = self.spec.normalise(batch.actions)
+        ids = n.encode(frozen, batch.frames)
+        z = None
+        if s.embedding_dim:
+            log_p = n.infer_behaviour(frozen, batch.frames, actions)
+            z = jax.random.categorical(z_key, log_p) if train else jnp.argmax(log_p, -1)
+            z = jax.nn.one_hot(z, log_p.shape[-1]).reshape(*ids.shape[:2], -1)
+        ids, z = jax.lax.stop_gradient((ids, z))
+        real = jnp.broadcast_to(batch.frame_mask[..., None], ids.shape).astype(jnp.float32)
+        params = {"dynamics": params}
+        if s.decode_mode == "parallel":
+            logits = n.predict_tokens(params, ids[:, :-1], actions[:, :-1], None if z is None else z[:, :-1])
+            return logits, ids[:, 1:], real[:, 1:]
+        masked = random_mask(mask_key, s, ids.shape) if train else jnp.ones(ids.shape, bool).at[:, 0].set(False)
+        return n.predict_tokens(params, ids, actions, z, masked), ids, real * masked
+
+    def film(self, params, frozen, batch):
+        one = jax.tree.map(lambda x: x[:1], batch)
+        logits, ids, _ = self._predict(params, frozen, one, jax.random.key(0), train=False)
+        predicted = self.networks.decode(frozen, jnp.argmax(logits, -1))
+        real = to_unit(one.frames)[:, -predicted.shape[1] :]
+        return jnp.concatenate([real, predicted], axis=3)[0]
+
+
+class RewardStage(Stage):
+    """Symlog two-hot cross-entropy of rewards, half on real frames and half on reconstructions (docs/method.md §10)."""
+
+    name = "reward"
+    rows = 2
+
+    def loss(self, params, frozen, batch, key, train):
+        n, s = self.networks, self.networks.settings.reward
+        actions = self.spec.normalise(batch.actions)
+        # Every other row, so that none travels where a device has pairs; their order is random.
+        pairs = batch.frames.reshape(-1, 2, *batch.frames.shape[1:])
+        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, pairs[:, 1])))
+        frames = jnp.stack([to_unit(pairs[:, 0]), decoded], axis=1).reshape(batch.frames.shape)
+        merged = [x.reshape(-1, *x.shape[2:]) for x in (frames[:, :-1], actions[:, :-1], frames[:, 1:])]
+        logits = n.reward_logits({"reward": params}, *merged)
+        rewards = batch.rewards[:, :-1].reshape(-1)
+        mask = (batch.action_mask[:, :-1] & batch.frame_mask[:, 1:]).reshape(-1).astype(jnp.float32)
+        loss = masked_mean(reward_loss(s, logits, rewards), mask)
+        error = masked_mean(jnp.abs(expected_reward(s, logits) - rewards), mask)
+        return loss, ({"loss": loss, "reward_error": error}, None)
+
+
+class EnsembleStage(DynamicsStage):
+    """Further dynamics models for ensemble uncertainty (docs/method.md §8), side by side in one program.
+
+    Dimension key: M - 1 members beside the model of the dynamics stage, the first axis of every parameter.
+    Each has its own initial values, clipping and optimiser state, and draws its own z and masks; batches are shared.
+    """
+
+    name = "ensemble"
+
+    def init(self, key):
+        keys = jax.random.split(key, self.settings.members - 1)
+        stacked = jax.vmap(lambda k: self.networks.init("dynamics", k))(keys)
+        return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "members"})
+
+    def optimizer(self):
+        one = optimizer(self.settings)
+        return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
+
+    def loss(self, params, frozen, batch, key, train):
+        keys = jax.random.split(key, self.settings.members - 1)
+        one = super().loss
+        losses, (metrics, _) = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
+        # The sum, so that a member's gradient is what it would be alone.
+        return losses.sum(), (jax.tree.map(lambda x: x.mean(0), metrics), None)
+
+    def film(self, params, frozen, batch):
+        return None
+
+
+STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage, EnsembleStage)}
+
+
+def check_rows(name: str, settings: StageSettings, devices: int) -> None:
+    """Raises WhaleError if a stage's batch does not divide over so many devices along the batch."""
+    multiple = settings.accumulate * math.lcm(devices, STAGES[name].rows)
+    if settings.batch_size % multiple:
+        parts = f", in {settings.accumulate} parts," if settings.accumulate > 1 else ""
+        pairs = " in pairs" if STAGES[name].rows == 2 else ""
+        raise WhaleError(
+            f"stages.{name}.batch_size is {settings.batch_size}, which{parts} does not divide over {devices} "
+            f"devices{pairs}; make it a multiple of {multiple}."
+        )

@@ -1,0 +1,164 @@
+"""The networks of one world model, built from one settings object."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.settings import Settings
+from whale_jax.models.heads.reward import Reward, RewardSettings
+from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior
+from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings
+from whale_jax.models.whale.tokenizer import Tokenizer, TokenizerSettings
+from whale_jax.nn.transformer import TimeCache
+
+COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
+TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble is further dynamics models
+Params = dict[str, Any]
+# Patterns of the parameters that actions pass first, or that predict them.
+ACTION_INPUTS = {
+    "tokenizer": (),
+    "behaviour": ("*.encoder.extra_0.*", "policy.head.*"),
+    "dynamics": ("action.*",),
+    "reward": ("hidden_0.*",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelSettings(Settings):
+    """Settings of all networks; `num_frames` is T, the frames of a training segment and of the rollout window."""
+
+    num_frames: int
+    tokenizer: TokenizerSettings
+    behaviour: BehaviourSettings
+    dynamics: DynamicsSettings
+    reward: RewardSettings
+
+    def __post_init__(self):
+        pairs = {
+            "image_size": (self.tokenizer.image_size, self.behaviour.image_size),
+            "num_codes": (self.tokenizer.num_codes, self.dynamics.num_codes),
+            "action_dim": (self.behaviour.action_dim, self.dynamics.action_dim),
+        }
+        for name, (a, b) in pairs.items():
+            if a != b:
+                raise WhaleError(f"The networks disagree on {name}: {a} and {b}; make them equal in the config.")
+        if self.dynamics.embedding_dim not in (0, self.behaviour.embedding_dim):
+            raise WhaleError(
+                f"dynamics.embedding_dim is {self.dynamics.embedding_dim}; it is {self.behaviour.embedding_dim}, "
+                "the size of z, or 0 for no behaviour conditioning."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The modules of one world model and how to initialise them; all parameters are passed in by the caller."""
+
+    settings: WorldModelSettings
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.settings.tokenizer)
+
+    @functools.cached_property
+    def posterior(self) -> Posterior:
+        return Posterior(self.settings.behaviour)
+
+    @functools.cached_property
+    def prior(self) -> Prior:
+        return Prior(self.settings.behaviour)
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        return Policy(self.settings.behaviour)
+
+    @functools.cached_property
+    def dynamics(self) -> Dynamics:
+        return Dynamics(self.settings.dynamics)
+
+    @functools.cached_property
+    def reward(self) -> Reward:
+        return Reward(self.settings.reward)
+
+    def init(self, component: str, key: jax.Array) -> Params:
+        """Initial parameters of a component, with logical axis names attached (`flax.linen.unbox` strips them).
+
+        "behaviour" holds three networks: {"posterior": …, "prior": …, "policy": …}.
+        """
+        if component not in COMPONENTS:
+            raise unknown_name("component", component, COMPONENTS)
+        s = self.settings
+        frames = jnp.zeros((1, s.num_frames, *s.tokenizer.image_size, 3))
+        actions = jnp.zeros((1, s.num_frames, s.behaviour.action_dim))
+        if component == "tokenizer":
+            return self.tokenizer.init(key, frames)["params"]
+        if component == "reward":
+            return self.reward.init(key, frames[:, 0], actions[:, 0], frames[:, 0])["params"]
+        if component == "dynamics":
+            ids = jnp.zeros((1, s.num_frames, s.tokenizer.num_tokens), jnp.int32)
+            z = jnp.zeros((1, s.num_frames, s.behaviour.embedding_dim))
+            return self.dynamics.init(key, ids, actions, z, ids > 0)["params"]
+        z = jnp.zeros((1, s.behaviour.groups, s.behaviour.classes))
+        mask = jnp.ones((1, s.num_frames), bool)
+        keys = jax.random.split(key, 3)
+        return {
+            "posterior": self.posterior.init(keys[0], frames, actions, mask)["params"],
+            "prior": self.prior.init(keys[1], frames, actions)["params"],
+            "policy": self.policy.init(keys[2], frames, actions, z)["params"],
+        }
+
+    def fresh(self, component: str, key: jax.Array) -> Params:
+        """`init` as plain arrays."""
+        return nn.unbox(self.init(component, key))
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters of every network, without allocating any."""
+        counts = {}
+        for component in COMPONENTS:
+            shapes = nn.unbox(jax.eval_shape(lambda k, c=component: self.init(c, k), jax.random.key(0)))
+            parts = shapes if component == "behaviour" else {component: shapes}
+            counts.update({name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()})
+        return counts
+
+    def encode(self, params: Params, frames: jax.Array) -> jax.Array:
+        """Token ids (B, T, N) of frames (B, T, H, W, 3); `params` are all components'."""
+        return self.tokenizer.apply({"params": params["tokenizer"]}, frames, method="encode")
+
+    def decode(self, params: Params, ids: jax.Array) -> jax.Array:
+        """Frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
+        return self.tokenizer.apply({"params": params["tokenizer"]}, ids, method="decode")
+
+    def infer_behaviour(self, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
+        """Log-probabilities (B, T, G, C) of z_t under the prior, from frames and normalised actions (B, T, A)."""
+        return self.prior.apply({"params": params["behaviour"]["prior"]}, frames, actions)
+
+    def predict_tokens(self, params: Params, ids, actions, z, mask=None) -> jax.Array:
+        """Dynamics logits (B, T, N, V); arguments as in `Dynamics`."""
+        return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask)
+
+    def decode_more(self, params: Params, ids, cache: TimeCache | None = None, window: int = 0, places=None):
+        """`decode` and its state; `cache`, `window` and `places` as in `STTransformer.extend`, here and below."""
+        variables = {"params": params["tokenizer"]}
+        return self.tokenizer.apply(variables, ids, cache, window, places, method="decode_more")
+
+    def infer_behaviour_more(
+        self, params: Params, frames, previous, cache: TimeCache | None = None, window: int = 0, places=None
+    ):
+        """`infer_behaviour` from `previous_actions` (B, T, A + 1), and its state."""
+        variables = {"params": params["behaviour"]["prior"]}
+        return self.prior.apply(variables, frames, previous, cache, window, places, method="extend")
+
+    def predict_more(
+        self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None, window: int = 0, places=None
+    ):
+        """`predict_tokens` and its state."""
+        variables = {"params": params["dynamics"]}
+        return self.dynamics.apply(variables, ids, actions, z, mask, cache, window, places, method="extend")
+
+    def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
+        """Reward logits (M, K); arguments as in `Reward`."""
+        return self.reward.apply({"params": params["reward"]}, frames, actions, next_frames)

@@ -1,0 +1,1 @@
+"""Measurements of training and sampling, and what a config costs."""

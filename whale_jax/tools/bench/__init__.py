@@ -1,0 +1,1 @@
+"""`whale bench`."""

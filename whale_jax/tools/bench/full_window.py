@@ -1,0 +1,21 @@
+"""The usual sampler of video world models, as reference: every token pass recomputes the whole window.
+
+It follows what open Genie-style implementations do: a padded window of T frames, and S MaskGIT passes over all of it
+for each new frame. `whale bench imagine` measures the rollout against it, with one decoding of all tokens at the end.
+"""
+
+import jax.numpy as jnp
+
+from whale_jax.models.whale.decoding import maskgit_decode
+from whale_jax.models.whale.world_model import Networks, Params
+
+
+def sample_frame(networks: Networks, params: Params, ids, actions, z, index, key):
+    """Tokens (B, N) of frame `index` from a padded window: ids (B, T, N), actions (B, T, A), z (B, T, Z)."""
+    settings = networks.settings.dynamics
+
+    def predict(new_ids, new_mask, carry):
+        mask = jnp.zeros(ids.shape, bool).at[:, index].set(new_mask)
+        return networks.predict_tokens(params, ids.at[:, index].set(new_ids), actions, z, mask)[:, index], carry
+
+    return maskgit_decode(predict, None, key, settings, (ids.shape[0], ids.shape[2]))[0]

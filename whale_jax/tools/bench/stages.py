@@ -1,0 +1,126 @@
+"""`whale bench`: times training steps of a config with synthetic data, without TensorFlow or a simulator.
+
+MFU, model FLOP/s utilisation, is what the formula of `models.whale.flops` counts over what the devices could do:
+
+  MFU = FLOPs of one step by formula / (seconds of one step x number of devices x peak FLOP/s of one device)
+
+The formula counts the model's operations on the global batch; what remat computes again does not count. The peak is
+that of dense bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever the compute type; of a device
+that is not listed there it is measured, as the rate of a large matrix product of the compute type.
+"""
+
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from whale_jax.base.errors import unknown_name
+from whale_jax.jobs.configuration import model_settings, stages_of
+from whale_jax.nn.precision import resolve_dtype
+from whale_jax.tools.bench.step import bench_step, step_case
+from whale_jax.tools.bench.timing import check_fits, check_repeats, peak_of_one
+from whale_jax.tools.inspect.config import draw, inspect
+
+
+def bench_stages(
+    config: ConfigDict, stages: tuple[str, ...] = (), steps: int = 10, batch_size: int = 0
+) -> dict[str, Any]:
+    """Times one training step of each stage, in its parts, and its compilation.
+
+    Args:
+      config: see `whale_jax.jobs.configuration.default_config`.
+      stages: some of those that the config trains; none takes all of them.
+      steps: timed steps, of which the medians are reported, after one that warms up.
+      batch_size: segments per step over all devices, in place of every stage's own; 0 keeps those. One device with an
+        eighth of the batch stands for one of eight.
+
+    Returns:
+      "config", "devices" (the kind of each), "compute_type", "peak_tflops" of one device and "peak_source" ("data
+      sheet" or "measured"); and "stages" by name: "batch_size" and "flops_per_step" over all devices, "tflops" and
+      "mfu" by formula, "frames_per_second", "tokens_per_second" (of the tokenizer's tokens in every stage), and what
+      `whale_jax.tools.bench.step.bench_step` returns.
+
+    Raises:
+      WhaleError: a stage does not exist, nothing is to be timed, the batch does not divide over the devices, or a
+        stage does not fit the memory, of which nothing was allocated for it then.
+    """
+    for name in stages:
+        if name not in stages_of(config):
+            raise unknown_name("stage", name, stages_of(config))
+    check_repeats(steps)
+    stages = stages or tuple(stages_of(config))
+    config = with_batch_size(config, batch_size)
+    costs = inspect(config, stages)
+    for name in stages:
+        check_fits(_what(name, config), sum(costs["memory_per_device"][name].values()))
+    dtype = resolve_dtype(model_settings(config).dynamics.transformer.dtype)
+    peak = peak_of_one(dtype)
+    return {
+        "config": config.name,
+        "devices": costs["devices"],
+        "compute_type": dtype.name,
+        "peak_tflops": peak.flops / 1e12,
+        "peak_source": peak.source,
+        "stages": {name: _bench_stage(name, config, costs, steps, peak.flops) for name in stages},
+    }
+
+
+def with_batch_size(config: ConfigDict, batch_size: int) -> ConfigDict:
+    """The config with `batch_size` segments per step in every stage; with its own for 0."""
+    config = config.copy_and_resolve_references()
+    for name in stages_of(config) if batch_size else ():
+        config.stages[name].batch_size = batch_size
+    return config
+
+
+def mfu(flops_per_second: float, devices: int, peak: float) -> float:
+    """Share of the FLOP/s that `devices`, each with a peak of `peak` FLOP/s, could do."""
+    return flops_per_second / (devices * peak)
+
+
+def _what(name: str, config: ConfigDict) -> str:
+    return f"Stage {name} of {config.name} with a batch of {config.stages[name].batch_size}"
+
+
+def _bench_stage(name: str, config: ConfigDict, costs: dict[str, Any], steps: int, peak: float) -> dict[str, Any]:
+    case, memory = step_case(name, config), costs["memory_per_device"][name]
+    measured = bench_step(case, _what(name, config), sum(memory.values()) - memory["gradients"], steps)
+    seconds, flops = measured["step_ms"] / 1000, costs["flops_per_step"][name]
+    return {
+        "batch_size": config.stages[name].batch_size,
+        "flops_per_step": flops,
+        "tflops": flops / seconds / 1e12,
+        "mfu": mfu(flops / seconds, jax.device_count(), peak),
+        "frames_per_second": case.frames / seconds,
+        "tokens_per_second": case.frames * costs["tokens_per_frame"] / seconds,
+        **measured,
+    }
+
+
+def head_line(report: dict[str, Any]) -> str:
+    """What was measured, on which devices, in which type."""
+    kinds = {kind: report["devices"].count(kind) for kind in report["devices"]}
+    devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    return f"{report['config']} on {devices}, products in {report['compute_type']}"
+
+
+def to_text(report: dict[str, Any]) -> str:
+    """The report as two tables."""
+    from rich.table import Table
+
+    speed, parts = Table(title="speed, over all devices"), Table(title="ms/step and its parts; memory of one device")
+    for table, columns in (
+        (speed, ("batch", "ms/step", "frames/s", "tokens/s", "TFLOP/s", "MFU")),
+        (parts, ("ms/step", "forward", "backward", "update", "transfer", "compile s", "arguments", "temporary")),
+    ):
+        table.add_column("stage")
+        for column in columns:
+            table.add_column(column, justify="right")
+    for name, r in report["stages"].items():
+        rates = (f"{r['frames_per_second']:.0f}", f"{r['tokens_per_second']:.0f}", f"{r['tflops']:.3f}")
+        speed.add_row(name, str(r["batch_size"]), f"{r['step_ms']:.1f}", *rates, f"{100 * r['mfu']:.1f} %")
+        times = [f"{r[f'{part}_ms']:.1f}" for part in ("step", "forward", "backward", "update", "transfer")]
+        sizes = [f"{r[f'{part}_bytes'] / 2**20:.1f} MiB" for part in ("argument", "temp")]
+        parts.add_row(name, *times, f"{r['compile_seconds']:.1f}", *sizes)
+    peak = f"peak of one device {report['peak_tflops']:.3f} TFLOP/s ({report['peak_source']})"
+    return f"{head_line(report)}; {peak}\n{draw(speed, parts)}"

@@ -1,0 +1,134 @@
+"""What every part of `whale bench` measures with: clocks, a cold compiler, the peak of a device and its free memory."""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.doctor.machine import free_memory
+from whale_jax.tools.chips import chip_of
+
+LONG_RUN = 20.0  # seconds; such a run needs no warming up
+MARGIN = 1.1  # over the bytes that a program names, for what the runtime keeps beside them
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """FLOP/s of matrix products on one device; `source` is "data sheet" or "measured"."""
+
+    flops: float
+    source: str
+
+
+def peak_of_one(dtype: Any) -> Peak:
+    """The data sheet's dense bfloat16 of this kind of device, or else the rate of `dtype` products that it reaches."""
+    devices = jax.devices()
+    if chip := chip_of(devices[0].device_kind):
+        return Peak(chip.tflops * 1e12, "data sheet")
+    size = 2048 if devices[0].platform == "cpu" else 8192
+    return Peak(matrix_rate(dtype, size, repeats=3, devices=devices), "measured")
+
+
+def matrix_rate(
+    dtype: Any = jnp.float32, size: int = 2048, repeats: int = 10, devices: Sequence[jax.Device] = ()
+) -> float:
+    """FLOP/s of a square matrix product on one device, the best of `repeats`.
+
+    Args:
+      dtype: of the factors.
+      size: rows and columns.
+      devices: all of them compute such a product at the same time, as simulated ones share the machine's cores;
+        none takes the first device alone.
+    """
+    devices = list(devices) or jax.devices()[:1]
+    mesh = Mesh(np.asarray(devices), ("rows",))
+    shardings = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rows",), ())]
+
+    def factors():
+        shapes = ((len(devices) * size, size), (size, size))
+        return [jax.random.normal(jax.random.key(0), shape, dtype) for shape in shapes]
+
+    product = jax.jit(lambda a, b: a @ b)
+    return 2 * size**3 / best_seconds(product, *jax.jit(factors, out_shardings=shardings)(), repeats=repeats)
+
+
+def timed(run: Callable, *arguments) -> tuple[float, Any]:
+    """Seconds until the result of a call is ready, and the result."""
+    started = time.perf_counter()
+    result = jax.block_until_ready(run(*arguments))
+    return time.perf_counter() - started, result
+
+
+def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
+    """Seconds of the fastest of `repeats` runs after one that warms up; of that one, where it takes long."""
+    first, _ = timed(run, *arguments)
+    return first if first > LONG_RUN else min(timed(run, *arguments)[0] for _ in range(repeats))
+
+
+def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each of `runs` over `repeats` rounds, after one that warms up.
+
+    They run in turn, so that a machine that slows down slows all of them.
+    """
+    rounds = [{name: timed(run)[0] for name, run in runs.items()} for _ in range(repeats + 1)]
+    return {name: statistics.median(seconds[name] for seconds in rounds[1:]) for name in runs}
+
+
+def check_repeats(steps: int) -> None:
+    """Raises WhaleError if there would be nothing to time."""
+    if steps < 1:
+        raise WhaleError(f"--steps={steps} would time nothing; give 1 or more.")
+
+
+def compile_cold(program: Callable, *shapes) -> tuple[jax.stages.Compiled, float]:
+    """A jitted function compiled for `shapes`, and the seconds that takes without the persistent cache."""
+    with _no_cache():
+        started = time.perf_counter()
+        compiled = program.lower(*shapes).compile()
+        return compiled, time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _no_cache():
+    """JAX asks once in a process whether to use its cache, and again after a reset."""
+    enabled = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+
+def free_bytes() -> int:
+    """Bytes that each device can still take; devices on a CPU share the machine's memory."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return free_memory() // jax.local_device_count()
+
+
+def check_fits(what: str, needed: int, free: int | None = None) -> None:
+    """Raises WhaleError if `needed` bytes and a margin are more than each device has left.
+
+    Args:
+      what: subject of the sentence.
+      needed: bytes on one device.
+      free: bytes that it has; None asks.
+    """
+    free = free_bytes() if free is None else free
+    if MARGIN * needed > free:
+        raise WhaleError(
+            f"{what} needs {MARGIN * needed / 2**30:.1f} GiB on each device and {free / 2**30:.1f} GiB are free; give "
+            "a smaller --batch=N, more devices or a machine with more memory."
+        )

@@ -1,0 +1,75 @@
+"""What a config costs, from shapes alone: parameters, FLOPs per step, memory per device."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from whale_jax.jobs.configuration import make_stage, model_settings, stages_of
+from whale_jax.models.whale.stages import check_rows
+from whale_jax.models.whale.world_model import Networks
+from whale_jax.training import sharding
+from whale_jax.training.step import abstract_arguments
+
+
+def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
+    """Parameters by network, and for each stage FLOPs per step and bytes per device, without allocating any.
+
+    Without names it is all stages of the config. "memory_per_device" counts parameters, optimiser and gradients of what
+    a stage trains, the frozen parameters and one batch, as the mesh of this machine spreads them; activations are not
+    in it.
+    """
+    model, placement = model_settings(config), sharding.make_placement(config.mesh)
+    flops, memory = {}, {}
+    for name in stages or stages_of(config):
+        stage = make_stage(config, name)
+        check_rows(name, stage.settings, placement.mesh.shape["data"])
+        flops[name] = stage.flops
+        state, frozen, batch = abstract_arguments(stage, placement)
+        params = sharding.bytes_per_device(state.params)
+        memory[name] = {
+            "parameters": params,
+            "gradients": params,
+            "optimizer": sharding.bytes_per_device(state.opt_state),
+            "frozen": sharding.bytes_per_device(frozen),
+            "batch": sharding.bytes_per_device(batch),
+        }
+    return {
+        "config": config.name,
+        "parameters": Networks(model).parameter_counts(),
+        "tokens_per_frame": model.tokenizer.num_tokens,
+        "flops_per_step": flops,
+        "memory_per_device": memory,
+        "mesh": dict(placement.mesh.shape),
+        "devices": [device.device_kind for device in jax.devices()],
+    }
+
+
+def to_text(report: dict[str, Any]) -> str:
+    """The report as two tables."""
+    from rich.table import Table
+
+    networks = Table(title=f"{report['config']}: parameters")
+    networks.add_column("network")
+    networks.add_column("parameters", justify="right")
+    for name, count in report["parameters"].items():
+        networks.add_row(name, f"{count / 1e6:.2f} M")
+    mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items())
+    stages = Table(title=f"memory of one device, mesh {mesh}; activations not counted")
+    for column in ("stage", "TFLOP/step, all", *next(iter(report["memory_per_device"].values()))):
+        stages.add_column(column, justify="left" if column == "stage" else "right")
+    for name, parts in report["memory_per_device"].items():
+        flops = f"{report['flops_per_step'][name] / 1e12:.3g}"
+        stages.add_row(name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values()))
+    return draw(networks, stages)
+
+
+def draw(*tables: Any, width: int = 100) -> str:
+    """Tables of `rich` as plain text, `width` characters wide at most."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width, no_color=True).print(*tables)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
