@@ -63,5 +63,5 @@ setup(
     package_data={"whale_jax": ["**/*.html", "**/*.css", "**/*.js", "**/*.json", "**/*.yaml"]},
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["whale = whale_jax.cli.whale:main"]},
+    entry_points={"console_scripts": ["whale = whale_jax.cli:main"]},
 )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata, util
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from whale_jax.doctor.machine import Check
 def report():
     """The doctor's findings in a process of its own, with the modules and the seconds that it took."""
     code = (
-        "import json, sys; from whale_jax import doctor; print(doctor.to_json(doctor.diagnose()));"
+        "import json, sys; from whale_jax.doctor import machine as doctor; print(doctor.to_json(doctor.diagnose()));"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     start = time.monotonic()
@@ -73,10 +74,10 @@ def test_a_python_without_whale_installed_is_told_to_set_up(tmp_path):
     """-I -S hides every installed package; what is left is a Python that never saw launch/setup.sh."""
     packaging = util.find_spec("packaging").submodule_search_locations[0].rpartition("/")[0]
     (tmp_path / "packaging").symlink_to(packaging + "/packaging")
-    (tmp_path / "whale_jax").symlink_to(doctor.__file__.rpartition("/")[0])
+    (tmp_path / "whale_jax").symlink_to(Path(doctor.__file__).parents[1])
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from whale_jax import doctor; print(doctor._packages()[0].advice)"
+        "from whale_jax.doctor import machine as doctor; print(doctor._packages()[0].advice)"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "bash launch/setup.sh", done.stderr
