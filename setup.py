@@ -1,5 +1,6 @@
-"""Packaging of Whale. Exact versions of everything named here stand in requirements.txt."""
+"""Packages Whale. requirements.txt pins the exact version of everything named here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -44,23 +45,41 @@ EXTRAS = {
     ],
     "lerobot": ["pyarrow>=18,<27"],
     "viz": ["matplotlib>=3.9,<4"],
-    "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.9,<1", "scikit-image>=0.25,<0.28"],
+    "dev": [
+        "pytest>=8,<10",
+        "pytest-xdist>=3.6,<4",
+        "ruff>=0.9,<1",
+        "scikit-image>=0.25,<0.28",
+        "setuptools>=77,<90",
+    ],
     "cuda": ["jax[cuda12]>=0.10,<0.13; sys_platform == 'linux'"],
 }
 
-README = Path(__file__).parent / "README.md"
+ROOT = Path(__file__).parent
+README, INIT = ROOT / "README.md", ROOT / "whale_jax" / "__init__.py"
+
+
+def version() -> str:
+    """Returns the version that `whale_jax/__init__.py` states, read as text: importing it may need what is to come."""
+    return re.search(r'^__version__ = "(.+)"$', INIT.read_text(encoding="utf-8"), re.MULTILINE)[1]
+
 
 setup(
     name="whale-jax",
-    version="0.1.0",
+    version=version(),
     description="WHALE, a world model for robot learning, in JAX",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["whale_jax", "whale_jax.*"]),
-    package_data={"whale_jax": ["**/*.html", "**/*.css", "**/*.js", "**/*.json", "**/*.yaml"]},
+    # The published configs travel inside the package, so that an installed Whale finds them by name.
+    packages=[*find_packages(include=["whale_jax", "whale_jax.*"]), "whale_jax.configs"],
+    package_dir={"whale_jax.configs": "configs"},
+    package_data={
+        "whale_jax": ["**/*.html", "**/*.css", "**/*.js", "**/*.json", "**/*.yaml"],
+        "whale_jax.configs": ["robots/*.yaml"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["whale = whale_jax.cli:main"]},

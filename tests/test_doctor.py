@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import whale_jax
 from whale_jax.doctor import machine as doctor
 from whale_jax.doctor.machine import Check
 
@@ -70,14 +71,36 @@ def test_the_table_fits_its_width_and_loses_no_word(width):
     assert "[oxe]" in text
 
 
-def test_a_python_without_whale_installed_is_told_to_set_up(tmp_path):
-    """-I -S hides every installed package; what is left is a Python that never saw launch/setup.sh."""
-    packaging = util.find_spec("packaging").submodule_search_locations[0].rpartition("/")[0]
-    (tmp_path / "packaging").symlink_to(packaging + "/packaging")
-    (tmp_path / "whale_jax").symlink_to(Path(doctor.__file__).parents[1])
+def advice_without_whale(tree: Path, checkout: bool) -> str:
+    """What a Python with no package but `packaging` (-I -S hides the rest) is told by the code in `tree`, run there."""
+    packaging = Path(util.find_spec("packaging").origin).parent
+    (tree / "packaging").symlink_to(packaging)
+    (tree / "whale_jax").symlink_to(Path(whale_jax.__file__).parent)
+    if checkout:
+        (tree / "launch").mkdir()
+        (tree / "launch" / "setup.sh").touch()
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"import sys; sys.path.insert(0, {str(tree)!r})\n"
         "from whale_jax.doctor import machine as doctor; print(doctor._packages()[0].advice)"
     )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "bash launch/setup.sh", done.stderr
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_checkout_that_was_never_set_up_is_told_to_set_up(tmp_path):
+    assert advice_without_whale(tmp_path, checkout=True) == "bash launch/setup.sh"
+
+
+def test_outside_a_checkout_the_advice_is_pip(tmp_path):
+    assert advice_without_whale(tmp_path, checkout=False) == f'{sys.executable} -m pip install "WHEEL"'
+
+
+def test_advice_names_the_checkout_when_run_elsewhere(tmp_path, monkeypatch):
+    root = Path(whale_jax.__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    assert doctor._set_up() == f"bash {root / 'launch' / 'setup.sh'}"
+    assert f'-c {root / "requirements.txt"} -e "{root}[viz]"' in doctor._pip_install("viz")
+    monkeypatch.chdir(root)
+    assert doctor._set_up() == "bash launch/setup.sh"
+    assert doctor._pip_install("viz").endswith('-m pip install -c requirements.txt -e ".[viz]"')

@@ -1,4 +1,4 @@
-"""What this machine offers Whale, and what to do about what is missing: the `whale doctor` command."""
+"""Checks what this machine offers Whale, and says how to add what is missing: the `whale doctor` command."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 GIB = 2**30
 NEEDED_MEMORY, NEEDED_DISK = 6 * GIB, 2 * GIB  # what the quick start takes, with some room
 
-# What each optional part is for; its packages are read from the installed metadata.
+# The purpose of each optional part. Its packages are read from the installed metadata.
 PARTS = {
     "metaworld": "recording and evaluating in Meta-World",
     "oxe": "the Open X-Embodiment mixture",
@@ -23,7 +23,7 @@ PARTS = {
     "dev": "the tests",
 }
 
-# In a process of its own: a broken CUDA may abort, and starting JAX would take most of the GPU's memory.
+# Runs in its own process: a broken CUDA may abort, and JAX would claim most of the GPU's memory.
 _DEVICES = """
 import json, jax
 memory = lambda device: (device.memory_stats() or {}).get("bytes_limit")
@@ -33,9 +33,12 @@ print(json.dumps([(d.platform, d.device_kind, memory(d)) for d in jax.devices()]
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. status is "ok", "missing" or "warn"; advice is empty when there is nothing to do.
+    """One finding.
 
-    required: Whale cannot run without it.
+    Attributes:
+      status: "ok", "missing" or "warn".
+      advice: what to do; empty if there is nothing to do.
+      required: whether Whale cannot run without it.
     """
 
     name: str
@@ -46,9 +49,9 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """Looks at Python, JAX, its devices, GL, free memory and disk, and the packages of every part.
+    """Checks Python, JAX, its devices, GL, free memory and disk, and the packages of every part.
 
-    Imports neither JAX nor TensorFlow into this process; takes a few seconds, in which JAX and GL start.
+    Takes a few seconds, because JAX and GL are started. Neither JAX nor TensorFlow is imported into this process.
     """
     checks = [_python(), *_packages()]
     present = {check.name for check in checks if check.status != "missing"}
@@ -57,17 +60,17 @@ def diagnose() -> list[Check]:
 
 
 def healthy(checks: list[Check]) -> bool:
-    """Whether nothing that Whale needs is missing; optional parts and warnings do not count."""
+    """Returns whether everything that Whale requires is present; optional parts and warnings do not count."""
     return not any(check.required and check.status == "missing" for check in checks)
 
 
 def to_json(checks: list[Check]) -> str:
-    """{"healthy": bool, "checks": [{"name", "status", "value", "advice", "required"}]}."""
+    """Returns {"healthy": bool, "checks": [{"name", "status", "value", "advice", "required"}]}."""
     return json.dumps({"healthy": healthy(checks), "checks": [asdict(c) for c in checks]}, indent=2)
 
 
 def to_text(checks: list[Check], width: int | None = None) -> str:
-    """A table for a terminal, one line or more a check, without colours."""
+    """Returns a table for a terminal, without colours: at least one line per check."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -83,34 +86,60 @@ def to_text(checks: list[Check], width: int | None = None) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
+def _near(path: Path) -> str:
+    """Returns a path as a user types it in the current directory, quoted for a shell."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def _checkout() -> Path | None:
+    """Returns the root of the checkout that this code runs from, or None if it was installed from a wheel."""
+    root = Path(__file__).absolute().parents[2]
+    return root if (root / "launch" / "setup.sh").is_file() else None
+
+
+def _pip(wanted: str) -> str:
+    # Naming an installed whale-jax makes pip fetch only what its metadata require; the package itself stays.
+    return f'{_near(Path(sys.executable))} -m pip install "{wanted}"'
+
+
+def _set_up(wheel: str = "whale-jax") -> str:
+    """Returns the command that installs what Whale cannot run without."""
+    root = _checkout()
+    return f"bash {_near(root / 'launch' / 'setup.sh')}" if root else _pip(wheel)
+
+
 def _pip_install(part: str) -> str:
-    """The command, run in the repository's root, that adds an optional part to this environment."""
-    python, here = Path(sys.executable), Path.cwd()
-    python = python.relative_to(here) if python.is_relative_to(here) else python
-    return f'{shlex.quote(str(python))} -m pip install -c requirements.txt -e ".[{part}]"'
+    """Returns the command that adds an optional part to this environment."""
+    root = _checkout()
+    if root is None:
+        return _pip(f"whale-jax[{part}]")
+    source = "." if root == Path.cwd() else root
+    return f'{_near(Path(sys.executable))} -m pip install -c {_near(root / "requirements.txt")} -e "{source}[{part}]"'
 
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     if (3, 11) <= sys.version_info[:2] < (3, 14):
         return Check("python", "ok", version, required=True)
-    advice = "use Python 3.11, 3.12 or 3.13: WHALE_PYTHON=/path/to/python bash launch/setup.sh"
+    how = f": WHALE_PYTHON=/path/to/python {_set_up()}" if _checkout() else ""
+    advice = f"use Python 3.11, 3.12 or 3.13{how}"
     return Check("python", "missing", version, advice, required=True)
 
 
 def _packages() -> list[Check]:
-    """Every core package, then one line for each optional part, held against the bounds of setup.py."""
+    """Checks every core package, then each optional part, against the bounds of setup.py."""
     from packaging.requirements import Requirement
 
     try:
         required = [Requirement(line) for line in metadata.requires("whale-jax") or ()]
     except metadata.PackageNotFoundError:
-        return [Check("whale-jax", "missing", "not installed", "bash launch/setup.sh", required=True)]
+        return [Check("whale-jax", "missing", "not installed", _set_up("WHEEL"), required=True)]
     checks = [Check("whale-jax", "ok", metadata.version("whale-jax"), required=True)]
     core = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
     for wanted in core + [Requirement("jaxlib")]:
         status, value = _installed(wanted)
-        advice = "" if status == "ok" else "bash launch/setup.sh"
+        advice = "" if status == "ok" else _set_up()
         checks.append(Check(wanted.name, status, value, advice, required=True))
     for part, purpose in PARTS.items():
         wanted = [r for r in required if r not in core and r.marker.evaluate({"extra": part})]
@@ -123,7 +152,7 @@ def _packages() -> list[Check]:
 
 
 def _installed(wanted) -> tuple[str, str]:
-    """(status, version) of one requirement, found without importing it."""
+    """Returns (status, version) of one requirement without importing it."""
     try:
         version = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:
@@ -134,7 +163,7 @@ def _installed(wanted) -> tuple[str, str]:
 
 
 def _devices() -> list[Check]:
-    """What JAX computes on, and whether it leaves an NVIDIA GPU unused."""
+    """Checks which devices JAX uses, and whether it leaves an NVIDIA GPU idle."""
     env = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     command = [sys.executable, "-c", _DEVICES]
     try:
@@ -146,7 +175,7 @@ def _devices() -> list[Check]:
         return [Check("devices", "missing", "JAX did not start within 60 s", advice, required=True)]
     except (subprocess.CalledProcessError, ValueError, IndexError):
         value = "JAX does not start: " + (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return [Check("devices", "missing", value, "bash launch/setup.sh", required=True)]
+        return [Check("devices", "missing", value, _set_up(), required=True)]
     counts: dict[tuple, int] = {}
     for device in map(tuple, devices):
         counts[device] = counts.get(device, 0) + 1
@@ -166,7 +195,7 @@ def _devices() -> list[Check]:
 
 
 def _nvidia_gpus() -> list[str]:
-    """Names of the GPUs that the NVIDIA driver lists."""
+    """Returns the names of the GPUs that the NVIDIA driver lists."""
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
@@ -185,7 +214,7 @@ def _gl() -> Check:
 
 
 def free_memory() -> int:
-    """Bytes of memory that a process on this machine, or in this container, can still take."""
+    """Returns the bytes of memory that a process can still take on this machine or in this container."""
     import psutil
 
     free = psutil.virtual_memory().available
