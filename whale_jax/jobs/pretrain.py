@@ -328,4 +328,4 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
 def summary_line(workdir: Path, metrics: dict[str, Any]) -> None:
     """Says where the results are."""
     total = sum(metrics["run"]["phases"].values())
-    say(f"Done in {total / 60:.1f} minutes. Open {workdir / 'report.html'}; every figure is in metrics.json beside it.")
+    say(f"Done in {total / 60:.1f} minutes. Open {workdir / 'report.html'}; all figures are in metrics.json next to it.")
