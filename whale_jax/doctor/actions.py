@@ -1,4 +1,4 @@
-"""What the actions of a data set are, beside what they are said to be: the `whale doctor actions` command."""
+"""Compares the actions of a data set with their declaration: the `whale doctor actions` command."""
 
 import dataclasses
 import json
@@ -19,12 +19,12 @@ EPISODES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the doctor says.
+    """The findings of the action doctor.
 
     Attributes:
-      recorded: what was read; diagnosis: what the data say.
+      recorded: the recordings that were read; diagnosis: the findings in them.
       trials: rows of `whale_jax.doctor.model.try_actions`, () without a checkpoint.
-      findings: all findings, the worst first; picture: where it lies.
+      findings: all findings, worst first; picture: path of the figure.
     """
 
     recorded: Recorded
@@ -35,18 +35,18 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong; what is merely suspicious does not count."""
+        """Returns whether nothing is wrong; suspicious findings do not count."""
         return not any(finding.severity == WRONG for finding in self.findings)
 
 
 def examine(
     data: Path | str, checkpoint: Path | str | None = None, episodes: int | None = None, output: Path | str = "doctor"
 ) -> Report:
-    """Examines a data set's actions, with a checkpoint what they do to its predictions too; draws OUTPUT/actions.png.
+    """Examines a data set's actions, and with a checkpoint their effect on its predictions; draws OUTPUT/actions.png.
 
     Args:
       data: an episode store, or the directory of an RLDS data set; with a checkpoint an episode store.
-      checkpoint: a work directory or a checkpoint; episodes: how many to look at, by default 200.
+      checkpoint: a work directory or a checkpoint; episodes: how many to examine, by default 200.
 
     Raises:
       WhaleError: the data or the checkpoint cannot be read, or do not fit each other; matplotlib is not installed.
@@ -67,7 +67,7 @@ def examine(
 
 
 def to_json(report: Report) -> str:
-    """{"sound", "episodes", "steps", "findings", "axes", "trials"}; an axis has its response over lags."""
+    """Returns {"sound", "episodes", "steps", "findings", "axes", "trials"}; an axis has its response over lags."""
     axes = [
         {"name": axis.name, "certain": axis.certain}
         | ({} if axis.response is None else _plain(dataclasses.asdict(axis.response)))
@@ -86,7 +86,7 @@ def to_json(report: Report) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can write, with null for what is not a finite number."""
+    """Returns a value that JSON can write, with None for numbers that are not finite."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -97,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_text(report: Report, width: int | None = None) -> str:
-    """What was found, each with what to do, then tables of axes and trials; for a terminal, without colours."""
+    """Returns the findings with their remedies, then tables of axes and trials, for a terminal without colours."""
     from rich.console import Console
     from rich.text import Text
 

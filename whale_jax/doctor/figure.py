@@ -1,4 +1,4 @@
-"""The picture of the action doctor: how each motion answers to its command, and the gripper."""
+"""The figure of the action doctor: the response of each motion to its command, and the gripper."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _MOST_POINTS, _MOST_STEPS, _COLUMNS = 2000, 200, 3
 def write_figure(
     diagnosis: Diagnosis, recording: Sequence[Steps], spec: ActionSpec, state_spec: StateSpec | None, path: Path
 ) -> None:
-    """Draws a PNG: of every axis the response over lags and the command against the motion, then gripper traces.
+    """Draws a PNG: for every axis the response over lags and command against motion, then gripper traces.
 
     Raises:
       WhaleError: matplotlib is not installed, or the disk is full.
@@ -76,7 +76,7 @@ def _draw_scatter(axes, axis: Axis) -> None:
 
 
 def _grippers(recording, spec: ActionSpec, state_spec: StateSpec | None) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, command (L,) as an opening of 0 to 1, measured opening (L,)) of each gripper, first episodes in a row."""
+    """Returns (name, command (L,) as opening 0 to 1, measured opening (L,)) per gripper; first episodes in a row."""
     measured = [steps for steps in recording if steps.state is not None]
     found = []
     for d, name in enumerate(spec.names):

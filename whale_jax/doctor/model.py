@@ -1,6 +1,6 @@
-"""What actions do to a model's predictions: recorded beside zeroed, flipped, scaled and shifted ones.
+"""Measures the effect of actions on a model's predictions: recorded, zeroed, flipped, scaled and shifted actions.
 
-A model that was trained on sound actions predicts better when unsound ones are put right. Dimension keys: E clips, C
+A model that was trained on sound actions predicts better when unsound ones are corrected. Dimension keys: E clips, C
 given and n imagined frames, A dimensions of an action.
 """
 
@@ -27,12 +27,12 @@ _HELD_OUT = ("valid", "test")
 
 
 def try_checkpoint(checkpoint: Path | str, data: Path | str) -> tuple[tuple[dict[str, Any], ...], tuple[Finding, ...]]:
-    """The rows of `try_actions` on held-out clips of an episode store, and what they say.
+    """Returns the rows of `try_actions` on held-out clips of an episode store, and the findings in them.
 
-    Clips come from the splits valid and test, or from all where there are none, evenly and at most 48.
+    At most 48 clips come evenly from the splits valid and test, or from all episodes if these are empty.
 
     Raises:
-      WhaleError: the data are no episode store, their episodes are too short, or they are not what the model takes.
+      WhaleError: the data are not an episode store, the episodes are too short, or they do not fit the model.
     """
     model, store = load(checkpoint), open_store(data)
     model.action_spec.check_same(store.action_spec, str(store.root))
@@ -42,7 +42,7 @@ def try_checkpoint(checkpoint: Path | str, data: Path | str) -> tuple[tuple[dict
 
 
 def _clips(store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (E, C + n, H, W, 3) and actions (E, C + n + 1, A), one further action at either end."""
+    """Returns frames (E, C + n, H, W, 3) and actions (E, C + n + 1, A), with one more action at either end."""
     held_out = [split for split in _HELD_OUT if split in store.names("split")]
     store = store.select(split=held_out or None)
     long = [i for i, record in enumerate(store.records) if record["length"] >= CONTEXT + HORIZON + 1]
@@ -60,10 +60,10 @@ def _clips(store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alternatives(actions: np.ndarray, spec: ActionSpec) -> dict[str, np.ndarray]:
-    """The recorded actions and what is tried in their place, by name: (E, C + n - 1, A) within the spec's range.
+    """Returns the recorded actions and their alternatives by name: (E, C + n - 1, A) within the spec's range.
 
     Args:
-      actions: (E, C + n + 1, A), one action more at either end than is used.
+      actions: (E, C + n + 1, A), with one unused action at either end.
     """
     low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
     delta = np.array([kind == "delta" for kind in spec.kinds])
@@ -81,13 +81,13 @@ def alternatives(actions: np.ndarray, spec: ActionSpec) -> dict[str, np.ndarray]
 
 
 def try_actions(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> tuple[dict[str, Any], ...]:
-    """How well each of `alternatives` predicts.
+    """Measures how well each of `alternatives` predicts.
 
     Args:
-      frames: (E, C + n, H, W, 3) uint8; actions: (E, C + n + 1, A), one more at either end.
+      frames: (E, C + n, H, W, 3) uint8; actions: (E, C + n + 1, A), with one more at either end.
 
     Returns:
-      For each {"actions", "moving_psnr" in dB, "difference": [value, low, high] to the recorded, 99 % by a paired
+      For each, {"actions", "moving_psnr" in dB, "difference": [value, low, high] to the recorded, 99 % by a paired
       bootstrap over clips, "clips"}. Clips in which nothing moves do not count.
     """
     scores = {name: _score(model, frames, tried) for name, tried in alternatives(actions, model.action_spec).items()}
@@ -111,7 +111,7 @@ def try_actions(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> t
 
 
 def _score(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Moving-region PSNR (E,) of each clip, the mean over its imagined frames; NaN where nothing moves."""
+    """Returns the moving-region PSNR (E,) of each clip, averaged over its imagined frames; NaN if nothing moves."""
     scores = []
     for start in range(0, len(frames), BATCH):
         # The last batch is filled up, so that one program serves all.
@@ -126,7 +126,7 @@ def _score(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.nda
 
 
 def findings(rows: Sequence[dict[str, Any]], spec: ActionSpec) -> tuple[Finding, ...]:
-    """What the rows of `try_actions` say: changes that predict better for sure, and dimensions that change nothing."""
+    """Returns the findings in rows of `try_actions`: changes that surely predict better, dimensions without effect."""
     by_name = {row["actions"]: row["difference"] for row in rows}
     found = []
     for name in spec.names:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a checkpoint, episodes of another robot, and what comes of them (docs/method.md §14)."""
+"""Fine-tuning of a checkpoint on episodes of another robot, and its comparisons (docs/method.md §14)."""
 
 import contextlib
 import dataclasses
@@ -43,10 +43,11 @@ MakeConfig = Callable[..., ConfigDict]
 
 
 def finetune_config(pretrained: ConfigDict, scratch: bool = False) -> ConfigDict:
-    """The published fine-tuning of a checkpoint with the config `pretrained`: a config file's `get_config` for it.
+    """Returns the published fine-tuning of a checkpoint with the config `pretrained`; the default `get_config`.
 
-    Tokenizer, behaviour model and dynamics take 5,000, 1,000 and 5,000 steps at their own rates, encoder and codebook
-    frozen; the reward model, of which the paper has none, takes 1,000. From scratch, each takes 10,000, nothing frozen.
+    Tokenizer, behaviour model and dynamics take 5,000, 1,000 and 5,000 steps at their own rates, with encoder and
+    codebook frozen. The reward model, which the paper lacks, takes 1,000. From scratch, each takes 10,000 steps with
+    nothing frozen.
     """
     config = ConfigDict(pretrained)
     config.name = f"{config.name}-{'scratch' if scratch else 'finetuned'}"
@@ -66,7 +67,7 @@ def finetune_config(pretrained: ConfigDict, scratch: bool = False) -> ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The checkpoint that a fine-tuning starts from: stage directory, step, and what it says of itself."""
+    """The checkpoint that a fine-tuning starts from: stage directory, step and metadata."""
 
     directory: Path
     step: int
@@ -78,7 +79,7 @@ class Start:
 
 
 def open_start(checkpoint: Path | str) -> Start:
-    """The checkpoint at, or newest in, a directory; raises WhaleError if there is none or it cannot be read."""
+    """Returns the checkpoint at a directory, or the newest in it; raises WhaleError if none can be read."""
     directory, step = find(checkpoint)
     return Start(directory, step, read_meta(directory, step))
 
@@ -86,7 +87,7 @@ def open_start(checkpoint: Path | str) -> Start:
 def open_data(
     data: Path | str, start: Start, workdir: Path | str, robot: str | None = None, camera: str = ""
 ) -> EpisodeStore:
-    """An episode store; anything else is imported into `data` of `workdir` first, in frames of the checkpoint's size.
+    """Opens an episode store. Other data are first imported into `data` of `workdir`, at the checkpoint's frame size.
 
     Args:
       robot, camera: see `whale_jax.data.robot.importing.import_data`.
@@ -103,7 +104,7 @@ def open_data(
 
 
 def base_config(start: Start) -> ConfigDict:
-    """The checkpoint's config, whose keys that came later have their defaults, without its data and its devices."""
+    """Returns the checkpoint's config without its data and devices; keys that it lacks have their defaults."""
     config, defaults = default_config(), default_config()
     with config.unlocked():
         config.update(ConfigDict(start.meta.config))
@@ -121,15 +122,15 @@ def make_config(
     behaviour: bool = True,
     new_actions: bool = False,
 ) -> ConfigDict:
-    """The config of a run on `store` that starts from a checkpoint or, `scratch`, is of the same architecture.
+    """Returns the config of a run on `store` that starts from a checkpoint, or with `scratch` copies its architecture.
 
     Args:
-      make: (the checkpoint's config) or (it, scratch) -> config; that of a config file.
+      make: (the checkpoint's config) or (it, scratch) -> config, as in a config file.
       behaviour: False trains the dynamics without behaviour conditioning.
-      new_actions: draws the inputs of actions anew although they have as many dimensions.
+      new_actions: re-initialises the action inputs even if the number of dimensions is the same.
 
     Raises:
-      WhaleError: the checkpoint does not say what its actions mean, and nothing says that they are new.
+      WhaleError: the checkpoint does not say what its actions mean, and `new_actions` is not set.
     """
     base = base_config(start)
     config = make(base, scratch) if len(inspect.signature(make).parameters) > 1 else make(base)
@@ -150,7 +151,7 @@ def make_config(
 
 
 def _other_actions(start: Start, spec: ActionSpec) -> bool:
-    """Whether as many actions mean something of another kind than the checkpoint's, which says so."""
+    """Returns whether the actions equal the checkpoint's in number but not in kinds; notes other names."""
     if not start.meta.action_spec:
         raise WhaleError(
             f"{start.path / 'meta'} holds no action spec, so that nobody knows what the inputs of its actions expect; "
@@ -168,10 +169,10 @@ def _other_actions(start: Start, spec: ActionSpec) -> bool:
 
 
 def tell_adoption(start: Start, config: ConfigDict) -> None:
-    """Says of every parameter whether it is restored, new or dropped, before anything is trained.
+    """Prints for every parameter whether it is restored, new or dropped, before anything is trained.
 
     Raises:
-      WhaleError: the networks differ in more than the inputs of actions and of the behaviour embedding.
+      WhaleError: the networks differ in more than the inputs for actions and the behaviour embedding.
     """
     networks, saved = Networks(model_settings(config)), item_shapes(start.directory, start.step, "params")
     for name in stages_of(config):
@@ -189,11 +190,11 @@ def tell_adoption(start: Start, config: ConfigDict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is fine-tuned, on what, and how.
+    """What to fine-tune, on which data, and how.
 
     Attributes:
-      start: the checkpoint; nothing else of that run is needed.
-      store: episodes, training and held-out ones.
+      start: the checkpoint. Nothing else of that run is needed.
+      store: training and held-out episodes.
       make: see `make_config`; change: sets further keys of its config.
       new_actions: see `make_config`.
     """
@@ -208,10 +209,10 @@ class Job:
 def finetune(
     job: Job, workdir: Path | str, until: str | None = None, *, scratch: bool = False, behaviour: bool = True
 ) -> dict[str, Any]:
-    """Fine-tunes a checkpoint on a store's episodes and writes the report; a second call goes on.
+    """Fine-tunes a checkpoint on a store's episodes and writes the report; a second call resumes.
 
     Args:
-      workdir: everything of this run lies there.
+      workdir: holds everything of this run.
       until: stop after this stage, without a report.
       scratch, behaviour: see `make_config`.
 
@@ -235,13 +236,13 @@ def finetune(
 
 
 def finetune_beside(job: Job, workdir: Path | str, comparisons: Sequence[str]) -> dict[str, Any]:
-    """Fine-tunes, trains what it is compared with in folders of `workdir`, and compares them on all held-out clips.
+    """Fine-tunes, trains the comparisons in folders of `workdir`, and compares all on the held-out clips.
 
     Args:
-      comparisons: of `COMPARISONS`. The checkpoint itself is compared too, where its actions mean the same.
+      comparisons: names in `COMPARISONS`. The checkpoint itself is also compared if its actions mean the same.
 
     Returns:
-      See `whale_jax.evaluation.comparison.compare_models`, whose files go to `workdir`.
+      What `whale_jax.evaluation.comparison.compare_models` returns; its files go to `workdir`.
     """
     for name in comparisons:
         if name not in COMPARISONS:

@@ -36,16 +36,16 @@ VALID_SEED = 1
 def pretrain(
     config: ConfigDict, workdir: Path | str, until: str | None = None, profile: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """Records what is missing, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
+    """Records missing episodes, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
 
     Args:
       config: see `whale_jax.jobs.configuration.default_config`.
-      workdir: everything of the run lies there; a second call goes on where the first stopped.
+      workdir: holds everything of the run; a second call resumes where the first stopped.
       until: stop after this stage, without a report.
-      profile: (first, last) step of every stage that a trace is taken of.
+      profile: (first, last) step of every stage to trace.
 
     Returns:
-      The metrics of the report, or {} with `until` or on several hosts, where it is made apart.
+      The metrics of the report, or {} with `until` or on several hosts, where the report is made separately.
 
     Raises:
       WhaleError: see each part; nothing on disk is lost.
@@ -85,13 +85,13 @@ def pretrain(
 
 
 def _stop_if_asked() -> None:
-    """Raises Interrupted if a signal came after a stage's last step; of several hosts the next stage asks all."""
+    """Raises Interrupted if a signal came after a stage's last step. With several hosts, the next stage asks all."""
     if interrupt.requested() and not hosts.several():
         raise interrupt.Interrupted(interrupt.requested())
 
 
 def _tell_run(workdir: Path, config: ConfigDict, until: str | None) -> None:
-    """Leaves what `whale watch` shows of this call; of several processes, the first one speaks."""
+    """Writes what `whale watch` shows of this call. Of several processes, only the first one prints."""
     if not hosts.primary():
         return
     process = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
@@ -102,7 +102,7 @@ def _tell_run(workdir: Path, config: ConfigDict, until: str | None) -> None:
 
 
 class Phases:
-    """Seconds by phase, over all calls on one work directory."""
+    """Seconds per phase, over all calls on one work directory."""
 
     def __init__(self, workdir: Path):
         self._path = workdir / "phases.json"
@@ -160,10 +160,10 @@ def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
 
 
 def open_source(config: ConfigDict, workdir: Path) -> Source:
-    """The data of a config: a mixture of RLDS data sets, or episodes, recorded first as far as they are not complete.
+    """Opens the data of a config: a mixture of RLDS data sets, or episodes. Missing episodes are recorded first.
 
     Raises:
-      WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions are of another
+      WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions have another
         size.
     """
     source = _open_mixture(config) if config.data.mixture else _open_local(config, workdir)
@@ -257,10 +257,10 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
 
 
 def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
-    """Trains one stage by itself, on components that were trained elsewhere; a second call goes on.
+    """Trains one stage by itself, on components that were trained elsewhere; a second call resumes.
 
     Args:
-      name: of the stage; its checkpoints hold `frozen` too.
+      name: name of the stage, whose checkpoints also hold `frozen`.
       config, workdir: as in `pretrain`.
       frozen: parameters of all components before that stage, by name.
 
@@ -326,6 +326,7 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
 
 
 def summary_line(workdir: Path, metrics: dict[str, Any]) -> None:
-    """Says where the results are."""
+    """Prints where the results are."""
     total = sum(metrics["run"]["phases"].values())
-    say(f"Done in {total / 60:.1f} minutes. Open {workdir / 'report.html'}; all figures are in metrics.json next to it.")
+    report = workdir / "report.html"
+    say(f"Done in {total / 60:.1f} minutes. Open {report}; all figures are in metrics.json next to it.")

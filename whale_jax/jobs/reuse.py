@@ -1,4 +1,4 @@
-"""Taking over another run's data and finished stages, so that an ablation trains only what differs."""
+"""Reuses another run's data and finished stages, so that an ablation trains only what differs."""
 
 import json
 import os
@@ -20,18 +20,18 @@ IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
 def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[str]:
     """Copies into `workdir` every stage that `source` has finished with the settings that `config` asks for.
 
-    Stages build on each other: from the first one that differs on, all are left to be trained. If `config` records
-    the same data as `source` and names no root, the episodes are read where they lie, and `config.data.root` says so.
+    Stages build on each other, so the first one that differs and all after it are trained. If `config` records the
+    same data as `source` and names no root, `config.data.root` is set to the episodes of `source`.
 
     Args:
-      source: work directory of a run; workdir: that of the new one, whose own checkpoints stay.
-      config: of the new run.
+      source: work directory of a run; workdir: that of the new run, whose existing checkpoints stay.
+      config: config of the new run.
 
     Returns:
       The names of the stages that were copied.
 
     Raises:
-      WhaleError: `source` is no work directory, or the disk is full.
+      WhaleError: `source` is not a work directory, or the disk is full.
     """
     source, workdir = Path(source).resolve(), Path(workdir)
     metas = {name: meta for name in stages_of(config) if (meta := newest_meta(stage_directory(source, name)))}
@@ -68,13 +68,13 @@ def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """What of a plain config's stage decides its parameters; keys that an older config lacks have their defaults."""
+    """Returns the settings of a stage that decide its parameters; keys that an older config lacks have defaults."""
     defaults = json.loads(json.dumps(StageSettings().to_dict()))
     return _without_idle(defaults | config["stages"][name])
 
 
 def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
-    """Whether a stage of this config would come to the same parameters: data, seed, its settings and its networks."""
+    """Returns whether data, seed, settings and networks of a stage are the same, and so its parameters."""
     ours, theirs = to_plain(config), meta.config
     if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
         return False
@@ -90,7 +90,7 @@ def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a directory, or a file if there is one, beside the target and then in its place."""
+    """Copies a directory, or a file if it exists, next to the target and then moves it into place."""
     if not source.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`whale watch`: how far a run is, read from its files alone. Free of JAX, so that it starts at once."""
+"""`whale watch`: shows the progress of a run, read from its files alone. It imports no JAX, so it starts at once."""
 
 import contextlib
 import json
@@ -34,16 +34,16 @@ _COLOURS = {"running": "green", "finished": "blue", "stopped": "red", "waiting":
 
 @dataclass(frozen=True)
 class StageFacts:
-    """How far a stage is.
+    """The progress of a stage.
 
     Attributes:
       state: "waiting", "running", "finished" or "stopped".
-      step, steps: optimiser steps done and in all; None where no file says how many there will be.
+      step, steps: optimiser steps done and in total; None if no file says how many there will be.
       loss, held_out: newest loss, and newest held-out metrics by name.
-      curve: means of the loss over up to `CURVE` equal parts of what was trained so far.
+      curve: means of the loss over up to `CURVE` equal parts of the training so far.
       speed: newest step_ms, loader_wait (share of the time), frames_per_second and tflops.
-      eta_seconds: left as of the newest reading, if it runs.
-      checkpoint_step, checkpoint_seconds: of the newest whole checkpoint, and its age.
+      eta_seconds: time left as of the newest reading, if the stage is running.
+      checkpoint_step, checkpoint_seconds: step and age of the newest complete checkpoint.
     """
 
     name: str
@@ -61,15 +61,15 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
       state: "running", "finished" (every stage) or "stopped".
-      phase: what a run that goes on is at: "recording" or "indexing", a stage, or "evaluation".
-      phases: seconds of the phases that are over, over all calls.
-      started, host, pid: of the newest call, in seconds since the epoch; None if the run is older than run.json.
-      alive: whether its process is there; None where that cannot be seen from this machine.
-      news_seconds: since the run last wrote a line.
+      phase: what a running run is doing: "recording" or "indexing", a stage, or "evaluation".
+      phases: seconds of the finished phases, over all calls.
+      started, host, pid: of the latest call, in seconds since the epoch; None if the run is older than run.json.
+      alive: whether its process exists; None if this machine cannot see that.
+      news_seconds: seconds since the run last wrote a line.
       failures: steps that were not finite, as {"stage", "step", "replay"}, the last a command.
     """
 
@@ -87,11 +87,11 @@ class RunFacts:
 
 
 def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
-    """Reads how far the run in a work directory is; writes nothing.
+    """Reads the progress of the run in a work directory; writes nothing.
 
     Args:
-      workdir: of `whale train`; runs from before run.json was written are read from what else they left.
-      now: seconds since the epoch; None takes the clock's.
+      workdir: of `whale train`. A run that is older than run.json is read from its other files.
+      now: seconds since the epoch; None reads the clock.
 
     Raises:
       WhaleError: the directory holds no run.
@@ -123,7 +123,7 @@ def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
 
 
 def _plan(workdir: Path, run: dict[str, Any], begun: list[str]) -> dict[str, int | None]:
-    """Steps of every stage in its order, by run.json or else by the newest checkpoint; None for those in neither."""
+    """Returns the steps of every stage, in order, from run.json or the newest checkpoint; None if neither has them."""
     config, names = run.get("config"), run.get("stages")
     if not run and (checkpoints := _checkpoints(workdir)):
         config = _read_meta(max(checkpoints, key=_written)).get("config")
@@ -134,7 +134,7 @@ def _plan(workdir: Path, run: dict[str, Any], begun: list[str]) -> dict[str, int
 
 
 def _read_stage(workdir: Path, name: str, steps: int | None, now: float) -> StageFacts:
-    """A stage as its files have it: finished, or stopped if it ever began, or waiting."""
+    """Returns a stage as its files show it: finished, stopped if it ever began, or waiting."""
     path = workdir / "history" / f"{name}.jsonl"
     entries = read_history(path)
     logged = [entry for entry in entries if "loss" in entry]
@@ -169,12 +169,12 @@ def _phase(run: dict[str, Any], stages: list[StageFacts], phases: dict[str, floa
 
 
 def _at(stage: StageFacts, phase: str | None) -> StageFacts:
-    """The stage in a run that is at this phase: one alone runs, and has time left."""
+    """Returns the stage in a run that is at this phase. Only the running stage has time left."""
     return replace(stage, state="running") if stage.name == phase else replace(stage, eta_seconds=None)
 
 
 def _alive(run: dict[str, Any]) -> bool | None:
-    """Whether the run's process is there; one that began after the run has only inherited its number."""
+    """Returns whether the run's process exists. A process that began after the run has only reused its number."""
     if run.get("host") != socket.gethostname():
         return None
     try:
@@ -194,7 +194,7 @@ def _failures(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _checkpoints(workdir: Path, stage: str = "*") -> list[Path]:
-    """Directories of whole checkpoints; the name of one that is being written has more than digits."""
+    """Returns the directories of complete checkpoints. The name of an unfinished one has more than digits."""
     return [path for path in workdir.glob(f"checkpoints/{stage}/*") if path.name.isdigit()]
 
 
@@ -203,27 +203,27 @@ def _read_meta(checkpoint: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; {} if it is not there, or no longer, or broken."""
+    """Returns the contents of a JSON file; {} if it is missing or broken."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
         return json.loads(path.read_text())
     return {}
 
 
 def _written(path: Path) -> float:
-    """When a file or directory was written, in seconds since the epoch; 0 if it is gone."""
+    """Returns when a file or directory was written, in seconds since the epoch; 0 if it is missing."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_mtime
     return 0.0
 
 
 def _means(values: list[float], count: int) -> list[float]:
-    """Means of up to `count` equal parts of the values that are finite."""
+    """Returns the means of up to `count` equal parts of the finite values."""
     finite = [value for value in values if math.isfinite(value)]
     return [float(part.mean()) for part in np.array_split(finite, min(count, len(finite)))] if finite else []
 
 
 def to_json(facts: RunFacts) -> str:
-    """The facts as JSON; numbers that are not finite are the strings "nan", "inf" and "-inf"."""
+    """Returns the facts as JSON. Numbers that are not finite become the strings "nan", "inf" and "-inf"."""
     return json.dumps(_valid(asdict(facts)), indent=1)
 
 
@@ -236,7 +236,7 @@ def _valid(value: Any) -> Any:
 
 
 def to_text(facts: RunFacts, width: int | None = None) -> str:
-    """The screen without colours."""
+    """Returns the screen without colours."""
     console = Console(width=width or shutil.get_terminal_size((100, 24)).columns, no_color=True)
     with console.capture() as capture:
         console.print(screen(facts))
@@ -244,7 +244,7 @@ def to_text(facts: RunFacts, width: int | None = None) -> str:
 
 
 def watch(workdir: Path | str, every: float = 2.0) -> None:
-    """Shows a run on the terminal, anew every so many seconds, until Ctrl-C.
+    """Shows a run on the terminal and refreshes it every `every` seconds, until Ctrl-C.
 
     Raises:
       WhaleError: the directory holds no run; `every` is not above 0.
@@ -258,7 +258,7 @@ def watch(workdir: Path | str, every: float = 2.0) -> None:
 
 
 def screen(facts: RunFacts) -> Group:
-    """All that is shown: progress, speed and held-out values by stage, and what there is to say of the run."""
+    """Returns everything that is shown: progress, speed and held-out values per stage, and notes on the run."""
     title = Text.assemble((facts.workdir, "bold"), "  ", (facts.state, _COLOURS[facts.state]))
     if facts.phase:
         title.append(f": {facts.phase}")
@@ -320,7 +320,7 @@ def _number(header: str) -> Column:
 
 @dataclass(frozen=True)
 class _Sparkline:
-    """A curve in unicode blocks, one a column; the few highest, as those before anything is learnt, are cut off."""
+    """A curve in unicode blocks, one per column. The few highest values, of untrained networks, are cut off."""
 
     curve: list[float]
 
@@ -346,7 +346,7 @@ def _notes(facts: RunFacts) -> list[Text]:
 
 
 def _process(facts: RunFacts) -> str:
-    """Since when, where and as what the run is up, and how long ago it was last heard of."""
+    """Returns since when, where and as which process the run is up, and how long ago it last wrote."""
     age = duration(facts.news_seconds)
     if facts.started is None:
         return f"no news for {age}; there is no {RUN} that says where and since when it runs"
