@@ -1,12 +1,12 @@
-"""Holds two commits against each other, bit for bit: what they record, train, measure, imagine, resume and fine-tune.
+"""Compares two commits bit for bit: what they record, train, measure, imagine, resume and fine-tune.
 
-Each commit is checked out beside the other and runs the quick start at a small size. Compared are the recorded
+Each commit is checked out separately and runs the quick start at a small size. The script compares the recorded
 episodes, the parameters of every stage, the video suite's figures, one film's pixels and one imagination with its
-rewards and uncertainty. Then the newer commit continues what the older one began: it resumes its last stage from an
-earlier checkpoint, and fine-tunes its finished run as the older commit does.
+rewards and uncertainty. Then the newer commit continues the older one's run: it resumes the last stage from an earlier
+checkpoint, and fine-tunes the finished run as the older commit does.
 
 Command: python benchmarks/bit_equal.py OLD NEW [--workdir=runs/bit_equal]
-Time:    four minutes on two cores for both; what a commit came to is kept in the work directory.
+Time:    four minutes on two cores for both; a commit's results are cached in the work directory.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Command:  python benchmarks/block.py [--width 128] [--blocks 4] [--json]
 
-Each side runs in a process of its own, turn by turn. "plain" is the textbook as a script would run it; "prepared" is
-the textbook with Whale's process settings (whale_jax.base.process), so that the gain of the code alone shows as well.
+Each side runs in its own process, alternating. "plain" is the textbook block as a script would run it. "prepared" adds
+Whale's process settings (whale_jax.base.process), which shows the gain of the code alone.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def measure(kind: str, prepared: bool, options: argparse.Namespace) -> dict[str,
 
 
 def best_time(run, repeats: int) -> float:
-    """Seconds of the fastest of `repeats` runs, after two that warm up."""
+    """Returns the seconds of the fastest of `repeats` runs, after two warm-up runs."""
     run(), run()
     times = []
     for _ in range(repeats):
@@ -68,7 +68,7 @@ def best_time(run, repeats: int) -> float:
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Runs all sides `rounds` times in turn; medians over the rounds."""
+    """Runs all sides `rounds` times, alternating; returns medians over the rounds."""
     results = {name: [] for name in SIDES}
     flags = [
         f"--{k}={getattr(options, k)}" for k in ("width", "heads", "blocks", "batch", "frames", "tokens", "repeats")

@@ -1,10 +1,10 @@
-"""Execution choices of one stage, each timed by `whale bench train` in a process of its own: one table, one JSON file.
+"""Times execution choices of one stage, each by `whale bench train` in its own process: one table, one JSON file.
 
 Command:  python benchmarks/choices.py --config=configs/whale_x.py:base --stage=dynamics --out=FILE.json
           python benchmarks/choices.py --config=FILE --stage=dynamics --out=FILE.json remat=none,dots batch=32,64
 
-Without settings the config as it is comes first, then each setting below changes alone. With settings, those alone, in
-all their combinations. What fails is a row with its reason. A second call does only what FILE.json lacks.
+Without settings, the unchanged config comes first, and then each setting below changes alone. With settings, only those
+are timed, in all their combinations. A failure is a row with its reason. Rerun it to add what FILE.json lacks.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Choice = dict[str, str]
 
 
 def plan(settings: list[str], current: dict[str, Any]) -> list[Choice]:
-    """The choices to time, as settings that differ from the config.
+    """Returns the choices to time, as settings that differ from the config.
 
     Args:
       settings: KEY=VALUE,VALUE texts; none takes each setting alone.
@@ -60,7 +60,7 @@ def plan(settings: list[str], current: dict[str, Any]) -> list[Choice]:
 
 
 def current_settings(config: str, stage: str, overrides: list[str]) -> dict[str, Any]:
-    """What the config says of every setting, with its keys changed as asked."""
+    """Returns the config's value of every setting, after the overrides."""
     from whale_jax.base.errors import unknown_name
     from whale_jax.jobs.configuration import load_config, override, stages_of
 
@@ -71,7 +71,7 @@ def current_settings(config: str, stage: str, overrides: list[str]) -> dict[str,
 
 
 def measure(choice: Choice, options: argparse.Namespace) -> dict[str, Any]:
-    """A row: the choice, and its figures or the reason why there are none."""
+    """Returns a row: the choice, and its figures or the reason why there are none."""
     command = [sys.executable, "-m", "whale_jax", "bench", "train", f"--config={options.config}", "--json"]
     command += [f"--stages={options.stage}", f"--steps={options.steps}", *options.overrides]
     command += [
@@ -99,10 +99,10 @@ def _reason(done: subprocess.CompletedProcess) -> str:
 
 
 def open_table(options: argparse.Namespace) -> dict[str, Any]:
-    """What was measured so far, or an empty table.
+    """Returns the measurements so far, or an empty table.
 
     Raises:
-      WhaleError: the file is of another config, stage, number of steps or overrides, or is no such file.
+      WhaleError: the file has another config, stage, number of steps or overrides, or is not such a table.
     """
     from whale_jax.base.errors import WhaleError
 
@@ -123,7 +123,7 @@ def open_table(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def save(table: dict[str, Any], out: Path) -> None:
-    """Writes beside, then replaces, so that a kill leaves the table whole."""
+    """Writes a new file, then replaces the old one, so that a kill leaves the table intact."""
     beside = out.with_name(f"{out.name}.tmp")
     beside.write_text(json.dumps(table, indent=1))
     os.replace(beside, out)
@@ -151,12 +151,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def named(choice: Choice) -> str:
-    """The choice in words."""
+    """Returns the choice in words."""
     return ", ".join(f"{key}={value}" for key, value in choice.items()) or "the config as it is"
 
 
 def to_text(table: dict[str, Any]) -> str:
-    """The table in Markdown, the fastest by tokens/s first and what failed last."""
+    """Returns the table in Markdown, fastest tokens/s first and failures last."""
     rows = sorted(table["rows"], key=lambda row: -row.get("tokens_per_second", 0.0))
     lines = ["| choice | " + " | ".join(SHOWN) + " | temporary GiB |", "|---" * (len(SHOWN) + 2) + "|"]
     for row in rows:

@@ -1,12 +1,12 @@
-"""What `whale doctor actions` finds of actions that were spoilt on purpose, and what it says of those that were not.
+"""Measures what `whale doctor actions` finds in corrupted and in intact actions.
 
 Command:  python benchmarks/doctor.py [--episodes=2] [--bridge=DIR] [--json]
 
-Every one of the 20 Meta-World tasks is recorded without pictures at 80, 27 and 10 Hz with all training policies, and
-every recording is examined as it is and spoilt: each axis flipped, the gripper flipped, all actions moved by one and
-two steps either way, all halved and doubled. A hit names what was spoilt, as "wrong" or "suspicious"; whatever else is
-called so is a false alarm. `--bridge` names the directory of bridge_sample. Thresholds were chosen on the tasks of odd
-numbers in TASKS.
+Each of the 20 Meta-World tasks is recorded without pictures at 80, 27 and 10 Hz with all training policies. Every
+recording is examined intact and corrupted: each axis flipped, the gripper flipped, all actions moved by one and two
+steps either way, all halved and doubled. A hit calls the corruption "wrong" or "suspicious". Anything else that is
+called so is a false alarm. `--bridge` names the directory of bridge_sample. Thresholds were chosen on the tasks with
+odd numbers in TASKS.
 """
 
 import argparse
@@ -29,12 +29,12 @@ Recording = list[Steps]
 
 
 def with_actions(recording: Recording, change: Callable[[np.ndarray], np.ndarray]) -> Recording:
-    """The recording with other actions of the same number."""
+    """Returns the recording with as many other actions."""
     return [dataclasses.replace(steps, actions=change(steps.actions)) for steps in recording]
 
 
 def shifted(recording: Recording, places: int) -> Recording:
-    """Action t moved to place t + places; the frames whose action is lost are cut off."""
+    """Moves action t to place t + places; the frames whose action is lost are cut off."""
     cut = []
     for s in recording:
         here, there = (
@@ -46,20 +46,20 @@ def shifted(recording: Recording, places: int) -> Recording:
 
 
 def flipped(recording: Recording, d: int, spec: ActionSpec) -> Recording:
-    """Dimension d mirrored: a delta about 0, a gripper about the middle of its range."""
+    """Mirrors dimension d: a delta about 0, a gripper about the middle of its range."""
     sign = np.where(np.arange(spec.dim) == d, -1, 1).astype(np.float32)
     middle = spec.low[d] + spec.high[d] if spec.kinds[d] == "gripper" else 0.0
     return with_actions(recording, lambda a: a * sign + np.where(sign < 0, np.float32(middle), 0))
 
 
 def scaled(recording: Recording, factor: float, spec: ActionSpec) -> Recording:
-    """Every delta times a factor."""
+    """Multiplies every delta by a factor."""
     factors = np.where(np.array(spec.kinds) == "delta", factor, 1.0).astype(np.float32)
     return with_actions(recording, lambda a: a * factors)
 
 
 def corruptions(recording: Recording, spec: ActionSpec) -> dict[str, tuple[Recording, set[tuple[str, str]]]]:
-    """name -> the spoilt recording, and what is to be found: (about, dimension), "" for any."""
+    """Returns name -> the corrupted recording and what the doctor must find: (about, dimension), "" for any."""
     spoilt = {"untouched": (recording, set())}
     for d, (name, kind) in enumerate(zip(spec.names, spec.kinds, strict=True)):
         about = "gripper" if kind == "gripper" else "sign"
@@ -73,7 +73,7 @@ def corruptions(recording: Recording, spec: ActionSpec) -> dict[str, tuple[Recor
 
 
 def judge(found: Diagnosis, wanted: set[tuple[str, str]]) -> tuple[bool, list[str]]:
-    """Whether all that was spoilt is named, and what else is called wrong or suspicious."""
+    """Returns whether the corruption is named, and what else is called wrong or suspicious."""
     claims = [finding for finding in found.findings if finding.severity != NOTE]
     named = {(f.about, d) for f in claims for d in (*f.dimensions, "")}
     abouts = {about for about, _ in wanted}
@@ -84,7 +84,7 @@ def judge(found: Diagnosis, wanted: set[tuple[str, str]]) -> tuple[bool, list[st
 
 
 def record(task: str, repeat: int, steps: int, episodes: int, seed: int, policies: Sequence[str]) -> Recording:
-    """Episodes of a task by every policy, without pictures."""
+    """Records episodes of a task with every policy, without pictures."""
     env, recording = metaworld.make_env(task), []
     for number, policy_name in enumerate(policies):
         for index in range(episodes):
@@ -104,7 +104,7 @@ def record(task: str, repeat: int, steps: int, episodes: int, seed: int, policie
 
 
 def examine(name: str, recording: Recording, spec: ActionSpec, state_spec: StateSpec) -> list[dict]:
-    """A row for every corruption of one recording."""
+    """Returns a row per corruption of one recording."""
     rows = []
     for corruption, (spoilt, wanted) in corruptions(recording, spec).items():
         hit, false = judge(diagnose(spoilt, spec, state_spec), wanted)
@@ -113,7 +113,7 @@ def examine(name: str, recording: Recording, spec: ActionSpec, state_spec: State
 
 
 def bridge(source: Path) -> tuple[Recording, ActionSpec, StateSpec]:
-    """The episodes of bridge_sample."""
+    """Reads the episodes of bridge_sample."""
     from whale_jax.data.robot.steps import read_steps
 
     found = read_steps(source / "bridge_dataset", 25)
@@ -121,7 +121,7 @@ def bridge(source: Path) -> tuple[Recording, ActionSpec, StateSpec]:
 
 
 def summarise(rows: list[dict]) -> dict[str, dict[str, int]]:
-    """By corruption: recordings, hits, recordings with a false alarm."""
+    """Counts recordings, hits and recordings with a false alarm per corruption."""
     table: dict[str, Counter] = {}
     for row in rows:
         counts = table.setdefault(row["corruption"], Counter())

@@ -1,15 +1,16 @@
-"""How fast imagined environments step, beside the bare rollout that they are made of (docs/control.md).
+"""Compares the speed of imagined environments with that of the bare rollout (docs/control.md).
 
 Command:  python benchmarks/dream.py [--config=FILE] [--batches 1 16 64 256] [--uncertainty none entropy retracing]
           [--rounds 3] [--clock wall|cpu] [--json]
 Expected: a ratio of 0.8 or more at 64 dreams
 
-Parameters are fresh and starting states noise, which cost what trained ones do. One round is an episode of `horizon`
-steps. The environment is `DreamVectorEnv` with its checks, copies to the host and automatic resets; "together" all
-dreams begin at once, "apart" they begin and end at different moments, as they do where uncertainty ends some early. The
-bare rollout is `rollout` under one jit, of the same context, steps and estimator, its results copied to the host. Both
-run in turn in one process, and medians are compared. Imagined frames are counted; the steps in which a dream is begun
-anew are not. "cpu" counts the seconds of all of the process's threads, for a machine that others use as well.
+Parameters are fresh and starting states are noise, which cost the same as real ones. One round is an episode of
+`horizon` steps. The environment is `DreamVectorEnv` with its checks, copies to the host and automatic resets. With
+"together" all dreams begin at once. With "apart" they begin and end at different moments, as happens if uncertainty
+ends some early. The bare rollout is `rollout` under one jit, with the same context, steps and estimator, and its
+results are copied to the host. Both alternate in one process, and medians are compared. Imagined frames count; the
+steps in which a dream restarts do not. "cpu" counts the seconds of all threads of the process, for a machine that is
+shared.
 """
 
 import argparse
@@ -37,7 +38,7 @@ STARTS = 64
 
 
 def fresh_model(config) -> WorldModel:
-    """A world model of the config's size with initial parameters."""
+    """Returns a world model of the config's size with initial parameters."""
     settings = model_settings(config)
     networks, spec = Networks(settings), any_spec(settings.behaviour.action_dim)
     params = {name: networks.fresh(name, jax.random.key(0)) for name in COMPONENTS}
@@ -46,7 +47,7 @@ def fresh_model(config) -> WorldModel:
 
 
 def noise(model: WorldModel, context: int, spec: ActionSpec) -> Starts:
-    """Starting states of no meaning."""
+    """Returns meaningless starting states."""
     rng, size = np.random.default_rng(0), model.networks.settings.tokenizer.image_size
     frames = rng.integers(0, 256, (STARTS, context, *size, 3), np.uint8)
     actions = rng.uniform(-1, 1, (STARTS, context - 1, spec.dim)).astype(np.float32)
@@ -72,7 +73,7 @@ class Bare:
 
 
 class Stepped:
-    """The vector environment, with its dreams in step or not."""
+    """The vector environment, with its dreams together or apart."""
 
     def __init__(self, dream, apart: bool):
         self._envs, rng = DreamVectorEnv.of(dream), np.random.default_rng(1)
@@ -85,7 +86,7 @@ class Stepped:
                 self._envs.reset(options={"reset_mask": mask})
 
     def __call__(self) -> int:
-        """One turn of all dreams: an episode and the step in which they begin anew."""
+        """Runs one round of all dreams: an episode and the step in which they restart."""
         frames = 0
         for action in self._actions:
             *_, info = self._envs.step(action)
@@ -94,7 +95,7 @@ class Stepped:
 
 
 def measure(model: WorldModel, batch: int, uncertainty: str, horizon: int, rounds: int, clock) -> dict:
-    """One row: frames per second of each, and the ratios of the environments' to the bare rollout's."""
+    """Returns one row: frames per second of each, and the ratios of the environments to the bare rollout."""
     settings = DreamSettings(horizon=horizon, uncertainty=uncertainty)
     dream = dream_of(model, noise(model, settings.context, model.action_spec), batch, settings)
     runs = {"bare": Bare(dream), "together": Stepped(dream, apart=False)}

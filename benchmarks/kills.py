@@ -1,11 +1,11 @@
-"""Kills a run at random moments, and holds what it ends with against a run that was left alone.
+"""Kills a run at random moments, and compares its result with that of an undisturbed run.
 
 Command:  python benchmarks/kills.py [--kills=30] [--seed=0] [--json]
 Time:     about five minutes on two cores.
 Expected: bit-equal parameters, optimiser and history in all four stages; docs/scale.md has the figures.
 
-The run is that of tests/tiny.py with 60 steps a stage and a checkpoint every 5. Half of the signals are SIGKILL, half
-SIGTERM; one in five comes while the process starts, the others after a random number of steps.
+The run is that of tests/tiny.py with 60 steps per stage and a checkpoint every 5. Half of the signals are SIGKILL, half
+SIGTERM. One in five comes while the process starts, the others after a random number of steps.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MORE = ["--until=reward"] + [
 
 
 def reached(workdir: Path) -> tuple[str, int]:
-    """The stage that a run is in and the last step that it logged there."""
+    """Returns the stage that a run is in and the last step that it logged there."""
     for name in reversed(COMPONENTS):
         if entries := read_history(workdir / "history" / f"{name}.jsonl"):
             return name, entries[-1]["step"]
@@ -46,7 +46,7 @@ def logged(workdir: Path) -> int:
 
 
 def kill(store: Path, workdir: Path, rng: random.Random) -> dict | None:
-    """Starts the run, kills it, and says what was lost; None if it ended before."""
+    """Starts the run, kills it, and returns what was lost; None if it ended before."""
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
     lines = 0 if rng.random() < 0.2 else logged(workdir) + rng.randint(1, 12)
     started = time.time()
@@ -71,7 +71,7 @@ def kill(store: Path, workdir: Path, rng: random.Random) -> dict | None:
 
 
 def compare(one: Path, other: Path) -> int:
-    """Number of arrays that were compared; raises AssertionError where any differs."""
+    """Returns the number of compared arrays; raises AssertionError if any differs."""
     count = 0
     for name in COMPONENTS:
         for item in ("params", "optimizer"):

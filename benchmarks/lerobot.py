@@ -1,9 +1,9 @@
-"""Frames of LeRobot videos as `whale data import` decodes them, beside PyAV that only decodes the same files.
+"""Compares how fast `whale data import` decodes LeRobot videos with PyAV that only decodes the same files.
 
 Command:  python benchmarks/lerobot.py --root=DIR      (a LeRobot data set; without one: generated 480x640, AV1)
 
-Each side takes the whole data set in turn; medians of the rounds are printed. Then segments are read at random, and the
-frames that had to be decoded are counted against those of the file.
+Each side reads the whole data set, alternating, and medians of the rounds are printed. Then segments are read at
+random, and the decoded frames are compared with the number of frames in the file.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SEGMENT, SEGMENTS = 16, 20
 
 
 def generated(root: Path, episodes: int = 4, frames: int = 150) -> Path:
-    """A data set of moving gradients with some grain, which costs about as much to decode as a camera's pictures."""
+    """Writes a data set of moving gradients with some grain, which costs about as much to decode as camera pictures."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:480, :640].astype(np.float32)
     grain = rng.normal(0, 4, (8, 480, 640, 1))
@@ -50,7 +50,7 @@ def generated(root: Path, episodes: int = 4, frames: int = 150) -> Path:
 
 
 def imported(root: Path, camera: str, side: int) -> int:
-    """Frames that the import decodes and scales, all rows of all episodes."""
+    """Counts the frames that the import decodes and scales, all rows of all episodes."""
     reader = LeRobot(root)
     count = sum(len(e.frames(np.arange(len(e.times)), side)) for e in reader.episodes((), camera))
     reader.close()
@@ -58,7 +58,7 @@ def imported(root: Path, camera: str, side: int) -> int:
 
 
 def decoded(paths: list[Path], side: int | None) -> int:
-    """Frames that PyAV decodes, from the first to the last, and scales to `side` unless that is None."""
+    """Counts the frames that PyAV decodes, in order, and scales to `side` unless that is None."""
     count = 0
     for path in paths:
         with av.open(str(path)) as container:
@@ -72,13 +72,13 @@ def decoded(paths: list[Path], side: int | None) -> int:
 
 
 def speed(run: Callable[[], int]) -> float:
-    """Frames a second of one run."""
+    """Returns the frames per second of one run."""
     start = time.perf_counter()
     return run() / (time.perf_counter() - start)
 
 
 def random_access(path: Path) -> dict[str, float]:
-    """Frames decoded for a segment, where each is reached anew, and frames of the file."""
+    """Returns the frames decoded per segment, if each is reached by a seek, and the frames of the file."""
     rng, counts = np.random.default_rng(0), []
     for _ in range(SEGMENTS):
         with Video(path) as video:

@@ -1,9 +1,10 @@
-"""Batches of Open X-Embodiment episodes beside a tf.data pipeline that only decodes the same pictures.
+"""Compares batches of Open X-Embodiment episodes with a tf.data pipeline that only decodes the same pictures.
 
 Command:  python benchmarks/oxe.py --root=DIR      (needs the extras oxe and tensorflow; DIR holds bridge_dataset)
 
-Two cases: the pictures as they are, into segments of 8 frames of 64 pixels; and the same pictures enlarged to 480x640
-and written as the data set toto, into 256 pixels. Each side runs in a process of its own, in turn; medians are printed.
+There are two cases: the unchanged pictures, into segments of 8 frames of 64 pixels; and the same pictures enlarged to
+480x640 and written as the data set toto, into 256 pixels. Each side runs in its own process, alternating, and medians
+are printed.
 """
 
 import argparse
@@ -20,7 +21,7 @@ SECONDS = 5.0
 
 
 def whale(root: str, name: str, side: int) -> dict[str, float]:
-    """Frames a second of the pipeline, and of its decoder alone at full size."""
+    """Returns frames per second of the pipeline, and of its decoder alone at full size."""
     from whale_jax.base.process import prepare
 
     prepare()
@@ -34,7 +35,7 @@ def whale(root: str, name: str, side: int) -> dict[str, float]:
 
 
 def tensorflow(root: str, name: str, side: int) -> dict[str, float]:
-    """Pictures a second of tf.data that decodes, and of one that resizes to `side` as well."""
+    """Returns pictures per second of tf.data that only decodes, and of one that also resizes to `side`."""
     import tensorflow as tf
 
     from whale_jax.data.oxe.bench import pictures
@@ -62,7 +63,7 @@ def tensorflow(root: str, name: str, side: int) -> dict[str, float]:
 
 
 def enlarged(root: str, target: Path) -> str:
-    """The first 50 pictures of the Bridge episodes, enlarged to 480x640 with some grain, as the data set toto."""
+    """Writes the first 50 Bridge pictures, enlarged to 480x640 with some grain, as the data set toto."""
     import numpy as np
     import tensorflow_datasets as tfds
     from PIL import Image

@@ -1,10 +1,10 @@
-"""Meta-World frames: Gymnasium's renderer beside ours, in one run, alternating; then whole recording.
+"""Compares Gymnasium's renderer with ours on Meta-World frames, alternating in one run, and times recording.
 
     python benchmarks/recording.py [--frames 10] [--episodes 1] [--gl egl osmesa] [--json FILE]
 
-For each GL that works: milliseconds per frame (median of alternating rounds) with Gymnasium's renderer at
-64, 256 and 480 pixels and with ours at 64, the speed-up over the cheapest of theirs (64 pixels), and what a
-simulator step takes. Then frames per second of `record` with all processes, start-up included.
+For each GL that works, it prints milliseconds per frame (median of alternating rounds) with Gymnasium's renderer at
+64, 256 and 480 pixels and with ours at 64, the speed-up over their fastest (64 pixels), and the time of a simulator
+step. Then it prints frames per second of `record` with all processes, including start-up.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def _milliseconds(function) -> float:
 
 
 def measure_frames(frames: int) -> dict[str, float]:
-    """Median milliseconds of each way to make a frame, in this process with the GL that MUJOCO_GL names."""
+    """Returns the median milliseconds of each way to render a frame, in this process with the GL of MUJOCO_GL."""
     env = metaworld.make_env(TASK)
     env.reset()
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
@@ -60,7 +60,7 @@ def measure_frames(frames: int) -> dict[str, float]:
 
 
 def measure_in_process(gl: str, frames: int) -> dict[str, float] | str:
-    """measure_frames in a process with MUJOCO_GL=gl, or why that GL does not work."""
+    """Runs measure_frames in a process with MUJOCO_GL=gl; returns why if that GL does not work."""
     command = [sys.executable, __file__, "--measure", "--frames", str(frames)]
     env = {**os.environ, "MUJOCO_GL": gl}
     env.pop("PYOPENGL_PLATFORM", None)
@@ -70,7 +70,7 @@ def measure_in_process(gl: str, frames: int) -> dict[str, float] | str:
 
 
 def measure_recording(episodes: int) -> dict[str, float]:
-    """Frames per second of `record`: three tasks, all nine policies, `episodes` each, start-up included."""
+    """Returns frames per second of `record`: three tasks, all nine policies, `episodes` each, including start-up."""
     with tempfile.TemporaryDirectory() as root:
         start = time.perf_counter()
         store = record.record(

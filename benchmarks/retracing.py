@@ -5,17 +5,17 @@ Time:     3.5 minutes on one core
 Expected: shares at k = 1 of 0.3 % (expert), 4 % (noisy) and 16 % (random) for single steps; of 9, 22 and 23 % for eight
 
 From an exact snapshot at o_{t-k}, the recorded actions a_{t-k..t} and the retraced ones are played: k + 1 times their
-mean, with the gripper of a_t. One row for each policy, number of simulator steps that an action is held, and k; medians
-over the windows of five tasks.
+mean, with the gripper of a_t. There is one row per policy, number of simulator steps that an action is held, and k,
+with medians over the windows of five tasks.
 
-moved_mm      way of the hand along the recorded actions; windows of less than 2 mm are counted ("still") and left out
+moved_mm      path of the hand along the recorded actions; windows of less than 2 mm are counted ("still") and left out
 error_mm      distance of the two hands at the end
 idle_mm       the same for actions that move nothing: how much the window's actions matter by then
 share         error_mm / moved_mm of each window; the median and the 90th percentile
 pixels        mean absolute difference of the two last 64 x 64 frames, of 255
 pixels_moved  the same of the first and the last recorded frame
 
-The control replays the recorded actions and has to end in the recorded frame exactly.
+The control replays the recorded actions and must end exactly in the recorded frame.
 """
 
 import argparse
@@ -53,7 +53,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """An episode: actions (n, 4), hands (n + 1, 3) in metres, and, at some steps, snapshots and frames."""
+    """An episode: actions (n, 4), hands (n + 1, 3) in metres, and snapshots and frames at some steps."""
 
     repeat: int
     actions: np.ndarray
@@ -80,7 +80,7 @@ def record(simulator: metaworld.Simulator, policy_name: str, repeat: int, seed: 
 
 
 def play(simulator: metaworld.Simulator, state: np.ndarray, actions: np.ndarray, repeat: int) -> np.ndarray:
-    """The hand (3,) in metres after `actions` (n, 4), each held for `repeat` simulator steps, from a snapshot."""
+    """Returns the hand (3,) in metres after `actions` (n, 4) from a snapshot, each held for `repeat` steps."""
     simulator.restore(state)
     for action in actions:
         obs, _, _ = simulator.hold(action, repeat)
@@ -88,7 +88,7 @@ def play(simulator: metaworld.Simulator, state: np.ndarray, actions: np.ndarray,
 
 
 def compare(simulator: metaworld.Simulator, recording: Recording, start: int, k: int) -> dict[str, float]:
-    """One window: how far the hand and the pixels went, and how far off other actions end."""
+    """Measures one window: how far the hand and the pixels moved, and how far off other actions end."""
     end, repeat = start + k + 1, recording.repeat
     actions, state = recording.actions[start:end], recording.states[start]
     hand, frame = recording.hands[end], recording.frames[end]
@@ -110,23 +110,23 @@ def compare(simulator: metaworld.Simulator, recording: Recording, start: int, k:
 
 
 def millimetres(a: np.ndarray, b: np.ndarray) -> float:
-    """Distance of two points (3,) in metres."""
+    """Returns the distance of two points (3,) given in metres."""
     return 1000 * float(np.linalg.norm(a - b))
 
 
 def pixel_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean absolute difference of two uint8 frames, 0 to 255."""
+    """Returns the mean absolute difference of two uint8 frames, 0 to 255."""
     return float(np.abs(a.astype(int) - b).mean())
 
 
 def choose_starts(seed: int, repeat: int, count: int) -> list[int]:
-    """Steps at which windows of an episode begin; not the first, whose frame shows things where they were before."""
+    """Returns the steps at which windows begin; not the first, whose frame shows objects where they were before."""
     possible = np.arange(1, SIMULATOR_STEPS // repeat - max(STEPS_BACK))
     return sorted(np.random.default_rng([seed, repeat]).choice(possible, count, replace=False).tolist())
 
 
 def measure_task(task: str, windows: int) -> list[dict]:
-    """All windows of a task, each with the settings that it belongs to."""
+    """Measures all windows of a task, each with its settings."""
     simulator, found = metaworld.Simulator(task), []
     for policy, repeat, done in itertools.product(POLICIES, REPEATS, range(0, windows, WINDOWS_PER_EPISODE)):
         # Every task has its own seeds: a random policy of the same seed would act alike in all of them.
@@ -141,7 +141,7 @@ def measure_task(task: str, windows: int) -> list[dict]:
 
 
 def summarise(windows: list[dict]) -> dict:
-    """A row of the table: medians over the windows in which the hand moves; the control's worst over all."""
+    """Returns a row of the table: medians over windows in which the hand moves, and the control's worst over all."""
     moving = [w for w in windows if w["moved_mm"] >= 1000 * STILL]
     shares = {task: [w["error_mm"] / w["moved_mm"] for w in moving if w["task"] == task] for task in TASKS}
     pooled = [share for values in shares.values() for share in values]
@@ -154,7 +154,7 @@ def summarise(windows: list[dict]) -> dict:
 
 
 def measure(windows: int) -> list[dict]:
-    """The rows of the table."""
+    """Returns the rows of the table."""
     found = [window for task in TASKS for window in measure_task(task, windows)]
     rows = []
     for values in itertools.product(POLICIES, REPEATS, STEPS_BACK):

@@ -1,11 +1,11 @@
-"""Can a policy learn from what this model imagines? Imagined rewards beside recorded ones, task by task.
+"""Can a policy learn from what this model imagines? Compares imagined with recorded rewards, task by task.
 
 Command:  python benchmarks/rewards.py --checkpoint=runs/control_small [--data=DIR] [--clips=60] [--json]
 Expected: docs/control.md
 
-Clips of recorded episodes, four frames given and four imagined along the recorded actions. Correlation is Pearson's
-over imagined steps; "best steps" are those in the upper tenth of the task's recorded rewards, the ones that success is
-made of: a model that shows them as ordinary steps has nothing to teach.
+Clips of recorded episodes have four given frames and four imagined along the recorded actions. The correlation is
+Pearson's over imagined steps. "Best steps" are those in the upper tenth of the task's recorded rewards. Success
+consists of them, so a model that shows them as ordinary steps has nothing to teach.
 """
 
 import argparse
@@ -21,7 +21,7 @@ GIVEN, STEPS = 4, 4
 
 
 def measure(model: WorldModel, store: EpisodeStore, clips: int, seed: int = 0) -> dict[str, float]:
-    """Means of rewards, their correlation, and the means over the best steps, of clips drawn from all episodes."""
+    """Returns mean rewards, their correlation, and the means over the best steps, of clips drawn from all episodes."""
     rng, frames, actions, rewards = np.random.default_rng(seed), [], [], []
     for index in rng.integers(0, len(store), clips):
         episode = store.read(int(index))

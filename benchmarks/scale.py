@@ -1,10 +1,10 @@
-"""What Whale-X needs of 8 and of 64 cards: prints the tables of docs/scale.md, from steps compiled by `whale inspect`.
+"""Prints what Whale-X needs of 8 and of 64 cards: the tables of docs/scale.md, from steps compiled by `whale inspect`.
 
 Command:  python benchmarks/scale.py [--sizes small,medium,base,large] [--devices 8,64] [--kept FILE.json]
 
-No card is needed. Every device keeps its eight segments, so that the batch grows with the devices. Each case compiles
-in a process of its own; what is done is kept in FILE.json (runs/scale.json), and a second run does what is missing:
-delete it when the code has changed.
+No card is needed. Every device has eight segments, so the batch grows with the devices. Each case compiles in its own
+process. Results are cached in FILE.json (runs/scale.json), and a second run adds what is missing. Delete the file when
+the code has changed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ Case = tuple[str, str, int, bool]
 
 
 def cases(sizes: list[str], devices: list[int]) -> list[Case]:
-    """(size, stage, devices, fully sharded) of every row of the tables."""
+    """Returns (size, stage, devices, fully sharded) of every row of the tables."""
     stages = [(size, "dynamics") for size in sizes] + list(SHARED)
     return [(size, stage, count, full) for size, stage in stages for count in devices for full in (False, True)]
 
@@ -37,7 +37,7 @@ def name_of(case: Case) -> str:
 
 
 def inspect(case: Case) -> dict:
-    """One stage's report, from a process of its own."""
+    """Returns one stage's report, from a separate process."""
     size, stage, count, full = case
     command = [
         *(sys.executable, "-m", "whale_jax", "inspect", "--json"),
@@ -49,7 +49,7 @@ def inspect(case: Case) -> dict:
 
 
 def fill(kept: Path, wanted: list[Case]) -> dict[str, dict]:
-    """Reports by case: those of the file, and those that it lacked, which are added as they come."""
+    """Returns reports by case: those of the file, and those that it lacked, which are added one by one."""
     reports = json.loads(kept.read_text()) if kept.exists() else {}
     for case in wanted:
         if name_of(case) in reports:
@@ -63,7 +63,7 @@ def fill(kept: Path, wanted: list[Case]) -> dict[str, dict]:
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -74,7 +74,7 @@ def label(case: Case) -> list[str]:
 
 
 def memory_table(reports: dict[str, dict], wanted: list[Case]) -> str:
-    """GiB on every card, and whether the cards of `CHIPS` hold that; more cards hold as much or less on each."""
+    """Returns GiB per card, and whether the cards of `CHIPS` hold that; with more cards each holds as much or less."""
     parts = ("parameters", "optimizer", "frozen", "gradients", "activations", "estimate")
     rows = []
     for case in wanted:
@@ -87,9 +87,9 @@ def memory_table(reports: dict[str, dict], wanted: list[Case]) -> str:
 
 
 def time_table(reports: dict[str, dict], wanted: list[Case]) -> str:
-    """Milliseconds of a step's products and collectives on each kind of card, and the second over the first.
+    """Returns the milliseconds of a step's products and collectives on each kind of card, and their ratio.
 
-    Collectives take the link that such a mesh has: that of the node for up to `NODE` cards, else the network.
+    Collectives use the mesh's link: that of the node for up to `NODE` cards, otherwise the network.
     """
     rows = []
     for case in wanted:

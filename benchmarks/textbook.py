@@ -1,4 +1,4 @@
-"""The reference that the ST block is measured against: the same block as a Flax tutorial would write it."""
+"""The reference for the ST block: the same block as a Flax tutorial would write it."""
 
 import flax.linen as nn
 import jax

@@ -4,8 +4,8 @@ Command:  bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs
               --config.stages.ensemble.members=3
           whale control --checkpoint=runs/whale_st_64 --config=configs/control.py --workdir=runs/control
           (on eight devices: CUDA_VISIBLE_DEVICES=0 with --part=1/8, to CUDA_VISIBLE_DEVICES=7 with --part=8/8)
-Time:     not measured; 75 runs of 100,000 updates, and five of the probe
-Expected: the paper's Figure 4: with the retracing penalty highest and steadiest on three of five tasks
+Time:     not measured; 75 runs of 100,000 updates each, and five runs of the probe
+Expected: the paper's Figure 4: the retracing penalty is highest and steadiest on three of five tasks
 """
 
 from ml_collections import ConfigDict

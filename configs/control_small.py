@@ -3,7 +3,7 @@
 Command:  bash launch/pretrain.sh --config=configs/control_small.py --workdir=runs/control_small
           whale control --checkpoint=runs/control_small --config=configs/control_small.py --workdir=runs/control
           (on two cores as two processes, --part=1/2 and --part=2/2)
-Time:     40 minutes for the model, 80 for 30 policies and 25 for the probe, on two cores that did other work as well
+Time:     40 minutes for the model, 80 for 30 policies and 25 for the probe, on two cores shared with other work
 Expected: docs/control.md
 """
 

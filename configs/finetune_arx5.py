@@ -4,7 +4,7 @@ Command:  whale data import --from=DIR --to=runs/arx5-data --robot=configs/robot
           bash launch/finetune.sh --config=configs/finetune_arx5.py --checkpoint=runs/whale_x --data=runs/arx5-data
           --workdir=runs/arx5 --compare=scratch,no-behaviour
 Expected: PSNR 22.3, SSIM 80.5, LPIPS 29.6 after fine-tuning, 20.0, 74.9, 37.0 from scratch, 21.4, 79.0, 31.2 without
-          behaviour conditioning, as the paper has them; not run here, for it takes a pre-trained Whale-X.
+          behaviour conditioning (the paper's figures). Not run here, because it needs a pre-trained Whale-X.
 """
 
 from whale_jax.jobs.finetune import finetune_config

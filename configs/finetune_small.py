@@ -2,8 +2,9 @@
 
 Command:  bash launch/finetune.sh --config=configs/finetune_small.py --checkpoint=runs/quickstart --data=runs/robot
           --workdir=runs/finetuned --compare=scratch,no-behaviour
-Time:     five minutes on two cores; twenty with what it is compared with.
-Expected: moving-region PSNR at horizon 8 of 16.0 dB, 15.6 from scratch with twice the steps, 11.5 by repeating.
+Time:     five minutes on two cores; twenty with the comparisons.
+Expected: moving-region PSNR at horizon 8 of 16.0 dB, 15.6 from scratch with twice the steps, 11.5 if the last frame
+          is repeated.
 """
 
 from whale_jax.jobs.finetune import ENCODER, finetune_config
@@ -18,6 +19,6 @@ def get_config(pretrained, scratch=False):
         stage.steps, stage.warmup = 2 * steps if scratch else steps, 20
         stage.eval_every, stage.save_every = stage.steps // 10, stage.steps // 2
     if not scratch:
-        # Codes that have seen one camera fit another badly; the paper, too, freezes the encoder alone.
+        # Codes that were learnt from one camera fit another badly. The paper also freezes only the encoder.
         config.stages.tokenizer.freeze = ENCODER
     return config

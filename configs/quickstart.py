@@ -1,4 +1,4 @@
-"""The quick start: a small Whale-ST on three Meta-World tasks, on two CPU cores, from nothing to a report.
+"""The quick start: a small Whale-ST on three Meta-World tasks, on two CPU cores, from no data to a report.
 
 Command:  bash launch/pretrain.sh
 """

@@ -1,13 +1,13 @@
 """The paper's scaling study: Whale-X dynamics of 39, 77, 204 and 456 M on nested shares of the data, then fine-tuned.
 
-Tokenizer and behaviour model are trained once, on all the data, and frozen. Fine-tuning is of the dynamics alone, on an
-episode store of yours, whose held-out episodes are the test.
+Tokenizer and behaviour model are trained once, on all the data, and frozen. Only the dynamics are fine-tuned, on your
+episode store, whose held-out episodes are the test set.
 
 Command:  whale scale --config=configs/scaling.py --workdir=DIR --config.data.root=DIR \\
               --config.scaling.finetune.root=DIR
 Data:     the 27 Open X-Embodiment data sets (docs/oxe.md), and an episode store of 256x256 pixels and 7-D actions.
-Time:     not measured. If a cell takes as long for its parameters as the paper's base (204 M in 3 days on eight
-          RTX 4090), the 16 cells take 46 days there, after a week for tokenizer and behaviour model.
+Time:     not measured. If the time of a cell is proportional to its parameters (the paper's base: 204 M in 3 days on
+          eight RTX 4090), the 16 cells take 46 days there, after a week for tokenizer and behaviour model.
 Expected: the paper's claim: training loss falls in proportion to the logarithm of FLOPs, and test MSE after fine-tuning
           is lower for larger models and more data (docs/scale.md has what was measured here).
 """

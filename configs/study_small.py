@@ -1,6 +1,6 @@
 """Which policy is better, and does the model know when it is wrong? Whale-ST on the five tasks of the paper's Table 3.
 
-Episodes are as long as the rollouts that are judged, and an ensemble is trained beside the model.
+Episodes are as long as the evaluated rollouts, and an ensemble is trained in addition to the model.
 
 Command:  bash launch/pretrain.sh --config=configs/study_small.py --workdir=runs/study_small
           bash launch/evaluate.sh --checkpoint=runs/study_small --suite=video,value,uncertainty

@@ -1,6 +1,6 @@
 """Whale-X at 256x256 (Tables 5 to 8): variants small, medium, base (default) and large, dynamics of 39 to 456 M.
 
-Tokenizer, behaviour and reward model see all 27 data sets of the mixture (docs/oxe.md), the dynamics its table tops.
+Tokenizer, behaviour and reward model see all 27 data sets of the mixture (docs/oxe.md), the dynamics its tabletop sets.
 
 Command:  bash launch/pretrain.sh --config=configs/whale_x.py --workdir=DIR --config.data.root=DIR
           (configs/whale_x.py:large for another variant)
