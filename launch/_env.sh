@@ -1,4 +1,4 @@
-# Sourced by the launch scripts: sets the environment up where it is not, and gives them $root and the GL.
+# Sourced by the launch scripts: sets up the environment if necessary, and defines $root and the GL.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned dependencies and finds a GL for off-screen rendering. Returns at once when nothing
-# has changed since. Speaks on stderr only, so that a command's own output stays clean.
+# Creates .venv with the pinned dependencies and finds a GL for off-screen rendering. Returns at once if nothing has
+# changed. Prints on stderr only, so that the output of a command stays clean.
 #
-#   bash launch/setup.sh            set up what is missing
+#   bash launch/setup.sh            install what is missing
 #   bash launch/setup.sh --check    only say "up to date" (status 0) or "stale" (status 1)
 #
-#   WHALE_EXTRAS=oxe,viz            parts to install; otherwise metaworld,viz,dev, and cuda where a GPU is found
-#   WHALE_PYTHON=/path/to/python    the Python to use; otherwise the first fitting one of $PATH
+#   WHALE_EXTRAS=oxe,viz            parts to install; by default metaworld,viz,dev, and cuda if a GPU is found
+#   WHALE_PYTHON=/path/to/python    the Python to use; by default the first suitable one on $PATH
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ fits='import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 2; }
 
-# Everything that calls for a new set-up when it changes; a new device file means that a GPU has come or gone.
+# Prints everything that requires a new set-up when it changes. A new device file means that a GPU was added or removed.
 inputs() {
     local version=none gpu=no
     [ -x "$venv/bin/python" ] && version=$(sed -n 's/^version[a-z_]* *= *//p' "$venv/pyvenv.cfg")
@@ -28,10 +28,10 @@ inputs() {
     (cd "$root" && cksum setup.py requirements.txt launch/setup.sh)
 }
 
-# The stamp is the inputs and, as its last line, the GL that was found.
+# The stamp holds the inputs and, as its last line, the GL that was found.
 up_to_date() { [ -f "$stamp" ] && [ "$(sed '$d' "$stamp")" = "$(inputs)" ]; }
 
-# phase TITLE COMMAND...: one line with the seconds it took; when it fails, the end of its log.
+# phase TITLE COMMAND...: runs the command and prints its seconds on one line, or the end of its log if it fails.
 phase() {
     local title=$1 start=$SECONDS
     shift
@@ -59,7 +59,7 @@ find_python() {
         "or name it with WHALE_PYTHON=/path/to/python."
 }
 
-# Keeps a .venv that fits, with whatever was added to it by hand, and replaces one that does not.
+# Keeps a suitable .venv, including packages that were added by hand, and replaces an unsuitable one.
 make_venv() {
     local python
     if [ -z "${WHALE_PYTHON-}" ] && "$venv/bin/python" -c "$fits" 2>/dev/null; then
@@ -92,7 +92,7 @@ install() {
         sed 's/^# cuda: //' requirements.txt >"$venv/constraints.txt" &&
         PIP_USER=0 "$venv/bin/python" -m pip install --disable-pip-version-check --no-input \
             -c "$venv/constraints.txt" -e ".${1:+[$1]}" || return
-    # pip only warns of an extra that does not exist.
+    # pip only warns about an extra that does not exist.
     if grep -q 'does not provide the extra' "$log"; then
         sed -n '/does not provide the extra/p' "$log" | tail -n 1
         return 1
@@ -112,7 +112,7 @@ apt_install() {
 
 may_apt_install() { command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; }
 
-# Prints the GL that works. Status 2 of the probe means that none does; any other failure is a broken install.
+# Prints the GL that works. Status 2 of the probe means that none works; any other failure is a broken install.
 find_gl() {
     local status=0
     ask_gl && return || status=$?
