@@ -79,7 +79,7 @@ def pretrain(
             if name == until:
                 return {}
     if hosts.several():
-        say(f"Done. On one host, make the report with: bash launch/evaluate.sh --checkpoint={workdir}")
+        say(f"Done. On one host, make the report with: whale evaluate --checkpoint={workdir}")
         return {}
     return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
 

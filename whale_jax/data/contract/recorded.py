@@ -9,7 +9,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 
-EXTRA = "WHALE_EXTRAS=metaworld,viz,dev,lerobot bash launch/setup.sh"
+EXTRA = "pip install 'whale-jax[lerobot]', or in a checkout WHALE_EXTRAS=metaworld,viz,dev,lerobot bash launch/setup.sh"
 
 
 @dataclasses.dataclass(frozen=True)

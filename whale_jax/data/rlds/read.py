@@ -27,7 +27,7 @@ NEEDED = {
 if _absent := [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]:
     raise WhaleError(
         f"RLDS data sets are read with packages that are not installed here ({', '.join(_absent)}). Install them with: "
-        "WHALE_EXTRAS=metaworld,viz,dev,oxe bash launch/setup.sh (or pip install -e '.[oxe]')."
+        "pip install 'whale-jax[oxe]', or in a checkout WHALE_EXTRAS=metaworld,viz,dev,oxe bash launch/setup.sh."
     )
 
 import google_crc32c  # noqa: E402
