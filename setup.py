@@ -27,6 +27,7 @@ CORE = [
     "packaging>=24,<27",
     "pyyaml>=6,<7",
     "gymnasium>=1.1,<2",
+    "filelock>=4.3,<5",
 ]
 
 EXTRAS = {

@@ -132,7 +132,7 @@ def save(table: dict[str, Any], out: Path) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measures what the table lacks, and returns it."""
     from whale_jax.base.errors import WhaleError
-    from whale_jax.training.progress import say
+    from whale_jax.base.text import say
 
     table = open_table(options)
     wanted = plan(options.settings, current_settings(options.config, options.stage, options.overrides))

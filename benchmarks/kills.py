@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import tiny  # noqa: E402
 
+from whale_jax.base.workdir import Workdir  # noqa: E402
 from whale_jax.models.whale.world_model import COMPONENTS  # noqa: E402
-from whale_jax.training.checkpoint import stage_directory, steps_in  # noqa: E402
+from whale_jax.training.checkpoint import steps_in  # noqa: E402
 from whale_jax.training.history import read_history  # noqa: E402
 
 STEPS, SAVE_EVERY = 60, 5
@@ -55,7 +56,7 @@ def kill(store: Path, workdir: Path, rng: random.Random) -> dict | None:
     if not run.when(lambda: logged(workdir) >= lines, delay, number):
         return None
     stage, step = reached(workdir)
-    saved = steps_in(stage_directory(workdir, stage))
+    saved = steps_in(Workdir(workdir).checkpoints(stage))
     history = workdir / "history" / f"{stage}.jsonl"
     # One that came no further than its start has lost nothing, whatever the one before it had.
     trained = history.exists() and history.stat().st_mtime > started

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.doctor.machine import free_memory
+from whale_jax.base.machine import free_memory
 from whale_jax.tools.bench.kernels import attention_cases, choose
 from whale_jax.tools.bench.stages import bench_stages, mfu
 

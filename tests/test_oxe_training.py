@@ -14,10 +14,11 @@ import oxe_schemas as schemas
 from test_mixture import SAMPLE
 
 import whale_jax
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.oxe.recipes import RECIPES, TABLETOP
 from whale_jax.data.oxe.standard import to_mixture
 from whale_jax.models.whale.world_model import TRAINED
-from whale_jax.training.checkpoint import read_meta, stage_directory, steps_in
+from whale_jax.training.checkpoint import read_meta, steps_in
 
 CONFIG = tiny.ROOT / "tests" / "tiny_oxe.py"
 
@@ -41,7 +42,7 @@ def test_all_stages_train_on_all_27(root, tmp_path):
     assert done.status == 0, done.err
     metrics = json.loads((workdir / "metrics.json").read_text())
     assert sorted(metrics["run"]["dataset"]["tasks"]) == sorted(RECIPES)
-    tokenizer, dynamics = (stage_directory(workdir, name) for name in ("tokenizer", "dynamics"))
+    tokenizer, dynamics = (Workdir(workdir).checkpoints(name) for name in ("tokenizer", "dynamics"))
     meta = read_meta(tokenizer, steps_in(tokenizer)[-1])
     assert set(meta.specs) == set(RECIPES) and meta.specs["droid"]["rate_hz"] == 15
     drawn = {}

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.workdir import Workdir
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import to_plain
 from whale_jax.jobs.pretrain import Phases, pretrain
@@ -93,8 +94,8 @@ def test_an_unknown_stage_is_refused_before_anything_is_written(tmp_path):
 
 def test_phases_add_up_over_calls(tmp_path):
     for seconds in (1.5, 2.0):
-        Phases(tmp_path).add("tokenizer", seconds)
-    with Phases(tmp_path).timed("reward"):
+        Phases(Workdir(tmp_path)).add("tokenizer", seconds)
+    with Phases(Workdir(tmp_path)).timed("reward"):
         pass
     seconds = json.loads((tmp_path / "phases.json").read_text())
     assert seconds["tokenizer"] == 3.5 and 0 <= seconds["reward"] < 1

@@ -18,10 +18,11 @@ import pytest
 import tiny
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
+from whale_jax.base.workdir import Workdir
 from whale_jax.jobs.configuration import stages_of, to_plain
 from whale_jax.jobs.watch import CURVE, read_facts, to_json, to_text, watch
 from whale_jax.models.whale.world_model import TRAINED
-from whale_jax.training.history import RUN, write_run
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ def started(workdir: Path, **changes) -> Path:
     """Leaves the run.json of a run that this very process has just started."""
     config = tiny.get_config()
     process = {"started": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
-    write_run(workdir, {"config": to_plain(config), "stages": stages_of(config), **process, **changes})
+    facts = {"config": to_plain(config), "stages": stages_of(config), **process, **changes}
+    write(Workdir(workdir).run, json.dumps(facts).encode())
     return workdir
 
 
@@ -64,7 +66,7 @@ def test_a_finished_run_shows_the_end_of_every_stage(trained):
 
 def test_the_command_answers_without_importing_jax(trained):
     code = (
-        "import sys; from whale_jax import cli\n"
+        "import sys; from whale_jax.cli import whale as cli\n"
         f"status = cli.main(['watch', {str(trained[0])!r}, '--json'])\n"
         "print(status, sorted({'jax', 'flax', 'orbax', 'tensorflow', 'scipy'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -89,7 +91,7 @@ def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_pat
         arguments = tiny.command(*tiny.train_arguments(store, workdir, *more))
         process = subprocess.Popen(arguments, cwd=tiny.ROOT, env=tiny.environment(), stderr=err)
     try:
-        wait_for(lambda: (workdir / RUN).exists() and stage_of(workdir).loss, process)
+        wait_for(lambda: Workdir(workdir).run.exists() and stage_of(workdir).loss, process)
         facts = read_facts(workdir)
         assert (facts.state, facts.phase, facts.alive, facts.pid) == ("running", "tokenizer", True, process.pid)
         stage, *later = facts.stages
@@ -156,7 +158,7 @@ def test_a_last_line_that_was_cut_short_is_left_out(copied):
 
 
 def test_a_run_without_run_json_is_read_from_its_checkpoints_or_from_its_histories(copied):
-    (copied / RUN).unlink()
+    Workdir(copied).run.unlink()
     facts = read_facts(copied)
     assert [(stage.name, stage.steps) for stage in facts.stages] == [(name, 10) for name in TRAINED]
     assert facts.alive is None and facts.pid is None and "no news for" in to_text(facts)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
+from whale_jax.base.files import locked
 from whale_jax.control.policy import load_policy
 from whale_jax.control.tables import across, summary, to_text
-from whale_jax.data.store.resume import alone
 from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
 
 pytest.importorskip("metaworld")
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, whale, n
         assert (directory / "state" / "2").is_dir()
         other = whale(*arguments, "--config.control.learner.feature=4")
         assert "other settings" in other.error() and "--workdir" in other.error()
-        with alone(directory):
+        with locked(directory / ".lock"):
             assert "Another process" in whale(*arguments).error()
     done = tiny.whale(*arguments)
     assert done.status == 0, done.err

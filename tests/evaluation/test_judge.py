@@ -12,7 +12,7 @@ from tiny_judge import criteria_of, settings_for
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.evaluate import evaluate, held_out, rescore
+from whale_jax.evaluation.evaluate import evaluate, rescore
 from whale_jax.evaluation.judge.consistency import PERCENT, score
 from whale_jax.evaluation.judge.scenarios import read_scenarios, scenario_of
 from whale_jax.evaluation.judge.suite import evaluate_judge
@@ -112,7 +112,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return held_out(open_store(tiny.write_store(tmp_path_factory.mktemp("store"), steps=8)))
+    return open_store(tiny.write_store(tmp_path_factory.mktemp("store"), steps=8)).held_out()
 
 
 SETTINGS = ProtocolSettings(context=2, horizon=4, episodes=2, batch_size=2)
@@ -175,7 +175,7 @@ def test_without_anybody_to_ask_the_other_suites_are_all_there(written, world, c
 
 
 def test_where_retracing_cannot_be_had_the_entropy_filters_and_that_is_said(written, judge, world, tmp_path):
-    short = held_out(open_store(tiny.write_store(tmp_path / "store", steps=6)))
+    short = open_store(tiny.write_store(tmp_path / "store", steps=6)).held_out()
     report = evaluate_judge(world, short, SETTINGS, settings_for(judge), tmp_path)
     for found, why in ((written[0]["judge"], "LPIPS needs frames of at least"), (report, "episodes of 7 frames")):
         assert found["estimate"] == "entropy" and found["clips"]["context"] == 2

@@ -8,7 +8,6 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.evaluate import held_out
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, measure, other_actions, read_clips
 
 SETTINGS = ProtocolSettings(context=2, horizon=4, episodes=2, start=-1, seed=3)
@@ -16,7 +15,7 @@ SETTINGS = ProtocolSettings(context=2, horizon=4, episodes=2, start=-1, seed=3)
 
 @pytest.fixture(scope="module")
 def held(store):
-    return held_out(open_store(store))
+    return open_store(store).held_out()
 
 
 def test_clips_cover_every_task_and_policy_of_the_unseen(held):
@@ -105,5 +104,5 @@ def test_a_perfect_film_measures_perfectly_and_a_wrong_one_does_not(held):
 
 def test_unseen_policies_are_preferred_over_held_out_episodes(store):
     opened = open_store(store)
-    assert held_out(opened).names("split") == ["test"]
-    assert held_out(opened.select(split=("train", "valid"))).names("split") == ["valid"]
+    assert opened.held_out().names("split") == ["test"]
+    assert opened.select(split=("train", "valid")).held_out().names("split") == ["valid"]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.evaluate import evaluate, evaluate_checkpoint, held_out
+from whale_jax.evaluation.evaluate import evaluate, evaluate_checkpoint
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
 from whale_jax.evaluation.report.report import outcome, statements
 from whale_jax.evaluation.uncertainty.section import statement
@@ -22,7 +22,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return held_out(open_store(tiny.write_store(tmp_path_factory.mktemp("store"), steps=12, side=SIDE)))
+    return open_store(tiny.write_store(tmp_path_factory.mktemp("store"), steps=12, side=SIDE)).held_out()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from scipy import stats
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.evaluate import evaluate, held_out, rescore
+from whale_jax.evaluation.evaluate import evaluate, rescore
 from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
 from whale_jax.evaluation.report.report import outcome, statements
 from whale_jax.evaluation.value import embeddings
@@ -33,7 +33,7 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(recorded):
-    return held_out(recorded)
+    return recorded.held_out()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_fingerprint_is_of_every_parameter(world):
 
 def test_the_shift_is_a_policy_s_distance_to_the_nearest_of_training(world, recorded):
     training, groups = recorded.select(split="train"), world.networks.settings.behaviour.groups
-    clips = read_clips(held_out(recorded), dataclasses.replace(SETTINGS, horizon=7).protocol())[0]
+    clips = read_clips(recorded.held_out(), dataclasses.replace(SETTINGS, horizon=7).protocol())[0]
     known = embeddings.training_embeddings(world, training, clips.task, episodes=3)
     rows = embeddings.embed(world, clips.frames, clips.actions)
     plane = embeddings.describe({clips.task: known}, {clips.task: {clips.policy: rows}}, groups)[0][clips.task]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract import batch as batches
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.jobs.configuration import model_settings
@@ -176,11 +177,8 @@ def drift_run(tmp_path, meta, **settings):
         steps=20, batch_size=1, max_lr=1.0, min_lr=1.0, warmup=0, log_every=1, eval_every=1, save_every=100, **settings
     )
     run = Run(
-        directory=tmp_path / "checkpoints",
-        history=tmp_path / "history.jsonl",
-        tensorboard=None,
-        failures=tmp_path / "failures",
-        profiles=tmp_path / "profile",
+        workdir=Workdir(tmp_path),
+        tensorboard=False,
         wandb=False,
         placement=sharding.alone(),
         seed=0,

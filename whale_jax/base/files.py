@@ -1,20 +1,127 @@
-"""Results kept on disk, so that an evaluation goes on where it was stopped."""
+"""Files: the one atomic writer, the one lock, digests and cached results."""
 
+import contextlib
+import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from whale_jax.data.store.storage import replacing
+from whale_jax.base.errors import WhaleError
 
 FORMAT = "whale-kept/1"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_space(error: BaseException) -> bool:
+    """Returns whether an error says that the disk is full; libraries in C++ say so only in words."""
+    return getattr(error, "errno", None) in _NO_SPACE or "No space left" in str(error)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """Yields a binary file next to `path` that takes its place only when it is whole and on the disk.
+
+    Raises:
+      WhaleError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        if not no_space(error):
+            raise
+        raise WhaleError(
+            f"No space left to write {path} ({error.strerror}). What was complete before is untouched; free "
+            "some space or choose another directory, then run the same command again."
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty directory next to `path` that takes its place, and that of all it held, in the end."""
+    beside = _beside(path)
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file next to `path`, then moves it into place; raises WhaleError if the disk is full."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Holds the lock file `path`, whose directory is made; the system lets go when this process ends, however it does.
+
+    The thread that holds it may enter again.
+
+    Args:
+      wait: whether to wait for a process that holds it, instead of raising.
+
+    Raises:
+      WhaleError: another process holds it, or the directory cannot be made or written.
+    """
+    import filelock  # 30 ms, which those who only read need not wait for
+
+    directory = path.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, is_singleton=True, on_acquired=_sign)
+        lock.acquire(blocking=wait)
+    except filelock.Timeout:
+        raise WhaleError(
+            f"Another process is writing into {directory}{_signature(path)}; wait for it or choose another directory."
+        ) from None
+    except OSError as error:
+        why = "it is a file" if directory.is_file() else error.strerror
+        raise WhaleError(f"{directory} cannot be made or written ({why}); choose another directory.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(descriptor: int) -> None:
+    """Writes into a lock file who holds it, for the sentence that others are told."""
+    with contextlib.suppress(OSError):  # a full disk does not keep anyone from reading or resuming
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+def _signature(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        if holder := path.read_text().strip():
+            return f" (process {holder})"
+    return ""
 
 
 def digest(parts: Iterable[Any]) -> str:
-    """Hexadecimal SHA-256 of arrays, by shape, type and content, and of whatever JSON holds."""
+    """Returns the hexadecimal SHA-256 of arrays, by shape, type and content, and of whatever JSON holds."""
     whole = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -25,8 +132,10 @@ def digest(parts: Iterable[Any]) -> str:
     return whole.hexdigest()
 
 
-def kept(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` gave when it was last made of these parts, if it and its films are still there, or else gives now.
+def cached(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns the cached result of `make` if its inputs are unchanged and its files exist.
+
+    Otherwise computes and caches it.
 
     Args:
       root: directory of the evaluation; name: of a JSON file in it.
@@ -43,9 +152,3 @@ def kept(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[st
     entry = make()
     write(root / name, json.dumps(entry | {"made_of": made_of}).encode())
     return entry
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes beside, then in its place."""
-    with replacing(path) as file:
-        file.write(data)

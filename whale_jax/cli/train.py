@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from whale_jax.base.errors import WhaleError
 
@@ -104,16 +103,19 @@ def run_train(options) -> int:
     from whale_jax.training.profile import parse_window
 
     def train() -> None:
+        from whale_jax.jobs.pretrain import pretrain
+
         config, window = _load_config(options), parse_window(options.profile)
         cluster = hosts.detect(os.environ, options.coordinator, options.num_processes, options.process_id)
         if cluster:
             hosts.join(cluster, options.coordinator_timeout)
-        _train(config, options, window)
+        _tell(options.workdir, pretrain(config, options.workdir, options.until, window, options.reuse))
 
     return _resumable(train)
 
 
 def run_finetune(options) -> int:
+    from whale_jax.base.workdir import Workdir
     from whale_jax.jobs.configuration import load_change, override
     from whale_jax.jobs.finetune import Job, finetune, finetune_beside, finetune_config, open_data, open_start
 
@@ -126,15 +128,16 @@ def run_finetune(options) -> int:
         make = load_change(options.config) if options.config else finetune_config
         change = functools.partial(override, assignments=options.overrides)
         start = open_start(options.checkpoint)
-        store = open_data(options.data, start, options.workdir, options.robot, options.camera)
-        job = Job(start, store, make, change, options.new_actions)
-        if options.compare:
-            from whale_jax.evaluation.comparison import to_text
+        with Workdir(options.workdir).locked():
+            store = open_data(options.data, start, options.workdir, options.robot, options.camera)
+            job = Job(start, store, make, change, options.new_actions)
+            if options.compare:
+                from whale_jax.evaluation.comparison import to_text
 
-            print(to_text(finetune_beside(job, options.workdir, names_of(options.compare))))
-            return
-        more = {"scratch": options.scratch, "behaviour": not options.no_behaviour}
-        _tell(options.workdir, finetune(job, options.workdir, options.until, **more))
+                print(to_text(finetune_beside(job, options.workdir, names_of(options.compare))))
+                return
+            more = {"scratch": options.scratch, "behaviour": not options.no_behaviour}
+            _tell(options.workdir, finetune(job, options.workdir, options.until, **more))
 
     return _resumable(work)
 
@@ -155,26 +158,15 @@ def _resumable(work: Callable[[], None]) -> int:
     return 0
 
 
-def _train(config, options, window) -> None:
-    from whale_jax.jobs.pretrain import pretrain
-    from whale_jax.training import hosts
-
-    if options.reuse:
-        from whale_jax.jobs.reuse import reuse
-
-        with hosts.primary_first():
-            reuse(options.reuse, options.workdir, config)
-    _tell(options.workdir, pretrain(config, options.workdir, options.until, window))
-
-
 def _tell(workdir: str, metrics: dict) -> None:
     """Says what a run came to and where its report is, if it made one."""
     if metrics:
+        from whale_jax.base.workdir import Workdir
         from whale_jax.evaluation.report.report import statements
         from whale_jax.jobs.pretrain import summary_line
 
         print("\n".join(statements(metrics)))
-        summary_line(Path(workdir), metrics)
+        summary_line(Workdir(workdir), metrics)
 
 
 def run_watch(options) -> None:

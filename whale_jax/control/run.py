@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import digest, write
+from whale_jax.base.files import digest, locked, write
+from whale_jax.base.text import say
 from whale_jax.control.checks import recordings
 from whale_jax.control.offline import LearningState
 from whale_jax.control.policy import save_policy
@@ -25,10 +26,8 @@ from whale_jax.control.replay import reaching_back, recorded
 from whale_jax.control.search import SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.trial import Trial
-from whale_jax.data.store.resume import alone
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.world import WorldModel
-from whale_jax.training.progress import say
 
 FORMAT = "whale-control/1"
 State = LearningState | SearchState
@@ -119,8 +118,7 @@ class PolicyRun:
         Raises:
           WhaleError: it was begun with other settings, another model or other data, or another process is at it.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with alone(self._directory):
+        with locked(self._directory / ".lock"):
             result = result_of(self._directory, self._made_of) or self._train()
             shutil.rmtree(self._directory / "state", ignore_errors=True)
             return result

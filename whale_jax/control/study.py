@@ -5,7 +5,6 @@ WORKDIR/TASK/probe-LAMBDA-SEED/   a run of the exploit probe
 WORKDIR/control.json, control.png, probe.png   tables and figures of the runs that are finished
 """
 
-import fcntl
 import itertools
 import json
 import time
@@ -16,7 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import write
+from whale_jax.base.files import locked, write
+from whale_jax.base.text import say
 from whale_jax.control.checks import check_study
 from whale_jax.control.programs import Programs
 from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, made_of, result_of
@@ -24,9 +24,7 @@ from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
 from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.report.figure import check_drawing
-from whale_jax.imagination.environments.dream import data_of
 from whale_jax.imagination.world import load
-from whale_jax.training.progress import say
 
 Part = tuple[int, int]
 
@@ -57,8 +55,10 @@ def control_study(
     settings, workdir = control_settings(config), Path(workdir)
     check_drawing()
     model = load(checkpoint)
-    store, programs = open_store(data or data_of(model)), Programs(model, settings)
+    store, programs = open_store(data or model.episodes), Programs(model, settings)
     check_study(programs, store)
+    with locked(workdir / ".lock", wait=True):
+        pass  # a directory that cannot be written is refused before anything is compiled
     shops, spent, mine = {}, [], jobs(settings)[part[0] - 1 :: part[1]]
     made = {job: made_of(model, store, settings, job) for job in jobs(settings)}
     for number, job in enumerate(mine, start=1):
@@ -104,9 +104,7 @@ def report(workdir: Path, settings: ControlSettings, name: str, made: Mapping[Jo
     """Tables and figures of the runs that are finished; of processes that share the workdir one at a time."""
     from whale_jax.control.figure import write_figures
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(workdir / ".lock", wait=True):
         results = {job: result_of(workdir / job.name, made[job]) for job in made}
         found = {job: result["history"] for job, result in results.items() if result is not None}
         table = {"format": FORMAT, "name": name, "settings": settings.to_dict(), **summary(found, len(made))}

@@ -213,18 +213,9 @@ def _gl() -> Check:
         return Check("off-screen GL", "missing", "none", str(error), required=True)
 
 
-def free_memory() -> int:
-    """Returns the bytes of memory that a process can still take on this machine or in this container."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
-    if limit.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free
-
-
 def _memory() -> Check:
+    from whale_jax.base.machine import free_memory
+
     free = free_memory()
     advice = f"the quick start takes up to {NEEDED_MEMORY / GIB:.0f} GiB" if free < NEEDED_MEMORY else ""
     return Check("free memory", "warn" if advice else "ok", f"{free / GIB:.1f} GiB", advice)

@@ -23,16 +23,16 @@ from whale_jax.imagination.world import WorldModel, load
 
 CONTEXT, HORIZON, CLIPS, BATCH = 2, 6, 48, 16
 _DRAWS, _LEVEL, _UNHEARD_DB = 2000, 0.99, 0.02
-_HELD_OUT = ("valid", "test")
 
 
 def try_checkpoint(checkpoint: Path | str, data: Path | str) -> tuple[tuple[dict[str, Any], ...], tuple[Finding, ...]]:
     """Returns the rows of `try_actions` on held-out clips of an episode store, and the findings in them.
 
-    At most 48 clips come evenly from the splits valid and test, or from all episodes if these are empty.
+    At most 48 clips come evenly from the held-out episodes.
 
     Raises:
-      WhaleError: the data are not an episode store, the episodes are too short, or they do not fit the model.
+      WhaleError: the data are not an episode store, no episode is held out, the episodes are too short, or they do not
+        fit the model.
     """
     model, store = load(checkpoint), open_store(data)
     model.action_spec.check_same(store.action_spec, str(store.root))
@@ -43,8 +43,7 @@ def try_checkpoint(checkpoint: Path | str, data: Path | str) -> tuple[tuple[dict
 
 def _clips(store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
     """Returns frames (E, C + n, H, W, 3) and actions (E, C + n + 1, A), with one more action at either end."""
-    held_out = [split for split in _HELD_OUT if split in store.names("split")]
-    store = store.select(split=held_out or None)
+    store = store.held_out()
     long = [i for i, record in enumerate(store.records) if record["length"] >= CONTEXT + HORIZON + 1]
     if len(long) < 2:
         raise WhaleError(

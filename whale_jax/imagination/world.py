@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.uncertainty.estimators import resolve
@@ -120,6 +121,16 @@ class WorldModel:
             notes=_notes(estimator, estimates),
         )
 
+    @property
+    def workdir(self) -> Workdir:
+        """The work directory of the run that made the checkpoint."""
+        return Workdir.of(self.source)
+
+    @property
+    def episodes(self) -> Path:
+        """The episode store of the run that made the checkpoint; of a mixture, its held-out episodes."""
+        return self.workdir.episodes(self.meta.config.get("data", {}))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all parameters, by name, shape and content."""
@@ -165,7 +176,7 @@ class WorldModel:
     def _reconstruct(self):
         def run(params, frames):
             decoded = self.networks.decode(params, self.networks.encode(params, frames))
-            return jnp.round(decoded * 255.0).astype(jnp.uint8)
+            return rollouts.to_bytes(decoded)
 
         return jax.jit(run)
 

@@ -11,13 +11,14 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.text import say
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data
 from whale_jax.data.store.storage import MANIFEST
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.comparison import compare_models
-from whale_jax.evaluation.evaluate import held_out
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.imagination.world import load
@@ -26,8 +27,7 @@ from whale_jax.jobs.pretrain import pretrain
 from whale_jax.models.whale.world_model import ACTION_INPUTS, COMPONENTS, Networks
 from whale_jax.training import hosts
 from whale_jax.training.adopt import compare
-from whale_jax.training.checkpoint import Meta, find, find_component, item_shapes, read_meta, stage_directory, steps_in
-from whale_jax.training.progress import say
+from whale_jax.training.checkpoint import Meta, find, find_component, item_shapes, read_meta, steps_in
 
 ENCODER = ("embed", "encoder", "to_latent")  # the parts of a tokenizer that the paper leaves as they are
 CODEBOOK = ("quantizer",)
@@ -98,7 +98,7 @@ def open_data(
     if (Path(data) / MANIFEST).exists():
         return open_store(data)
     size = start.meta.config["model"]["image_size"]
-    store, found = import_data(data, Path(workdir) / "data", robot, camera, size)
+    store, found = import_data(data, Workdir(workdir).data, robot, camera, size)
     say(to_text(found, str(store.root)))
     return store
 
@@ -222,15 +222,15 @@ def finetune(
     Raises:
       WhaleError: the checkpoint cannot be read, or does not fit the data; see `pretrain`.
     """
-    start, workdir = job.start, Path(workdir)
-    if start.directory.is_relative_to(workdir.absolute() / "checkpoints"):
+    start, workdir = job.start, Workdir(workdir)
+    if start.directory.parent == workdir.checkpoints(start.directory.name).parent:
         raise WhaleError(f"--workdir={workdir} is the run that is to be fine-tuned; choose another directory.")
     options = {"scratch": scratch, "behaviour": behaviour, "new_actions": job.new_actions}
     config = make_config(start, job.store, job.make, **options)
     job.change(config)
     if scratch:
         config.stages.tokenizer.freeze = ()
-    if hosts.primary() and not scratch and not steps_in(stage_directory(workdir, "tokenizer")):
+    if hosts.primary() and not scratch and not steps_in(workdir.checkpoints("tokenizer")):
         tell_adoption(start, config)
     return pretrain(config, workdir, until)
 
@@ -260,7 +260,7 @@ def finetune_beside(job: Job, workdir: Path | str, comparisons: Sequence[str]) -
     with contextlib.suppress(WhaleError):
         before.action_spec.check_same(job.store.action_spec, str(job.store.root))
         models |= {"before fine-tuning": before} if "dynamics" in before.params else {}
-    clips = held_out(job.store)
+    clips = job.store.held_out()
     settings = ProtocolSettings.from_dict(models["fine-tuned"].meta.config["evaluation"])
     for label, model in models.items():
         stages = model.meta.config["stages"]

@@ -7,34 +7,42 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.files import write
+from whale_jax.base.machine import versions
 from whale_jax.base.settings import flat
+from whale_jax.base.text import say
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.source import LocalSource, Source
 from whale_jax.data.store.store import EpisodeStore, open_store
-from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
+from whale_jax.evaluation.evaluate import evaluate
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import make_stage, model_settings, stage_settings, stages_of, to_plain
+from whale_jax.jobs.reuse import reuse
 from whale_jax.models.whale.stages import Stage, check_rows
 from whale_jax.models.whale.world_model import Params
 from whale_jax.nn.placement import Placement
 from whale_jax.training import hosts, interrupt, sharding
-from whale_jax.training.checkpoint import Meta, check_architecture, find_component, newest_meta, stage_directory
-from whale_jax.training.history import replace_text, write_run
+from whale_jax.training.checkpoint import Meta, check_architecture, find_component, newest_meta
 from whale_jax.training.loop import Run, Trainer
-from whale_jax.training.progress import say
 from whale_jax.training.step import rule_matches
 
 VALID_SEED = 1
 
 
 def pretrain(
-    config: ConfigDict, workdir: Path | str, until: str | None = None, profile: tuple[int, int] | None = None
+    config: ConfigDict,
+    workdir: Path | str,
+    until: str | None = None,
+    profile: tuple[int, int] | None = None,
+    reused: Path | str | None = None,
 ) -> dict[str, Any]:
     """Records missing episodes, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
 
@@ -43,22 +51,33 @@ def pretrain(
       workdir: holds everything of the run; a second call resumes where the first stopped.
       until: stop after this stage, without a report.
       profile: (first, last) step of every stage to trace.
+      reused: work directory of a run whose equal, finished stages are copied, see `whale_jax.jobs.reuse.reuse`.
 
     Returns:
       The metrics of the report, or {} with `until` or on several hosts, where the report is made separately.
 
     Raises:
-      WhaleError: see each part; nothing on disk is lost.
+      WhaleError: another process is at work there, or see each part; nothing on disk is lost.
     """
     if until is not None and until not in stages_of(config):
         raise unknown_name("stage", until, stages_of(config))
-    workdir = Path(workdir)
-    settings = model_settings(config)
+    workdir, settings = Workdir(workdir), model_settings(config)
     versions_here = {f"version of {name}": version for name, version in versions().items()}
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     placement = sharding.make_placement(config.mesh)
     _check_stages(config, placement)
-    _check_workdir(workdir, config, settings)
+    with hosts.locked(workdir):
+        if reused:
+            with hosts.primary_first():
+                reuse(reused, workdir, config)
+        _check_workdir(workdir, config, settings)
+        return _pretrain(config, workdir, until, profile, placement)
+
+
+def _pretrain(
+    config: ConfigDict, workdir: Workdir, until: str | None, profile: tuple[int, int] | None, placement: Placement
+) -> dict[str, Any]:
+    """Runs `pretrain` once the config is checked and the work directory is this job's alone."""
     _tell_run(workdir, config, until)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
@@ -67,7 +86,7 @@ def pretrain(
     if until is None:
         needed = max(protocol.start, 0) + protocol.context + protocol.horizon
         with hosts.primary_first():
-            store = source.report_store(held_out_directory(workdir), protocol.episodes, needed)
+            store = source.report_store(workdir.held_out, protocol.episodes, needed)
         _check_held_out(store, protocol)
     params: Params = {}
     # Between stages, too, several hosts stop only where all of them ask each other.
@@ -81,7 +100,7 @@ def pretrain(
     if hosts.several():
         say(f"Done. On one host, make the report with: whale evaluate --checkpoint={workdir}")
         return {}
-    return evaluate(load(workdir), held_out(store), protocol, workdir, {"phases": phases.seconds})
+    return evaluate(load(workdir), store.held_out(), protocol, workdir.root, {"phases": phases.seconds})
 
 
 def _stop_if_asked() -> None:
@@ -90,7 +109,7 @@ def _stop_if_asked() -> None:
         raise interrupt.Interrupted(interrupt.requested())
 
 
-def _tell_run(workdir: Path, config: ConfigDict, until: str | None) -> None:
+def _tell_run(workdir: Workdir, config: ConfigDict, until: str | None) -> None:
     """Writes what `whale watch` shows of this call. Of several processes, only the first one prints."""
     if not hosts.primary():
         return
@@ -98,35 +117,29 @@ def _tell_run(workdir: Path, config: ConfigDict, until: str | None) -> None:
     names = stages_of(config)
     names = names[: names.index(until) + 1] if until else names
     plan = {"config": to_plain(config), "stages": names, "until": until}
-    write_run(workdir, plan | process | {"versions": versions()})
+    write(workdir.run, json.dumps(plan | process | {"versions": versions()}, indent=1).encode())
 
 
 class Phases:
     """Seconds per phase, over all calls on one work directory."""
 
-    def __init__(self, workdir: Path):
-        self._path = workdir / "phases.json"
+    def __init__(self, workdir: Workdir):
+        self._path = workdir.phases
         self.seconds: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
-    def timed(self, name: str):
-        return _Timed(self, name)
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside, however that ends."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - started)
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         if hosts.primary():
-            replace_text(self._path, json.dumps(self.seconds))
-
-
-@dataclasses.dataclass
-class _Timed:
-    phases: Phases
-    name: str
-
-    def __enter__(self):
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_):
-        self.phases.add(self.name, time.perf_counter() - self._started)
+            write(self._path, json.dumps(self.seconds).encode())
 
 
 def _check_stages(config: ConfigDict, placement: Placement) -> None:
@@ -142,11 +155,9 @@ def _check_stages(config: ConfigDict, placement: Placement) -> None:
     sharding.check_matches(found, placement)
 
 
-def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
-    if workdir.exists() and not workdir.is_dir():
-        raise WhaleError(f"--workdir={workdir} is a file; give a directory.")
+def _check_workdir(workdir: Workdir, config: ConfigDict, settings) -> None:
     for name in stages_of(config):
-        directory = stage_directory(workdir, name)
+        directory = workdir.checkpoints(name)
         if meta := newest_meta(directory):
             check_architecture(meta, settings, directory)
             done, asked = meta.config["stages"][name]["steps"], config.stages[name].steps
@@ -159,7 +170,7 @@ def _check_workdir(workdir: Path, config: ConfigDict, settings) -> None:
             find_component(config.stages[name].start_from, name, settings)
 
 
-def open_source(config: ConfigDict, workdir: Path) -> Source:
+def open_source(config: ConfigDict, workdir: Workdir) -> Source:
     """Opens the data of a config: a mixture of RLDS data sets, or episodes. Missing episodes are recorded first.
 
     Raises:
@@ -175,8 +186,8 @@ def open_source(config: ConfigDict, workdir: Path) -> Source:
     return source
 
 
-def _open_local(config: ConfigDict, workdir: Path) -> Source:
-    store = _open_store(config, Path(config.data.root or workdir / "data"))
+def _open_local(config: ConfigDict, workdir: Workdir) -> Source:
+    store = _open_store(config, Path(config.data.root or workdir.data))
     size = (config.model.image_size,) * 2
     if tuple(store.image_size) != size:
         raise WhaleError(
@@ -228,13 +239,12 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
 
 def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
     """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
-    if not {"valid", "test"} & set(store.names("split")):
-        raise WhaleError(
-            f"{store.root} has no held-out episodes (split valid or test) for the report; record some, or give "
-            "--until=reward to train without a report."
-        )
+    try:
+        held_out = store.held_out()
+    except WhaleError as error:
+        raise WhaleError(f"{error} To train without a report, give --until=reward.") from None
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for record in held_out(store).records:
+    for record in held_out.records:
         groups.setdefault(record["task"], {}).setdefault(record["policy"], []).append(record)
     for task, policies in groups.items():
         _check_clips([records[: protocol.episodes] for records in policies.values()], task, store, protocol)
@@ -267,7 +277,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     Raises:
       WhaleError: see `pretrain`.
     """
-    workdir, placement = Path(workdir), sharding.make_placement(config.mesh)
+    workdir, placement = Workdir(workdir), sharding.make_placement(config.mesh)
     _check_stages(config, placement)
     _check_workdir(workdir, config, model_settings(config))
     train_stage(name, config, workdir, open_source(config, workdir), frozen, placement)
@@ -277,7 +287,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
 def train_stage(
     name: str,
     config: ConfigDict,
-    workdir: Path,
+    workdir: Workdir,
     source: Source,
     frozen: Params,
     placement: Placement,
@@ -289,7 +299,7 @@ def train_stage(
     return Trainer(stage, frozen, dataclasses.replace(run, profile=profile)).train()
 
 
-def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placement: Placement) -> Run:
+def _run(stage: Stage, config: ConfigDict, workdir: Workdir, source: Source, placement: Placement) -> Run:
     name, settings = stage.name, stage.settings
     shard = sharding.data_shard(placement.mesh)
     shape = (settings.batch_size // shard[1], stage.num_frames)
@@ -302,11 +312,8 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
         valid = list(itertools.islice(stream, settings.eval_batches))
         stream.close()
     return Run(
-        directory=stage_directory(workdir, name),
-        history=workdir / "history" / f"{name}.jsonl",
-        tensorboard=workdir / "tensorboard" if config.log.tensorboard else None,
-        failures=workdir / "failures",
-        profiles=workdir / "profile" / name,
+        workdir=workdir,
+        tensorboard=config.log.tensorboard,
         wandb=config.log.wandb,
         placement=placement,
         seed=config.seed,
@@ -325,8 +332,7 @@ def _run(stage: Stage, config: ConfigDict, workdir: Path, source: Source, placem
     )
 
 
-def summary_line(workdir: Path, metrics: dict[str, Any]) -> None:
+def summary_line(workdir: Workdir, metrics: dict[str, Any]) -> None:
     """Prints where the results are."""
     total = sum(metrics["run"]["phases"].values())
-    report = workdir / "report.html"
-    say(f"Done in {total / 60:.1f} minutes. Open {report}; all figures are in metrics.json next to it.")
+    say(f"Done in {total / 60:.1f} minutes. Open {workdir.report}; all figures are in metrics.json next to it.")

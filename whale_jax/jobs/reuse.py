@@ -1,7 +1,6 @@
 """Reuses another run's data and finished stages, so that an ablation trains only what differs."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import replacing_directory, write
+from whale_jax.base.text import say
+from whale_jax.base.workdir import Workdir
 from whale_jax.jobs.configuration import model_settings, stages_of, to_plain
-from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, newest_meta, stage_directory
-from whale_jax.training.progress import say
+from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, newest_meta
 from whale_jax.training.settings import StageSettings
 
 IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
 
 
-def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[str]:
+def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict) -> list[str]:
     """Copies into `workdir` every stage that `source` has finished with the settings that `config` asks for.
 
     Stages build on each other, so the first one that differs and all after it are trained. If `config` records the
@@ -33,17 +34,17 @@ def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[s
     Raises:
       WhaleError: `source` is not a work directory, or the disk is full.
     """
-    source, workdir = Path(source).resolve(), Path(workdir)
-    metas = {name: meta for name in stages_of(config) if (meta := newest_meta(stage_directory(source, name)))}
+    source, workdir = Workdir(Path(source).resolve()), Workdir(workdir)
+    metas = {name: meta for name in stages_of(config) if (meta := newest_meta(source.checkpoints(name)))}
     if not metas:
         raise WhaleError(f"{source} holds no checkpoints to take over; name the work directory of a run.")
     theirs = next(iter(metas.values())).config
-    root = theirs["data"]["root"] or str(source / "data")
+    root = theirs["data"]["root"] or str(source.data)
     if config.data.record.tasks and not config.data.root and _record(theirs) == _record(to_plain(config)):
         config.data.root = root
     copied, there = [], []
     for name in stages_of(config):
-        meta, target = metas.get(name), stage_directory(workdir, name)
+        meta, target = metas.get(name), workdir.checkpoints(name)
         if meta is None or not meta.finished or not _same(meta, config, name, root):
             break
         if target.exists():
@@ -52,8 +53,10 @@ def reuse(source: Path | str, workdir: Path | str, config: ConfigDict) -> list[s
             there.append(name)
             continue
         with disk_errors(target):
-            _copy(stage_directory(source, name), target)
-            _copy(source / "history" / f"{name}.jsonl", workdir / "history" / f"{name}.jsonl")
+            with replacing_directory(target) as beside:
+                shutil.copytree(source.checkpoints(name), beside, dirs_exist_ok=True)
+            if source.history(name).exists():
+                write(workdir.history(name), source.history(name).read_bytes())
         copied.append(name)
     say(f"Taken over from {source}: {', '.join([*there, *copied]) or 'no stage, for the first one differs'}.")
     return copied
@@ -87,18 +90,3 @@ def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
     except WhaleError:
         return False
     return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copies a directory, or a file if it exists, next to the target and then moves it into place."""
-    if not source.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copytree(source, beside) if source.is_dir() else shutil.copyfile(source, beside)
-        os.replace(beside, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        if beside.is_file():
-            beside.unlink()

@@ -19,10 +19,13 @@ from ml_collections import ConfigDict
 from scipy.stats import linregress
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import kept, write
+from whale_jax.base.files import cached, write
+from whale_jax.base.machine import machine, versions
 from whale_jax.base.settings import Settings
+from whale_jax.base.text import draw, say
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.evaluation.evaluate import held_out, machine, training_history, versions
+from whale_jax.evaluation.evaluate import training_history
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.evaluation.video.arrays import unit
@@ -34,9 +37,7 @@ from whale_jax.jobs.scaling_figure import write_figure
 from whale_jax.models.whale.flops import textbook_flops
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.nn.transformer import TransformerSettings
-from whale_jax.tools.inspect.config import draw
-from whale_jax.training.checkpoint import newest_meta, stage_directory, steps_in
-from whale_jax.training.progress import say
+from whale_jax.training.checkpoint import newest_meta, steps_in
 
 FORMAT = "whale-scaling/1"
 FROZEN = ("tokenizer", "behaviour")
@@ -161,17 +162,18 @@ def scaling_study(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     workdir = Path(workdir)
     settings, base = _split(config, workdir)
     check_drawing()
-    study = _Study(settings, base, workdir)
-    pretrain(base, workdir / "base", until=FROZEN[-1])
-    controls, rows = study.controls(), []
-    for number, cell in enumerate(settings.cells, start=1):
-        say(f"cell {number} of {len(settings.cells)}: {cell.name}{study.time_left(number)}")
-        row, fresh = study.row(cell)
-        rows.append(row)
-        if fresh or number == len(settings.cells):
-            table = _table(config, rows, controls)
-            write(workdir / "scaling.json", json.dumps(table, indent=1).encode())
-            write_figure(table, workdir / "scaling.png")
+    with Workdir(workdir).locked():
+        study = _Study(settings, base, workdir)
+        pretrain(base, workdir / "base", until=FROZEN[-1])
+        controls, rows = study.controls(), []
+        for number, cell in enumerate(settings.cells, start=1):
+            say(f"cell {number} of {len(settings.cells)}: {cell.name}{study.time_left(number)}")
+            row, fresh = study.row(cell)
+            rows.append(row)
+            if fresh or number == len(settings.cells):
+                table = _table(config, rows, controls)
+                write(workdir / "scaling.json", json.dumps(table, indent=1).encode())
+                write_figure(table, workdir / "scaling.png")
     return table
 
 
@@ -183,7 +185,7 @@ def _split(config: ConfigDict, workdir: Path) -> tuple[ScalingSettings, ConfigDi
     base = config.copy_and_resolve_references()
     del base.scaling
     if not base.data.mixture and not base.data.root:
-        base.data.root = str(workdir / "data")
+        base.data.root = str(Workdir(workdir).data)
     return settings, base
 
 
@@ -200,7 +202,7 @@ def finetuning_config(config: ConfigDict, finetune: FinetuneSettings, start: Pat
 
 def _check_settings(directory: Path, config: ConfigDict) -> None:
     """Raises WhaleError if dynamics that are there already were trained in another way than `config` says."""
-    meta = newest_meta(stage_directory(directory, "dynamics"))
+    meta = newest_meta(Workdir(directory).checkpoints("dynamics"))
     if meta and settings_of(meta.config, "dynamics") != settings_of(to_plain(config), "dynamics"):
         raise WhaleError(
             f"{directory} was trained with other settings of stages.dynamics than the config's; set them back, or use "
@@ -218,7 +220,7 @@ class _Study:
         self._spent: list[tuple[float, float]] = []
         store = self._finetuning_store()
         self._protocol = ProtocolSettings.from_dict(base.evaluation.to_dict())
-        self._clips, self._spec = read_clips(held_out(store), self._protocol), store.action_spec
+        self._clips, self._spec = read_clips(store.held_out(), self._protocol), store.action_spec
         self._tested_on = [store.records, self._protocol.to_dict()]
 
     def _finetuning_store(self) -> EpisodeStore:
@@ -255,25 +257,25 @@ class _Study:
                 "reconstruction": pixel_mse(lambda group: model.reconstruct(group.frames)[:, c:], self._clips, c),
             }
 
-        return kept(base, "controls.json", [to_plain(self._base), *self._tested_on], make)
+        return cached(base, "controls.json", [to_plain(self._base), *self._tested_on], make)
 
     def row(self, cell: Cell) -> tuple[dict[str, Any], bool]:
         """A cell's row of the table, and whether it was made just now, by training what of it was not trained yet."""
         config, before = cell.config(self._base), len(self._spent)
         of = [to_plain(config), self._settings.finetune.to_dict(), *self._tested_on]
-        row = kept(self._workdir / cell.name, "cell.json", of, lambda: self._make(cell, config))
+        row = cached(self._workdir / cell.name, "cell.json", of, lambda: self._make(cell, config))
         return row, len(self._spent) > before
 
     def _make(self, cell: Cell, config: ConfigDict) -> dict[str, Any]:
         started, directory = time.perf_counter(), self._workdir / cell.name
-        tuned = finetuning_config(config, self._settings.finetune, stage_directory(directory, "dynamics"))
+        tuned = finetuning_config(config, self._settings.finetune, Workdir(directory).checkpoints("dynamics"))
         _check_settings(directory, config)
         _check_settings(directory / "finetuned", tuned)
         self._take_over(config, directory)
         pretrain(config, directory, until="dynamics")
         model = load(directory)
         train_alone("dynamics", tuned, directory / "finetuned", {name: model.params[name] for name in FROZEN})
-        costs, trained = cell.costs(config), training_history(directory, model)["dynamics"]
+        costs, trained = cell.costs(config), training_history(model)["dynamics"]
         row = {
             "size": cell.size,
             "fraction": cell.fraction,
@@ -289,7 +291,7 @@ class _Study:
 
     def _take_over(self, config: ConfigDict, directory: Path) -> None:
         reuse(self._workdir / "base", directory, config)
-        if not all(steps_in(stage_directory(directory, name)) for name in FROZEN):
+        if not all(steps_in(Workdir(directory).checkpoints(name)) for name in FROZEN):
             raise WhaleError(
                 f"{self._workdir / 'base'} was trained with other settings of {' or '.join(FROZEN)} than the config's; "
                 "set them back, or use another --workdir."

@@ -21,8 +21,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.evaluation.report.page import duration
-from whale_jax.training.history import RUN, read_history
+from whale_jax.base.text import duration
+from whale_jax.base.workdir import Workdir
+from whale_jax.training.history import read_history
 
 CURVE = 30  # points of a loss curve, and columns of its sparkline
 QUIET = 600.0  # seconds without news after which a run that cannot be seen from here counts as stopped
@@ -96,18 +97,18 @@ def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
     Raises:
       WhaleError: the directory holds no run.
     """
-    workdir, now = Path(workdir), time.time() if now is None else now
-    run = _read_json(workdir / RUN)
-    histories = sorted(workdir.glob("history/*.jsonl"), key=_written)
+    workdir, now = Workdir(workdir), time.time() if now is None else now
+    run = _read_json(workdir.run)
+    histories = sorted(workdir.history("*").parent.glob("*.jsonl"), key=_written)
     plan = _plan(workdir, run, [path.stem for path in histories])
     if not plan:
         raise WhaleError(f"{workdir} holds no run; give the --workdir of a `whale train`.")
-    news = now - max([run.get("started", 0.0), *map(_written, histories), *map(_written, _checkpoints(workdir))])
+    news = now - max([run.get("started", 0.0), *map(_written, histories), *map(_written, workdir.checkpoint_steps())])
     stages = [_read_stage(workdir, name, steps, now) for name, steps in plan.items()]
     finished, alive = all(stage.state == "finished" for stage in stages), _alive(run)
     # A run that was to end with a stage has no report to make after it.
     goes_on = not (finished and run.get("until")) and (news < QUIET and not finished if alive is None else alive)
-    phases = _read_json(workdir / "phases.json")
+    phases = _read_json(workdir.phases)
     phase = _phase(run, stages, phases) if goes_on else None
     return RunFacts(
         workdir=str(workdir),
@@ -122,10 +123,10 @@ def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
     )
 
 
-def _plan(workdir: Path, run: dict[str, Any], begun: list[str]) -> dict[str, int | None]:
+def _plan(workdir: Workdir, run: dict[str, Any], begun: list[str]) -> dict[str, int | None]:
     """Returns the steps of every stage, in order, from run.json or the newest checkpoint; None if neither has them."""
     config, names = run.get("config"), run.get("stages")
-    if not run and (checkpoints := _checkpoints(workdir)):
+    if not run and (checkpoints := workdir.checkpoint_steps()):
         config = _read_meta(max(checkpoints, key=_written)).get("config")
     stages = (config or {}).get("stages", {})
     if names is None:
@@ -133,9 +134,9 @@ def _plan(workdir: Path, run: dict[str, Any], begun: list[str]) -> dict[str, int
     return {name: stages[name]["steps"] for name in names} | {name: None for name in begun if name not in names}
 
 
-def _read_stage(workdir: Path, name: str, steps: int | None, now: float) -> StageFacts:
+def _read_stage(workdir: Workdir, name: str, steps: int | None, now: float) -> StageFacts:
     """Returns a stage as its files show it: finished, stopped if it ever began, or waiting."""
-    path = workdir / "history" / f"{name}.jsonl"
+    path = workdir.history(name)
     entries = read_history(path)
     logged = [entry for entry in entries if "loss" in entry]
     last = logged[-1] if logged else {}
@@ -143,7 +144,7 @@ def _read_stage(workdir: Path, name: str, steps: int | None, now: float) -> Stag
     if steps is None and eta is not None:
         steps = last["step"] + round(1000 * eta / last["step_ms"])
     held_out = [entry for entry in entries if "val/loss" in entry][-1:]
-    checkpoint = max(_checkpoints(workdir, name), key=lambda path: int(path.name), default=None)
+    checkpoint = max(workdir.checkpoint_steps(name), key=lambda path: int(path.name), default=None)
     saved = None if checkpoint is None else int(checkpoint.name)
     finished = checkpoint is not None and _read_meta(checkpoint).get("finished", False)
     return StageFacts(
@@ -184,18 +185,13 @@ def _alive(run: dict[str, Any]) -> bool | None:
         return False
 
 
-def _failures(workdir: Path) -> list[dict[str, Any]]:
-    reports = sorted(workdir.glob("failures/*/*/report.json"), key=_written)
+def _failures(workdir: Workdir) -> list[dict[str, Any]]:
+    reports = sorted(workdir.failures.glob("*/*/report.json"), key=_written)
     steps = [report.parent for report in reports]
     return [
         {"stage": step.parent.name, "step": int(step.name), "replay": f"whale replay {shlex.quote(str(step))}"}
         for step in steps
     ]
-
-
-def _checkpoints(workdir: Path, stage: str = "*") -> list[Path]:
-    """Returns the directories of complete checkpoints. The name of an unfinished one has more than digits."""
-    return [path for path in workdir.glob(f"checkpoints/{stage}/*") if path.name.isdigit()]
 
 
 def _read_meta(checkpoint: Path) -> dict[str, Any]:
@@ -349,7 +345,7 @@ def _process(facts: RunFacts) -> str:
     """Returns since when, where and as which process the run is up, and how long ago it last wrote."""
     age = duration(facts.news_seconds)
     if facts.started is None:
-        return f"no news for {age}; there is no {RUN} that says where and since when it runs"
+        return f"no news for {age}; there is no run.json that says where and since when it runs"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.started))
     process = f"process {facts.pid} on {facts.host}"
     if facts.alive is None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import shutil
@@ -16,10 +15,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import no_space
 from whale_jax.base.settings import flat
+from whale_jax.base.text import say
+from whale_jax.base.workdir import Workdir
 from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, Params, WorldModelSettings
 from whale_jax.training import hosts
-from whale_jax.training.progress import say
 
 T = TypeVar("T")
 FORMAT = "whale-checkpoint/2"
@@ -52,11 +53,6 @@ class Meta:
     best: float | None = None
     bad_evals: int = 0
     format: str = FORMAT
-
-
-def stage_directory(workdir: Path | str, stage: str) -> Path:
-    """Where a stage keeps its checkpoints."""
-    return Path(workdir).absolute() / "checkpoints" / stage
 
 
 class CheckpointWriter:
@@ -113,7 +109,7 @@ def disk_errors(directory: Path):
     try:
         yield
     except (OSError, ValueError) as error:
-        if "No space left" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if no_space(error):
             raise _full(directory, "writing failed") from error
         raise
 
@@ -278,7 +274,7 @@ def find(directory: Path | str) -> tuple[Path, int]:
     directory = Path(directory).absolute()
     if directory.name.isdigit() and (directory / "meta").is_dir():
         return directory.parent, int(directory.name)
-    candidates = [stage_directory(directory, name) for name in reversed(TRAINED)] + [directory]
+    candidates = [Workdir(directory).checkpoints(name) for name in reversed(TRAINED)] + [directory]
     for candidate in candidates:
         if steps := steps_in(candidate):
             return candidate, steps[-1]

@@ -10,10 +10,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from whale_jax.base.text import say
 from whale_jax.data.contract.batch import Batch
 from whale_jax.data.store import activity
 from whale_jax.training import hosts, interrupt
-from whale_jax.training.progress import say
 from whale_jax.training.sharding import put_batch
 
 _POLL = 0.5  # seconds between looks at signals and the clock

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.training.progress import say, speak_as
+from whale_jax.base.text import say, speak_as
+from whale_jax.base.workdir import Workdir
 from whale_jax.training.sharding import replicated
 
 TIMEOUT = 300  # seconds that hosts wait for each other to start
@@ -190,6 +191,20 @@ def primary_first() -> Iterator[None]:
         _tell(name, "failed")
         raise
     _tell(name, "done")
+
+
+@contextlib.contextmanager
+def locked(workdir: Workdir) -> Iterator[None]:
+    """Holds the work directory that these processes share, through the first one of them.
+
+    Raises:
+      WhaleError: see `Workdir.locked`; on the others, that the first one has stopped.
+    """
+    with contextlib.ExitStack() as stack:
+        with primary_first():
+            if primary():
+                stack.enter_context(workdir.locked())
+        yield
 
 
 def _tell(name: str, outcome: str) -> None:

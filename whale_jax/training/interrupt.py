@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from whale_jax.training.progress import say
+from whale_jax.base.text import say
 
 RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: not an error, the same command goes on
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

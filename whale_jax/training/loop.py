@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.text import say
+from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.batch import Batch
 from whale_jax.models.whale.stages import Stage
 from whale_jax.models.whale.world_model import Params
@@ -35,7 +36,7 @@ from whale_jax.training.checkpoint import (
 from whale_jax.training.feed import Fed, Feed
 from whale_jax.training.history import History
 from whale_jax.training.profile import Profiler
-from whale_jax.training.progress import Meter, TensorBoard, say, status_line
+from whale_jax.training.progress import Meter, TensorBoard, status_line
 from whale_jax.training.sharding import describe, put_batch, replicated
 from whale_jax.training.step import (
     TrainState,
@@ -53,7 +54,7 @@ class Run:
     """What a stage's run is given.
 
     Attributes:
-      directory: where the stage's checkpoints go; history, tensorboard, failures and profiles: the same for those.
+      workdir: where checkpoints, history, failed steps and profiles go; tensorboard: whether its files go there too.
       placement: devices and how parameters spread over them.
       seed: of parameters and of every step.
       meta: what every checkpoint says of itself.
@@ -63,11 +64,8 @@ class Run:
       profile: (first, last) step that a trace is taken of, or None.
     """
 
-    directory: Path
-    history: Path
-    tensorboard: Path | None
-    failures: Path
-    profiles: Path
+    workdir: Workdir
+    tensorboard: bool
     wandb: bool
     placement: Placement
     seed: int
@@ -83,6 +81,7 @@ class Trainer:
 
     def __init__(self, stage: Stage, frozen: Params, run: Run):
         self.stage, self.run, self.settings = stage, run, stage.settings
+        self._directory = run.workdir.checkpoints(stage.name)
         self._mesh = run.placement.mesh
         self._create, self._shapes = abstract_state(stage, run.seed, run.placement)
         self._step = make_step(stage, run.seed, run.placement)
@@ -112,18 +111,18 @@ class Trainer:
             return self._result(state), {"steps": step, "seconds": 0.0}
         self._say_rules()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(disk_errors(self.run.directory))
-            self._writer = CheckpointWriter(self.run.directory)
+            stack.enter_context(disk_errors(self._directory))
+            self._writer = CheckpointWriter(self._directory)
             stack.callback(self._writer.close)
-            check_space(self.run.directory, (self._shapes, self.frozen))
-            self._history = History(self.run.history, step, write=hosts.primary())
+            check_space(self._directory, (self._shapes, self.frozen))
+            self._history = History(self.run.workdir.history(self.stage.name), step, writes=hosts.primary())
             stack.callback(self._history.close)
             self._board = self._open_board()
             if self._board:
                 stack.callback(self._board.close)
             self._example_batch = self._first_row()
             self._copy(state)  # compiled here, so that no save waits for it
-            profiler = Profiler(self.run.profiles, self.run.profile)
+            profiler = Profiler(self.run.workdir.profile(self.stage.name), self.run.profile)
             stack.callback(profiler.close)
             batches.allow_growth(2 * sum(x.nbytes for x in jax.tree.leaves((state, self.frozen))))
             feed = Feed(batches, self._mesh, self.run.stall_seconds)
@@ -184,12 +183,12 @@ class Trainer:
             say(f"{self.stage.name}: {found}")
 
     def _open_board(self) -> TensorBoard | None:
-        if self.run.tensorboard is None or not hosts.primary():
+        if not self.run.tensorboard or not hosts.primary():
             return None
-        return TensorBoard(self.run.tensorboard, self.stage.name, self.run.wandb)
+        return TensorBoard(self.run.workdir.tensorboard, self.stage.name, self.run.wandb)
 
     def _restore(self, batches: Iterator[Batch]) -> tuple[TrainState, bool]:
-        directory = self.run.directory
+        directory = self._directory
         steps = steps_in(directory)
         hosts.agree({f"checkpoints of {self.stage.name}": steps})
         if not steps:
@@ -222,7 +221,7 @@ class Trainer:
 
         Of a stage that is over, the state lacks the optimiser.
         """
-        directory = self.run.directory
+        directory = self._directory
         meta = read_meta(directory, step)
         check_architecture(meta, self.stage.networks.settings, directory)
         target = self._frozen_shapes | {self.stage.name: self._shapes.params}
@@ -316,7 +315,7 @@ class Trainer:
         if not bool(metrics["failed"]):
             return
         failed_step = int(state.step)
-        directory = self.run.failures / self.stage.name
+        directory = self.run.workdir.failures / self.stage.name
         key = step_key(self.run.seed, self.stage.name, failed_step)
         self._writer.wait()  # two of Orbax's writers get into each other's way
         items = {"params": self.frozen | {self.stage.name: state.params}}

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.training.progress import say
+from whale_jax.base.text import say
 
 
 def parse_window(text: str) -> tuple[int, int] | None:

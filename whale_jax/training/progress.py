@@ -1,7 +1,6 @@
 """What a run shows while it trains: console lines, TensorBoard, and its speed."""
 
 import io
-import sys
 import time
 from pathlib import Path
 
@@ -99,23 +98,3 @@ def status_line(stage: str, settings: StageSettings, step: int, metrics: dict[st
         f"{speed['step_ms']:.0f} ms/step  wait {100 * speed['loader_wait']:.0f}%  "
         f"{speed['frames_per_second']:.0f} frames/s  {speed['tflops']:.3f} TFLOP/s  eta {minutes}:{seconds:02d}"
     )
-
-
-def say(message: str, everywhere: bool = False) -> None:
-    """Prints one line of progress to stderr at once; stdout is for results.
-
-    Of several hosts the first alone speaks, unless `everywhere`.
-    """
-    if _Voice.host == 0 or everywhere:
-        name = f"host {_Voice.host}: " if everywhere and _Voice.several else ""
-        print(name + message, file=sys.stderr, flush=True)
-
-
-class _Voice:
-    host = 0
-    several = False
-
-
-def speak_as(host: int, hosts: int) -> None:
-    """Says which of several hosts this process is."""
-    _Voice.host, _Voice.several = host, hosts > 1

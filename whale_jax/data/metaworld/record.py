@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.files import locked
 from whale_jax.base.progress import Progress
 from whale_jax.data.metaworld import simulator as metaworld
 from whale_jax.data.metaworld.workers import Job, record_all
-from whale_jax.data.store.resume import alone, check_settings, existing
+from whale_jax.data.store.resume import check_settings, existing
 from whale_jax.data.store.storage import episode_file, record_of, remove_partial, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
 
@@ -101,8 +102,7 @@ def record(
     policies = None if policies is None else list(policies)
     shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}
     jobs = plan(root, tasks=tasks, episodes=episodes, policies=policies, **shared)
-    root.mkdir(parents=True, exist_ok=True)
-    with alone(root):
+    with locked(root / ".lock"):
         headers = existing(root, {job.file for job in jobs})
         settings = {
             "image_size": [image_size] * 2,

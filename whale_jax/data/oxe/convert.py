@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.episode import Episode
@@ -23,7 +24,7 @@ from whale_jax.data.oxe.recipes import RECIPES, Recipe
 from whale_jax.data.oxe.standard import to_mixture
 from whale_jax.data.rlds.read import INFO, BrokenRecord, RldsDataset, records, spans
 from whale_jax.data.rlds.write import write_dataset
-from whale_jax.data.store.storage import MANIFEST, episode_file, record_of, replacing, write_episode, write_manifest
+from whale_jax.data.store.storage import MANIFEST, episode_file, record_of, write_episode, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
 
 VERSION = "1.0.0"
@@ -53,8 +54,7 @@ def export_rlds(store: EpisodeStore, root: Path | str, name: str) -> Path:
         splits = {split: serialised(split) for split in store.names("split")}
         path = write_dataset(root, name, VERSION, features, splits, description="Written from a Whale episode store.")
     shared = {key: value for key, value in store.info.items() if key not in ("format", "version")}
-    with replacing(path / _OWN) as file:
-        file.write(json.dumps(shared, indent=1).encode())
+    write(path / _OWN, json.dumps(shared, indent=1).encode())
     return path
 
 

@@ -10,8 +10,6 @@ that training draws segments evenly from all of them without a shuffle buffer. D
 
 import concurrent.futures
 import concurrent.futures.process
-import contextlib
-import fcntl
 import functools
 import hashlib
 import inspect
@@ -29,12 +27,12 @@ import numpy as np
 from etils import epath
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import locked, replacing, replacing_directory, write
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.oxe import standard
 from whale_jax.data.oxe.recipes import Recipe
 from whale_jax.data.rlds.read import INFO, BrokenRecord, RldsDataset, records, spans
-from whale_jax.data.store.storage import replacing
 
 FORMAT = "whale-index/1"
 FRAME = np.dtype([("offset", "<i8"), ("size", "<u4"), ("action", "<f4", (7,)), ("reward", "<f4")])
@@ -107,21 +105,12 @@ def open_index(
     """
     path = _place(recipe, dataset, cache)
     if not (path / "index.json").exists():
-        with _alone(path):
+        lock = path.with_name(f"{path.name}.lock")
+        with locked(lock, wait=True):
             if not (path / "index.json").exists():
                 _make(recipe, dataset, path, workers or os.cpu_count() or 1, progress)
+            lock.unlink(missing_ok=True)
     return Index(recipe, dataset, path)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits for other processes that are making the same index; the system lets go when this one ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f"{path.name}.lock")
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        lock.unlink(missing_ok=True)
 
 
 def _place(recipe: Recipe, dataset: RldsDataset, cache: Path | str | None) -> Path:
@@ -294,46 +283,41 @@ def _text(values: np.ndarray | None) -> str:
 
 def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[str, Path]]) -> None:
     """Writes the index from its parts, beside and then into its place."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    episodes, texts, left_out, seen, first = [], {}, Counter(), 0, 0
-    with replacing(beside / "frames.bin") as out:
-        for number, (split, part) in enumerate(parts):
-            with np.load(part) as loaded:
-                rest = json.loads(str(loaded["rest"]))
-                lengths = loaded["lengths"]
-                out.write(loaded["frames"].tobytes())
-            rows = np.zeros(len(lengths), EPISODE)
-            rows["file"], rows["held_out"], rows["frames"] = number, split in HELD_OUT, lengths
-            rows["first"] = first + np.cumsum(lengths) - lengths
-            rows["text"] = [texts.setdefault(text, len(texts)) for text in rest["texts"]]
-            episodes.append(rows)
-            first += int(lengths.sum())
-            left_out.update(rest["left_out"])
-            seen += rest["seen"]
-    rows = np.concatenate(episodes) if episodes else np.zeros(0, EPISODE)
-    if not len(rows):
-        causes = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
-        shutil.rmtree(beside)
-        raise WhaleError(f"{dataset.path} has no episode that can be used ({causes or 'its files are empty'}).")
-    if not rows["held_out"].any() and len(rows) >= 2 * HELD_OUT_LEAST:
-        rows["held_out"][-max(HELD_OUT_LEAST, int(len(rows) * HELD_OUT_SHARE)) :] = True
-    with replacing(beside / "episodes.npy") as file:
-        np.save(file, rows)
-    info = {
-        "format": FORMAT,
-        "name": recipe.name,
-        "version": dataset.version,
-        "files": [file.name for file in _files(dataset)],
-        "texts": list(texts),
-        "left_out": dict(left_out),
-        "seen": seen,
-        "statistics": _statistics(beside / "frames.bin", rows[~rows["held_out"]]),
-    }
-    with replacing(beside / "index.json") as file:
-        file.write(json.dumps(info).encode())
-    shutil.rmtree(path, ignore_errors=True)
-    beside.replace(path)
+    with replacing_directory(path) as beside:
+        episodes, texts, left_out, seen, first = [], {}, Counter(), 0, 0
+        with replacing(beside / "frames.bin") as out:
+            for number, (split, part) in enumerate(parts):
+                with np.load(part) as loaded:
+                    rest = json.loads(str(loaded["rest"]))
+                    lengths = loaded["lengths"]
+                    out.write(loaded["frames"].tobytes())
+                rows = np.zeros(len(lengths), EPISODE)
+                rows["file"], rows["held_out"], rows["frames"] = number, split in HELD_OUT, lengths
+                rows["first"] = first + np.cumsum(lengths) - lengths
+                rows["text"] = [texts.setdefault(text, len(texts)) for text in rest["texts"]]
+                episodes.append(rows)
+                first += int(lengths.sum())
+                left_out.update(rest["left_out"])
+                seen += rest["seen"]
+        rows = np.concatenate(episodes) if episodes else np.zeros(0, EPISODE)
+        if not len(rows):
+            causes = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
+            raise WhaleError(f"{dataset.path} has no episode that can be used ({causes or 'its files are empty'}).")
+        if not rows["held_out"].any() and len(rows) >= 2 * HELD_OUT_LEAST:
+            rows["held_out"][-max(HELD_OUT_LEAST, int(len(rows) * HELD_OUT_SHARE)) :] = True
+        with replacing(beside / "episodes.npy") as file:
+            np.save(file, rows)
+        info = {
+            "format": FORMAT,
+            "name": recipe.name,
+            "version": dataset.version,
+            "files": [file.name for file in _files(dataset)],
+            "texts": list(texts),
+            "left_out": dict(left_out),
+            "seen": seen,
+            "statistics": _statistics(beside / "frames.bin", rows[~rows["held_out"]]),
+        }
+        write(beside / "index.json", json.dumps(info).encode())
 
 
 def _statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:

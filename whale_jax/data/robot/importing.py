@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import locked, replacing, unknown_name, write
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import ActionSpec, statistics
 from whale_jax.data.contract.episode import Episode
@@ -23,14 +24,13 @@ from whale_jax.data.robot.contract import EXAMPLES, Robot, load_robot
 from whale_jax.data.robot.findings import Found
 from whale_jax.data.robot.folder import Folder
 from whale_jax.data.robot.motion import Motion, action_spec, convert, state_spec
-from whale_jax.data.store.resume import alone, check_settings, existing
+from whale_jax.data.store.resume import check_settings, existing
 from whale_jax.data.store.storage import (
     MANIFEST,
     episode_file,
     read_header,
     record_of,
     remove_partial,
-    replacing,
     write_episode,
     write_manifest,
 )
@@ -209,8 +209,7 @@ def slugs_of(texts: Iterable[str]) -> dict[str, str]:
 
 def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str, Any], progress: bool) -> None:
     """Writes the episodes that are not there yet, and then the manifest."""
-    root.mkdir(parents=True, exist_ok=True)
-    with alone(root):
+    with locked(root / ".lock"):
         headers = existing(root, {job.file for job in jobs})
         check_settings(root, headers, shared)
         remove_partial(root)
@@ -262,8 +261,7 @@ def _import_store(
         )
     if root.resolve() == store.root.resolve():
         raise WhaleError(f"{root} is the store itself; give --to another directory.")
-    root.mkdir(parents=True, exist_ok=True)
-    with alone(root):
+    with locked(root / ".lock"):
         wanted = {record["file"] for record in store.records}
         headers = existing(root, wanted)
         if strays := sorted(set(headers) - wanted):
@@ -278,8 +276,7 @@ def _import_store(
                     bar.step(store.read(i).length + 1)
                     with replacing(root / record["file"]) as file, open(store.root / record["file"], "rb") as old:
                         shutil.copyfileobj(old, file)
-        with replacing(root / MANIFEST) as file:
-            file.write((store.root / MANIFEST).read_bytes())
+        write(root / MANIFEST, (store.root / MANIFEST).read_bytes())
     return open_store(root), Found.of_store(store, "episode store")
 
 

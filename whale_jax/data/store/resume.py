@@ -1,24 +1,10 @@
 """What lets a stopped job that writes episodes go on: a lock, what is there already, and whether it fits."""
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.storage import MANIFEST, read_header, read_manifest
-
-
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Holds ROOT/.lock, which the system releases when this process ends, however it ends."""
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WhaleError(f"Another process is writing into {root}; wait for it or choose another one.") from None
-        yield
 
 
 def existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:

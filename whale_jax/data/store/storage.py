@@ -6,9 +6,7 @@
 Every file holds enough (its header) to write the manifest anew.
 """
 
-import errno
 import json
-import os
 import threading
 import zipfile
 import zlib
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import replacing, write
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.episode import Episode
 
@@ -28,29 +27,6 @@ MANIFEST = "manifest.json"
 _ARRAYS = ("frames", "actions", "rewards", "success")
 _KEYS = ("file", "task", "policy", "split", "index", "seed", "length", "return", "success")
 _PARSING = threading.Lock()
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Any]:
-    """A binary file written beside `path` that takes its place only when it is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        raise WhaleError(
-            f"No space left to write {path} ({error.strerror}). What was complete before is untouched; free "
-            "some space or choose another directory, then run the same command again."
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def remove_partial(root: Path | str) -> int:
@@ -177,8 +153,7 @@ def write_manifest(
         **settings,
         "episodes": sorted(episodes, key=lambda e: (e["split"], e["task"], e["policy"], e["index"])),
     }
-    with replacing(Path(root) / MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=1).encode())
+    write(Path(root) / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

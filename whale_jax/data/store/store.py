@@ -14,6 +14,7 @@ from whale_jax.data.store import activity
 from whale_jax.data.store.storage import MANIFEST, read_episode, read_manifest
 
 Names = str | Iterable[str] | None
+HELD_OUT = ("test", "ranked", "valid")  # what a model is tried on, the furthest from its training first
 
 
 def nested_share(total: int, fraction: float, seed: int) -> np.ndarray:
@@ -72,6 +73,20 @@ class EpisodeStore:
             asked = "; ".join(f"{k} {', '.join(names)}" for k, names in wanted.items())
             raise WhaleError(f"{self.root} holds no episode with {asked}; record it with `whale collect`.")
         return EpisodeStore(self.root, self.info, records)
+
+    def held_out(self) -> "EpisodeStore":
+        """Returns the episodes of unseen policies (test), or else of ranked ones, or else those kept out of training.
+
+        Raises WhaleError when there are none.
+        """
+        splits = self.names("split")
+        for split in HELD_OUT:
+            if split in splits:
+                return self.select(split=split)
+        raise WhaleError(
+            f"{self.root} holds no held-out episodes (split test, ranked or valid), but {', '.join(splits)} alone; a "
+            "model is not tried on what it was trained on. Record or import some, or name another store with --data."
+        )
 
     def share(self, fraction: float, seed: int) -> "EpisodeStore":
         """A share of the episodes, see `nested_share`."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import kept
+from whale_jax.base.files import cached
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.judge.answers import enlargement, keep_picture, picture_file
 from whale_jax.evaluation.judge.asking import JudgeSettings, Question, collect, tokens_of_image
@@ -116,7 +116,7 @@ def _pairs(model, store, clips: ProtocolSettings, estimate: str, side: int, outp
         parts = [model.fingerprint, model.networks.settings.to_dict(), clips.to_dict(), estimate, side]
         parts += [group.frames, group.actions]
         make = functools.partial(_imagine, model, group, clips, estimate, side, output / FOLDER)
-        entry = kept(output, f"{FOLDER}/pairs/{group.task}/{group.policy}.json", parts, make)
+        entry = cached(output, f"{FOLDER}/pairs/{group.task}/{group.policy}.json", parts, make)
         names = {"task": group.task, "policy": group.policy}
         rows = zip(entry["real"], entry["imagined"], entry["uncertainty"], strict=True)
         for i, (real, imagined, uncertainty) in enumerate(rows):

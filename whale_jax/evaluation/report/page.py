@@ -61,18 +61,6 @@ def interval(values: list[float | None]) -> str:
     return "undefined" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def duration(seconds: float) -> str:
-    """`0.4 s`, `43 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def words(name: str) -> str:
     """A key as words: `repeat_last_frame` as `repeat last frame`."""
     return re.sub(r"[_\s]+", " ", str(name)).strip()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
+from whale_jax.base.text import duration
 from whale_jax.evaluation.report import page
 from whale_jax.evaluation.report.curves import Line, chart, limits, swatch
 from whale_jax.evaluation.report.summary import horizons, mean, measures, signed, summarise, value_at
@@ -110,8 +111,8 @@ def run_section(metrics: dict) -> str:
     run = metrics.get("run") or {}
     parts = []
     if phases := run.get("phases"):
-        rows = [(name, seconds, page.duration(seconds)) for name, seconds in phases.items()]
-        parts.append(f"<h3>Time by phase</h3>{page.bars(rows, page.duration(sum(phases.values())))}")
+        rows = [(name, seconds, duration(seconds)) for name, seconds in phases.items()]
+        parts.append(f"<h3>Time by phase</h3>{page.bars(rows, duration(sum(phases.values())))}")
     if sizes := run.get("parameters"):
         rows = [(name, size, f"{size:,}") for name, size in sizes.items()]
         parts.append(f"<h3>Parameters by component</h3>{page.bars(rows, f'{sum(sizes.values()):,}')}")
@@ -261,7 +262,7 @@ def _stage(stage: str, record: dict) -> str:
         charts.append(f"<figure><figcaption>{escape(page.words(base))}</figcaption>{svg}</figure>")
     last = {name: points[-1][1] for name, points in series.items()}
     facts = [f"{record['steps']:,} steps"] if "steps" in record else []
-    facts += [page.duration(record["seconds"])] if "seconds" in record else []
+    facts += [duration(record["seconds"])] if "seconds" in record else []
     html = f'<h3>{escape(stage)}</h3>\n<p class="note">{", ".join(facts)}</p>\n'
     html += f'<div class="charts">{"".join(charts)}</div>\n' if charts else ""
     if last:

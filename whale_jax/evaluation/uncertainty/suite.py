@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from whale_jax.base.files import kept
+from whale_jax.base.files import cached
 from whale_jax.base.settings import Settings
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation import statistics
@@ -109,7 +109,7 @@ def evaluate_uncertainty(
         parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict(), sorted(found)]
         parts += [group.frames, group.actions]
         make = functools.partial(_imagine, model, group, found, settings)
-        for name, values in kept(output, f"uncertainty/{group.task}/{group.policy}.json", parts, make).items():
+        for name, values in cached(output, f"uncertainty/{group.task}/{group.policy}.json", parts, make).items():
             collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
     if "ensemble" not in found:
         notes.append(

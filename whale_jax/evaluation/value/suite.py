@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import kept, write
+from whale_jax.base.files import cached, write
 from whale_jax.base.settings import Settings
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.protocol import Clips, ProtocolSettings, compare, imagine, read_clips, told
@@ -210,7 +210,7 @@ def _entry(
     make = functools.partial(_imagine, model, unit, clips, settings, output)
     try:
         # Nothing tells whether a policy of frames is still the one that it was.
-        entry = make() if unit.act else kept(output, f"value/{unit.task}/{unit.file}.json", parts, make)
+        entry = make() if unit.act else cached(output, f"value/{unit.task}/{unit.file}.json", parts, make)
         return entry, clips
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the model: {failure}"}, clips

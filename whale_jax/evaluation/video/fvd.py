@@ -14,8 +14,7 @@ import jax
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import digest
-from whale_jax.data.store.storage import replacing
+from whale_jax.base.files import digest, replacing
 from whale_jax.evaluation.video.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import i3d
 

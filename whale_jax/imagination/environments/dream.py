@@ -8,7 +8,6 @@ Dimension keys: B dreams, C frames of context, A actions, N starting states.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -313,8 +312,3 @@ def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSe
     )
     jax.eval_shape(dream.blank, params)  # refuses here what the estimator would refuse at the first reset
     return dream
-
-
-def data_of(model: WorldModel) -> Path:
-    """Where the run that made a checkpoint has its episodes."""
-    return Path(model.meta.config.get("data", {}).get("root") or model.source.parents[2] / "data")

@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import EpisodeStore, Names, open_store
 from whale_jax.imagination.environments.compiled import Carry, CompiledDreams, Outcome
-from whale_jax.imagination.environments.dream import Dream, DreamSettings, data_of, make_dream
+from whale_jax.imagination.environments.dream import Dream, DreamSettings, make_dream
 from whale_jax.imagination.environments.requests import check_actions, parse_options, parse_seeds
 from whale_jax.imagination.world import WorldModel, load
 
@@ -69,7 +69,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         """
         try:
             model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, dataset)
-            store = data if isinstance(data, EpisodeStore) else open_store(data_of(model) if data is None else data)
+            store = data if isinstance(data, EpisodeStore) else open_store(model.episodes if data is None else data)
             dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
         except WhaleError as problem:
             raise error.Error(str(problem)) from problem

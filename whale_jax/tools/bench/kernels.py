@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.text import draw
 from whale_jax.jobs.configuration import make_stage, model_settings
 from whale_jax.models.whale.world_model import WorldModelSettings
 from whale_jax.nn.attention import KERNELS, attention, resolve_kernel
@@ -22,7 +23,6 @@ from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.transformer import TransformerSettings
 from whale_jax.tools.bench.stages import head_line, with_batch_size
 from whale_jax.tools.bench.timing import check_fits, check_repeats, median_seconds
-from whale_jax.tools.inspect.config import draw
 from whale_jax.training import sharding
 
 AXES = ("space", "time")

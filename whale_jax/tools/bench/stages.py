@@ -15,11 +15,12 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import unknown_name
+from whale_jax.base.text import draw
 from whale_jax.jobs.configuration import model_settings, stages_of
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.tools.bench.step import bench_step, step_case
 from whale_jax.tools.bench.timing import check_fits, check_repeats, peak_of_one
-from whale_jax.tools.inspect.config import draw, inspect
+from whale_jax.tools.inspect.config import inspect
 
 
 def bench_stages(

@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.doctor.machine import free_memory
+from whale_jax.base.machine import free_memory
 from whale_jax.tools.chips import chip_of
 
 LONG_RUN = 20.0  # seconds; such a run needs no warming up

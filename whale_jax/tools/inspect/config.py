@@ -1,12 +1,12 @@
 """What a config costs, from shapes alone: parameters, FLOPs per step, memory per device."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from whale_jax.base.text import draw
 from whale_jax.jobs.configuration import make_stage, model_settings, stages_of
 from whale_jax.models.whale.stages import check_rows
 from whale_jax.models.whale.world_model import Networks
@@ -64,12 +64,3 @@ def to_text(report: dict[str, Any]) -> str:
         flops = f"{report['flops_per_step'][name] / 1e12:.3g}"
         stages.add_row(name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values()))
     return draw(networks, stages)
-
-
-def draw(*tables: Any, width: int = 100) -> str:
-    """Tables of `rich` as plain text, `width` characters wide at most."""
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=width, no_color=True).print(*tables)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

@@ -13,15 +13,14 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.text import draw, say
 from whale_jax.data.contract.batch import Batch
 from whale_jax.jobs.configuration import make_stage, stage_settings, stages_of
 from whale_jax.models.whale.stages import Stage, check_rows
 from whale_jax.models.whale.world_model import Params
 from whale_jax.tools.chips import CHIPS
 from whale_jax.tools.inspect.compiled import Collective, collectives, memory, wire_seconds
-from whale_jax.tools.inspect.config import draw
 from whale_jax.training import sharding
-from whale_jax.training.progress import say
 from whale_jax.training.step import TrainState, abstract_arguments, make_step
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 

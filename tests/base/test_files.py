@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from whale_jax.base.files import digest, kept
+from whale_jax.base.files import cached, digest
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def test_a_result_is_made_once_and_again_when_anything_has_changed(tmp_path, mak
     (tmp_path / "films").mkdir()
     (tmp_path / "films/a.mp4").write_bytes(b"film")
     parts = [{"horizon": 3}, np.arange(6.0)]
-    first = kept(tmp_path, "reach/expert.json", parts, making)
-    assert kept(tmp_path, "reach/expert.json", parts, making) == first and making.calls == 1
-    kept(tmp_path, "reach/expert.json", [parts[0], parts[1] + 1], making)
+    first = cached(tmp_path, "reach/expert.json", parts, making)
+    assert cached(tmp_path, "reach/expert.json", parts, making) == first and making.calls == 1
+    cached(tmp_path, "reach/expert.json", [parts[0], parts[1] + 1], making)
     assert making.calls == 2
     (tmp_path / "reach/expert.json").write_text('{"value": 1, "made')
-    kept(tmp_path, "reach/expert.json", parts, making)
+    cached(tmp_path, "reach/expert.json", parts, making)
     (tmp_path / "films/a.mp4").unlink()
-    kept(tmp_path, "reach/expert.json", parts, making)
+    cached(tmp_path, "reach/expert.json", parts, making)
     (tmp_path / "reach/expert.json").write_text("[]")
-    kept(tmp_path, "reach/expert.json", parts, making)
+    cached(tmp_path, "reach/expert.json", parts, making)
     assert making.calls == 5
 
 
@@ -40,8 +40,8 @@ def test_a_failure_is_not_kept(tmp_path, making):
         raise ValueError("lost")
 
     with pytest.raises(ValueError):
-        kept(tmp_path, "reach.json", [1], fail)
-    assert kept(tmp_path, "reach.json", [1], making)["value"] == 1
+        cached(tmp_path, "reach.json", [1], fail)
+    assert cached(tmp_path, "reach.json", [1], making)["value"] == 1
 
 
 def test_digests_tell_content_shape_and_type_apart():

