@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import locked, replacing, unknown_name, write
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.files import locked, replacing, write
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import ActionSpec, statistics
 from whale_jax.data.contract.episode import Episode
