@@ -48,7 +48,7 @@ def test_names_that_do_not_exist(arguments, says, tmp_path, whale):
     done = whale(*arguments)
     assert says in done.error(), done.err
     assert done.status == 2 and not done.out
-    left = {p.name for p in tmp_path.rglob("*") if p.is_file()} - {"phases.json", "run.json"}
+    left = {p.name for p in tmp_path.rglob("*") if p.is_file()} - {"phases.json", "run.json", ".lock"}
     assert not left, left
 
 

@@ -85,7 +85,7 @@ def test_the_screen_fits_its_width_and_names_every_stage(trained, width):
         assert "loss=" in speed and " ago" in speed
 
 
-def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_path):
+def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_path, whale):
     workdir, more = tmp_path / "run", ("--until=behaviour", "--config.stages.tokenizer.steps=100000")
     with (tmp_path / "stderr").open("w") as err:
         arguments = tiny.command(*tiny.train_arguments(store, workdir, *more))
@@ -94,6 +94,8 @@ def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_pat
         wait_for(lambda: Workdir(workdir).run.exists() and stage_of(workdir).loss, process)
         facts = read_facts(workdir)
         assert (facts.state, facts.phase, facts.alive, facts.pid) == ("running", "tokenizer", True, process.pid)
+        second = whale(*tiny.train_arguments(store, workdir, *more))
+        assert (second.status, f"(process {process.pid} on " in second.error()) == (2, True), second.err
         stage, *later = facts.stages
         assert (stage.state, stage.steps) == ("running", 100000) and 1 <= stage.step < 100000
         assert stage.eta_seconds > 0 and stage.loss > 0 and facts.news_seconds < 60

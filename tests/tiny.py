@@ -3,6 +3,7 @@
 Command:  whale train --config=tests/tiny.py --workdir=DIR --config.data.root=DIR
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -226,6 +227,31 @@ def forked(directory: Path, *arguments: str, **env: str) -> Done:
         process.kill()
         process.join()
     return Done(process.exitcode, out.read_text(), err.read_text())
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from whale_jax.base.files import locked
+with locked(Path(sys.argv[1])):
+    if "fork" in sys.argv and os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holder(path, *more):
+    """Another process that holds the lock `path` until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(path), *more]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 class Training:
