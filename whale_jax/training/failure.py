@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import write
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch
 from whale_jax.models.whale.stages import STAGES, Stage
@@ -71,8 +72,7 @@ def save(directory: Path, step: int, items: dict[str, Any], batch: Batch, meta: 
     if hosts.primary():
         fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
         np.savez_compressed(target / "batch.npz", **fields)
-        (target / "meta").mkdir(exist_ok=True)
-        (target / "meta" / "metadata").write_text(json.dumps(dataclasses.asdict(meta)))
+        write(target / "meta" / "metadata", json.dumps(dataclasses.asdict(meta)).encode())
     with ocp.StandardCheckpointer() as checkpointer:
         for name, item in items.items():
             checkpointer.save(target / name, item, force=True)
@@ -82,7 +82,7 @@ def save_report(directory: Path, step: int, seed: int, report: dict[str, Any]) -
     """Writes what `explain` says of the failed step."""
     if hosts.primary():
         text = json.dumps({"step": step, "seed": seed, **report}, indent=1)
-        (directory / str(step) / "report.json").write_text(text)
+        write(directory / str(step) / "report.json", text.encode())
 
 
 def replay(directory: Path | str) -> dict[str, Any]:

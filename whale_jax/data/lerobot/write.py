@@ -1,9 +1,9 @@
 """Writing LeRobot data sets of version 3.0, as its own tools lay them out; without torch."""
 
+import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import replacing_directory
 from whale_jax.data.contract.actions import ActionSpec, StateSpec
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.contract.recorded import needed
@@ -63,18 +64,10 @@ def write_lerobot(
     needed("pyarrow.parquet")
     if path.exists():
         raise WhaleError(f"{path} is there already; give another directory or name, or move it away.")
-    beside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    writer = _Writer(beside, spec, state)
-    try:
+    with replacing_directory(path) as beside, contextlib.closing(_Writer(beside, spec, state)) as writer:
         for episode, further in episodes:
             writer.add(episode, further)
         writer.finish(list(splits))
-        os.replace(beside, path)
-    finally:
-        writer.stop()
-        shutil.rmtree(beside, ignore_errors=True)
     return path
 
 
@@ -144,7 +137,7 @@ class _Writer:
         (self.root / "meta/stats.json").write_text(json.dumps(statistics, indent=4))
         (self.root / "meta/info.json").write_text(json.dumps(self._info(first, splits), indent=4))
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Closes a video that was left open, as when an episode could not be read."""
         if self._video is not None:
             self._video.close()
