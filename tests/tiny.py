@@ -186,8 +186,8 @@ def history_of(workdir: Path, name: str) -> list[dict]:
 
 
 def files_in(directory: Path) -> dict[str, str]:
-    """A digest of every file under a directory, to see that nothing was lost or changed."""
-    paths = sorted(p for p in Path(directory).rglob("*") if p.is_file())
+    """A digest of every file under a directory, to see that nothing was lost or changed; not of who last held it."""
+    paths = sorted(p for p in Path(directory).rglob("*") if p.is_file() and p.name != ".lock")
     return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 

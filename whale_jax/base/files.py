@@ -91,7 +91,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     directory = path.parent
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, is_singleton=True, on_acquired=_sign)
+        # One object for a file, however it is spelt, so that a nested call finds the lock its own.
+        lock = filelock.FileLock(directory.resolve() / path.name, is_singleton=True, on_acquired=_sign)
         lock.acquire(blocking=wait)
     except filelock.Timeout:
         raise WhaleError(
