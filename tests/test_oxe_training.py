@@ -17,6 +17,7 @@ import whale_jax
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.oxe.recipes import RECIPES, TABLETOP
 from whale_jax.data.oxe.standard import to_mixture
+from whale_jax.data.store.store import open_store
 from whale_jax.models.whale.world_model import TRAINED
 from whale_jax.training.checkpoint import read_meta, steps_in
 
@@ -53,6 +54,7 @@ def test_all_stages_train_on_all_27(root, tmp_path):
     again = tiny.whale("evaluate", f"--checkpoint={workdir}", f"--output={tmp_path / 'again'}", "--no-fvd")
     assert again.status == 0, again.err
     mixed, own = whale_jax.load(workdir), whale_jax.load(workdir, dataset="droid")
+    assert mixed.episodes == Workdir(workdir).held_out and open_store(mixed.episodes).names("split") == ["valid"]
     raw = np.random.default_rng(0).normal(size=(1, 4, 7)).astype(np.float32)
     frames = np.zeros((1, 2, tiny.SIDE, tiny.SIDE, 3), np.uint8)
     futures = [model.imagine(frames, a).frames for model, a in ((own, raw), (mixed, to_mixture(raw, own.action_spec)))]

@@ -123,6 +123,16 @@ def test_processes_with_other_configs_are_refused_before_anything_is_compiled(st
     assert not (run.workdir / "checkpoints").exists()
 
 
+@pytest.mark.slow
+def test_processes_leave_a_work_directory_alone_that_is_in_use(store, tmp_path):
+    with tiny.holder(tmp_path / "run" / ".lock") as holder:
+        run = Processes(store, tmp_path / "run")
+        assert run.statuses() == [2, 2], run.said(0) + run.said(1)
+    assert f"Another process is writing into {run.workdir} (process {holder.pid} on " in run.said(0)
+    assert "The first process has stopped; it says why." in run.said(1)
+    assert {path.name for path in run.workdir.iterdir()} == {".lock"}
+
+
 def test_a_coordinator_that_does_not_answer(store, tmp_path, whale):
     more = [f"--coordinator=127.0.0.1:{free_port()}", "--num-processes=2", "--process-id=1", "--coordinator-timeout=1"]
     error = whale(*tiny.train_arguments(store, tmp_path / "run", *more)).error()
