@@ -21,7 +21,7 @@ def store(tmp_path_factory):
 
 
 def test_rows_are_what_the_model_imagines_of_held_out_episodes(store, tmp_path):
-    model, held_out = tiny.random_world(), store.select(split="valid")
+    model, held_out = tiny.random_world(), store.select(split="test")
     episodes = [held_out.read(i) for i in range(2)]
     frames, actions = np.stack([e.frames[:2] for e in episodes]), np.stack([e.actions[:3] for e in episodes])
     future = model.imagine(frames, actions, uncertainty="entropy")
