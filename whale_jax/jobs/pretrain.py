@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import flat
-from whale_jax.data.source import LocalSource, Source
+from whale_jax.data.contract.source import Source
+from whale_jax.data.store.source import LocalSource
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
 from whale_jax.evaluation.protocol import ProtocolSettings
@@ -192,7 +193,7 @@ def _open_mixture(config: ConfigDict) -> Source:
             "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
         )
     from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
-    from whale_jax.data.source import MixtureSource
+    from whale_jax.data.oxe.source import MixtureSource
 
     read = config.data.read
     mixture = open_mixture(

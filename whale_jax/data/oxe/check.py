@@ -22,7 +22,7 @@ _AGAINST, _FOLLOWS, _POSITION, _MARGIN = -0.2, 0.2, 0.8, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Checked:
     """What is known of one data set.
 
     Attributes:
@@ -53,8 +53,8 @@ class Finding:
         }
 
 
-def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Finding]:
-    """A Finding for each of the 27 data sets, in the order of Table 11.
+def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Checked]:
+    """A Checked for each of the 27 data sets, in the order of Table 11.
 
     Raises:
       WhaleError: `root` is no directory, or holds none of them.
@@ -70,16 +70,16 @@ def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 
         raise WhaleError(f"{root} holds none of the 27 data sets; there is: {there}.")
 
 
-def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, workers: int) -> Finding:
+def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, workers: int) -> Checked:
     try:
         dataset = find(root, recipe.builders, recipe.versions)
         if dataset is None:
-            return Finding(recipe.name, "missing")
+            return Checked(recipe.name, "missing")
         index = open_index(recipe, dataset, cache, workers)
         found = _measure(index)
     except WhaleError as error:
-        return Finding(recipe.name, str(error))
-    return Finding(recipe.name, "ok", index, found, tuple(_suspicions(index, found)))
+        return Checked(recipe.name, str(error))
+    return Checked(recipe.name, "ok", index, found, tuple(_suspicions(index, found)))
 
 
 def _measure(index: Index) -> dict[str, float]:
@@ -127,7 +127,7 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
         yield f"never changes: {', '.join(constant)}"
 
 
-def to_text(findings: list[Finding]) -> str:
+def to_text(findings: list[Checked]) -> str:
     """What `check` found, for a terminal."""
     lines = []
     for f in findings:

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.oxe import standard
 from whale_jax.data.oxe.recipes import Recipe
-from whale_jax.data.rlds.read import INFO, BrokenRecord, RldsDataset, records, spans
+from whale_jax.data.rlds import INFO
+from whale_jax.data.rlds.read import RldsDataset, records, spans
 from whale_jax.data.store.storage import replacing
 
 FORMAT = "whale-index/1"

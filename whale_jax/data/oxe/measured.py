@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from whale_jax.base.errors import BrokenRecord
 from whale_jax.data.contract.actions import StateSpec
 from whale_jax.data.oxe.index import Index, episode_reader
 from whale_jax.data.oxe.recipes import Recipe
 from whale_jax.data.oxe.standard import NAMES
-from whale_jax.data.rlds.read import BrokenRecord, RldsDataset, inflate, records
+from whale_jax.data.rlds.read import RldsDataset, inflate, records
 
 _OPENING = "larger is more open"
 

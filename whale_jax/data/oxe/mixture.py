@@ -18,14 +18,14 @@ import numpy as np
 import psutil
 from etils import epath
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.media.pictures import decode_into
 from whale_jax.data.oxe.index import Index, open_index
 from whale_jax.data.oxe.recipes import RECIPES, check_weights
 from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
-from whale_jax.data.rlds.read import BrokenRecord, check_root, find
+from whale_jax.data.rlds.read import check_root, find
 from whale_jax.data.store import activity
 from whale_jax.data.store.batches import BatchIterator, check_sizes, masks
 from whale_jax.data.store.store import nested_share

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.data.rlds import INFO
 
 NEEDED = {
     "tensorflow_datasets": "tensorflow-datasets",
@@ -32,12 +33,8 @@ if _absent := [package for module, package in NEEDED.items() if importlib.util.f
 
 import google_crc32c  # noqa: E402
 
-INFO = "dataset_info.json"
 _CRC_DELTA = 0xA282EAD8
-
-
-class BrokenRecord(Exception):
-    """A record that does not hold what its file promises; the message is the cause, in a few words."""
+_LONGEST_VARINT, _NO_EXAMPLE = 10, "not a serialised tf.train.Example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,53 +186,39 @@ def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
 
 
 def spans(record: bytes, key: str) -> np.ndarray:
-    """Where the strings of one feature lie in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
+    """Returns where the strings of one feature lie in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
+
+    Protocol buffers tell no offsets, and copy every picture on the way to the sizes; so the headers alone are read.
 
     Raises:
       BrokenRecord: the record has no such feature.
     """
     wanted = key.encode()
-    for _, start, end in _messages(record, 0, len(record)):
-        for _, entry, entry_end in _messages(record, start, end):
-            name, value = _key_and_value(record, entry, entry_end)
-            if name != wanted:
-                continue
-            lists = [(at, stop) for kind, at, stop in _messages(record, *value) if kind == 1]
-            found = [(at, stop - at) for place in lists for _, at, stop in _messages(record, *place)]
-            return np.array(found, np.int64).reshape(-1, 2)
+    for _, features in _fields(record, 0, len(record)):
+        for _, entry in _fields(record, *features):
+            parts = dict(_fields(record, *entry))
+            if record[slice(*parts.get(1, (0, 0)))] == wanted:
+                lists = [place for kind, place in _fields(record, *parts.get(2, (0, 0))) if kind == 1]
+                found = [(at, stop - at) for place in lists for _, (at, stop) in _fields(record, *place)]
+                return np.array(found, np.int64).reshape(-1, 2)
     raise BrokenRecord(f"without {key}")
 
 
-def _key_and_value(record: bytes, start: int, end: int) -> tuple[bytes, tuple[int, int]]:
-    name, value = b"", (end, end)
-    for number, at, stop in _messages(record, start, end):
-        if number == 1:
-            name = record[at:stop]
-        else:
-            value = at, stop
-    return name, value
+def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yields (number, (start, end)) of the length-delimited fields of a protocol buffer message."""
+    while at < end:
+        tag, at = _varint(record, at)
+        size, at = _varint(record, at)
+        if tag & 7 != 2 or at + size > end:
+            raise BrokenRecord(_NO_EXAMPLE)
+        yield tag >> 3, (at, at + size)
+        at += size
 
 
-def _messages(record: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, end) of the length-delimited fields of a protocol buffer message."""
-    while position < end:
-        tag, position = _varint(record, position)
-        if tag & 7 != 2:
-            raise BrokenRecord("not a serialised tf.train.Example")
-        size, position = _varint(record, position)
-        if position + size > end:
-            raise BrokenRecord("not a serialised tf.train.Example")
-        yield tag >> 3, position, position + size
-        position += size
-
-
-def _varint(record: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if position >= len(record):
-            raise BrokenRecord("not a serialised tf.train.Example")
-        byte = record[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
+def _varint(record: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift, byte in enumerate(record[at : at + _LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            return value, position
+            return value, at + shift + 1
+    raise BrokenRecord(_NO_EXAMPLE)

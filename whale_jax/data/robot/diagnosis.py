@@ -28,7 +28,7 @@ _UNIT = re.compile(r"^(?:([0-9.]+(?:e[-+]?\d+)?)\s+)?(m|cm|mm|rad|deg)(/s)?$")
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class Trajectory:
     """One episode without its pictures.
 
     actions (L, A) in the robot's units; state (L + 1, S), or None; change (L,), by how much of the range the picture
@@ -90,7 +90,7 @@ class Diagnosis:
     steps: int
 
 
-def diagnose(recording: Sequence[Steps], spec: ActionSpec, state_spec: StateSpec | None = None) -> Diagnosis:
+def diagnose(recording: Sequence[Trajectory], spec: ActionSpec, state_spec: StateSpec | None = None) -> Diagnosis:
     """Examines every dimension of the actions of some episodes.
 
     Args:
@@ -122,7 +122,7 @@ def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: (WRONG, SUSPICIOUS, NOTE).index(finding.severity)))
 
 
-def _constant(recording: Sequence[Steps], spec: ActionSpec) -> Iterator[Finding]:
+def _constant(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:
     actions = np.concatenate([steps.actions for steps in recording])
     for d, name in enumerate(spec.names):
         if np.ptp(actions[:, d]) <= _CONSTANT * (spec.high[d] - spec.low[d]):
@@ -161,7 +161,7 @@ def _motion(state: np.ndarray, unit: str) -> np.ndarray:
 
 
 def _examine_delta(
-    measured: Sequence[Steps], spec: ActionSpec, d: int, column: int, unit: str
+    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
 ) -> tuple[list[Finding], Axis | None]:
     name, factor = spec.names[d], _factor(spec.units[d], unit, spec.rate_hz)
     if spec.frame == "tool":
@@ -282,7 +282,7 @@ def _scale_finding(names: tuple[str, ...], severity: str, gain: float, interval)
 
 
 def _examine_absolute(
-    measured: Sequence[Steps], spec: ActionSpec, d: int, column: int, unit: str
+    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
 ) -> tuple[list[Finding], Axis | None]:
     name = spec.names[d]
     commands = [steps.actions[:, d].astype(np.float64) for steps in measured]
@@ -306,7 +306,7 @@ def _examine_absolute(
 
 
 def _examine_gripper(
-    measured: Sequence[Steps], spec: ActionSpec, d: int, column: int, unit: str
+    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
 ) -> tuple[list[Finding], Axis | None]:
     name = spec.names[d]
     commands = [steps.actions[:, d].astype(np.float64) for steps in measured]
@@ -341,7 +341,7 @@ _EXAMINE: dict[str, Callable[..., tuple[list[Finding], Axis | None]]] = {
 }
 
 
-def _from_pictures(recording: Sequence[Steps], spec: ActionSpec) -> Iterator[Finding]:
+def _from_pictures(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:
     """A lag between how much is commanded and how much the picture changes."""
     seen = [steps for steps in recording if steps.change is not None]
     deltas = [d for d, kind in enumerate(spec.kinds) if kind == "delta"]

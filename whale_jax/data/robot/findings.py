@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.data.contract.recorded import Recorded
+from whale_jax.data.contract.recorded import Reader, Recorded
 from whale_jax.data.robot.motion import Motion
 from whale_jax.data.store.store import EpisodeStore
 
@@ -41,7 +41,7 @@ class Found:
     @classmethod
     def of(
         cls,
-        reader: Any,
+        reader: Reader,
         pairs: Sequence[tuple[Recorded, Motion]],
         splits: Sequence[str],
         spec: ActionSpec,

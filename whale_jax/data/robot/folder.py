@@ -19,8 +19,26 @@ from whale_jax.data.media.videos import Video, frame_times, picture
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 PICTURES = (".png", ".jpg", ".jpeg")
 ACTION, STATE = "action", "observation.state"
+MARKS = "NAME.mp4 or NAME/*.png with NAME.csv"
 _OWN = ("timestamp", "reward", "success")
 _TEXT = "task"
+
+
+def is_folder(root: Path) -> bool:
+    """Tells whether a directory holds a table, a video or a directory of pictures."""
+    return any(_tables_and_films(root))
+
+
+def _tables_and_films(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Returns the CSVs and the videos or directories of pictures, by the episode's name."""
+    tables = {path.stem: path for path in root.glob("*.csv")}
+    films = {path.stem: path for path in sorted(root.iterdir()) if path.suffix.lower() in VIDEOS}
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and any(child.suffix.lower() in PICTURES for child in path.iterdir()):
+            films[path.name] = path
+            if (path / "actions.csv").exists():
+                tables.setdefault(path.name, path / "actions.csv")
+    return tables, films
 
 
 class Folder:
@@ -28,7 +46,7 @@ class Folder:
 
     root; rate_hz: None, for each episode has its own; cameras: (); columns: of the first episode's CSV, by key;
     names: of the episodes. `assumed_hz` is the rate of pictures that have no times.
-    Raises WhaleError when there are no episodes, or a CSV without frames or the reverse.
+    Raises WhaleError for a CSV without frames or the reverse.
     """
 
     kind = "folder"
@@ -36,11 +54,6 @@ class Folder:
     def __init__(self, root: Path | str, assumed_hz: float | None = None):
         self.root, self._assumed = Path(root), assumed_hz
         self._pairs = list(self._find())
-        if not self._pairs:
-            raise WhaleError(
-                f"{root} holds no episodes: neither a LeRobot data set (meta/info.json), an RLDS data set, an episode "
-                "store (manifest.json), nor NAME.mp4 or NAME/*.png with NAME.csv."
-            )
         self.names = [name for name, _, _ in self._pairs]
         self.cameras: list[str] = []
         header = _header(self._pairs[0][2])
@@ -73,17 +86,8 @@ class Folder:
 
     def _find(self) -> Iterator[tuple[str, Path, Path]]:
         """(name, video or directory of pictures, CSV)."""
-        if not self.root.is_dir():
-            raise WhaleError(f"There is no directory {self.root}; correct the path.")
-        tables = {path.stem: path for path in self.root.glob("*.csv")}
-        films = {path.stem: path for path in sorted(self.root.iterdir()) if path.suffix.lower() in VIDEOS}
-        for path in sorted(self.root.iterdir()):
-            if path.is_dir() and any(child.suffix.lower() in PICTURES for child in path.iterdir()):
-                films[path.name] = path
-                if (path / "actions.csv").exists():
-                    tables.setdefault(path.name, path / "actions.csv")
-        alone = sorted(set(tables) ^ set(films))
-        if alone and (films or tables):
+        tables, films = _tables_and_films(self.root)
+        if alone := sorted(set(tables) ^ set(films)):
             what = "no CSV of actions" if alone[0] in films else "no video and no directory of pictures"
             raise WhaleError(
                 f"{self.root}: the episode {alone[0]} has {what} ({len(alone)} such in all); add or remove it."
