@@ -1,5 +1,6 @@
 """Recording a Meta-World data set: which episodes, what is there already, progress, and the manifest."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterable
@@ -138,8 +139,9 @@ def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
     try:
         with Progress("Meta-World", "Recorded", "episodes", len(jobs), there, "frames", progress) as bar:
             bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
-            for job, header in record_all(missing, workers):
-                headers[job.file] = header
-                bar.step(job.steps + 1)
+            with contextlib.closing(record_all(missing, workers)) as recorded:
+                for job, header in recorded:
+                    headers[job.file] = header
+                    bar.step(job.steps + 1)
     finally:
         remove_partial(root)

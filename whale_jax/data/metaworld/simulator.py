@@ -184,6 +184,18 @@ def make_policy(task: str, name: str, seed: int) -> Policy:
     return lambda obs: np.clip(act(obs), -1.0, 1.0).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """An episode of L steps: frames (L+1, H, W, 3) uint8 and observations (L+1, 39), and of each step the action, the
+    reward, which adds up over the simulator steps that the action was held for, and the success, (L, ...)."""
+
+    frames: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: np.ndarray
+
+
 class Simulator:
     """The environment and renderer of one task, made once for many episodes (making them takes 0.3 s)."""
 
@@ -206,26 +218,38 @@ class Simulator:
         """What the camera sees now, (image_size, image_size, 3) uint8."""
         return self._renderer.render(self._env.data)
 
-    def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
-        """One episode; the same seed gives the same bits whatever was simulated before.
+    def play(
+        self,
+        act: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        seed: int,
+        steps: int,
+        action_repeat: int = 1,
+        enough: Callable[[list[bool]], bool] = lambda success: False,
+    ) -> "Played":
+        """Plays the episode of `seed`; the same seed and actions give the same bits whatever was simulated before.
 
-        Each action is held for `action_repeat` simulator steps, whose rewards add up.
+        Args:
+          act: (frame, observation) to an action (4,), which is held for `action_repeat` simulator steps.
+          steps: actions at most; enough: tells from the success of each step so far whether to end earlier.
         """
+        observations, frames = [self.reset(seed)], [self.frame()]
+        actions, rewards, success = [], [], []
+        while len(actions) < steps and not enough(success):
+            actions.append(act(frames[-1], observations[-1]))
+            obs, reward, succeeded = self.hold(actions[-1], action_repeat)
+            observations.append(obs)
+            frames.append(self.frame())
+            rewards.append(reward)
+            success.append(succeeded)
+        return Played(*map(np.stack, (frames, observations, actions)), np.array(rewards), np.array(success))
+
+    def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
+        """Records one episode of a policy of `POLICIES`, as `play` plays it."""
         policy = make_policy(self.task, policy_name, seed)
-        frames = np.empty((steps + 1, self.image_size, self.image_size, 3), np.uint8)
-        actions = np.empty((steps, ACTION_SPEC.dim), np.float32)
-        rewards = np.empty(steps, np.float32)
-        success = np.empty(steps, bool)
-        state = np.empty((steps + 1, len(STATE_SPEC.names)), np.float32)
-        obs = self.reset(seed)
         with warnings.catch_warnings():
             # The scripts warn that they exceed [-1, 1]; every action is clipped here.
             warnings.filterwarnings("ignore", message="Constant")
-            for t in range(steps):
-                frames[t], state[t] = self.frame(), obs[: state.shape[1]]
-                actions[t] = policy(obs)
-                obs, rewards[t], success[t] = self.hold(actions[t], action_repeat)
-        frames[steps], state[steps] = self.frame(), obs[: state.shape[1]]
+            played = self.play(lambda _, obs: policy(obs), seed, steps, action_repeat)
         metadata = {
             "source": "metaworld",
             "task": self.task,
@@ -239,7 +263,10 @@ class Simulator:
             "reward_version": self._env.reward_function_version,
             "versions": versions(),
         }
-        return Episode(frames, actions, rewards, success, metadata, state).validate(f"{self.task}/{policy_name}")
+        state = played.observations[:, : len(STATE_SPEC.names)].astype(np.float32)
+        rewards = played.rewards.astype(np.float32)
+        episode = Episode(played.frames, played.actions, rewards, played.success, metadata, state)
+        return episode.validate(f"{self.task}/{policy_name}")
 
     def hold(self, action: np.ndarray, times: int = 1) -> tuple[np.ndarray, float, bool]:
         """Takes `action`, (4,), for so many simulator steps.

@@ -8,15 +8,12 @@ that training draws segments evenly from all of them without a shuffle buffer. D
     INDEX/index.json    files, instructions, statistics, and what was left out and why
 """
 
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import fcntl
 import functools
 import hashlib
 import inspect
 import json
-import multiprocessing
 import os
 import shutil
 import weakref
@@ -29,6 +26,7 @@ import numpy as np
 from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.base.pool import run_all
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.oxe import standard
@@ -175,34 +173,17 @@ def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: 
     paths = [] if dataset.remote else [dataset.splits[split][number] for split, number in missing]
     small = paths and sum(path.stat().length for path in paths if path.exists()) < _POOL_FROM_BYTES
     if min(workers, len(missing)) <= 1 or small:
-        yield from (_index_file(recipe, dataset, parts, *job) for job in missing)
+        yield from (_index_file(recipe, dataset, parts, job) for job in missing)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
-        try:
-            alike = RldsDataset(dataset.name, dataset.path)
-            futures = _submit(pool, [(recipe, alike, parts, *job) for job in missing])
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise WhaleError(
-                f"A process that was indexing {dataset.path} died, which often means that memory ran out. What was "
-                "read is kept: run the same command again, with fewer workers if it recurs."
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    alike = RldsDataset(dataset.name, dataset.path)
+    index = functools.partial(_index_file, recipe, alike, parts)
+    with contextlib.closing(run_all(index, missing, workers, lambda _: f"indexing {dataset.path}")) as done:
+        yield from (count for _, count in done)
 
 
-def _submit(pool: concurrent.futures.ProcessPoolExecutor, jobs: list[tuple]) -> list[concurrent.futures.Future]:
-    try:
-        return [pool.submit(_index_file, *job) for job in jobs]
-    except OSError as error:
-        # Where a process dies while another is being started, that one finds the pipes closed.
-        raise concurrent.futures.process.BrokenProcessPool(str(error)) from None
-
-
-def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, split: str, number: int) -> int:
+def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, job: tuple[str, int]) -> int:
     """Reads one file and writes its part of the index; the number of episodes that were there."""
+    split, number = job
     read, path = episode_reader(recipe, dataset), dataset.splits[split][number]
     frames, lengths, texts, left_out, seen = [], [], [], Counter(), 0
     try:
