@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -19,7 +19,7 @@ Job, Result = TypeVar("Job"), TypeVar("Result")
 
 def run_all(
     function: Callable[[Job], Result],
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     count: int,
     what: Callable[[Job], str],
     environment: Mapping[str, str] | None = None,
@@ -39,29 +39,24 @@ def run_all(
     """
     waiting, workers = iter(jobs), []
     busy: dict[Future, tuple[_Worker, Job]] = {}
-
-    def give(worker: _Worker) -> None:
-        for job in islice(waiting, 1):
-            busy[worker.start(function, job)] = worker, job
-
     with _ended_by_sigterm():
         try:
-            for _ in range(min(count, len(jobs))):
-                workers.append(_Worker(environment or {}))
-                give(workers[-1])
+            for job in islice(waiting, count):
+                worker = _Worker(environment or {})
+                workers.append(worker)
+                busy[worker.start(function, job)] = worker, job
             while busy:
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
                     worker, job = busy.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        raise WhaleError(
-                            f"The process {what(job)} died (exit code {worker.exit_code()}; -9 often means that memory "
-                            "ran out). What is complete is kept: run the same command again, with fewer workers if it "
-                            "recurs."
-                        ) from None
-                    give(worker)
+                    result = future.result()
+                    for following in islice(waiting, 1):
+                        busy[worker.start(function, following)] = worker, following
                     yield job, result
+        except BrokenProcessPool:
+            raise WhaleError(
+                f"The process {what(job)} died (exit code {worker.exit_code()}; -9 often means that memory ran out). "
+                "What is complete is kept: run the same command again, with fewer workers if it recurs."
+            ) from None
         finally:
             for worker in workers:
                 worker.stop()
@@ -76,13 +71,12 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, function: Callable[[Job], Result], job: Job) -> Future:
-        """Starts a job, the first with the process; a process that has died meanwhile breaks its future."""
+        """Starts a job, the first with the process; raises BrokenProcessPool when that has died."""
         others = set(multiprocessing.active_children())
         try:
             future = self._pool.submit(function, job)
-        except (BrokenProcessPool, OSError) as error:  # a process that dies while it starts has closed its pipe
-            future = Future()
-            future.set_exception(BrokenProcessPool(str(error)))
+        except OSError as error:  # a process that dies while it starts has closed its pipe
+            raise BrokenProcessPool(str(error)) from error
         self._process = self._process or next(iter(set(multiprocessing.active_children()) - others), None)
         return future
 

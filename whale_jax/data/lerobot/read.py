@@ -19,6 +19,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, needed
+from whale_jax.data.media.videos import LastVideo, picture
 
 INFO = "meta/info.json"
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
@@ -70,10 +71,7 @@ class LeRobot:
         self._check_lines()
         self.names = [str(line.index) for line in self._lines]
         self._read: tuple[Path | None, Any] = (None, None)
-        self._video: Any = None
-
-    def __len__(self) -> int:
-        return len(self._lines)
+        self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
         """The camera of this name, or the only one; raises WhaleError with their names otherwise."""
@@ -109,9 +107,7 @@ class LeRobot:
 
     def close(self) -> None:
         """Closes the video that was read last."""
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+        self._video.close()
 
     def _recorded(self, line: _Line, keys: list[str], camera: str) -> Recorded:
         table, first_row = self._rows(line)
@@ -187,7 +183,7 @@ class LeRobot:
             return
         (path, start, end), name = line.videos[camera], str(line.index)
         try:
-            count = self._open(path).count
+            count = self._video.open(path).count
         except WhaleError as error:
             raise broken(name, str(error)) from error
         if end is None:
@@ -204,15 +200,6 @@ class LeRobot:
         if count and last > count:
             raise broken(name, f"{path} holds {count} frames, and episode {name} is said to end at frame {last}.")
 
-    def _open(self, path: Path) -> Any:
-        """The video of this path; one is open at a time, so that what follows on is read on."""
-        from whale_jax.data.media.videos import Video
-
-        if self._video is None or self._video.path != path:
-            self.close()
-            self._video = Video(path)
-        return self._video
-
     def _frames(self, line: _Line, camera: str, times: np.ndarray):
         if camera not in line.videos:
             return lambda rows, side: self._pictures(line, camera, rows, side)
@@ -220,14 +207,12 @@ class LeRobot:
         tolerance = 0.5 / self.rate_hz
 
         def read(rows: np.ndarray, side: int) -> np.ndarray:
-            return self._open(path).read(start + times[rows], side, tolerance)
+            return self._video.open(path).read(start + times[rows], side, tolerance)
 
         return read
 
     def _pictures(self, line: _Line, camera: str, rows: np.ndarray, side: int) -> np.ndarray:
         """Frames that lie in the table, as encoded pictures or the paths of their files."""
-        from whale_jax.data.media.videos import picture
-
         filters = [("episode_index", "=", line.index)]
         cells = self._parquet.read_table(line.table, columns=[camera], filters=filters).column(0).take(rows).to_pylist()
         out = np.empty((len(rows), side, side, 3), np.uint8)

@@ -135,9 +135,11 @@ class _Writer:
         """Closes the files and writes what describes them."""
         if not self._lines:
             raise WhaleError(f"There is no episode to write into {self.root.parent}.")
+        import pyarrow as pa
+
         first = self._numbers[0]
         self._close()
-        _write_parquet(self.root / "meta/episodes/chunk-000/file-000.parquet", _table_of_lines(self._lines))
+        _write_parquet(self.root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(self._lines))
         _write_parquet(self.root / "meta/tasks.parquet", _table_of_tasks(self._tasks))
         joined = {key: np.concatenate([rows[key] for rows in self._numbers]) for key in first}
         statistics = {key: _statistics(values) for key, values in joined.items()} | {CAMERA: _merged(self._statistics)}
@@ -285,12 +287,6 @@ def _table_of_rows(episodes: list[dict[str, np.ndarray]]) -> Any:
         flat = pa.array(values.reshape(-1))
         columns[key] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
     return pa.table(columns)
-
-
-def _table_of_lines(lines: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist(lines)
 
 
 def _table_of_tasks(tasks: list[str]) -> Any:

@@ -124,6 +124,26 @@ class Video:
         return WhaleError(f"{self.path} is cut short or no video ({error}); copy it anew, or leave its episodes out.")
 
 
+class LastVideo:
+    """Keeps the video that was read last open, so that what follows on is read on."""
+
+    def __init__(self):
+        self._video: Video | None = None
+
+    def open(self, path: Path) -> Video:
+        """Opens a video, and closes the one before unless it is the same."""
+        if self._video is None or self._video.path != path:
+            self.close()
+            self._video = Video(path)
+        return self._video
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._video is not None:
+            self._video.close()
+        self._video = None
+
+
 def frame_times(path: Path) -> np.ndarray:
     """The times (N,) in seconds, ascending, of all frames of a video, without decoding any; raises as Video does."""
     with Video(path) as video, video._decoding():

@@ -90,6 +90,8 @@ _CROSS = {f"cross-environment-{letter}": places for letter, places in zip("abcde
 _CHUNK = 5
 
 Policy = Callable[[np.ndarray], np.ndarray]
+Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Enough = Callable[[list[bool]], bool]
 
 
 def check_names(tasks=(), policies=(), camera: str | None = None) -> None:
@@ -218,14 +220,7 @@ class Simulator:
         """What the camera sees now, (image_size, image_size, 3) uint8."""
         return self._renderer.render(self._env.data)
 
-    def play(
-        self,
-        act: Callable[[np.ndarray, np.ndarray], np.ndarray],
-        seed: int,
-        steps: int,
-        action_repeat: int = 1,
-        enough: Callable[[list[bool]], bool] = lambda success: False,
-    ) -> "Played":
+    def play(self, act: Act, seed: int, steps: int, action_repeat: int = 1, enough: Enough = lambda _: False) -> Played:
         """Plays the episode of `seed`; the same seed and actions give the same bits whatever was simulated before.
 
         Args:
@@ -236,12 +231,11 @@ class Simulator:
         actions, rewards, success = [], [], []
         while len(actions) < steps and not enough(success):
             actions.append(act(frames[-1], observations[-1]))
-            obs, reward, succeeded = self.hold(actions[-1], action_repeat)
-            observations.append(obs)
+            held = self.hold(actions[-1], action_repeat)
+            for values, value in zip((observations, rewards, success), held, strict=True):
+                values.append(value)
             frames.append(self.frame())
-            rewards.append(reward)
-            success.append(succeeded)
-        return Played(*map(np.stack, (frames, observations, actions)), np.array(rewards), np.array(success))
+        return Played(*map(np.array, (frames, observations, actions, rewards, success)))
 
     def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
         """Records one episode of a policy of `POLICIES`, as `play` plays it."""

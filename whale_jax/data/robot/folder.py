@@ -14,7 +14,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows
-from whale_jax.data.media.videos import Video, frame_times, picture
+from whale_jax.data.media.videos import LastVideo, frame_times, picture
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -58,10 +58,7 @@ class Folder:
         self.cameras: list[str] = []
         header = _header(self._pairs[0][2])
         self.columns = {key: tuple(names) for key, names in _split(header).items() if names}
-        self._video: Video | None = None
-
-    def __len__(self) -> int:
-        return len(self._pairs)
+        self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
         """ "main"; a folder has one view, so that another name is passed over."""
@@ -80,9 +77,7 @@ class Folder:
 
     def close(self) -> None:
         """Closes the video that was read last."""
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+        self._video.close()
 
     def _find(self) -> Iterator[tuple[str, Path, Path]]:
         """(name, video or directory of pictures, CSV)."""
@@ -121,7 +116,7 @@ class Folder:
 
         def frames(wanted: np.ndarray, side: int) -> np.ndarray:
             if pictures is None:
-                return self._open(film).read(shown[wanted], side, tolerance)
+                return self._video.open(film).read(shown[wanted], side, tolerance)
             return np.stack([picture(pictures[i], side, str(pictures[i])) for i in wanted])
 
         return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
@@ -140,12 +135,6 @@ class Folder:
                 f"{path} has no column timestamp, and pictures have no rate; write rate_hz: into the robot's YAML."
             )
         return shown / self._assumed
-
-    def _open(self, path: Path) -> Video:
-        if self._video is None or self._video.path != path:
-            self.close()
-            self._video = Video(path)
-        return self._video
 
 
 def _split(header: Collection[str]) -> dict[str, list[str]]:

@@ -13,20 +13,7 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.contract.episode import Episode
-from whale_jax.data.store.storage import read_episode, rebuild_manifest, write_episode, write_manifest
-from whale_jax.data.store.store import EpisodeStore, open_store
-
-__all__ = [
-    "BatchIterator",
-    "EpisodeStore",
-    "batches",
-    "open_store",
-    "read_episode",
-    "rebuild_manifest",
-    "segments",
-    "write_episode",
-    "write_manifest",
-]
+from whale_jax.data.store.store import EpisodeStore
 
 
 class EpisodeCache:

@@ -1,10 +1,12 @@
 """Policies of a user's own: found by name, guarded, and recorded in the simulator."""
 
+import functools
 import importlib
 import itertools
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -89,6 +91,10 @@ class Guarded:
             raise PolicyFailure(str(error)) from error
 
 
+def _act(policy: Guarded, keys: Iterator[jax.Array], frame: np.ndarray, _: np.ndarray) -> np.ndarray:
+    return policy(frame[None], next(keys))[0]
+
+
 def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: ProtocolSettings) -> Clips:
     """The policy's episodes of a task in the simulator, recorded as the checkpoint's were, from the initial states
     of the ranked policies.
@@ -109,17 +115,11 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
     try:
         for index in range(protocol.episodes):
             policy.reset()
-            keys = (
-                jax.random.fold_in(jax.random.fold_in(jax.random.key(protocol.seed), index), step)
-                for step in itertools.count()
-            )
+            key = jax.random.fold_in(jax.random.key(protocol.seed), index)
+            keys = map(jax.random.fold_in, itertools.repeat(key), itertools.count())
             seed = episode_seed(config["seed"], "ranked", task, name, index)
-            played = simulator.play(
-                lambda frame, _, keys=keys: policy(frame[None], next(keys))[0],
-                seed,
-                first + protocol.horizon,
-                settings["action_repeat"],
-            )
+            act = functools.partial(_act, policy, keys)
+            played = simulator.play(act, seed, first + protocol.horizon, settings["action_repeat"])
             clips.append((played.frames, played.actions, played.rewards[first:], played.success[first:].any()))
     finally:
         simulator.close()
