@@ -81,7 +81,7 @@ class Reader(Protocol):
 
 
 def broken(name: str, problem: str) -> WhaleError:
-    """The error for an episode that contradicts itself, with the way to go on without it."""
+    """Returns the error for an episode that contradicts itself, with the way to go on without it."""
     return WhaleError(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
 
 
@@ -116,7 +116,7 @@ def check_image_size(image_size: int) -> None:
 
 
 def needed(module: str) -> ModuleType:
-    """An optional package that LeRobot data need; raises WhaleError with the command that installs it."""
+    """Returns an optional package that LeRobot data need; raises WhaleError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

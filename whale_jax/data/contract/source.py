@@ -24,7 +24,7 @@ class Source(Protocol):
     def train(
         self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int], fraction: float = 1.0
     ) -> Iterator[Batch]:
-        """An endless stream of training batches for a stage, exactly resumable.
+        """Returns an endless stream of training batches for a stage, exactly resumable.
 
         `fraction` of the training episodes are in it, of each data set and one at least, the same for every shard;
         those of a smaller fraction are among those of a larger one.
@@ -33,7 +33,8 @@ class Source(Protocol):
     def held_out(
         self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int]
     ) -> Iterator[Batch]:
-        """The same of held-out episodes; None if there are none."""
+        """Returns the same of held-out episodes; None if there are none."""
 
     def report_store(self, root: Path, each: int, min_frames: int) -> Any:
-        """Held-out episodes for the report; those of a mixture are written to `root`, `each` of every data set."""
+        """Returns held-out episodes for the report; those of a mixture are written to `root`, `each` of every data
+        set."""

@@ -74,7 +74,7 @@ class LeRobot:
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
-        """The camera of this name, or the only one; raises WhaleError with their names otherwise."""
+        """Returns the camera of this name, or the only one; raises WhaleError with their names otherwise."""
         if camera:
             if camera not in self.cameras:
                 raise unknown_name(f"camera in {self.root}", camera, self.cameras)
@@ -88,7 +88,7 @@ class LeRobot:
         return self.cameras[0]
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """One episode after the other, its tables checked; pictures are read when they are asked for.
+        """Yields one episode after the other, its tables checked; pictures are read when they are asked for.
 
         Args:
           keys: columns to read beside the time, the task, reward and success; those that are not there are left out.
@@ -102,7 +102,7 @@ class LeRobot:
                 yield self._recorded(line, [key for key in keys if key in self.columns], camera)
 
     def videos(self, camera: str) -> list[Path]:
-        """The video files of a camera; none where its pictures lie in the tables."""
+        """Returns the video files of a camera; none where its pictures lie in the tables."""
         return sorted({line.videos[camera][0] for line in self._lines if camera in line.videos})
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class LeRobot:
         return Recorded(name, where, first_row, times, self.rate_hz, tables, rewards, success > 0, task, camera, frames)
 
     def _rows(self, line: _Line) -> tuple[Any, int]:
-        """The rows of one episode, without pictures, and the row of the file at which they begin."""
+        """Returns the rows of one episode, without pictures, and the row of the file at which they begin."""
         if self._read[0] != line.table:
             if not line.table.exists():
                 raise broken(str(line.index), f"The table {line.table} is missing.")
@@ -165,7 +165,7 @@ class LeRobot:
         return table.slice(int(own[0]), len(own)), int(own[0])
 
     def _check_counted(self, line: _Line, table: Any, first_row: int) -> None:
-        """frame_index counts from 0, and index by one."""
+        """Checks that frame_index counts from 0, and index by one."""
         for key in ("frame_index", "index"):
             if key not in table.column_names:
                 continue
@@ -178,7 +178,7 @@ class LeRobot:
                 raise broken(str(line.index), f"{at}: {key} is {found[row]:g} where {expected[row]:g} should follow.")
 
     def _check_video(self, line: _Line, camera: str) -> None:
-        """The frames of the video against the rows, as far as can be told without decoding."""
+        """Checks the frames of the video against the rows, as far as can be told without decoding."""
         if camera not in line.videos:
             return
         (path, start, end), name = line.videos[camera], str(line.index)
@@ -212,7 +212,7 @@ class LeRobot:
         return read
 
     def _pictures(self, line: _Line, camera: str, rows: np.ndarray, side: int) -> np.ndarray:
-        """Frames that lie in the table, as encoded pictures or the paths of their files."""
+        """Returns frames that lie in the table, as encoded pictures or the paths of their files."""
         filters = [("episode_index", "=", line.index)]
         cells = self._parquet.read_table(line.table, columns=[camera], filters=filters).column(0).take(rows).to_pylist()
         out = np.empty((len(rows), side, side, 3), np.uint8)
@@ -299,7 +299,7 @@ def _is_depth(feature: dict[str, Any]) -> bool:
 
 
 def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """Names of a feature's columns, which may stand in a list, under a heading, or beside their numbers."""
+    """Returns names of a feature's columns, which may stand in a list, under a heading, or beside their numbers."""
     names, width = feature.get("names"), feature["shape"][0]
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
@@ -308,12 +308,12 @@ def _names(feature: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _column(table: Any, key: str) -> np.ndarray:
-    """(N,) float64; a missing value is NaN, and lists of one count as that one."""
+    """Returns (N,) float64; a missing value is NaN, and lists of one count as that one."""
     return _matrix(table, key, key)[:, 0]
 
 
 def _matrix(table: Any, key: str, where: str) -> np.ndarray:
-    """(N, C) float64."""
+    """Returns (N, C) float64."""
     column = table[key].combine_chunks()
     rows = len(column)
     if hasattr(column, "flatten") and "list" in str(column.type):

@@ -25,7 +25,7 @@ SPLIT_POLICIES = {
 
 
 def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
-    """The seed of one episode: another for every episode, the same whatever else is recorded.
+    """Returns the seed of one episode: another for every episode, the same whatever else is recorded.
 
     Policies to be ranked share theirs, so that none is luckier in where it starts.
     """
@@ -45,7 +45,7 @@ def plan(
     action_repeat: int,
     seed: int,
 ) -> list[Job]:
-    """Every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
+    """Returns every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
     metaworld.check_names(tasks=tasks, policies=policies or (), camera=camera)
     for split in episodes:
         if split not in SPLIT_POLICIES:

@@ -79,7 +79,7 @@ STATE_SPEC = StateSpec(names=ACTION_SPEC.names, units=("m", "m", "m", "1 open, 0
 
 
 def action_spec(action_repeat: int = 1) -> ActionSpec:
-    """What an action means that the simulator is given `action_repeat` times in a row: as many centimetres."""
+    """Returns what an action means that the simulator is given `action_repeat` times in a row: as many centimetres."""
     travel = f"{0.01 * action_repeat:g} m"
     units = (travel, travel, travel, "effort")
     return dataclasses.replace(ACTION_SPEC, units=units, rate_hz=ACTION_SPEC.rate_hz / action_repeat)
@@ -116,14 +116,14 @@ def _metaworld():
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The library versions that decide what an episode looks like."""
+    """Returns the library versions that decide what an episode looks like."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("metaworld", "mujoco", "numpy", "gymnasium")}
 
 
 def make_env(task: str, camera: str = "corner", seed: int = 0):
-    """The Gymnasium environment of a task, its goal observable and redrawn at each reset from `seed` on.
+    """Returns the Gymnasium environment of a task, its goal observable and redrawn at each reset from `seed` on.
 
     Raises WhaleError for an unknown task or camera, or when Meta-World is missing.
     """
@@ -150,7 +150,7 @@ def _scripted(task: str) -> Policy:
 
 
 def make_policy(task: str, name: str, seed: int) -> Policy:
-    """The policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
+    """Returns the policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
 
     Drawn from `seed` alone. expert: Meta-World's script; random: uniform; expert-noise-s: the expert's
     clipped action plus N(0, s^2); expert-or-random-p: random with probability p (0.5 if it is not said), else the
@@ -217,7 +217,7 @@ class Simulator:
         return obs
 
     def frame(self) -> np.ndarray:
-        """What the camera sees now, (image_size, image_size, 3) uint8."""
+        """Returns what the camera sees now, (image_size, image_size, 3) uint8."""
         return self._renderer.render(self._env.data)
 
     def play(self, act: Act, seed: int, steps: int, action_repeat: int = 1, enough: Enough = lambda _: False) -> Played:
@@ -275,7 +275,7 @@ class Simulator:
         return obs, total, success
 
     def state(self) -> np.ndarray:
-        """An exact snapshot for `restore`, (S,) float64: which episode, how far it is, and MuJoCo's own state.
+        """Returns an exact snapshot for `restore`, (S,) float64: which episode, how far it is, and MuJoCo's own state.
 
         Meta-World's get_env_state leaves out the mocap body that pulls the hand, the controls and the solver's warm
         start. Raises WhaleError before the first episode.
@@ -332,7 +332,7 @@ class Simulator:
 def rollout(
     task: str, policy_name: str, seed: int, steps: int = 100, image_size: int = 64, camera: str = "corner"
 ) -> Episode:
-    """One episode of `steps` actions from a fresh environment; all of it a function of the seed.
+    """Records one episode of `steps` actions from a fresh environment; all of it a function of the seed.
 
     Raises WhaleError for an unknown task, policy or camera, or when Meta-World or a working GL is missing.
     """

@@ -37,7 +37,7 @@ class Checked:
     suspicions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that json can write."""
+        """Returns a plain dictionary that json can write."""
         values = {"name": self.name, "status": self.status, "doubts": RECIPES[self.name].doubts}
         if self.index is None:
             return values
@@ -54,7 +54,7 @@ class Checked:
 
 
 def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Checked]:
-    """A Checked for each of the 27 data sets, in the order of Table 11.
+    """Yields a Checked for each of the 27 data sets, in the order of Table 11.
 
     Raises:
       WhaleError: `root` is no directory, or holds none of them.
@@ -83,7 +83,8 @@ def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, w
 
 
 def _measure(index: Index) -> dict[str, float]:
-    """Correlations, over the first episodes, of each delta with the motion that followed and of the gripper's command
+    """Returns correlations, over the first episodes, of each delta with the motion that followed and of the gripper's
+    command
     with its measured opening; "x absolute" and the like: of the delta with the position itself."""
     found = state_reader(index.recipe, index.dataset)
     pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
@@ -128,7 +129,7 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
 
 
 def to_text(findings: list[Checked]) -> str:
-    """What `check` found, for a terminal."""
+    """Returns what `check` found, for a terminal."""
     lines = []
     for f in findings:
         if f.status == "missing":

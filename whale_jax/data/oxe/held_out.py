@@ -20,7 +20,8 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 
 
 def write_held_out(mixture: Mixture, root: Path, image_size: int, each: int, min_frames: int) -> EpisodeStore:
-    """The first `each` held-out episodes of min_frames or more of every data set, as an episode store for the report.
+    """Writes the first `each` held-out episodes of min_frames or more of every data set, as an episode store for the
+    report.
 
     Actions are in the mixture's units. What `root` holds already is kept.
 
@@ -50,14 +51,15 @@ def write_held_out(mixture: Mixture, root: Path, image_size: int, each: int, min
 
 
 def _long_enough(index: Index, each: int, min_frames: int) -> np.ndarray:
-    """Numbers of the episodes to take; none where there are not two, for one's actions are another's wrong ones."""
+    """Returns numbers of the episodes to take; none where there are not two, for one's actions are another's wrong
+    ones."""
     rows = index.episodes
     found = np.flatnonzero(rows["held_out"] & (rows["frames"] >= min_frames))[:each]
     return found if len(found) > 1 else found[:0]
 
 
 def whole_episodes(index: Index, image_size: int, numbers: np.ndarray | None = None) -> Iterator[Episode | str]:
-    """Whole episodes in the data set's own units; for one that cannot be read, the cause."""
+    """Yields whole episodes in the data set's own units; for one that cannot be read, the cause."""
     for number in range(len(index.episodes)) if numbers is None else numbers:
         row = index.episodes[number]
         frames = np.empty((row["frames"], image_size, image_size, 3), np.uint8)

@@ -53,7 +53,8 @@ def import_rlds(
 
 
 def one_version(source: Path | str) -> RldsDataset:
-    """The data set at DIR/<name>/<version>, or DIR/<name> with one version; raises WhaleError where that is not one."""
+    """Returns the data set at DIR/<name>/<version>, or DIR/<name> with one version; raises WhaleError where that is
+    not one."""
     path = epath.Path(source)
     versions = [path] if (path / INFO).exists() else sorted(p.parent for p in path.glob(f"*/{INFO}"))
     if len(versions) != 1:
@@ -62,7 +63,7 @@ def one_version(source: Path | str) -> RldsDataset:
 
 
 def known_index(source: Path | str) -> Index | None:
-    """The index of one of the 27 data sets that are known; None for one that `export_rlds` wrote.
+    """Returns the index of one of the 27 data sets that are known; None for one that `export_rlds` wrote.
 
     Raises:
       WhaleError: another data set.
@@ -82,7 +83,7 @@ def _recipe(dataset: RldsDataset) -> Recipe:
 
 
 def _with_state(index: Index, episodes: Iterator[Episode | str]) -> Iterator[Episode | str]:
-    """All episodes of an index with what was measured; the cause for one whose measurements do not fit."""
+    """Yields all episodes of an index with what was measured; the cause for one whose measurements do not fit."""
     for episode, (_, state) in zip(episodes, measured(index), strict=True):
         if isinstance(episode, str) or state is not None:
             yield episode if isinstance(episode, str) else dataclasses.replace(episode, state=state)

@@ -80,7 +80,7 @@ class Index:
         return self.recipe.swapped is not None and self.dataset.images[self.recipe.camera][:2] == self.recipe.swapped
 
     def frames(self, first: int, count: int) -> np.ndarray:
-        """`count` FRAMEs from number `first` on; safe to call from several threads."""
+        """Returns `count` FRAMEs from number `first` on; safe to call from several threads."""
         data = os.pread(self._frames, count * FRAME.itemsize, first * FRAME.itemsize)
         return np.frombuffer(data, FRAME)
 
@@ -92,7 +92,7 @@ def open_index(
     workers: int = 0,
     progress: bool = True,
 ) -> Index:
-    """The index of a data set, made first where it is not there or the data or the recipe have changed.
+    """Opens the index of a data set, made first where it is not there or the data or the recipe have changed.
 
     Args:
       recipe, dataset: what is read, and the copy of it on disk.
@@ -134,7 +134,8 @@ def _place(recipe: Recipe, dataset: RldsDataset, cache: Path | str | None) -> Pa
 
 
 def _key(recipe: Recipe, dataset: RldsDataset) -> str:
-    """A hash of what the index depends on: the data's description, its files' sizes, the recipe and its helpers.
+    """Returns a hash of what the index depends on: the data's description, its files' sizes, the recipe and its
+    helpers.
 
     Sizes of remote files are left to the description: to ask for ten thousand takes minutes.
     """
@@ -214,7 +215,7 @@ def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, job: tuple[st
 
 
 def episode_reader(recipe: Recipe, dataset: RldsDataset):
-    """A function from a record to its FRAMEs (offsets within the record) and its instruction.
+    """Returns a function from a record to its FRAMEs (offsets within the record) and its instruction.
 
     Raises:
       WhaleError: the data set has no such camera or field.
@@ -265,7 +266,7 @@ def _actions(recipe: Recipe, steps: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _text(values: np.ndarray | None) -> str:
-    """The instruction at an episode's first step: text, or code points that end in zeros."""
+    """Returns the instruction at an episode's first step: text, or code points that end in zeros."""
     if values is None or not len(values):
         return ""
     first = values[0]
@@ -319,7 +320,7 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[st
 
 
 def _statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:
-    """Of the actions of these episodes."""
+    """Returns statistics of the actions of these episodes."""
     table = np.memmap(frames, FRAME, "r")
     used = np.zeros(len(table), bool)
     for row in episodes:

@@ -18,7 +18,7 @@ _OPENING = "larger is more open"
 
 
 def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Callable[[bytes], np.ndarray]] | None:
-    """What is measured, and a function from a record to it, (N, S) float32; None where nothing is known to be.
+    """Returns what is measured, and a function from a record to it, (N, S) float32; None where nothing is known to be.
 
     The function raises BrokenRecord for a record without these numbers.
     """
@@ -50,7 +50,7 @@ def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Calla
 
 
 def measured(index: Index) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """(actions (N - 1, 7), state (N, S) or None where it does not fit the frames) of each episode, in order.
+    """Yields (actions (N - 1, 7), state (N, S) or None where it does not fit the frames) of each episode, in order.
 
     Nothing where nothing is known to be measured.
     """

@@ -99,7 +99,7 @@ class RldsDataset:
         return {key: feature.shape for key, feature in found.items() if isinstance(feature, tfds.features.Image)}
 
     def parser(self, keys: Iterable[str]):
-        """A function from a record to a dictionary of arrays by key, for keys of `fields`.
+        """Returns a function from a record to a dictionary of arrays by key, for keys of `fields`.
 
         Raises:
           WhaleError: a key that the data set does not have.
@@ -128,7 +128,7 @@ def _parse(parser, keys: tuple[str, ...], record: bytes) -> dict[str, np.ndarray
 
 
 def inflate(values: np.ndarray) -> np.ndarray:
-    """float32 numbers (N, columns) of a field that TFDS stored as one compressed string for each step."""
+    """Returns float32 numbers (N, columns) of a field that TFDS stored as one compressed string for each step."""
     return np.stack([np.frombuffer(zlib.decompress(value), np.float32) for value in values])
 
 
@@ -139,7 +139,8 @@ def check_root(root: epath.PathLike) -> None:
 
 
 def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] | None = None) -> RldsDataset | None:
-    """The newest of the known versions of a data set under `root`, by any of its names; None if it is not there.
+    """Returns the newest of the known versions of a data set under `root`, by any of its names; None if it is not
+    there.
 
     Raises:
       WhaleError: it is there in other versions only.
@@ -161,13 +162,13 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum of TFRecord files."""
+    """Returns the checksum of TFRecord files."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
 
 
 def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Each record of a TFRecord file with the offset of its first byte.
+    """Yields each record of a TFRecord file with the offset of its first byte.
 
     Raises:
       BrokenRecord: the file ends within a record, or a checksum is wrong; nothing behind it can be found.

@@ -118,7 +118,7 @@ def diagnose(recording: Sequence[Trajectory], spec: ActionSpec, state_spec: Stat
 
 
 def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings, the worst first."""
+    """Returns the findings, the worst first."""
     return tuple(sorted(findings, key=lambda finding: (WRONG, SUSPICIOUS, NOTE).index(finding.severity)))
 
 
@@ -142,7 +142,7 @@ def _unmeasured(names: Sequence[str]) -> Finding:
 
 
 def _factor(action_unit: str, state_unit: str, rate_hz: float) -> float | None:
-    """How much of the state's unit an action of 1.0 moves in one step; None where the units do not say."""
+    """Returns how much of the state's unit an action of 1.0 moves in one step; None where the units do not say."""
     action, state = _UNIT.match(action_unit), _UNIT.match(state_unit)
     if not action or not state or state[3]:
         return None
@@ -184,7 +184,7 @@ def _examine_delta(
 
 
 def _absolute(commands, motions, places) -> bool:
-    """Whether commands follow the places, and their changes the motions better than they do themselves."""
+    """Returns whether commands follow the places, and their changes the motions better than they do themselves."""
     changes = [np.diff(command, prepend=np.nan)[1:] for command in commands]
     moved = _joined_correlation(changes, [motion[1:] for motion in motions])
     plain = _joined_correlation(commands, motions)
@@ -220,7 +220,7 @@ def _summed(series: np.ndarray) -> np.ndarray:
 
 
 def _lag(axes: Sequence[Axis], spec: ActionSpec) -> Iterator[Finding]:
-    """An offset of whole steps, which most axes must share."""
+    """Yields an offset of whole steps, which most axes must share."""
     clear = [axis for axis in axes if axis.response is not None and axis.response.clear]
     chosen = [axis for axis in clear if axis.certain]
     if not chosen:
@@ -251,7 +251,7 @@ _NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
 def _scale(axes: Sequence[Axis]) -> Iterator[Finding]:
-    """A scale that the axes share, or else that of one of them."""
+    """Yields a scale that the axes share, or else that of one of them."""
     certain = [axis for axis in axes if axis.certain and axis.scaled]
     if not certain:
         return
@@ -342,7 +342,7 @@ _EXAMINE: dict[str, Callable[..., tuple[list[Finding], Axis | None]]] = {
 
 
 def _from_pictures(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:
-    """A lag between how much is commanded and how much the picture changes."""
+    """Yields a lag between how much is commanded and how much the picture changes."""
     seen = [steps for steps in recording if steps.change is not None]
     deltas = [d for d, kind in enumerate(spec.kinds) if kind == "delta"]
     if not seen or not deltas:

@@ -48,7 +48,7 @@ class Found:
         camera: str,
         left_out: dict[str, int],
     ) -> "Found":
-        """Of a LeRobot data set or a folder: the episodes kept, their motion and splits."""
+        """Describes a LeRobot data set or a folder: the episodes kept, their motion and splits."""
         actions = np.concatenate([motion.actions for _, motion in pairs])
         outside = (actions < np.float32(spec.low)) | (actions > np.float32(spec.high))
         columns = (actions.min(0), actions.mean(0, dtype=np.float64), actions.max(0), outside.mean(0))
@@ -71,7 +71,7 @@ class Found:
 
     @classmethod
     def of_store(cls, store: EpisodeStore, kind: str, left_out: dict[str, int] | None = None) -> "Found":
-        """Of a source whose actions were taken as they are."""
+        """Describes a source whose actions were taken as they are."""
         spec, camera = store.action_spec, str(store.info.get("camera", ""))
         return cls(
             kind=kind,
@@ -103,7 +103,7 @@ def _repaired(motions: Sequence[Motion]) -> dict[str, int]:
 
 
 def to_text(found: Found, root: str) -> str:
-    """What was found, as lines."""
+    """Returns what was found, as lines."""
     splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
     low, high = found.source_hz
     same = abs(high / found.rate_hz - 1) < 0.02 and abs(low / found.rate_hz - 1) < 0.02

@@ -61,11 +61,11 @@ class Folder:
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
-        """ "main"; a folder has one view, so that another name is passed over."""
+        """Returns "main"; a folder has one view, so that another name is passed over."""
         return "main"
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """One episode after the other, its CSV checked against its frames; these are decoded when asked for.
+        """Yields one episode after the other, its CSV checked against its frames; these are decoded when asked for.
 
         Raises:
           WhaleError: naming file and row, for what is no number or goes back in time, and for frames and rows that
@@ -80,7 +80,7 @@ class Folder:
         self._video.close()
 
     def _find(self) -> Iterator[tuple[str, Path, Path]]:
-        """(name, video or directory of pictures, CSV)."""
+        """Yields (name, video or directory of pictures, CSV)."""
         tables, films = _tables_and_films(self.root)
         if alone := sorted(set(tables) ^ set(films)):
             what = "no CSV of actions" if alone[0] in films else "no video and no directory of pictures"
@@ -122,7 +122,8 @@ class Folder:
         return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
 
     def _times(self, values: dict[str, np.ndarray], shown: np.ndarray, filmed: bool, path: Path) -> np.ndarray:
-        """When each frame was seen: by the table, else by the video, else at the rate that the robot's file gives."""
+        """Returns when each frame was seen: by the table, else by the video, else at the rate that the robot's file
+        gives."""
         if "timestamp" in values:
             times = values["timestamp"]
             missing = len(shown) - len(times)
@@ -138,7 +139,7 @@ class Folder:
 
 
 def _split(header: Collection[str]) -> dict[str, list[str]]:
-    """The columns of the action and of the state."""
+    """Returns the columns of the action and of the state."""
     state = [n for n in header if n.startswith("state.")]
     return {ACTION: [n for n in header if n not in (*_OWN, _TEXT, *state)], STATE: state}
 

@@ -151,7 +151,7 @@ def _plan(
 
 
 def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
-    """The control rate that all episodes have; raises WhaleError naming the first two that differ."""
+    """Returns the control rate that all episodes have; raises WhaleError naming the first two that differ."""
     for recorded in recordings[1:]:
         first = recordings[0]
         if abs(recorded.rate_hz / first.rate_hz - 1) > _RATES_DIFFER:
@@ -164,7 +164,7 @@ def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
 
 
 def split_names(count: int, valid: float, test: float) -> list[str]:
-    """The split of each of `count` episodes: the last ones are for "valid" and, behind them, "test".
+    """Returns the split of each of `count` episodes: the last ones are for "valid" and, behind them, "test".
 
     A share above 0 takes one episode at least, and one is always left to train on.
     """
@@ -174,7 +174,8 @@ def split_names(count: int, valid: float, test: float) -> list[str]:
 
 
 def slugs_of(texts: Iterable[str]) -> dict[str, str]:
-    """A directory name for each text, another for each; the first of those that look alike keeps the plain one."""
+    """Returns a directory name for each text, another for each; the first of those that look alike keeps the plain
+    one."""
     slugs: dict[str, str] = {}
     for text in texts:
         if text not in slugs:
@@ -209,7 +210,7 @@ def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str,
 
 
 def _written(root: Path, jobs: list[_Job], spec: ActionSpec) -> Iterator[tuple[_Job, dict[str, Any]]]:
-    """(job, header) of each episode once it is on the disk; pictures are decoded while others are compressed."""
+    """Yields (job, header) of each episode once it is on the disk; pictures are decoded while others are compressed."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
@@ -229,5 +230,5 @@ def _episode(job: _Job, spec: ActionSpec) -> Episode:
 
 
 def _versions() -> dict[str, str]:
-    """The library versions that decide what a frame looks like."""
+    """Returns the library versions that decide what a frame looks like."""
     return {"av": version("av"), "numpy": version("numpy")}

@@ -24,7 +24,7 @@ class Recording:
 
 
 def evenly(total: int, count: int) -> np.ndarray:
-    """Numbers below `total`, at most `count` of them, evenly spread and ascending."""
+    """Returns numbers below `total`, at most `count` of them, evenly spread and ascending."""
     return np.unique(np.linspace(0, total - 1, min(total, count)).round().astype(int))
 
 

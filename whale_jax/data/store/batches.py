@@ -49,7 +49,7 @@ class EpisodeCache:
 
 
 def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
-    """Every (episode, start) pair in order, (S, 2) int32; starts run from 0 to max(0, L+1-num_frames)."""
+    """Returns every (episode, start) pair in order, (S, 2) int32; starts run from 0 to max(0, L+1-num_frames)."""
     counts = np.array([max(1, r["length"] + 2 - num_frames) for r in store.records])
     episode = np.repeat(np.arange(len(counts)), counts)
     start = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -57,13 +57,14 @@ def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
 
 
 def masks(frames: np.ndarray, actions: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones, (B,)."""
+    """Returns Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones,
+    (B,)."""
     position = np.arange(num_frames)
     return position < frames[:, None], position < actions[:, None]
 
 
 def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) -> Batch:
-    """The Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
+    """Returns the Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
     episodes = [read(int(e)) for e, _ in pairs]
     first = episodes[0]
     b, t = len(pairs), num_frames
@@ -106,7 +107,7 @@ class BatchIterator(Iterator[Batch]):
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next batch is, and of which stream; independent of prefetching."""
+        """Returns where the next batch is, and of which stream; independent of prefetching."""
         return {"position": dict(self._iterator.get_state()), "stream": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -124,7 +125,7 @@ class BatchIterator(Iterator[Batch]):
         self._iterator.set_state(dict(state["position"]))
 
     def report(self) -> str:
-        """A line for the log on what was drawn so far; empty where there is nothing to say."""
+        """Returns a line for the log on what was drawn so far; empty where there is nothing to say."""
         return ""
 
     def allow_growth(self, nbytes: int) -> None:
@@ -161,7 +162,7 @@ def batches(
     cache_bytes: int = 2 << 30,
     prefetch: int = 2,
 ) -> BatchIterator:
-    """Segments of `num_frames` frames in batches of `batch_size`.
+    """Returns segments of `num_frames` frames in batches of `batch_size`.
 
     With shuffle the stream is infinite: all (episode, start) pairs in an order of the seed, another one each
     epoch, no pair twice in an epoch. Without it the stream is one pass in order, and the last batch may be
