@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import flat
 from whale_jax.data.contract.source import Source
-from whale_jax.data.store.source import LocalSource
+from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.evaluate import evaluate, held_out, held_out_directory, versions
 from whale_jax.evaluation.protocol import ProtocolSettings

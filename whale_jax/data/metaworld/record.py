@@ -119,14 +119,10 @@ def record(
         write_manifest(
             root,
             [record_of(file, header) for file, header in headers.items()],
-            image_size=(image_size, image_size),
             action_spec=metaworld.action_spec(action_repeat),
             state_spec=metaworld.STATE_SPEC.to_json(),
-            camera=camera,
             versions=metaworld.versions(),
-            steps=steps,
-            action_repeat=action_repeat,
-            recording_seed=seed,
+            **settings,
         )
     return open_store(root)
 

@@ -84,8 +84,7 @@ def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, w
 
 def _measure(index: Index) -> dict[str, float]:
     """Returns correlations, over the first episodes, of each delta with the motion that followed and of the gripper's
-    command
-    with its measured opening; "x absolute" and the like: of the delta with the position itself."""
+    command with its measured opening; "x absolute" and the like: of the delta with the position itself."""
     found = state_reader(index.recipe, index.dataset)
     pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
     if found is None or not pairs:

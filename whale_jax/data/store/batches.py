@@ -1,16 +1,18 @@
 """Batches of segments from a local episode store, through Grain; no TensorFlow."""
 
+import dataclasses
 import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.store.store import EpisodeStore
@@ -194,3 +196,36 @@ def batches(
         "episodes": hashlib.sha256(files.encode()).hexdigest()[:16],
     }
     return BatchIterator(dataset.to_iter_dataset(options), identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSource:
+    """An episode store; cache_bytes of decoded episodes are kept."""
+
+    store: EpisodeStore
+    cache_bytes: int
+    specs: Mapping[str, ActionSpec] = dataclasses.field(default_factory=dict)
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self.store.action_spec
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        return self.store.info.get("statistics", {})
+
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
+        store = self.store.select(split="train").share(fraction, seed)
+        return self._open(store, batch_size, num_frames, seed, shard)
+
+    def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
+        if "valid" not in self.store.names("split"):
+            return None
+        return self._open(self.store.select(split="valid"), batch_size, num_frames, seed, shard)
+
+    def _open(self, store: EpisodeStore, batch_size: int, num_frames: int, seed: int, shard) -> BatchIterator:
+        settings = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
+        return batches(store, cache_bytes=self.cache_bytes, **settings)
+
+    def report_store(self, root, each, min_frames) -> EpisodeStore:
+        return self.store
