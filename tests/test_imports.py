@@ -37,7 +37,6 @@ ORDER = (
 # Imports that only one interface for all world models can turn round: (importing, imported) modules.
 UPWARD = {
     ("base.files", "data.store.storage"),
-    ("data.media.pictures", "data.rlds.read"),
     ("jobs.scaling", "tools.inspect.config"),
     ("training.adopt", "models.whale.world_model"),
     ("training.checkpoint", "models.whale.world_model"),

@@ -34,7 +34,7 @@ if _absent := [package for module, package in NEEDED.items() if importlib.util.f
 import google_crc32c  # noqa: E402
 
 _CRC_DELTA = 0xA282EAD8
-_LONGEST_VARINT, _NO_EXAMPLE = 10, "not a serialised tf.train.Example"
+_NO_EXAMPLE = "not a serialised tf.train.Example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,20 +206,22 @@ def spans(record: bytes, key: str) -> np.ndarray:
 
 
 def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yields (number, (start, end)) of the length-delimited fields of a protocol buffer message."""
+    """Yields (number, (start, end)) of the fields of a message; all of an Example's are length-delimited, below 16."""
     while at < end:
-        tag, at = _varint(record, at)
-        size, at = _varint(record, at)
-        if tag & 7 != 2 or at + size > end:
+        tag = record[at]
+        size, at = _varint(record, at + 1)
+        if tag & 0x87 != 2 or at + size > end:
             raise BrokenRecord(_NO_EXAMPLE)
         yield tag >> 3, (at, at + size)
         at += size
 
 
 def _varint(record: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift, byte in enumerate(record[at : at + _LONGEST_VARINT]):
-        value |= (byte & 0x7F) << 7 * shift
+    value = shift = 0
+    while at < len(record):
+        byte, at = record[at], at + 1
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at + shift + 1
+            return value, at
+        shift += 7
     raise BrokenRecord(_NO_EXAMPLE)
