@@ -21,11 +21,11 @@ import numpy as np
 
 from whale_jax.data.contract.actions import ActionSpec, StateSpec
 from whale_jax.data.metaworld import simulator as metaworld
-from whale_jax.data.robot.diagnosis import NOTE, Diagnosis, Steps, diagnose
+from whale_jax.data.robot.diagnosis import NOTE, Diagnosis, Trajectory, diagnose
 
 # Simulator steps that hold an action, actions of an episode; first as in `whale collect`, last as in the quick start.
 RATES = ((1, 100), (3, 50), (8, 20))
-Recording = list[Steps]
+Recording = list[Trajectory]
 
 
 def with_actions(recording: Recording, change: Callable[[np.ndarray], np.ndarray]) -> Recording:
@@ -41,7 +41,7 @@ def shifted(recording: Recording, places: int) -> Recording:
             (slice(places, None), slice(None, -places)) if places > 0 else (slice(None, places), slice(-places, None))
         )
         state = None if s.state is None else s.state[here]
-        cut.append(Steps(s.actions[there], state, None if s.change is None else s.change[here]))
+        cut.append(Trajectory(s.actions[there], state, None if s.change is None else s.change[here]))
     return cut
 
 
@@ -98,7 +98,7 @@ def record(task: str, repeat: int, steps: int, episodes: int, seed: int, policie
                 for _ in range(repeat):
                     obs = env.step(actions[-1])[0]
                 states.append(obs[:4])
-            recording.append(Steps(np.array(actions, np.float32), np.array(states, np.float32)))
+            recording.append(Trajectory(np.array(actions, np.float32), np.array(states, np.float32)))
     env.close()
     return recording
 
@@ -114,7 +114,7 @@ def examine(name: str, recording: Recording, spec: ActionSpec, state_spec: State
 
 def bridge(source: Path) -> tuple[Recording, ActionSpec, StateSpec]:
     """Reads the episodes of bridge_sample."""
-    from whale_jax.data.robot.steps import read_steps
+    from whale_jax.data.robot.readers import read_steps
 
     found = read_steps(source / "bridge_dataset", 25)
     return found.recording, found.spec, found.state_spec

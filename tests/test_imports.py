@@ -36,7 +36,6 @@ ORDER = (
 )
 # Imports that only one interface for all world models can turn round: (importing, imported) modules.
 UPWARD = {
-    ("data.media.pictures", "data.rlds.read"),
     ("training.adopt", "models.whale.world_model"),
     ("training.checkpoint", "models.whale.world_model"),
     ("training.failure", "models.whale.stages"),

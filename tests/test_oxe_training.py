@@ -11,7 +11,7 @@ import tiny
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import oxe_schemas as schemas
-from test_mixture import SAMPLE
+from oxe_schemas import SAMPLE
 
 import whale_jax
 from whale_jax.base.workdir import Workdir

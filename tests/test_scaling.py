@@ -13,7 +13,7 @@ import tiny
 import tiny_scaling
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.source import LocalSource
+from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import nested_share, open_store
 from whale_jax.evaluation.protocol import Clips
 from whale_jax.imagination.world import load

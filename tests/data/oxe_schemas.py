@@ -4,6 +4,7 @@ Cameras have their original sizes. A field's dtype "zlib" is float32 that TFDS s
 """
 
 import io
+import os
 import subprocess
 import sys
 import zlib
@@ -17,6 +18,19 @@ from tensorflow_datasets.core import utils
 from tensorflow_datasets.proto import tf_example_pb2
 
 from whale_jax.data.rlds.write import write_dataset
+
+SAMPLE = next(
+    (
+        Path(place)
+        for place in (
+            os.environ.get("WHALE_BRIDGE_SAMPLE", ""),
+            Path(__file__).parents[2] / "shared/data/bridge_sample",
+            Path(__file__).parents[3] / "shared/data/bridge_sample",
+        )
+        if (Path(place) / "bridge_dataset").is_dir()
+    ),
+    None,
+)
 
 SEEN = "observation/natural_language_instruction"
 SAID = "language_instruction"

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import tiny  # noqa: E402
 
-from whale_jax.data.store.batches import batches, open_store  # noqa: E402
+from whale_jax.data.store.batches import batches  # noqa: E402
+from whale_jax.data.store.store import open_store  # noqa: E402
 from whale_jax.jobs.configuration import model_settings  # noqa: E402
 from whale_jax.models.whale.stages import STAGES  # noqa: E402
 from whale_jax.models.whale.world_model import COMPONENTS, Networks  # noqa: E402

@@ -16,8 +16,8 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract import batch as batches
-from whale_jax.data.source import LocalSource
 from whale_jax.data.store import activity
+from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import open_store
 from whale_jax.jobs.pretrain import train_stage
 from whale_jax.training import checkpoint, sharding

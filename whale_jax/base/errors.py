@@ -17,3 +17,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> WhaleError:
     near = difflib.get_close_matches(name, valid, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"valid names: {', '.join(valid)}."
     return WhaleError(f"There is no {kind} named {name!r}; {hint}")
+
+
+class BrokenRecord(Exception):
+    """A record of a data set that does not hold what its file promises; the message is the cause, in a few words."""

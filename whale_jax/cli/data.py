@@ -60,9 +60,9 @@ def _present(options):
 
 
 def run_check(options) -> int:
+    from whale_jax.base.errors import BrokenRecord
     from whale_jax.data.oxe.check import check, to_text
     from whale_jax.data.oxe.sheet import write_sheet
-    from whale_jax.data.rlds.read import BrokenRecord
 
     findings = list(check(options.root, options.index, options.workers))
     for finding in findings:
@@ -113,7 +113,7 @@ def run_export(options) -> None:
     if options.format == "lerobot":
         from whale_jax.data.lerobot.write import export_lerobot as export
     else:
-        from whale_jax.data.oxe.convert import export_rlds as export
+        from whale_jax.data.rlds.export import export_rlds as export
     print(export(open_store(options.source), options.to, options.name))
 
 

@@ -35,6 +35,23 @@ def save_policy(directory: Path, drq: Drq, params: dict[str, Any], spec: ActionS
     write(directory / "policy.json", json.dumps(about, indent=1).encode())
 
 
+class FrameStack:
+    """The newest frames of episodes that are seen one frame after the other; the first is repeated."""
+
+    def __init__(self, count: int):
+        self._count, self._seen = count, []
+
+    def clear(self) -> None:
+        """Forgets the frames seen."""
+        self._seen = []
+
+    def add(self, frames: np.ndarray) -> np.ndarray:
+        """Takes the next frames (B, H, W, 3), or the first of other episodes; (B, H, W, 3 count), oldest first."""
+        before = self._seen if self._seen and self._seen[-1].shape == frames.shape else [frames] * self._count
+        self._seen = [*before[1:], frames]
+        return np.concatenate(self._seen, axis=-1)
+
+
 class LearntPolicy:
     """A policy (frames (B, H, W, 3) uint8, key) to raw actions (B, A) float32, as `WorldModel.imagine` takes it.
 
@@ -48,16 +65,14 @@ class LearntPolicy:
     def __init__(self, drq: Drq, params: dict[str, Any], spec: ActionSpec, tasks: tuple[str, ...]):
         self.tasks = tasks
         self._act, self._params, self.action_spec = jax.jit(drq.mean_action), params, spec
-        self._stack, self._seen = drq.settings.stack, []
+        self._seen = FrameStack(drq.settings.stack)
 
     def reset(self) -> None:
         """Forgets the frames seen: another episode begins."""
-        self._seen = []
+        self._seen.clear()
 
     def __call__(self, frames: np.ndarray, key: jax.Array) -> np.ndarray:
-        before = self._seen if self._seen and self._seen[-1].shape == frames.shape else [frames] * self._stack
-        self._seen = [*before[1:], frames]
-        actions = self._act(self._params, np.concatenate(self._seen, axis=-1))
+        actions = self._act(self._params, self._seen.add(frames))
         return np.asarray(self.action_spec.denormalise(np.asarray(actions)), np.float32)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from whale_jax.control.policy import FrameStack
 from whale_jax.control.settings import TrialSettings
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.metaworld.record import episode_seed
@@ -53,18 +54,17 @@ class Trial:
         return Outcome(*(np.stack(parts) for parts in zip(*results, strict=True)))
 
     def _episode(self, act, stack: int, seed: int) -> tuple[bool, np.float32, np.ndarray, int]:
-        self._simulator.reset(seed)
-        first = self._simulator.frame()
-        seen, total, reached = [first] * stack, 0.0, None
-        for step in range(self._settings.steps):
-            action = self._spec.denormalise(np.asarray(act(np.concatenate(seen, axis=-1)[None]))[0])
-            _, reward, succeeded = self._simulator.hold(action, self._repeat)
-            total += reward if step < self._settings.compared else 0.0
-            reached = step + 1 if succeeded and reached is None else reached
-            if reached is not None and step + 1 >= self._settings.compared:
-                break
-            seen = [*seen[1:], self._simulator.frame()]
-        return reached is not None, np.float32(total), first, reached or self._settings.steps
+        settings, seen = self._settings, FrameStack(stack)
+        played = self._simulator.play(
+            lambda frame, _: self._spec.denormalise(np.asarray(act(seen.add(frame[None])))[0]),
+            seed,
+            settings.steps,
+            self._repeat,
+            enough=lambda success: any(success) and len(success) >= settings.compared,
+        )
+        reached = np.flatnonzero(played.success)
+        total = np.float32(np.cumsum(played.rewards[: settings.compared])[-1])
+        return len(reached) > 0, total, played.frames[0], int(reached[0]) + 1 if len(reached) else settings.steps
 
     def close(self) -> None:
         """Frees the simulator."""

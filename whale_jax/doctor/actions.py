@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from whale_jax.data.robot.diagnosis import WRONG, Diagnosis, Finding, by_severity, diagnose
-from whale_jax.data.robot.steps import Recorded, read_steps
+from whale_jax.data.robot.readers import read_steps
+from whale_jax.data.robot.steps import Recording
 from whale_jax.doctor.figure import write_figure
 from whale_jax.evaluation.report.figure import check_drawing
 
@@ -27,7 +28,7 @@ class Report:
       findings: all findings, worst first; picture: path of the figure.
     """
 
-    recorded: Recorded
+    recorded: Recording
     diagnosis: Diagnosis
     trials: tuple[dict[str, Any], ...]
     findings: tuple[Finding, ...]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from whale_jax.data.contract.actions import ActionSpec, StateSpec
-from whale_jax.data.robot.diagnosis import Axis, Diagnosis, Steps
+from whale_jax.data.robot.diagnosis import Axis, Diagnosis, Trajectory
 from whale_jax.evaluation.report.figure import (
     INK,
     LEGEND,
@@ -24,7 +24,7 @@ _MOST_POINTS, _MOST_STEPS, _COLUMNS = 2000, 200, 3
 
 
 def write_figure(
-    diagnosis: Diagnosis, recording: Sequence[Steps], spec: ActionSpec, state_spec: StateSpec | None, path: Path
+    diagnosis: Diagnosis, recording: Sequence[Trajectory], spec: ActionSpec, state_spec: StateSpec | None, path: Path
 ) -> None:
     """Draws a PNG: for every axis the response over lags and command against motion, then gripper traces.
 

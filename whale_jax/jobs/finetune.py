@@ -16,7 +16,7 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data
-from whale_jax.data.store.storage import MANIFEST
+from whale_jax.data.robot.readers import STORE
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.comparison import compare_models
 from whale_jax.evaluation.protocol import ProtocolSettings
@@ -95,7 +95,7 @@ def open_data(
     Raises:
       WhaleError: see there.
     """
-    if (Path(data) / MANIFEST).exists():
+    if STORE.holds(Path(data)):
         return open_store(data)
     size = start.meta.config["model"]["image_size"]
     store, found = import_data(data, Workdir(workdir).data, robot, camera, size)

@@ -19,7 +19,8 @@ from whale_jax.base.machine import versions
 from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
-from whale_jax.data.source import LocalSource, Source
+from whale_jax.data.contract.source import Source
+from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.evaluate import evaluate
 from whale_jax.evaluation.protocol import ProtocolSettings
@@ -203,7 +204,7 @@ def _open_mixture(config: ConfigDict) -> Source:
             "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
         )
     from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
-    from whale_jax.data.source import MixtureSource
+    from whale_jax.data.oxe.source import MixtureSource
 
     read = config.data.read
     mixture = open_mixture(

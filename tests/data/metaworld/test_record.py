@@ -93,6 +93,11 @@ def test_a_recording_holds_what_was_asked(reference):
     assert not [f for f in _files(reference.root) if f.endswith(".tmp")]
 
 
+def test_any_number_of_workers_gives_the_same_bytes(reference, tmp_path):
+    record(tmp_path / "one", **SETTINGS, **{**SMALL, "workers": 1})
+    assert _files(tmp_path / "one") == _files(reference.root)
+
+
 def test_kill_nine_then_the_same_command_gives_the_same_bytes(reference, start, tmp_path):
     root = tmp_path / "killed"
     root.mkdir()
@@ -124,15 +129,18 @@ def test_a_worker_that_dies_is_named_and_costs_nothing_else(reference, start, tm
     assert _files(root) == _files(reference.root)
 
 
-def test_ctrl_c_leaves_no_process_and_no_partial_file(start, tmp_path):
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+def test_a_signal_stops_at_once_and_leaves_no_process_and_no_partial_file(reference, start, tmp_path, number, to_all):
     root = tmp_path / "interrupted"
     root.mkdir()
     process, children = start(root, wait_for=2)
-    for each in [process, *children]:
-        os.kill(each.pid, signal.SIGINT)
+    for each in [process, *children] if to_all else [process]:
+        os.kill(each.pid, number)
     process.communicate(timeout=60)
     assert process.returncode != 0 and _gone(children)
-    assert not [f for f in _files(root) if f.endswith(".tmp")]
+    assert not [f for f in _files(root) if f.endswith(".tmp")] and len(_files(root)) < len(_files(reference.root))
+    record(root, **SETTINGS, **SMALL)
+    assert _files(root) == _files(reference.root)
 
 
 def test_two_recordings_into_one_directory(start, tmp_path):

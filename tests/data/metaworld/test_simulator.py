@@ -31,6 +31,18 @@ def test_the_same_seed_gives_the_same_bits_whatever_ran_before(simulator):
     assert not _same(first, simulator.rollout("expert-noise-0.3", 6, 25))
 
 
+@pytest.mark.filterwarnings("ignore:Constant")
+def test_an_episode_may_end_when_it_has_succeeded(simulator):
+    expert = metaworld.make_policy("faucet-close", "expert", 0)
+    whole = simulator.play(lambda _, obs: expert(obs), 0, 100)
+    ended = simulator.play(lambda _, obs: expert(obs), 0, 100, enough=any)
+    steps = int(np.argmax(whole.success)) + 1
+    assert whole.success.any() and ended.success.tolist() == [False] * (steps - 1) + [True]
+    assert len(ended.frames) == len(ended.observations) == steps + 1 < len(whole.frames) == 101
+    np.testing.assert_array_equal(ended.frames, whole.frames[: steps + 1])
+    np.testing.assert_array_equal(ended.rewards, whole.rewards[:steps])
+
+
 def test_the_goal_is_drawn_by_the_seed(simulator):
     starts = [simulator.rollout("expert", seed, 1).frames[0] for seed in (1, 2, 1)]
     np.testing.assert_array_equal(starts[0], starts[2])

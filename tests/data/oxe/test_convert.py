@@ -9,18 +9,20 @@ import pytest
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.media.pictures import decode_into
-from whale_jax.data.oxe.convert import export_rlds, import_rlds, write_held_out
+from whale_jax.data.oxe.held_out import write_held_out
+from whale_jax.data.oxe.importing import import_rlds
 from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
 from whale_jax.data.oxe.standard import NAMES
+from whale_jax.data.rlds.export import export_rlds
 from whale_jax.data.robot.diagnosis import diagnose
-from whale_jax.data.robot.steps import read_steps
+from whale_jax.data.robot.readers import read_steps
 from whale_jax.data.store.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import oxe_schemas as schemas
 import tiny
-from test_action_doctor import doctor
-from test_mixture import SAMPLE
+from doctor_benchmark import doctor
+from oxe_schemas import SAMPLE
 
 SMALL, SETTINGS = {"wrist_image": (24, 24)}, ReadSettings(16)
 

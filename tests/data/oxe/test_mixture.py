@@ -19,21 +19,10 @@ from whale_jax.data.oxe.recipes import TABLETOP, WHALE_X
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import oxe_schemas as schemas
+from oxe_schemas import SAMPLE
 
 SIDE, T = 16, 4
 SETTINGS = ReadSettings(SIDE)
-SAMPLE = next(
-    (
-        Path(place)
-        for place in (
-            os.environ.get("WHALE_BRIDGE_SAMPLE", ""),
-            Path(__file__).parents[3] / "shared/data/bridge_sample",
-            Path(__file__).parents[4] / "shared/data/bridge_sample",
-        )
-        if (Path(place) / "bridge_dataset").is_dir()
-    ),
-    None,
-)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.oxe import index as index_module
 from whale_jax.data.oxe.index import open_index
 from whale_jax.data.oxe.mixture import open_mixture
 from whale_jax.data.oxe.recipes import RECIPES
-from whale_jax.data.rlds.read import BrokenRecord, find, records, spans
+from whale_jax.data.rlds.read import find, records, spans
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import oxe_schemas as schemas
@@ -110,7 +110,7 @@ def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch):
 
     killer = threading.Thread(target=kill_first_child)
     killer.start()
-    with pytest.raises(WhaleError, match="A process that was indexing .* died"):
+    with pytest.raises(WhaleError, match=r"The process indexing .* died \(exit code -9"):
         index_of(tmp_path, workers=2)
     killer.join()
     assert len(index_of(tmp_path, workers=1).episodes) == 12
@@ -119,7 +119,7 @@ def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch):
 SLOW = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from whale_jax.data import index
+from whale_jax.data.oxe import index
 from whale_jax.data.oxe.mixture import open_mixture
 fast = index._index_file
 def slow(*arguments):

@@ -1,7 +1,6 @@
 """The action doctor: what was spoilt on purpose is named, nothing else is, and sound recordings are left in peace."""
 
 import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,13 +11,10 @@ pytest.importorskip("metaworld")
 
 from whale_jax.data.contract.actions import StateSpec
 from whale_jax.data.metaworld import simulator as metaworld
-from whale_jax.data.robot.diagnosis import NOTE, Steps, diagnose
+from whale_jax.data.robot.diagnosis import NOTE, Trajectory, diagnose
 
-_PATH = Path(__file__).parents[3] / "benchmarks" / "doctor.py"
-_SPEC = importlib.util.spec_from_file_location("doctor_benchmark", _PATH)
-doctor = importlib.util.module_from_spec(_SPEC)
-sys.modules[_SPEC.name] = doctor
-_SPEC.loader.exec_module(doctor)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from doctor_benchmark import doctor
 
 SPEC, STATE = metaworld.action_spec(8), metaworld.STATE_SPEC
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
@@ -105,7 +101,7 @@ def test_units_and_angles_are_understood():
         command = rng.uniform(-0.5, 0.5, (40, 1)).astype(np.float32)
         angle = np.vstack([[[3.0]], 3.0 + np.cumsum(np.deg2rad(90) * command, axis=0)])
         wrapped = (angle + np.pi) % (2 * np.pi) - np.pi
-        turns.append(Steps(command, wrapped.astype(np.float32)))
+        turns.append(Trajectory(command, wrapped.astype(np.float32)))
     spec = dataclasses.replace(doctor.ActionSpec(("yaw",), ("delta",), ("90 deg",), (-1,), (1,), 10.0))
     assert not diagnose(turns, spec, StateSpec(("yaw",), ("rad",))).findings
     velocity = dataclasses.replace(spec, units=("0.9 rad/s",))
@@ -122,7 +118,7 @@ def test_pictures_alone_tell_a_lag():
         actions = rng.uniform(-1, 1, (30, 4)) * rng.uniform(0, 1, (30, 1))
         speed = np.linalg.norm(actions[:, :3], axis=1)
         change = 0.02 * (0.6 * speed + 0.4 * np.roll(speed, 1)) + 0.001 * rng.random(30)
-        seen.append(Steps(actions.astype(np.float32), None, change))
+        seen.append(Trajectory(actions.astype(np.float32), None, change))
     assert not claims(seen, state_spec=None)
     (lag,) = claims(doctor.shifted(seen, 1), state_spec=None)
     assert lag.about == "lag" and "lag the frames by one step" in lag.sentence and lag.severity == "suspicious"

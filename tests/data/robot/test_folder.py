@@ -94,9 +94,6 @@ def test_a_video_without_a_table_and_a_table_without_a_video_are_named(tmp_path)
     (root / "ep_b.mp4").unlink()
     with pytest.raises(WhaleError, match="the episode ep_b has no video and no directory of pictures"):
         Folder(root)
-    with pytest.raises(WhaleError, match="holds no episodes: neither a LeRobot data set"):
-        (tmp_path / "empty").mkdir()
-        Folder(tmp_path / "empty")
 
 
 def test_a_picture_that_does_not_decode_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """`whale data import`: what lies in the store afterwards, what is said, and that a kill loses nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from whale_jax.cli.whale import main
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data, slugs_of, split_names
+from whale_jax.data.robot.readers import READERS, read_steps
 from whale_jax.data.store.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -122,7 +124,7 @@ def test_a_store_is_copied_after_a_check(store, tmp_path):
 
 def test_rlds_is_told_apart_and_comes_back_as_it_was(store, tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from whale_jax.data.oxe.convert import export_rlds
+    from whale_jax.data.rlds.export import export_rlds
 
     path = export_rlds(open_store(store), tmp_path, "toy")
     copy, found = import_data(path.parent, tmp_path / "copy")
@@ -192,6 +194,25 @@ def test_names_and_shares_that_make_no_sense_are_refused(source, tmp_path):
         import_data(source, tmp_path / "store", ARX5, valid=0.6, test=0.4)
     with pytest.raises(WhaleError, match="There is no directory .*nowhere; correct the path"):
         import_data(tmp_path / "nowhere", tmp_path / "store", ARX5)
+
+
+def test_what_every_kind_of_source_looks_like_is_said_where_there_is_none(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WhaleError, match="holds no episodes: neither an episode store .*") as error:
+        import_data(tmp_path / "empty", tmp_path / "store", ARX5)
+    assert all(f"{kind.what} ({kind.marks})" in str(error.value) for kind in READERS)
+    source = recordings.write_folder(tmp_path / "folder", {"a": 9})
+    with pytest.raises(WhaleError, match="folder holds no episodes: neither .* nor an RLDS data set"):
+        read_steps(source, 3)
+    with pytest.raises(WhaleError, match="There is no directory .*nowhere; correct the path"):
+        read_steps(tmp_path / "nowhere", 3)
+
+
+def test_a_store_that_lost_its_manifest_is_told_from_a_folder(store, tmp_path):
+    shutil.copytree(store, tmp_path / "store")
+    (tmp_path / "store" / "manifest.json").unlink()
+    with pytest.raises(WhaleError, match="half-written"):
+        import_data(tmp_path / "store", tmp_path / "copy")
 
 
 def test_the_last_episodes_are_held_out_and_one_is_always_left_to_train_on():

@@ -66,18 +66,18 @@ class ActionSpec:
         return len(self.names)
 
     def normalise(self, actions):
-        """Affine map low..high -> -1..1, clipped to it beyond quantiles; (..., A) numpy or jax array in robot units."""
+        """Maps low..high to -1..1, clipped to it beyond quantiles; (..., A) numpy or jax array in robot units."""
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         normal = (actions - low) * (2.0 / (high - low)) - 1.0
         return normal.clip(-1.0, 1.0) if self.range_is == "quantiles" else normal
 
     def denormalise(self, actions):
-        """The inverse of normalise, within the range."""
+        """Returns the inverse of normalise, within the range."""
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         return (actions + 1.0) * ((high - low) / 2.0) + low
 
     def validate(self, actions: np.ndarray, where: str = "the actions") -> np.ndarray:
-        """actions (..., L, A) unchanged; raises WhaleError naming dimension, step and `where` for an array of
+        """Returns actions (..., L, A) unchanged; raises WhaleError naming dimension, step and `where` for an array of
         another width, a value that is not finite, or one outside low..high by more than 1e-4 if these are limits."""
         actions = np.asarray(actions)
         if actions.ndim < 1 or actions.shape[-1] != self.dim:
@@ -118,12 +118,12 @@ class ActionSpec:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that json can write."""
+        """Returns a plain dictionary that json can write."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ActionSpec":
-        """The inverse of to_json; raises WhaleError when a field is missing that has no default, or unknown."""
+        """Returns the inverse of to_json; raises WhaleError when a field is missing that has no default, or unknown."""
         fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(cls)}
         wrong = sorted((set(data) - set(fields)) | {name for name, needed in fields.items() if needed} - set(data))
         if wrong:
@@ -149,12 +149,12 @@ class StateSpec:
             raise WhaleError(f"A state needs one unit for each of its names, which differ: {self.names}, {self.units}.")
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that json can write."""
+        """Returns a plain dictionary that json can write."""
         return {"names": list(self.names), "units": list(self.units)}
 
 
 def statistics(columns: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Mean, std, min, max, q01 and q99 of each of A columns (N,), and N as `transitions`; JSON-able.
+    """Returns mean, std, min, max, q01 and q99 of each of A columns (N,), and N as `transitions`; JSON-able.
 
     Columns are taken one at a time, so that those of a million episodes fit into memory.
     """
@@ -170,5 +170,5 @@ def statistics(columns: Iterable[np.ndarray]) -> dict[str, Any]:
 
 
 def any_spec(dim: int) -> ActionSpec:
-    """An action contract of `dim` dimensions for where none matters."""
+    """Returns an action contract of `dim` dimensions for where none matters."""
     return ActionSpec(("a",) * dim, ("delta",) * dim, ("",) * dim, (-1.0,) * dim, (1.0,) * dim, 1.0)

@@ -57,7 +57,7 @@ def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
 
 
 def validate(batch: Batch) -> Batch:
-    """The batch itself, checked on the host (not inside jit).
+    """Returns the batch itself, checked on the host (not inside jit).
 
     Raises WhaleError naming the field whose shape or dtype breaks Batch's contract, or whose masked-in
     values are not finite, or whose mask claims an action on a frame that is not there.
@@ -85,7 +85,7 @@ def validate(batch: Batch) -> Batch:
 
 
 def example(batch_size: int, num_frames: int, height: int, width: int, action_dim: int) -> Batch:
-    """A valid Batch of zeros with every mask True, for shapes and tests."""
+    """Returns a valid Batch of zeros with every mask True, for shapes and tests."""
     bt = (batch_size, num_frames)
     return Batch(
         frames=np.zeros((*bt, height, width, 3), np.uint8),

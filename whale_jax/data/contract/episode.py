@@ -36,7 +36,7 @@ class Episode:
         )
 
     def validate(self, where: str = "the episode") -> "Episode":
-        """The episode itself; raises WhaleError naming the field that breaks the contract above."""
+        """Returns the episode itself; raises WhaleError naming the field that breaks the contract above."""
         steps = len(self.actions)
         expected = {
             "frames": (np.uint8, 4),

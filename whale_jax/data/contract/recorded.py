@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
@@ -46,8 +48,40 @@ class Recorded:
     frames: Callable[[np.ndarray, int], np.ndarray]
 
 
+class Reader(Protocol):
+    """A source of recordings whose actions a robot's contract explains.
+
+    Attributes:
+      kind: its name; root: the directory.
+      names: of the episodes, for --leave-out; cameras: that can be chosen; columns: names by key of a table.
+    """
+
+    kind: str
+    root: Path
+    names: Sequence[str]
+    cameras: Sequence[str]
+    columns: Mapping[str, tuple[str, ...]]
+
+    def choose_camera(self, camera: str) -> str:
+        """Returns the camera of this name, or the only one; raises WhaleError with their names otherwise."""
+
+    def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
+        """Yields the episodes, their tables checked; pictures are read when they are asked for.
+
+        Args:
+          keys: of the tables to read, those that are not there are left out; camera: as of choose_camera.
+          leave_out: names of episodes to pass over.
+
+        Raises:
+          WhaleError: naming file and row, where what is recorded contradicts itself.
+        """
+
+    def close(self) -> None:
+        """Closes what was read last."""
+
+
 def broken(name: str, problem: str) -> WhaleError:
-    """The error for an episode that contradicts itself, with the way to go on without it."""
+    """Returns the error for an episode that contradicts itself, with the way to go on without it."""
     return WhaleError(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
 
 
@@ -82,7 +116,7 @@ def check_image_size(image_size: int) -> None:
 
 
 def needed(module: str) -> ModuleType:
-    """An optional package that LeRobot data need; raises WhaleError with the command that installs it."""
+    """Returns an optional package that LeRobot data need; raises WhaleError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -53,14 +53,15 @@ class Response:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear correlation of two arrays (N,); NaN for fewer than three, or where one is constant."""
+    """Returns linear correlation of two arrays (N,); NaN for fewer than three, or where one is constant."""
     if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def response(commands: Sequence[np.ndarray], motions: Sequence[np.ndarray], rate_hz: float) -> Response | None:
-    """The response of `motions` to `commands`, both one array (L,) for each episode; None if they are too short.
+    """Returns the response of `motions` to `commands`, both one array (L,) for each episode; None if they are too
+    short.
 
     Steps at the ends of an episode, for which a command that matters was not recorded, are left out. Where episodes are
     short, fewer lags are looked at.
@@ -128,20 +129,20 @@ class _Fit:
 
 
 def _blocks(episode: np.ndarray) -> np.ndarray:
-    """Numbers (N,) of what is drawn together: the rows of an episode, or of a piece where episodes are few."""
+    """Returns numbers (N,) of what is drawn together: the rows of an episode, or of a piece where episodes are few."""
     blocks = np.unique(episode, return_inverse=True)[1]
     return blocks if blocks.max() + 1 >= _PIECES else np.arange(len(episode)) * _PIECES // len(episode)
 
 
 def _counts(blocks: np.ndarray) -> Iterator[np.ndarray]:
-    """How often each row (N,) is in a bootstrap draw of blocks, draw by draw."""
+    """Yields how often each row (N,) is in a bootstrap draw of blocks, draw by draw."""
     rng, total = np.random.default_rng(0), int(blocks.max()) + 1
     for _ in range(_DRAWS):
         yield np.bincount(rng.integers(0, total, total), minlength=total)[blocks]
 
 
 def _fit(changes, answers, counts, trust=None, rounds: int = _ROUNDS) -> _Fit:
-    """Ridge least squares of rows that count so often (N,), made anew with Tukey's biweight of the residuals.
+    """Fits ridge least squares to rows that count so often (N,), made anew with Tukey's biweight of the residuals.
 
     The first round trusts all rows, or as much as `trust` (N,) says.
     """

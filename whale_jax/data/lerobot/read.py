@@ -19,6 +19,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, needed
+from whale_jax.data.media.videos import LastVideo, picture
 
 INFO = "meta/info.json"
 _VERSIONS = ("v2.0", "v2.1", "v3.0")
@@ -70,13 +71,10 @@ class LeRobot:
         self._check_lines()
         self.names = [str(line.index) for line in self._lines]
         self._read: tuple[Path | None, Any] = (None, None)
-        self._video: Any = None
-
-    def __len__(self) -> int:
-        return len(self._lines)
+        self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
-        """The camera of this name, or the only one; raises WhaleError with their names otherwise."""
+        """Returns the camera of this name, or the only one; raises WhaleError with their names otherwise."""
         if camera:
             if camera not in self.cameras:
                 raise unknown_name(f"camera in {self.root}", camera, self.cameras)
@@ -90,7 +88,7 @@ class LeRobot:
         return self.cameras[0]
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """One episode after the other, its tables checked; pictures are read when they are asked for.
+        """Yields one episode after the other, its tables checked; pictures are read when they are asked for.
 
         Args:
           keys: columns to read beside the time, the task, reward and success; those that are not there are left out.
@@ -104,14 +102,12 @@ class LeRobot:
                 yield self._recorded(line, [key for key in keys if key in self.columns], camera)
 
     def videos(self, camera: str) -> list[Path]:
-        """The video files of a camera; none where its pictures lie in the tables."""
+        """Returns the video files of a camera; none where its pictures lie in the tables."""
         return sorted({line.videos[camera][0] for line in self._lines if camera in line.videos})
 
     def close(self) -> None:
         """Closes the video that was read last."""
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+        self._video.close()
 
     def _recorded(self, line: _Line, keys: list[str], camera: str) -> Recorded:
         table, first_row = self._rows(line)
@@ -145,7 +141,7 @@ class LeRobot:
         return Recorded(name, where, first_row, times, self.rate_hz, tables, rewards, success > 0, task, camera, frames)
 
     def _rows(self, line: _Line) -> tuple[Any, int]:
-        """The rows of one episode, without pictures, and the row of the file at which they begin."""
+        """Returns the rows of one episode, without pictures, and the row of the file at which they begin."""
         if self._read[0] != line.table:
             if not line.table.exists():
                 raise broken(str(line.index), f"The table {line.table} is missing.")
@@ -169,7 +165,7 @@ class LeRobot:
         return table.slice(int(own[0]), len(own)), int(own[0])
 
     def _check_counted(self, line: _Line, table: Any, first_row: int) -> None:
-        """frame_index counts from 0, and index by one."""
+        """Checks that frame_index counts from 0, and index by one."""
         for key in ("frame_index", "index"):
             if key not in table.column_names:
                 continue
@@ -182,12 +178,12 @@ class LeRobot:
                 raise broken(str(line.index), f"{at}: {key} is {found[row]:g} where {expected[row]:g} should follow.")
 
     def _check_video(self, line: _Line, camera: str) -> None:
-        """The frames of the video against the rows, as far as can be told without decoding."""
+        """Checks the frames of the video against the rows, as far as can be told without decoding."""
         if camera not in line.videos:
             return
         (path, start, end), name = line.videos[camera], str(line.index)
         try:
-            count = self._open(path).count
+            count = self._video.open(path).count
         except WhaleError as error:
             raise broken(name, str(error)) from error
         if end is None:
@@ -204,15 +200,6 @@ class LeRobot:
         if count and last > count:
             raise broken(name, f"{path} holds {count} frames, and episode {name} is said to end at frame {last}.")
 
-    def _open(self, path: Path) -> Any:
-        """The video of this path; one is open at a time, so that what follows on is read on."""
-        from whale_jax.data.media.videos import Video
-
-        if self._video is None or self._video.path != path:
-            self.close()
-            self._video = Video(path)
-        return self._video
-
     def _frames(self, line: _Line, camera: str, times: np.ndarray):
         if camera not in line.videos:
             return lambda rows, side: self._pictures(line, camera, rows, side)
@@ -220,14 +207,12 @@ class LeRobot:
         tolerance = 0.5 / self.rate_hz
 
         def read(rows: np.ndarray, side: int) -> np.ndarray:
-            return self._open(path).read(start + times[rows], side, tolerance)
+            return self._video.open(path).read(start + times[rows], side, tolerance)
 
         return read
 
     def _pictures(self, line: _Line, camera: str, rows: np.ndarray, side: int) -> np.ndarray:
-        """Frames that lie in the table, as encoded pictures or the paths of their files."""
-        from whale_jax.data.media.videos import picture
-
+        """Returns frames that lie in the table, as encoded pictures or the paths of their files."""
         filters = [("episode_index", "=", line.index)]
         cells = self._parquet.read_table(line.table, columns=[camera], filters=filters).column(0).take(rows).to_pylist()
         out = np.empty((len(rows), side, side, 3), np.uint8)
@@ -314,7 +299,7 @@ def _is_depth(feature: dict[str, Any]) -> bool:
 
 
 def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """Names of a feature's columns, which may stand in a list, under a heading, or beside their numbers."""
+    """Returns names of a feature's columns, which may stand in a list, under a heading, or beside their numbers."""
     names, width = feature.get("names"), feature["shape"][0]
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
@@ -323,12 +308,12 @@ def _names(feature: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _column(table: Any, key: str) -> np.ndarray:
-    """(N,) float64; a missing value is NaN, and lists of one count as that one."""
+    """Returns (N,) float64; a missing value is NaN, and lists of one count as that one."""
     return _matrix(table, key, key)[:, 0]
 
 
 def _matrix(table: Any, key: str, where: str) -> np.ndarray:
-    """(N, C) float64."""
+    """Returns (N, C) float64."""
     column = table[key].combine_chunks()
     rows = len(column)
     if hasattr(column, "flatten") and "list" in str(column.type):

@@ -128,9 +128,11 @@ class _Writer:
         """Closes the files and writes what describes them."""
         if not self._lines:
             raise WhaleError(f"There is no episode to write into {self.root.parent}.")
+        import pyarrow as pa
+
         first = self._numbers[0]
         self._close()
-        _write_parquet(self.root / "meta/episodes/chunk-000/file-000.parquet", _table_of_lines(self._lines))
+        _write_parquet(self.root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(self._lines))
         _write_parquet(self.root / "meta/tasks.parquet", _table_of_tasks(self._tasks))
         joined = {key: np.concatenate([rows[key] for rows in self._numbers]) for key in first}
         statistics = {key: _statistics(values) for key, values in joined.items()} | {CAMERA: _merged(self._statistics)}
@@ -236,7 +238,7 @@ class _Film:
 
 
 def _statistics(values: np.ndarray) -> dict[str, Any]:
-    """What LeRobot keeps of a column (N,) or (N, C), per dimension."""
+    """Returns what LeRobot keeps of a column (N,) or (N, C), per dimension."""
     table = values.reshape(len(values), -1).astype(np.float64)
     found = {"min": table.min(0), "max": table.max(0), "mean": table.mean(0), "std": table.std(0)}
     quantiles = np.quantile(table, _QUANTILES, axis=0)
@@ -245,7 +247,7 @@ def _statistics(values: np.ndarray) -> dict[str, Any]:
 
 
 def _of_frames(frames: np.ndarray) -> dict[str, Any]:
-    """Of some frames (N, H, W, 3), per colour, from 0 to 1, in the shape (3, 1, 1)."""
+    """Returns statistics of some frames (N, H, W, 3), per colour, from 0 to 1, in the shape (3, 1, 1)."""
     some = frames[:: -(-len(frames) // _SAMPLED)]
     found = _statistics(some.reshape(-1, 3) / np.float32(255))
     found.pop("count")
@@ -253,7 +255,7 @@ def _of_frames(frames: np.ndarray) -> dict[str, Any]:
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of episodes taken together, weighed by their counts, as LeRobot's own tools do."""
+    """Returns statistics of episodes taken together, weighed by their counts, as LeRobot's own tools do."""
     counts = np.array([part["count"][0] for part in parts], np.float64)
     weights = (counts / counts.sum())[:, None, None, None]
     stacked = {key: np.array([part[key] for part in parts]) for key in parts[0] if key != "count"}
@@ -280,14 +282,8 @@ def _table_of_rows(episodes: list[dict[str, np.ndarray]]) -> Any:
     return pa.table(columns)
 
 
-def _table_of_lines(lines: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist(lines)
-
-
 def _table_of_tasks(tasks: list[str]) -> Any:
-    """A table whose index is the text, as pandas writes and LeRobot expects it."""
+    """Returns a table whose index is the text, as pandas writes and LeRobot expects it."""
     import pyarrow as pa
 
     def described(name: str | None, kind: str, numpy: str, **metadata: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from whale_jax.data.rlds.read import BrokenRecord
+from whale_jax.base.errors import BrokenRecord
 
 _SHARP_ENOUGH = 0.9
 _JPEG = b"\xff\xd8"

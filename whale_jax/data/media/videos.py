@@ -51,7 +51,8 @@ class Video:
         self._container.close()
 
     def read(self, times: np.ndarray, side: int, tolerance: float) -> np.ndarray:
-        """The frames (K, side, side, 3) uint8 RGB at `times` (K,), seconds, ascending; their aspect ratio is not kept.
+        """Returns the frames (K, side, side, 3) uint8 RGB at `times` (K,), seconds, ascending; their aspect ratio is
+        not kept.
 
         Args:
           tolerance: seconds by which a frame's time may differ from the one asked for.
@@ -114,7 +115,7 @@ class Video:
             )
 
     def _fourcc(self) -> str:
-        """What the file calls its codec: the sample description of an MP4 follows the box's own 16 bytes."""
+        """Returns what the file calls its codec: the sample description of an MP4 follows the box's own 16 bytes."""
         with self.path.open("rb") as file:
             data = file.read(2**24)
         place = data.find(b"stsd")
@@ -124,22 +125,44 @@ class Video:
         return WhaleError(f"{self.path} is cut short or no video ({error}); copy it anew, or leave its episodes out.")
 
 
+class LastVideo:
+    """Keeps the video that was read last open, so that what follows on is read on."""
+
+    def __init__(self):
+        self._video: Video | None = None
+
+    def open(self, path: Path) -> Video:
+        """Opens a video, and closes the one before unless it is the same."""
+        if self._video is None or self._video.path != path:
+            self.close()
+            self._video = Video(path)
+        return self._video
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._video is not None:
+            self._video.close()
+        self._video = None
+
+
 def frame_times(path: Path) -> np.ndarray:
-    """The times (N,) in seconds, ascending, of all frames of a video, without decoding any; raises as Video does."""
+    """Returns the times (N,) in seconds, ascending, of all frames of a video, without decoding any; raises as Video
+    does."""
     with Video(path) as video, video._decoding():
         stamps = [packet.pts for packet in video._container.demux(video._stream) if packet.pts is not None]
         return np.sort(np.array(stamps, np.float64)) * float(video._stream.time_base)
 
 
 def scaled(frame: av.VideoFrame, side: int) -> np.ndarray:
-    """A frame as (side, side, 3) uint8 RGB: averaged over areas where it shrinks by 1.5 or more, else interpolated."""
+    """Returns a frame as (side, side, 3) uint8 RGB: averaged over areas where it shrinks by 1.5 or more, else
+    interpolated."""
     shrunk = max(frame.width, frame.height) / side
     kind = Interpolation.AREA if shrunk > 1.5 else Interpolation.BICUBIC
     return frame.reformat(side, side, "rgb24", interpolation=kind).to_ndarray()
 
 
 def picture(source: Path | IO[bytes], side: int, where: str) -> np.ndarray:
-    """A picture file as (side, side, 3) uint8 RGB; raises WhaleError naming `where` when it does not decode."""
+    """Returns a picture file as (side, side, 3) uint8 RGB; raises WhaleError naming `where` when it does not decode."""
     try:
         with Image.open(source) as image:
             return scaled(av.VideoFrame.from_image(image.convert("RGB")), side)

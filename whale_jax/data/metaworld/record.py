@@ -1,5 +1,6 @@
 """Recording a Meta-World data set: which episodes, what is there already, progress, and the manifest."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ SPLIT_POLICIES = {
 
 
 def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
-    """The seed of one episode: another for every episode, the same whatever else is recorded.
+    """Returns the seed of one episode: another for every episode, the same whatever else is recorded.
 
     Policies to be ranked share theirs, so that none is luckier in where it starts.
     """
@@ -45,7 +46,7 @@ def plan(
     action_repeat: int,
     seed: int,
 ) -> list[Job]:
-    """Every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
+    """Returns every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
     metaworld.check_names(tasks=tasks, policies=policies or (), camera=camera)
     for split in episodes:
         if split not in SPLIT_POLICIES:
@@ -118,14 +119,10 @@ def record(
         write_manifest(
             root,
             [record_of(file, header) for file, header in headers.items()],
-            image_size=(image_size, image_size),
             action_spec=metaworld.action_spec(action_repeat),
             state_spec=metaworld.STATE_SPEC.to_json(),
-            camera=camera,
             versions=metaworld.versions(),
-            steps=steps,
-            action_repeat=action_repeat,
-            recording_seed=seed,
+            **settings,
         )
     return open_store(root)
 
@@ -138,8 +135,9 @@ def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
     try:
         with Progress("Meta-World", "Recorded", "episodes", len(jobs), there, "frames", progress) as bar:
             bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
-            for job, header in record_all(missing, workers):
-                headers[job.file] = header
-                bar.step(job.steps + 1)
+            with contextlib.closing(record_all(missing, workers)) as recorded:
+                for job, header in recorded:
+                    headers[job.file] = header
+                    bar.step(job.steps + 1)
     finally:
         remove_partial(root)

@@ -35,7 +35,7 @@ _INSTALL = (
 
 
 def _probe(name: str) -> str | None:
-    """None when MuJoCo renders a frame with MUJOCO_GL=name in a process of its own; otherwise the reason."""
+    """Returns None when MuJoCo renders a frame with MUJOCO_GL=name in a process of its own; otherwise the reason."""
     env = {**os.environ, "MUJOCO_GL": name}
     env.pop("PYOPENGL_PLATFORM", None)
     command = [sys.executable, "-c", _PROBE]
@@ -52,7 +52,7 @@ def _probe(name: str) -> str | None:
 
 @functools.cache
 def find_gl() -> str:
-    """The value for MUJOCO_GL that renders off screen on this machine.
+    """Returns the value for MUJOCO_GL that renders off screen on this machine.
 
     A value already set is kept when it works; then "egl" and "osmesa" are tried, each in a process of its
     own. Raises WhaleError saying what to install when none works, or that MuJoCo itself is missing.
@@ -78,7 +78,7 @@ def use_gl() -> str:
 
 
 def _gl_context(side: int):
-    """A current GL context of `side` x `side` pixels, even if MuJoCo was imported before use_gl."""
+    """Returns a current GL context of `side` x `side` pixels, even if MuJoCo was imported before use_gl."""
     name = use_gl()
     try:
         context = importlib.import_module(f"mujoco.{name}").GLContext(side, side)
@@ -92,7 +92,7 @@ def _gl_context(side: int):
 
 
 def area_reduce(image: np.ndarray, factor: int) -> np.ndarray:
-    """(H*f, W*f, 3) uint8 -> (H, W, 3) uint8, the rounded mean of each f x f square."""
+    """Reduces (H*f, W*f, 3) uint8 to (H, W, 3) uint8, the rounded mean of each f x f square."""
     h, w = image.shape[0] // factor, image.shape[1] // factor
     # Adding planes is 14 times faster than one reduction over two axes.
     rows = image.reshape(h, factor, w * factor * 3)
@@ -107,7 +107,7 @@ def area_reduce(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def simplify_meshes(model, cell: float):
-    """A copy of `model`, for drawing only, whose mesh vertices are merged on a grid of `cell` metres.
+    """Returns a copy of `model`, for drawing only, whose mesh vertices are merged on a grid of `cell` metres.
 
     A software renderer spends its time on vertices, and most of a robot's triangles are smaller than a pixel.
     Faces that collapse are dropped; those that stay keep their normals.
@@ -172,7 +172,7 @@ class FrameRenderer:
         atexit.register(lambda: reference() and reference().close())
 
     def render(self, data) -> np.ndarray:
-        """The frame (S, S, 3) uint8 of this state, upright."""
+        """Returns the frame (S, S, 3) uint8 of this state, upright."""
         mujoco = self._mujoco
         self._gl.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL.value

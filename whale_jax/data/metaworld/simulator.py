@@ -79,7 +79,7 @@ STATE_SPEC = StateSpec(names=ACTION_SPEC.names, units=("m", "m", "m", "1 open, 0
 
 
 def action_spec(action_repeat: int = 1) -> ActionSpec:
-    """What an action means that the simulator is given `action_repeat` times in a row: as many centimetres."""
+    """Returns what an action means that the simulator is given `action_repeat` times in a row: as many centimetres."""
     travel = f"{0.01 * action_repeat:g} m"
     units = (travel, travel, travel, "effort")
     return dataclasses.replace(ACTION_SPEC, units=units, rate_hz=ACTION_SPEC.rate_hz / action_repeat)
@@ -90,6 +90,8 @@ _CROSS = {f"cross-environment-{letter}": places for letter, places in zip("abcde
 _CHUNK = 5
 
 Policy = Callable[[np.ndarray], np.ndarray]
+Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Enough = Callable[[list[bool]], bool]
 
 
 def check_names(tasks=(), policies=(), camera: str | None = None) -> None:
@@ -114,14 +116,14 @@ def _metaworld():
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The library versions that decide what an episode looks like."""
+    """Returns the library versions that decide what an episode looks like."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("metaworld", "mujoco", "numpy", "gymnasium")}
 
 
 def make_env(task: str, camera: str = "corner", seed: int = 0):
-    """The Gymnasium environment of a task, its goal observable and redrawn at each reset from `seed` on.
+    """Returns the Gymnasium environment of a task, its goal observable and redrawn at each reset from `seed` on.
 
     Raises WhaleError for an unknown task or camera, or when Meta-World is missing.
     """
@@ -148,7 +150,7 @@ def _scripted(task: str) -> Policy:
 
 
 def make_policy(task: str, name: str, seed: int) -> Policy:
-    """The policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
+    """Returns the policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
 
     Drawn from `seed` alone. expert: Meta-World's script; random: uniform; expert-noise-s: the expert's
     clipped action plus N(0, s^2); expert-or-random-p: random with probability p (0.5 if it is not said), else the
@@ -184,6 +186,18 @@ def make_policy(task: str, name: str, seed: int) -> Policy:
     return lambda obs: np.clip(act(obs), -1.0, 1.0).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """An episode of L steps: frames (L+1, H, W, 3) uint8 and observations (L+1, 39), and of each step the action, the
+    reward, which adds up over the simulator steps that the action was held for, and the success, (L, ...)."""
+
+    frames: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: np.ndarray
+
+
 class Simulator:
     """The environment and renderer of one task, made once for many episodes (making them takes 0.3 s)."""
 
@@ -203,29 +217,33 @@ class Simulator:
         return obs
 
     def frame(self) -> np.ndarray:
-        """What the camera sees now, (image_size, image_size, 3) uint8."""
+        """Returns what the camera sees now, (image_size, image_size, 3) uint8."""
         return self._renderer.render(self._env.data)
 
-    def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
-        """One episode; the same seed gives the same bits whatever was simulated before.
+    def play(self, act: Act, seed: int, steps: int, action_repeat: int = 1, enough: Enough = lambda _: False) -> Played:
+        """Plays the episode of `seed`; the same seed and actions give the same bits whatever was simulated before.
 
-        Each action is held for `action_repeat` simulator steps, whose rewards add up.
+        Args:
+          act: (frame, observation) to an action (4,), which is held for `action_repeat` simulator steps.
+          steps: actions at most; enough: tells from the success of each step so far whether to end earlier.
         """
+        observations, frames = [self.reset(seed)], [self.frame()]
+        actions, rewards, success = [], [], []
+        while len(actions) < steps and not enough(success):
+            actions.append(act(frames[-1], observations[-1]))
+            held = self.hold(actions[-1], action_repeat)
+            for values, value in zip((observations, rewards, success), held, strict=True):
+                values.append(value)
+            frames.append(self.frame())
+        return Played(*map(np.array, (frames, observations, actions, rewards, success)))
+
+    def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
+        """Records one episode of a policy of `POLICIES`, as `play` plays it."""
         policy = make_policy(self.task, policy_name, seed)
-        frames = np.empty((steps + 1, self.image_size, self.image_size, 3), np.uint8)
-        actions = np.empty((steps, ACTION_SPEC.dim), np.float32)
-        rewards = np.empty(steps, np.float32)
-        success = np.empty(steps, bool)
-        state = np.empty((steps + 1, len(STATE_SPEC.names)), np.float32)
-        obs = self.reset(seed)
         with warnings.catch_warnings():
             # The scripts warn that they exceed [-1, 1]; every action is clipped here.
             warnings.filterwarnings("ignore", message="Constant")
-            for t in range(steps):
-                frames[t], state[t] = self.frame(), obs[: state.shape[1]]
-                actions[t] = policy(obs)
-                obs, rewards[t], success[t] = self.hold(actions[t], action_repeat)
-        frames[steps], state[steps] = self.frame(), obs[: state.shape[1]]
+            played = self.play(lambda _, obs: policy(obs), seed, steps, action_repeat)
         metadata = {
             "source": "metaworld",
             "task": self.task,
@@ -239,7 +257,10 @@ class Simulator:
             "reward_version": self._env.reward_function_version,
             "versions": versions(),
         }
-        return Episode(frames, actions, rewards, success, metadata, state).validate(f"{self.task}/{policy_name}")
+        state = played.observations[:, : len(STATE_SPEC.names)].astype(np.float32)
+        rewards = played.rewards.astype(np.float32)
+        episode = Episode(played.frames, played.actions, rewards, played.success, metadata, state)
+        return episode.validate(f"{self.task}/{policy_name}")
 
     def hold(self, action: np.ndarray, times: int = 1) -> tuple[np.ndarray, float, bool]:
         """Takes `action`, (4,), for so many simulator steps.
@@ -254,7 +275,7 @@ class Simulator:
         return obs, total, success
 
     def state(self) -> np.ndarray:
-        """An exact snapshot for `restore`, (S,) float64: which episode, how far it is, and MuJoCo's own state.
+        """Returns an exact snapshot for `restore`, (S,) float64: which episode, how far it is, and MuJoCo's own state.
 
         Meta-World's get_env_state leaves out the mocap body that pulls the hand, the controls and the solver's warm
         start. Raises WhaleError before the first episode.
@@ -311,7 +332,7 @@ class Simulator:
 def rollout(
     task: str, policy_name: str, seed: int, steps: int = 100, image_size: int = 64, camera: str = "corner"
 ) -> Episode:
-    """One episode of `steps` actions from a fresh environment; all of it a function of the seed.
+    """Records one episode of `steps` actions from a fresh environment; all of it a function of the seed.
 
     Raises WhaleError for an unknown task, policy or camera, or when Meta-World or a working GL is missing.
     """

@@ -19,7 +19,7 @@ _SECONDS = 3.0
 def bench(
     mixture: Mixture, settings: ReadSettings, batch_size: int, num_frames: int, batches: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Frames a second over `batches` batches after the first, memory on the way, and the decoder's own speed.
+    """Measures frames a second over `batches` batches after the first, memory on the way, and the decoder's own speed.
 
     "decoder_frames_per_second" decodes as many threads' worth of the same JPEG pictures at their full size, and does
     nothing else; None if the data sets hold other pictures.
@@ -59,7 +59,8 @@ def bench(
 
 
 def decoder_speed(mixture: Mixture, threads: int) -> float | None:
-    """Pictures a second that the JPEG decoder alone does, in so many threads, on pictures drawn by the shares."""
+    """Measures pictures a second that the JPEG decoder alone does, in so many threads, on pictures drawn by the
+    shares."""
     counts = np.maximum(1, np.round(mixture.weights * _PICTURES)).astype(int)
     drawn = [pictures(index, count) for index, count in zip(mixture.indices, counts, strict=True)]
     encoded = [picture for some in drawn for picture in some if picture[:2] == b"\xff\xd8"]
@@ -81,7 +82,7 @@ def decoder_speed(mixture: Mixture, threads: int) -> float | None:
 
 
 def pictures(index: Index, count: int) -> list[bytes]:
-    """The first `count` encoded pictures of a data set, or as many as there are."""
+    """Returns the first `count` encoded pictures of a data set, or as many as there are."""
     found = []
     for number in range(len(index.episodes)):
         row = index.episodes[number]

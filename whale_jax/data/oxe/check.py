@@ -22,7 +22,7 @@ _AGAINST, _FOLLOWS, _POSITION, _MARGIN = -0.2, 0.2, 0.8, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Checked:
     """What is known of one data set.
 
     Attributes:
@@ -37,7 +37,7 @@ class Finding:
     suspicions: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary that json can write."""
+        """Returns a plain dictionary that json can write."""
         values = {"name": self.name, "status": self.status, "doubts": RECIPES[self.name].doubts}
         if self.index is None:
             return values
@@ -53,8 +53,8 @@ class Finding:
         }
 
 
-def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Finding]:
-    """A Finding for each of the 27 data sets, in the order of Table 11.
+def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Checked]:
+    """Yields a Checked for each of the 27 data sets, in the order of Table 11.
 
     Raises:
       WhaleError: `root` is no directory, or holds none of them.
@@ -70,21 +70,21 @@ def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 
         raise WhaleError(f"{root} holds none of the 27 data sets; there is: {there}.")
 
 
-def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, workers: int) -> Finding:
+def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, workers: int) -> Checked:
     try:
         dataset = find(root, recipe.builders, recipe.versions)
         if dataset is None:
-            return Finding(recipe.name, "missing")
+            return Checked(recipe.name, "missing")
         index = open_index(recipe, dataset, cache, workers)
         found = _measure(index)
     except WhaleError as error:
-        return Finding(recipe.name, str(error))
-    return Finding(recipe.name, "ok", index, found, tuple(_suspicions(index, found)))
+        return Checked(recipe.name, str(error))
+    return Checked(recipe.name, "ok", index, found, tuple(_suspicions(index, found)))
 
 
 def _measure(index: Index) -> dict[str, float]:
-    """Correlations, over the first episodes, of each delta with the motion that followed and of the gripper's command
-    with its measured opening; "x absolute" and the like: of the delta with the position itself."""
+    """Returns correlations, over the first episodes, of each delta with the motion that followed and of the gripper's
+    command with its measured opening; "x absolute" and the like: of the delta with the position itself."""
     found = state_reader(index.recipe, index.dataset)
     pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
     if found is None or not pairs:
@@ -127,8 +127,8 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
         yield f"never changes: {', '.join(constant)}"
 
 
-def to_text(findings: list[Finding]) -> str:
-    """What `check` found, for a terminal."""
+def to_text(findings: list[Checked]) -> str:
+    """Returns what `check` found, for a terminal."""
     lines = []
     for f in findings:
         if f.status == "missing":

@@ -8,13 +8,11 @@ that training draws segments evenly from all of them without a shuffle buffer. D
     INDEX/index.json    files, instructions, statistics, and what was left out and why
 """
 
-import concurrent.futures
-import concurrent.futures.process
+import contextlib
 import functools
 import hashlib
 import inspect
 import json
-import multiprocessing
 import os
 import shutil
 import weakref
@@ -26,13 +24,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.base.files import locked, replacing, replacing_directory, write
+from whale_jax.base.pool import run_all
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.oxe import standard
 from whale_jax.data.oxe.recipes import Recipe
-from whale_jax.data.rlds.read import INFO, BrokenRecord, RldsDataset, records, spans
+from whale_jax.data.rlds import INFO
+from whale_jax.data.rlds.read import RldsDataset, records, spans
 
 FORMAT = "whale-index/1"
 FRAME = np.dtype([("offset", "<i8"), ("size", "<u4"), ("action", "<f4", (7,)), ("reward", "<f4")])
@@ -79,7 +79,7 @@ class Index:
         return self.recipe.swapped is not None and self.dataset.images[self.recipe.camera][:2] == self.recipe.swapped
 
     def frames(self, first: int, count: int) -> np.ndarray:
-        """`count` FRAMEs from number `first` on; safe to call from several threads."""
+        """Returns `count` FRAMEs from number `first` on; safe to call from several threads."""
         data = os.pread(self._frames, count * FRAME.itemsize, first * FRAME.itemsize)
         return np.frombuffer(data, FRAME)
 
@@ -91,7 +91,7 @@ def open_index(
     workers: int = 0,
     progress: bool = True,
 ) -> Index:
-    """The index of a data set, made first where it is not there or the data or the recipe have changed.
+    """Opens the index of a data set, made first where it is not there or the data or the recipe have changed.
 
     Args:
       recipe, dataset: what is read, and the copy of it on disk.
@@ -124,7 +124,8 @@ def _place(recipe: Recipe, dataset: RldsDataset, cache: Path | str | None) -> Pa
 
 
 def _key(recipe: Recipe, dataset: RldsDataset) -> str:
-    """A hash of what the index depends on: the data's description, its files' sizes, the recipe and its helpers.
+    """Returns a hash of what the index depends on: the data's description, its files' sizes, the recipe and its
+    helpers.
 
     Sizes of remote files are left to the description: to ask for ten thousand takes minutes.
     """
@@ -163,34 +164,17 @@ def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: 
     paths = [] if dataset.remote else [dataset.splits[split][number] for split, number in missing]
     small = paths and sum(path.stat().length for path in paths if path.exists()) < _POOL_FROM_BYTES
     if min(workers, len(missing)) <= 1 or small:
-        yield from (_index_file(recipe, dataset, parts, *job) for job in missing)
+        yield from (_index_file(recipe, dataset, parts, job) for job in missing)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
-        try:
-            alike = RldsDataset(dataset.name, dataset.path)
-            futures = _submit(pool, [(recipe, alike, parts, *job) for job in missing])
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise WhaleError(
-                f"A process that was indexing {dataset.path} died, which often means that memory ran out. What was "
-                "read is kept: run the same command again, with fewer workers if it recurs."
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    alike = RldsDataset(dataset.name, dataset.path)
+    index = functools.partial(_index_file, recipe, alike, parts)
+    with contextlib.closing(run_all(index, missing, workers, lambda _: f"indexing {dataset.path}")) as done:
+        yield from (count for _, count in done)
 
 
-def _submit(pool: concurrent.futures.ProcessPoolExecutor, jobs: list[tuple]) -> list[concurrent.futures.Future]:
-    try:
-        return [pool.submit(_index_file, *job) for job in jobs]
-    except OSError as error:
-        # Where a process dies while another is being started, that one finds the pipes closed.
-        raise concurrent.futures.process.BrokenProcessPool(str(error)) from None
-
-
-def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, split: str, number: int) -> int:
+def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, job: tuple[str, int]) -> int:
     """Reads one file and writes its part of the index; the number of episodes that were there."""
+    split, number = job
     read, path = episode_reader(recipe, dataset), dataset.splits[split][number]
     frames, lengths, texts, left_out, seen = [], [], [], Counter(), 0
     try:
@@ -221,7 +205,7 @@ def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, split: str, n
 
 
 def episode_reader(recipe: Recipe, dataset: RldsDataset):
-    """A function from a record to its FRAMEs (offsets within the record) and its instruction.
+    """Returns a function from a record to its FRAMEs (offsets within the record) and its instruction.
 
     Raises:
       WhaleError: the data set has no such camera or field.
@@ -272,7 +256,7 @@ def _actions(recipe: Recipe, steps: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _text(values: np.ndarray | None) -> str:
-    """The instruction at an episode's first step: text, or code points that end in zeros."""
+    """Returns the instruction at an episode's first step: text, or code points that end in zeros."""
     if values is None or not len(values):
         return ""
     first = values[0]
@@ -321,7 +305,7 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[st
 
 
 def _statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:
-    """Of the actions of these episodes."""
+    """Returns statistics of the actions of these episodes."""
     table = np.memmap(frames, FRAME, "r")
     used = np.zeros(len(table), bool)
     for row in episodes:

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from whale_jax.base.errors import BrokenRecord
 from whale_jax.data.contract.actions import StateSpec
 from whale_jax.data.oxe.index import Index, episode_reader
 from whale_jax.data.oxe.recipes import Recipe
 from whale_jax.data.oxe.standard import NAMES
-from whale_jax.data.rlds.read import BrokenRecord, RldsDataset, inflate, records
+from whale_jax.data.rlds.read import RldsDataset, inflate, records
 
 _OPENING = "larger is more open"
 
 
 def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Callable[[bytes], np.ndarray]] | None:
-    """What is measured, and a function from a record to it, (N, S) float32; None where nothing is known to be.
+    """Returns what is measured, and a function from a record to it, (N, S) float32; None where nothing is known to be.
 
     The function raises BrokenRecord for a record without these numbers.
     """
@@ -49,7 +50,7 @@ def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Calla
 
 
 def measured(index: Index) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """(actions (N - 1, 7), state (N, S) or None where it does not fit the frames) of each episode, in order.
+    """Yields (actions (N - 1, 7), state (N, S) or None where it does not fit the frames) of each episode, in order.
 
     Nothing where nothing is known to be measured.
     """

@@ -18,14 +18,14 @@ import numpy as np
 import psutil
 from etils import epath
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.media.pictures import decode_into
 from whale_jax.data.oxe.index import Index, open_index
 from whale_jax.data.oxe.recipes import RECIPES, check_weights
 from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
-from whale_jax.data.rlds.read import BrokenRecord, check_root, find
+from whale_jax.data.rlds.read import check_root, find
 from whale_jax.data.store import activity
 from whale_jax.data.store.batches import BatchIterator, check_sizes, masks
 from whale_jax.data.store.store import nested_share
@@ -86,7 +86,7 @@ class Mixture:
         return {index.recipe.name: index.spec for index in self.indices}
 
     def select(self, names: Iterable[str]) -> "Mixture":
-        """The part of the mixture with these names, its shares made to sum to 1.
+        """Returns the part of the mixture with these names, its shares made to sum to 1.
 
         Raises:
           WhaleError: it has none of them.
@@ -100,7 +100,7 @@ class Mixture:
         return Mixture(*zip(*kept, strict=True))
 
     def with_held_out(self, shards: int) -> "Mixture | None":
-        """The data sets that have a held-out episode for each of so many shards; None if there are none."""
+        """Returns the data sets that have a held-out episode for each of so many shards; None if there are none."""
         enough = [i.recipe.name for i in self.indices if i.episodes["held_out"].sum() >= shards]
         return self.select(enough) if enough else None
 
@@ -115,7 +115,7 @@ class Mixture:
         shard: tuple[int, int] = (0, 1),
         fraction: float = 1.0,
     ) -> "MixtureIterator":
-        """An endless stream of batches of segments, by the shares.
+        """Returns an endless stream of batches of segments, by the shares.
 
         All segments of a data set come once, in an order of the seed, before any comes again. shard (index, count)
         takes every count-th episode, so that shards share no frame. Batch k is a function of the data, the settings,
@@ -152,7 +152,7 @@ class Mixture:
 
 
 def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
-    """0 to total - 1 in a random order for ever, another order each time."""
+    """Returns 0 to total - 1 in a random order for ever, another order each time."""
     if total >= _MANY:
         numbers = grain.MapDataset.range(total).shuffle(int(seed.generate_state(1)[0]))
     else:
@@ -163,7 +163,7 @@ def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
 
 
 def _episodes(index: Index, held_out: bool, fraction: float, seed: int) -> np.ndarray:
-    """Numbers of the training or held-out episodes that are drawn from."""
+    """Returns numbers of the training or held-out episodes that are drawn from."""
     here = np.flatnonzero(index.episodes["held_out"] == held_out)
     return here[nested_share(len(here), fraction, seed)]
 
@@ -187,7 +187,7 @@ class _Table:
         return self.rows.nbytes + self._ends.nbytes
 
     def segment(self, number: int) -> tuple[int, int]:
-        """(episode, start) of a segment."""
+        """Returns (episode, start) of a segment."""
         place = int(np.searchsorted(self._ends, number, side="right"))
         return int(self.rows[place]), number - (int(self._ends[place - 1]) if place else 0)
 
@@ -213,7 +213,7 @@ class _Reader:
             )
 
     def read(self, chosen: tuple[np.ndarray, np.ndarray]) -> Batch:
-        """The batch of these (data set, segment) numbers, each (B,)."""
+        """Returns the batch of these (data set, segment) numbers, each (B,)."""
         b, t, side = len(chosen[0]), self._num_frames, self._settings.image_size
         frames = np.empty((b, t, side, side, 3), np.uint8)
         actions, rewards = np.zeros((b, t, DIM), np.float32), np.zeros((b, t), np.float32)
@@ -231,7 +231,8 @@ class _Reader:
         return validate(Batch(frames, actions, rewards, frame_mask, action_mask, episode, start))
 
     def _segment(self, number: int, segment: int, out: np.ndarray) -> tuple[int, int, np.ndarray]:
-        """(episode, start, FRAMEs) of a segment or of the one that stands in for it; `out` (T, H, W, 3) is filled."""
+        """Returns (episode, start, FRAMEs) of a segment or of the one that stands in for it; `out` (T, H, W, 3) is
+        filled."""
         table, index = self._tables[number], self._mixture.indices[number]
         for attempt in range(_TRIES):
             episode, start = table.segment((segment + attempt * _STRIDE) % table.total)
@@ -319,7 +320,8 @@ class MixtureIterator(BatchIterator):
         return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Also of another number of hosts, whose shards hold other episodes: their order is another from here on."""
+        """Continues where `state` was taken, also on another number of hosts, whose shards hold other episodes: their
+        order is another from here on."""
         super().set_state(state)
         if state["hosts"] != self._hosts:
             print(
@@ -335,7 +337,7 @@ class MixtureIterator(BatchIterator):
         return dict(zip(self._mixture.names, (self._drawn / max(self._drawn.sum(), 1)).tolist(), strict=True))
 
     def report(self) -> str:
-        """One line: shares drawn beside those asked for, and what was bad."""
+        """Returns one line: shares drawn beside those asked for, and what was bad."""
         asked = self._mixture.weights
         parts = [f"{n} {100 * s:.1f} ({100 * w:.1f})" for (n, s), w in zip(self.shares.items(), asked, strict=True)]
         bad = [f"{count} segments of {name}: {cause}" for (name, cause), count in sorted(self._reader.bad.items())]
@@ -352,7 +354,7 @@ def open_mixture(
     workers: int = 0,
     progress: bool = True,
 ) -> Mixture:
-    """The data sets of `weights` under `root`, indexed.
+    """Opens the data sets of `weights` under `root`, indexed.
 
     Args:
       root: a directory, or a gs:// or s3:// address whose reader is installed.

@@ -284,7 +284,7 @@ TABLETOP: tuple[str, ...] = (
 
 
 def check_weights(weights: dict[str, float]) -> dict[str, float]:
-    """The weights of a mixture made to sum to 1, in the table's order and without those that are 0.
+    """Returns the weights of a mixture made to sum to 1, in the table's order and without those that are 0.
 
     Raises:
       WhaleError: an unknown data set, a weight that is negative or not finite, or none above 0.

@@ -1,1 +1,10 @@
 """RLDS data sets, without TensorFlow."""
+
+from pathlib import Path
+
+INFO = "dataset_info.json"
+
+
+def is_rlds(path: Path) -> bool:
+    """Tells whether a directory is a version of an RLDS data set, or holds versions of one."""
+    return (path / INFO).exists() or any(path.glob(f"*/{INFO}"))

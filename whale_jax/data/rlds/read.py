@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.data.rlds import INFO
 
 NEEDED = {
     "tensorflow_datasets": "tensorflow-datasets",
@@ -32,12 +33,8 @@ if _absent := [package for module, package in NEEDED.items() if importlib.util.f
 
 import google_crc32c  # noqa: E402
 
-INFO = "dataset_info.json"
 _CRC_DELTA = 0xA282EAD8
-
-
-class BrokenRecord(Exception):
-    """A record that does not hold what its file promises; the message is the cause, in a few words."""
+_NO_EXAMPLE = "not a serialised tf.train.Example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +99,7 @@ class RldsDataset:
         return {key: feature.shape for key, feature in found.items() if isinstance(feature, tfds.features.Image)}
 
     def parser(self, keys: Iterable[str]):
-        """A function from a record to a dictionary of arrays by key, for keys of `fields`.
+        """Returns a function from a record to a dictionary of arrays by key, for keys of `fields`.
 
         Raises:
           WhaleError: a key that the data set does not have.
@@ -131,7 +128,7 @@ def _parse(parser, keys: tuple[str, ...], record: bytes) -> dict[str, np.ndarray
 
 
 def inflate(values: np.ndarray) -> np.ndarray:
-    """float32 numbers (N, columns) of a field that TFDS stored as one compressed string for each step."""
+    """Returns float32 numbers (N, columns) of a field that TFDS stored as one compressed string for each step."""
     return np.stack([np.frombuffer(zlib.decompress(value), np.float32) for value in values])
 
 
@@ -142,7 +139,8 @@ def check_root(root: epath.PathLike) -> None:
 
 
 def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] | None = None) -> RldsDataset | None:
-    """The newest of the known versions of a data set under `root`, by any of its names; None if it is not there.
+    """Returns the newest of the known versions of a data set under `root`, by any of its names; None if it is not
+    there.
 
     Raises:
       WhaleError: it is there in other versions only.
@@ -164,13 +162,13 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum of TFRecord files."""
+    """Returns the checksum of TFRecord files."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
 
 
 def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Each record of a TFRecord file with the offset of its first byte.
+    """Yields each record of a TFRecord file with the offset of its first byte.
 
     Raises:
       BrokenRecord: the file ends within a record, or a checksum is wrong; nothing behind it can be found.
@@ -189,53 +187,41 @@ def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
 
 
 def spans(record: bytes, key: str) -> np.ndarray:
-    """Where the strings of one feature lie in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
+    """Returns where the strings of one feature lie in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
+
+    Protocol buffers tell no offsets, and copy every picture on the way to the sizes; so the headers alone are read.
 
     Raises:
       BrokenRecord: the record has no such feature.
     """
     wanted = key.encode()
-    for _, start, end in _messages(record, 0, len(record)):
-        for _, entry, entry_end in _messages(record, start, end):
-            name, value = _key_and_value(record, entry, entry_end)
-            if name != wanted:
-                continue
-            lists = [(at, stop) for kind, at, stop in _messages(record, *value) if kind == 1]
-            found = [(at, stop - at) for place in lists for _, at, stop in _messages(record, *place)]
-            return np.array(found, np.int64).reshape(-1, 2)
+    for _, features in _fields(record, 0, len(record)):
+        for _, entry in _fields(record, *features):
+            parts = dict(_fields(record, *entry))
+            if record[slice(*parts.get(1, (0, 0)))] == wanted:
+                lists = [place for kind, place in _fields(record, *parts.get(2, (0, 0))) if kind == 1]
+                found = [(at, stop - at) for place in lists for _, (at, stop) in _fields(record, *place)]
+                return np.array(found, np.int64).reshape(-1, 2)
     raise BrokenRecord(f"without {key}")
 
 
-def _key_and_value(record: bytes, start: int, end: int) -> tuple[bytes, tuple[int, int]]:
-    name, value = b"", (end, end)
-    for number, at, stop in _messages(record, start, end):
-        if number == 1:
-            name = record[at:stop]
-        else:
-            value = at, stop
-    return name, value
+def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yields (number, (start, end)) of the fields of a message; all of an Example's are length-delimited, below 16."""
+    while at < end:
+        tag = record[at]
+        size, at = _varint(record, at + 1)
+        if tag & 0x87 != 2 or at + size > end:
+            raise BrokenRecord(_NO_EXAMPLE)
+        yield tag >> 3, (at, at + size)
+        at += size
 
 
-def _messages(record: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, end) of the length-delimited fields of a protocol buffer message."""
-    while position < end:
-        tag, position = _varint(record, position)
-        if tag & 7 != 2:
-            raise BrokenRecord("not a serialised tf.train.Example")
-        size, position = _varint(record, position)
-        if position + size > end:
-            raise BrokenRecord("not a serialised tf.train.Example")
-        yield tag >> 3, position, position + size
-        position += size
-
-
-def _varint(record: bytes, position: int) -> tuple[int, int]:
+def _varint(record: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
-        if position >= len(record):
-            raise BrokenRecord("not a serialised tf.train.Example")
-        byte = record[position]
+    while at < len(record):
+        byte, at = record[at], at + 1
         value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
         if byte < 0x80:
-            return value, position
+            return value, at
+        shift += 7
+    raise BrokenRecord(_NO_EXAMPLE)

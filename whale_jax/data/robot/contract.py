@@ -156,7 +156,7 @@ class _Reader:
                 raise self._error(("absolute",), f"is state, so {d.name!r} needs a `state:` column to be measured by")
 
     def _dimensions(self, row: Any, path: tuple) -> list[Dimension]:
-        """The dimensions of one entry: three for a quaternion, else one."""
+        """Returns the dimensions of one entry: three for a quaternion, else one."""
         row = self._mapping(row, path, _DIMENSION)
         for key in ("name", "from", "kind"):
             if key not in row:

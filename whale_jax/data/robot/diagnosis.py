@@ -28,7 +28,7 @@ _UNIT = re.compile(r"^(?:([0-9.]+(?:e[-+]?\d+)?)\s+)?(m|cm|mm|rad|deg)(/s)?$")
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class Trajectory:
     """One episode without its pictures.
 
     actions (L, A) in the robot's units; state (L + 1, S), or None; change (L,), by how much of the range the picture
@@ -90,7 +90,7 @@ class Diagnosis:
     steps: int
 
 
-def diagnose(recording: Sequence[Steps], spec: ActionSpec, state_spec: StateSpec | None = None) -> Diagnosis:
+def diagnose(recording: Sequence[Trajectory], spec: ActionSpec, state_spec: StateSpec | None = None) -> Diagnosis:
     """Examines every dimension of the actions of some episodes.
 
     Args:
@@ -118,11 +118,11 @@ def diagnose(recording: Sequence[Steps], spec: ActionSpec, state_spec: StateSpec
 
 
 def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings, the worst first."""
+    """Returns the findings, the worst first."""
     return tuple(sorted(findings, key=lambda finding: (WRONG, SUSPICIOUS, NOTE).index(finding.severity)))
 
 
-def _constant(recording: Sequence[Steps], spec: ActionSpec) -> Iterator[Finding]:
+def _constant(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:
     actions = np.concatenate([steps.actions for steps in recording])
     for d, name in enumerate(spec.names):
         if np.ptp(actions[:, d]) <= _CONSTANT * (spec.high[d] - spec.low[d]):
@@ -142,7 +142,7 @@ def _unmeasured(names: Sequence[str]) -> Finding:
 
 
 def _factor(action_unit: str, state_unit: str, rate_hz: float) -> float | None:
-    """How much of the state's unit an action of 1.0 moves in one step; None where the units do not say."""
+    """Returns how much of the state's unit an action of 1.0 moves in one step; None where the units do not say."""
     action, state = _UNIT.match(action_unit), _UNIT.match(state_unit)
     if not action or not state or state[3]:
         return None
@@ -161,7 +161,7 @@ def _motion(state: np.ndarray, unit: str) -> np.ndarray:
 
 
 def _examine_delta(
-    measured: Sequence[Steps], spec: ActionSpec, d: int, column: int, unit: str
+    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
 ) -> tuple[list[Finding], Axis | None]:
     name, factor = spec.names[d], _factor(spec.units[d], unit, spec.rate_hz)
     if spec.frame == "tool":
@@ -184,7 +184,7 @@ def _examine_delta(
 
 
 def _absolute(commands, motions, places) -> bool:
-    """Whether commands follow the places, and their changes the motions better than they do themselves."""
+    """Returns whether commands follow the places, and their changes the motions better than they do themselves."""
     changes = [np.diff(command, prepend=np.nan)[1:] for command in commands]
     moved = _joined_correlation(changes, [motion[1:] for motion in motions])
     plain = _joined_correlation(commands, motions)
@@ -220,7 +220,7 @@ def _summed(series: np.ndarray) -> np.ndarray:
 
 
 def _lag(axes: Sequence[Axis], spec: ActionSpec) -> Iterator[Finding]:
-    """An offset of whole steps, which most axes must share."""
+    """Yields an offset of whole steps, which most axes must share."""
     clear = [axis for axis in axes if axis.response is not None and axis.response.clear]
     chosen = [axis for axis in clear if axis.certain]
     if not chosen:
@@ -251,7 +251,7 @@ _NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
 def _scale(axes: Sequence[Axis]) -> Iterator[Finding]:
-    """A scale that the axes share, or else that of one of them."""
+    """Yields a scale that the axes share, or else that of one of them."""
     certain = [axis for axis in axes if axis.certain and axis.scaled]
     if not certain:
         return
@@ -282,7 +282,7 @@ def _scale_finding(names: tuple[str, ...], severity: str, gain: float, interval)
 
 
 def _examine_absolute(
-    measured: Sequence[Steps], spec: ActionSpec, d: int, column: int, unit: str
+    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
 ) -> tuple[list[Finding], Axis | None]:
     name = spec.names[d]
     commands = [steps.actions[:, d].astype(np.float64) for steps in measured]
@@ -306,7 +306,7 @@ def _examine_absolute(
 
 
 def _examine_gripper(
-    measured: Sequence[Steps], spec: ActionSpec, d: int, column: int, unit: str
+    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
 ) -> tuple[list[Finding], Axis | None]:
     name = spec.names[d]
     commands = [steps.actions[:, d].astype(np.float64) for steps in measured]
@@ -341,8 +341,8 @@ _EXAMINE: dict[str, Callable[..., tuple[list[Finding], Axis | None]]] = {
 }
 
 
-def _from_pictures(recording: Sequence[Steps], spec: ActionSpec) -> Iterator[Finding]:
-    """A lag between how much is commanded and how much the picture changes."""
+def _from_pictures(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:
+    """Yields a lag between how much is commanded and how much the picture changes."""
     seen = [steps for steps in recording if steps.change is not None]
     deltas = [d for d, kind in enumerate(spec.kinds) if kind == "delta"]
     if not seen or not deltas:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.data.contract.recorded import Recorded
+from whale_jax.data.contract.recorded import Reader, Recorded
 from whale_jax.data.robot.motion import Motion
 from whale_jax.data.store.store import EpisodeStore
 
@@ -41,14 +41,14 @@ class Found:
     @classmethod
     def of(
         cls,
-        reader: Any,
+        reader: Reader,
         pairs: Sequence[tuple[Recorded, Motion]],
         splits: Sequence[str],
         spec: ActionSpec,
         camera: str,
         left_out: dict[str, int],
     ) -> "Found":
-        """Of a LeRobot data set or a folder: the episodes kept, their motion and splits."""
+        """Describes a LeRobot data set or a folder: the episodes kept, their motion and splits."""
         actions = np.concatenate([motion.actions for _, motion in pairs])
         outside = (actions < np.float32(spec.low)) | (actions > np.float32(spec.high))
         columns = (actions.min(0), actions.mean(0, dtype=np.float64), actions.max(0), outside.mean(0))
@@ -71,7 +71,7 @@ class Found:
 
     @classmethod
     def of_store(cls, store: EpisodeStore, kind: str, left_out: dict[str, int] | None = None) -> "Found":
-        """Of a source whose actions were taken as they are."""
+        """Describes a source whose actions were taken as they are."""
         spec, camera = store.action_spec, str(store.info.get("camera", ""))
         return cls(
             kind=kind,
@@ -103,7 +103,7 @@ def _repaired(motions: Sequence[Motion]) -> dict[str, int]:
 
 
 def to_text(found: Found, root: str) -> str:
-    """What was found, as lines."""
+    """Returns what was found, as lines."""
     splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
     low, high = found.source_hz
     same = abs(high / found.rate_hz - 1) < 0.02 and abs(low / found.rate_hz - 1) < 0.02

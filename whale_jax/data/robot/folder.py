@@ -14,13 +14,31 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows
-from whale_jax.data.media.videos import Video, frame_times, picture
+from whale_jax.data.media.videos import LastVideo, frame_times, picture
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 PICTURES = (".png", ".jpg", ".jpeg")
 ACTION, STATE = "action", "observation.state"
+MARKS = "NAME.mp4 or NAME/*.png with NAME.csv"
 _OWN = ("timestamp", "reward", "success")
 _TEXT = "task"
+
+
+def is_folder(root: Path) -> bool:
+    """Tells whether a directory holds a table, a video or a directory of pictures."""
+    return any(_tables_and_films(root))
+
+
+def _tables_and_films(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Returns the CSVs and the videos or directories of pictures, by the episode's name."""
+    tables = {path.stem: path for path in root.glob("*.csv")}
+    films = {path.stem: path for path in sorted(root.iterdir()) if path.suffix.lower() in VIDEOS}
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and any(child.suffix.lower() in PICTURES for child in path.iterdir()):
+            films[path.name] = path
+            if (path / "actions.csv").exists():
+                tables.setdefault(path.name, path / "actions.csv")
+    return tables, films
 
 
 class Folder:
@@ -28,7 +46,7 @@ class Folder:
 
     root; rate_hz: None, for each episode has its own; cameras: (); columns: of the first episode's CSV, by key;
     names: of the episodes. `assumed_hz` is the rate of pictures that have no times.
-    Raises WhaleError when there are no episodes, or a CSV without frames or the reverse.
+    Raises WhaleError for a CSV without frames or the reverse.
     """
 
     kind = "folder"
@@ -36,26 +54,18 @@ class Folder:
     def __init__(self, root: Path | str, assumed_hz: float | None = None):
         self.root, self._assumed = Path(root), assumed_hz
         self._pairs = list(self._find())
-        if not self._pairs:
-            raise WhaleError(
-                f"{root} holds no episodes: neither a LeRobot data set (meta/info.json), an RLDS data set, an episode "
-                "store (manifest.json), nor NAME.mp4 or NAME/*.png with NAME.csv."
-            )
         self.names = [name for name, _, _ in self._pairs]
         self.cameras: list[str] = []
         header = _header(self._pairs[0][2])
         self.columns = {key: tuple(names) for key, names in _split(header).items() if names}
-        self._video: Video | None = None
-
-    def __len__(self) -> int:
-        return len(self._pairs)
+        self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
-        """ "main"; a folder has one view, so that another name is passed over."""
+        """Returns "main"; a folder has one view, so that another name is passed over."""
         return "main"
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """One episode after the other, its CSV checked against its frames; these are decoded when asked for.
+        """Yields one episode after the other, its CSV checked against its frames; these are decoded when asked for.
 
         Raises:
           WhaleError: naming file and row, for what is no number or goes back in time, and for frames and rows that
@@ -67,23 +77,12 @@ class Folder:
 
     def close(self) -> None:
         """Closes the video that was read last."""
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+        self._video.close()
 
     def _find(self) -> Iterator[tuple[str, Path, Path]]:
-        """(name, video or directory of pictures, CSV)."""
-        if not self.root.is_dir():
-            raise WhaleError(f"There is no directory {self.root}; correct the path.")
-        tables = {path.stem: path for path in self.root.glob("*.csv")}
-        films = {path.stem: path for path in sorted(self.root.iterdir()) if path.suffix.lower() in VIDEOS}
-        for path in sorted(self.root.iterdir()):
-            if path.is_dir() and any(child.suffix.lower() in PICTURES for child in path.iterdir()):
-                films[path.name] = path
-                if (path / "actions.csv").exists():
-                    tables.setdefault(path.name, path / "actions.csv")
-        alone = sorted(set(tables) ^ set(films))
-        if alone and (films or tables):
+        """Yields (name, video or directory of pictures, CSV)."""
+        tables, films = _tables_and_films(self.root)
+        if alone := sorted(set(tables) ^ set(films)):
             what = "no CSV of actions" if alone[0] in films else "no video and no directory of pictures"
             raise WhaleError(
                 f"{self.root}: the episode {alone[0]} has {what} ({len(alone)} such in all); add or remove it."
@@ -117,13 +116,14 @@ class Folder:
 
         def frames(wanted: np.ndarray, side: int) -> np.ndarray:
             if pictures is None:
-                return self._open(film).read(shown[wanted], side, tolerance)
+                return self._video.open(film).read(shown[wanted], side, tolerance)
             return np.stack([picture(pictures[i], side, str(pictures[i])) for i in wanted])
 
         return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
 
     def _times(self, values: dict[str, np.ndarray], shown: np.ndarray, filmed: bool, path: Path) -> np.ndarray:
-        """When each frame was seen: by the table, else by the video, else at the rate that the robot's file gives."""
+        """Returns when each frame was seen: by the table, else by the video, else at the rate that the robot's file
+        gives."""
         if "timestamp" in values:
             times = values["timestamp"]
             missing = len(shown) - len(times)
@@ -137,15 +137,9 @@ class Folder:
             )
         return shown / self._assumed
 
-    def _open(self, path: Path) -> Video:
-        if self._video is None or self._video.path != path:
-            self.close()
-            self._video = Video(path)
-        return self._video
-
 
 def _split(header: Collection[str]) -> dict[str, list[str]]:
-    """The columns of the action and of the state."""
+    """Returns the columns of the action and of the state."""
     state = [n for n in header if n.startswith("state.")]
     return {ACTION: [n for n in header if n not in (*_OWN, _TEXT, *state)], STATE: state}
 

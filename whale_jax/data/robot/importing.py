@@ -1,9 +1,9 @@
 """`whale data import`: what a roboticist has (LeRobot, RLDS, a folder, another store) becomes an episode store."""
 
+import contextlib
 import dataclasses
 import os
 import re
-import shutil
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +14,18 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.files import locked, replacing, write
+from whale_jax.base.files import locked
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import ActionSpec, statistics
 from whale_jax.data.contract.episode import Episode
-from whale_jax.data.contract.recorded import Recorded, check_image_size
-from whale_jax.data.lerobot.read import INFO, LeRobot
+from whale_jax.data.contract.recorded import Reader, Recorded, check_image_size
 from whale_jax.data.robot.contract import EXAMPLES, Robot, load_robot
 from whale_jax.data.robot.findings import Found
-from whale_jax.data.robot.folder import Folder
 from whale_jax.data.robot.motion import Motion, action_spec, convert, state_spec
+from whale_jax.data.robot.readers import kind_of
 from whale_jax.data.store.resume import check_settings, existing
 from whale_jax.data.store.storage import (
-    MANIFEST,
     episode_file,
-    read_header,
     record_of,
     remove_partial,
     write_episode,
@@ -37,7 +34,6 @@ from whale_jax.data.store.storage import (
 from whale_jax.data.store.store import EpisodeStore, open_store
 
 POLICY, IMAGE_SIZE = "demonstration", 64
-_RLDS = "dataset_info.json"
 _RATES_DIFFER = 0.01
 _SLUG = 60
 
@@ -78,57 +74,39 @@ def import_data(
     Raises:
       WhaleError: what is wrong, in which file and row, and what mends it.
     """
-    source, root = _place(source), Path(root)
+    kind, root = kind_of(source), Path(root)
     if image_size is not None:
         check_image_size(image_size)
     if not 0 <= valid + test < 1 or min(valid, test) < 0:
         raise WhaleError(f"Shares of {valid:g} for --valid and {test:g} for --test leave nothing to train on.")
-    given = {"--robot": robot, "--camera": camera, "--leave-out": leave_out}
-    if isinstance(source, Path) and (source / MANIFEST).exists():
-        _refuse(source, "is an episode store", given)
-        return _import_store(open_store(source), root, image_size, progress)
-    if not isinstance(source, Path) or (source / _RLDS).exists() or any(source.glob(f"*/{_RLDS}")):
-        _refuse(source, "is an RLDS data set", given)
-        return _import_rlds(source, root, image_size)
+    if kind.copy is not None:
+        for option, value in {"--robot": robot, "--camera": camera, "--leave-out": leave_out}.items():
+            if value:
+                raise WhaleError(
+                    f"{source} is {kind.what}, whose actions, view and episodes are known; leave {option} out."
+                )
+        store, left_out = kind.copy(source, root, image_size, progress)
+        return store, Found.of_store(store, kind.name, left_out)
     image_size = IMAGE_SIZE if image_size is None else image_size
-    reader = _open(source, robot)
-    try:
-        found, spec, shared, jobs = _plan(reader, load_robot(robot), camera, image_size, (valid, test), set(leave_out))
+    contract = load_robot(robot) if robot else None
+    with contextlib.closing(kind.open(source, contract and contract.rate_hz)) as reader:
+        if contract is None:
+            raise _unknown_actions(reader)
+        found, spec, shared, jobs = _plan(reader, contract, camera, image_size, (valid, test), set(leave_out))
         _write_all(root, jobs, spec, shared, progress)
-    finally:
-        reader.close()
     return open_store(root), found
 
 
-def _place(source: Path | str) -> Path | str:
-    """A local directory that exists, or an address such as gs://..., which only RLDS may have."""
-    if "://" in str(source):
-        return str(source)
-    if not Path(source).is_dir():
-        raise WhaleError(f"There is no directory {source}; correct the path.")
-    return Path(source)
-
-
-def _refuse(source: Path | str, what: str, given: dict[str, Any]) -> None:
-    """Raises WhaleError for an option that says what such a source knows itself."""
-    if wrong := [option for option, value in given.items() if value]:
-        raise WhaleError(f"{source} {what}, whose actions, view and episodes are known; leave {wrong[0]} out.")
-
-
-def _open(source: Path, robot: Path | str | None) -> LeRobot | Folder:
-    rate = load_robot(robot).rate_hz if robot else None
-    reader = LeRobot(source) if (source / INFO).exists() else Folder(source, rate)
-    if robot is None:
-        columns = "; ".join(f"{key}: {', '.join(names)}" for key, names in reader.columns.items()) or "none"
-        raise WhaleError(
-            f"What the actions in {source} mean is not known. Describe the robot once in YAML and name the file: "
-            f"--robot=FILE.yaml; examples to start from: {', '.join(EXAMPLES)}. Columns that are there: {columns}."
-        )
-    return reader
+def _unknown_actions(reader: Reader) -> WhaleError:
+    columns = "; ".join(f"{key}: {', '.join(names)}" for key, names in reader.columns.items()) or "none"
+    return WhaleError(
+        f"What the actions in {reader.root} mean is not known. Describe the robot once in YAML and name the file: "
+        f"--robot=FILE.yaml; examples to start from: {', '.join(EXAMPLES)}. Columns that are there: {columns}."
+    )
 
 
 def _plan(
-    reader: LeRobot | Folder,
+    reader: Reader,
     robot: Robot,
     camera: str,
     image_size: int,
@@ -174,7 +152,7 @@ def _plan(
 
 
 def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
-    """The control rate that all episodes have; raises WhaleError naming the first two that differ."""
+    """Returns the control rate that all episodes have; raises WhaleError naming the first two that differ."""
     for recorded in recordings[1:]:
         first = recordings[0]
         if abs(recorded.rate_hz / first.rate_hz - 1) > _RATES_DIFFER:
@@ -187,7 +165,7 @@ def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
 
 
 def split_names(count: int, valid: float, test: float) -> list[str]:
-    """The split of each of `count` episodes: the last ones are for "valid" and, behind them, "test".
+    """Returns the split of each of `count` episodes: the last ones are for "valid" and, behind them, "test".
 
     A share above 0 takes one episode at least, and one is always left to train on.
     """
@@ -197,7 +175,8 @@ def split_names(count: int, valid: float, test: float) -> list[str]:
 
 
 def slugs_of(texts: Iterable[str]) -> dict[str, str]:
-    """A directory name for each text, another for each; the first of those that look alike keeps the plain one."""
+    """Returns a directory name for each text, another for each; the first of those that look alike keeps the plain
+    one."""
     slugs: dict[str, str] = {}
     for text in texts:
         if text not in slugs:
@@ -231,7 +210,7 @@ def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str,
 
 
 def _written(root: Path, jobs: list[_Job], spec: ActionSpec) -> Iterator[tuple[_Job, dict[str, Any]]]:
-    """(job, header) of each episode once it is on the disk; pictures are decoded while others are compressed."""
+    """Yields (job, header) of each episode once it is on the disk; pictures are decoded while others are compressed."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
@@ -250,43 +229,6 @@ def _episode(job: _Job, spec: ActionSpec) -> Episode:
     return Episode(frames, motion.actions, motion.rewards, motion.success, job.metadata, motion.state)
 
 
-def _import_store(
-    store: EpisodeStore, root: Path, image_size: int | None, progress: bool
-) -> tuple[EpisodeStore, Found]:
-    """Copies a store file by file, each read and checked first; what is there already is kept."""
-    if image_size and store.image_size != (image_size, image_size):
-        raise WhaleError(
-            f"{store.root} holds frames of {store.image_size[0]}x{store.image_size[1]} pixels, which are copied as "
-            "they are; leave --image-size out."
-        )
-    if root.resolve() == store.root.resolve():
-        raise WhaleError(f"{root} is the store itself; give --to another directory.")
-    with locked(root / ".lock"):
-        wanted = {record["file"] for record in store.records}
-        headers = existing(root, wanted)
-        if strays := sorted(set(headers) - wanted):
-            raise WhaleError(
-                f"{root} holds episodes that {store.root} does not ({strays[0]}); give --to another directory."
-            )
-        remove_partial(root)
-        there = {file for file, header in headers.items() if header == read_header(store.root / file)}
-        with Progress(root.name, "Copied", "episodes", len(store), len(there), "frames", progress) as bar:
-            for i, record in enumerate(store.records):
-                if record["file"] not in there:
-                    bar.step(store.read(i).length + 1)
-                    with replacing(root / record["file"]) as file, open(store.root / record["file"], "rb") as old:
-                        shutil.copyfileobj(old, file)
-        write(root / MANIFEST, (store.root / MANIFEST).read_bytes())
-    return open_store(root), Found.of_store(store, "episode store")
-
-
-def _import_rlds(source: Path | str, root: Path, image_size: int | None) -> tuple[EpisodeStore, Found]:
-    from whale_jax.data.oxe.convert import import_rlds
-
-    store, left_out = import_rlds(source, root, image_size or 0)
-    return store, Found.of_store(store, "RLDS", left_out)
-
-
 def _versions() -> dict[str, str]:
-    """The library versions that decide what a frame looks like."""
+    """Returns the library versions that decide what a frame looks like."""
     return {"av": version("av"), "numpy": version("numpy")}

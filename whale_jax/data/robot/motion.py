@@ -74,7 +74,8 @@ def convert(robot: Robot, recorded: Recorded, rate_hz: float) -> Motion:
 
 
 def action_spec(robot: Robot, motions: Iterable[Motion], rate_hz: float) -> ActionSpec:
-    """The contract of the stored actions: ranges are those of the robot's file, or else the 1 % and 99 % quantiles.
+    """Returns the contract of the stored actions: ranges are those of the robot's file, or else the 1 % and 99 %
+    quantiles.
 
     Neither is a limit: a recording has outliers, and a policy acts beyond what was recorded.
 
@@ -103,14 +104,14 @@ def action_spec(robot: Robot, motions: Iterable[Motion], rate_hz: float) -> Acti
 
 
 def state_spec(robot: Robot) -> StateSpec | None:
-    """What the stored state is: each column has the name of the action that moves it; None without one."""
+    """Returns what the stored state is: each column has the name of the action that moves it; None without one."""
     if not robot.measured:
         return None
     return StateSpec(tuple(d.name for d in robot.measured), tuple(d.stored_unit for d in robot.measured))
 
 
 def wrap(angles: np.ndarray) -> np.ndarray:
-    """Angles in radians, taken into -pi to pi; those that lie there are returned bit for bit."""
+    """Returns angles in radians, taken into -pi to pi; those that lie there are returned bit for bit."""
     inside = np.abs(angles) <= np.pi
     return np.where(inside, angles, (angles + np.pi) % (2 * np.pi) - np.pi)
 
@@ -138,19 +139,20 @@ class _Grid:
         self.used = int((self._step < count).sum())
 
     def sums(self, deltas: np.ndarray) -> np.ndarray:
-        """The motion in each step, of deltas (N - 1,)."""
+        """Returns the motion in each step, of deltas (N - 1,)."""
         if self._same:
             return deltas
         return np.diff(np.interp(self._at, self._times, np.append(0.0, np.cumsum(deltas))))
 
     def last(self, commands: np.ndarray) -> np.ndarray:
-        """The latest of commands (N - 1,) in each step."""
+        """Returns the latest of commands (N - 1,) in each step."""
         if self._same:
             return commands
         return commands[np.searchsorted(self._step, np.arange(len(self._at) - 1), side="right") - 1]
 
     def totals(self, values: np.ndarray) -> np.ndarray:
-        """Values (N - 1,) added up over the rows that begin in each step; those behind the last one count to it."""
+        """Returns values (N - 1,) added up over the rows that begin in each step; those behind the last one count to
+        it."""
         count = len(self.rows) - 1
         if self._same or count == 0:
             return values[:count]
@@ -158,7 +160,7 @@ class _Grid:
 
 
 def _steps(robot: Robot, d: Dimension, action: Table, state: Table | None, steps: int) -> tuple[np.ndarray, int, int]:
-    """(N - 1,) values of a dimension, how many angles were wrapped, and how many grippers beyond their ends."""
+    """Returns (N - 1,) values of a dimension, how many angles were wrapped, and how many grippers beyond their ends."""
     values = _column(d, d.source, action, robot)
     if d.kind == "gripper":
         return _opening(values[:steps], d.opening)
@@ -174,7 +176,7 @@ def _steps(robot: Robot, d: Dimension, action: Table, state: Table | None, steps
 
 
 def _commanded(poses: np.ndarray, steps: int) -> np.ndarray:
-    """Motion (N - 1,) between commands: the one given at a frame less the one before; the first has none."""
+    """Returns motion (N - 1,) between commands: the one given at a frame less the one before; the first has none."""
     return np.diff(poses[:steps], prepend=poses[:1])
 
 
@@ -190,7 +192,7 @@ def _state(d: Dimension, robot: Robot, state: Table) -> np.ndarray:
 
 
 def _outcome(recorded: Recorded, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and success (N - 1,); an outcome told with the last frame belongs to the step that led there."""
+    """Returns rewards and success (N - 1,); an outcome told with the last frame belongs to the step that led there."""
     rewards, success = recorded.rewards[:steps].copy(), recorded.success[:steps].astype(np.float64)
     if len(recorded.rewards) > steps and steps:
         rewards[-1] = max(rewards[-1], recorded.rewards[-1])
@@ -199,7 +201,7 @@ def _outcome(recorded: Recorded, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _joined(robot: Robot, recorded: Recorded, keys: tuple[str, ...], what: str) -> Table:
-    """The tables of these keys side by side."""
+    """Returns the tables of these keys side by side."""
     for key in keys:
         if key not in recorded.tables:
             raise WhaleError(
@@ -212,7 +214,7 @@ def _joined(robot: Robot, recorded: Recorded, keys: tuple[str, ...], what: str) 
 
 
 def _column(d: Dimension, columns: tuple[int | str, ...], table: Table, robot: Robot) -> np.ndarray:
-    """(N,) of one dimension in metres, radians, or a gripper's raw values."""
+    """Returns (N,) of one dimension in metres, radians, or a gripper's raw values."""
     places = []
     for column in columns:
         width = table.values.shape[1]

@@ -20,7 +20,7 @@ def reading(what: object) -> Iterator[None]:
 
 
 def longest() -> tuple[str, float] | None:
-    """What has been read for longest and for how many seconds; None if nothing is being read."""
+    """Returns what has been read for longest and for how many seconds; None if nothing is being read."""
     entries = list(_reading.values())
     if not entries:
         return None

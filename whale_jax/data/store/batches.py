@@ -1,32 +1,21 @@
 """Batches of segments from a local episode store, through Grain; no TensorFlow."""
 
+import dataclasses
 import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.contract.episode import Episode
-from whale_jax.data.store.storage import read_episode, rebuild_manifest, write_episode, write_manifest
-from whale_jax.data.store.store import EpisodeStore, open_store
-
-__all__ = [
-    "BatchIterator",
-    "EpisodeStore",
-    "batches",
-    "open_store",
-    "read_episode",
-    "rebuild_manifest",
-    "segments",
-    "write_episode",
-    "write_manifest",
-]
+from whale_jax.data.store.store import EpisodeStore
 
 
 class EpisodeCache:
@@ -62,7 +51,7 @@ class EpisodeCache:
 
 
 def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
-    """Every (episode, start) pair in order, (S, 2) int32; starts run from 0 to max(0, L+1-num_frames)."""
+    """Returns every (episode, start) pair in order, (S, 2) int32; starts run from 0 to max(0, L+1-num_frames)."""
     counts = np.array([max(1, r["length"] + 2 - num_frames) for r in store.records])
     episode = np.repeat(np.arange(len(counts)), counts)
     start = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -70,13 +59,14 @@ def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
 
 
 def masks(frames: np.ndarray, actions: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones, (B,)."""
+    """Returns Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones,
+    (B,)."""
     position = np.arange(num_frames)
     return position < frames[:, None], position < actions[:, None]
 
 
 def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) -> Batch:
-    """The Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
+    """Returns the Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
     episodes = [read(int(e)) for e, _ in pairs]
     first = episodes[0]
     b, t = len(pairs), num_frames
@@ -119,7 +109,7 @@ class BatchIterator(Iterator[Batch]):
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next batch is, and of which stream; independent of prefetching."""
+        """Returns where the next batch is, and of which stream; independent of prefetching."""
         return {"position": dict(self._iterator.get_state()), "stream": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -137,7 +127,7 @@ class BatchIterator(Iterator[Batch]):
         self._iterator.set_state(dict(state["position"]))
 
     def report(self) -> str:
-        """A line for the log on what was drawn so far; empty where there is nothing to say."""
+        """Returns a line for the log on what was drawn so far; empty where there is nothing to say."""
         return ""
 
     def allow_growth(self, nbytes: int) -> None:
@@ -174,7 +164,7 @@ def batches(
     cache_bytes: int = 2 << 30,
     prefetch: int = 2,
 ) -> BatchIterator:
-    """Segments of `num_frames` frames in batches of `batch_size`.
+    """Returns segments of `num_frames` frames in batches of `batch_size`.
 
     With shuffle the stream is infinite: all (episode, start) pairs in an order of the seed, another one each
     epoch, no pair twice in an epoch. Without it the stream is one pass in order, and the last batch may be
@@ -206,3 +196,36 @@ def batches(
         "episodes": hashlib.sha256(files.encode()).hexdigest()[:16],
     }
     return BatchIterator(dataset.to_iter_dataset(options), identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSource:
+    """An episode store; cache_bytes of decoded episodes are kept."""
+
+    store: EpisodeStore
+    cache_bytes: int
+    specs: Mapping[str, ActionSpec] = dataclasses.field(default_factory=dict)
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self.store.action_spec
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        return self.store.info.get("statistics", {})
+
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
+        store = self.store.select(split="train").share(fraction, seed)
+        return self._open(store, batch_size, num_frames, seed, shard)
+
+    def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
+        if "valid" not in self.store.names("split"):
+            return None
+        return self._open(self.store.select(split="valid"), batch_size, num_frames, seed, shard)
+
+    def _open(self, store: EpisodeStore, batch_size: int, num_frames: int, seed: int, shard) -> BatchIterator:
+        settings = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
+        return batches(store, cache_bytes=self.cache_bytes, **settings)
+
+    def report_store(self, root, each, min_frames) -> EpisodeStore:
+        return self.store

@@ -18,7 +18,7 @@ HELD_OUT = ("test", "ranked", "valid")  # what a model is tried on, the furthest
 
 
 def nested_share(total: int, fraction: float, seed: int) -> np.ndarray:
-    """Numbers below `total` (N,) int64, ascending: a share of them drawn by `seed`, and one at least.
+    """Returns numbers below `total` (N,) int64, ascending: a share of them drawn by `seed`, and one at least.
 
     With the same total and seed those of a smaller fraction are among those of a larger one.
     """
@@ -54,11 +54,11 @@ class EpisodeStore:
         return sum(record["length"] + 1 for record in self.records)
 
     def names(self, key: str) -> list[str]:
-        """The splits, tasks or policies (key: "split", "task" or "policy") that occur, sorted."""
+        """Returns the splits, tasks or policies (key: "split", "task" or "policy") that occur, sorted."""
         return sorted({record[key] for record in self.records})
 
     def select(self, split: Names = None, tasks: Names = None, policies: Names = None) -> "EpisodeStore":
-        """The episodes of these splits, tasks and policies (a name, several names, or None for all).
+        """Returns the episodes of these splits, tasks and policies (a name, several names, or None for all).
 
         Raises WhaleError with the nearest names for an unknown one, or when no episode is left.
         """
@@ -89,12 +89,12 @@ class EpisodeStore:
         )
 
     def share(self, fraction: float, seed: int) -> "EpisodeStore":
-        """A share of the episodes, see `nested_share`."""
+        """Returns a share of the episodes, see `nested_share`."""
         chosen = nested_share(len(self), fraction, seed)
         return EpisodeStore(self.root, self.info, [self.records[i] for i in chosen])
 
     def read(self, index: int) -> Episode:
-        """Episode `index`, decoded; raises WhaleError for a file that breaks the contract."""
+        """Returns episode `index`, decoded; raises WhaleError for a file that breaks the contract."""
         record = self.records[index]
         path = self.root / record["file"]
         with activity.reading(path):

@@ -1,9 +1,12 @@
 """Policies of a user's own: found by name, guarded, and recorded in the simulator."""
 
+import functools
 import importlib
+import itertools
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -88,6 +91,10 @@ class Guarded:
             raise PolicyFailure(str(error)) from error
 
 
+def _act(policy: Guarded, keys: Iterator[jax.Array], frame: np.ndarray, _: np.ndarray) -> np.ndarray:
+    return policy(frame[None], next(keys))[0]
+
+
 def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: ProtocolSettings) -> Clips:
     """The policy's episodes of a task in the simulator, recorded as the checkpoint's were, from the initial states
     of the ranked policies.
@@ -103,22 +110,19 @@ def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded,
     if task not in TASKS:
         raise PolicyFailure(f"there is none of {task} to run it in; give recorded episodes of it with --data")
     simulator = Simulator(task, image_size=config["model"]["image_size"], camera=settings["camera"])
-    steps = protocol.context - 1 + protocol.horizon
+    first = protocol.context - 1
     clips = []
     try:
         for index in range(protocol.episodes):
-            simulator.reset(episode_seed(config["seed"], "ranked", task, name, index))
-            frames, actions, outcomes = [simulator.frame()], [], []
             policy.reset()
-            for step in range(steps):
-                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(protocol.seed), index), step)
-                actions.append(policy(frames[-1][None], key)[0])
-                outcomes.append(simulator.hold(actions[-1], settings["action_repeat"])[1:])
-                frames.append(simulator.frame())
-            rewards, success = zip(*outcomes[protocol.context - 1 :], strict=True)
-            clips.append((frames, actions, rewards, any(success)))
+            key = jax.random.fold_in(jax.random.key(protocol.seed), index)
+            keys = map(jax.random.fold_in, itertools.repeat(key), itertools.count())
+            seed = episode_seed(config["seed"], "ranked", task, name, index)
+            act = functools.partial(_act, policy, keys)
+            played = simulator.play(act, seed, first + protocol.horizon, settings["action_repeat"])
+            clips.append((played.frames, played.actions, played.rewards[first:], played.success[first:].any()))
     finally:
         simulator.close()
-    frames, actions, rewards, success = (np.stack([np.asarray(x) for x in parts]) for parts in zip(*clips, strict=True))
+    frames, actions, rewards, success = map(np.stack, zip(*clips, strict=True))
     starts = tuple(range(protocol.episodes))
     return Clips(task, name, frames, actions, rewards.astype(np.float32), success, starts)

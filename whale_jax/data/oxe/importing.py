@@ -1,0 +1,91 @@
+"""The 27 data sets, and what `export_rlds` wrote, as episode stores."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.contract.episode import Episode
+from whale_jax.data.oxe.held_out import whole_episodes, write_store
+from whale_jax.data.oxe.index import Index, open_index
+from whale_jax.data.oxe.measured import measured, state_reader
+from whale_jax.data.oxe.recipes import RECIPES, Recipe
+from whale_jax.data.rlds import INFO
+from whale_jax.data.rlds.export import import_exported, is_exported
+from whale_jax.data.rlds.read import RldsDataset
+from whale_jax.data.store.storage import MANIFEST
+from whale_jax.data.store.store import EpisodeStore, open_store
+
+
+def import_rlds(
+    source: Path | str, root: Path | str, image_size: int | None = None, progress: bool = True
+) -> tuple[EpisodeStore, dict[str, int]]:
+    """Copies an RLDS data set into the local episode store `root`; the store, and the episodes left out by cause.
+
+    A data set that `export_rlds` wrote comes back as it was. One of the 27 that `data.oxe` knows gives its main
+    view, `image_size` pixels wide and high, its standard actions, and what is known to be measured as the state.
+
+    Args:
+      source: DIR/<name>/<version>, or DIR/<name> with one version.
+
+    Raises:
+      WhaleError: another data set, no image_size for a known one, or `root` holds something already.
+    """
+    root, image_size = Path(root), image_size or 0
+    if (root / MANIFEST).exists():
+        raise WhaleError(f"{root} holds a data set already; give another directory.")
+    dataset = one_version(source)
+    if is_exported(dataset):
+        import_exported(dataset, root, progress)
+        return open_store(root), {}
+    recipe = _recipe(dataset)
+    if image_size < 8:
+        raise WhaleError(f"Give the size in pixels that {dataset.name}'s pictures shall have: --image-size=64.")
+    index, found = open_index(recipe, dataset), state_reader(recipe, dataset)
+    episodes, more = whole_episodes(index, image_size), {"statistics": index.statistics}
+    if found is not None:
+        episodes, more = _with_state(index, episodes), more | {"state_spec": found[0].to_json()}
+    lost = write_store(root, episodes, len(index.episodes), image_size, index.spec, progress, **more)
+    return open_store(root), dict(Counter(index.left_out) + Counter(lost))
+
+
+def one_version(source: Path | str) -> RldsDataset:
+    """Returns the data set at DIR/<name>/<version>, or DIR/<name> with one version; raises WhaleError where that is
+    not one."""
+    path = epath.Path(source)
+    versions = [path] if (path / INFO).exists() else sorted(p.parent for p in path.glob(f"*/{INFO}"))
+    if len(versions) != 1:
+        raise WhaleError(f"{source} holds {len(versions)} versions of an RLDS data set; give the directory of one.")
+    return RldsDataset(versions[0].parent.name, versions[0])
+
+
+def known_index(source: Path | str) -> Index | None:
+    """Returns the index of one of the 27 data sets that are known; None for one that `export_rlds` wrote.
+
+    Raises:
+      WhaleError: another data set.
+    """
+    dataset = one_version(source)
+    return None if is_exported(dataset) else open_index(_recipe(dataset), dataset)
+
+
+def _recipe(dataset: RldsDataset) -> Recipe:
+    recipe = next((r for r in RECIPES.values() if dataset.name in r.builders), None)
+    if recipe is None:
+        raise WhaleError(
+            f"{dataset.path} is neither one of the 27 data sets that are known nor written by `whale data export`, so "
+            "what its actions mean is not known."
+        )
+    return recipe
+
+
+def _with_state(index: Index, episodes: Iterator[Episode | str]) -> Iterator[Episode | str]:
+    """Yields all episodes of an index with what was measured; the cause for one whose measurements do not fit."""
+    for episode, (_, state) in zip(episodes, measured(index), strict=True):
+        if isinstance(episode, str) or state is not None:
+            yield episode if isinstance(episode, str) else dataclasses.replace(episode, state=state)
+        else:
+            yield "measurements that do not fit the frames"

@@ -1,0 +1,50 @@
+"""A run's batches from a mixture of RLDS data sets."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.oxe.held_out import write_held_out
+from whale_jax.data.oxe.mixture import Mixture, ReadSettings
+from whale_jax.data.store.batches import BatchIterator
+from whale_jax.data.store.store import EpisodeStore
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSource:
+    """A mixture; the stages named in `subsets` see only those data sets of it."""
+
+    mixture: Mixture
+    settings: ReadSettings
+    subsets: Mapping[str, tuple[str, ...]]
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self.mixture.action_spec
+
+    @property
+    def specs(self) -> Mapping[str, ActionSpec]:
+        return self.mixture.specs
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        return {index.recipe.name: index.statistics for index in self.mixture.indices}
+
+    def _seen_by(self, stage: str) -> Mixture:
+        names = self.subsets.get(stage, ())
+        return self.mixture.select(names) if names else self.mixture
+
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
+        read = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
+        return self._seen_by(stage).batches(self.settings, fraction=fraction, **read)
+
+    def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
+        mixture = self._seen_by(stage).with_held_out(shard[1])
+        if mixture is None:
+            return None
+        read = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
+        return mixture.batches(self.settings, held_out=True, **read)
+
+    def report_store(self, root, each, min_frames) -> EpisodeStore:
+        return write_held_out(self.mixture, root, self.settings.image_size, each, min_frames)

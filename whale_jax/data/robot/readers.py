@@ -1,0 +1,91 @@
+"""The kinds of sources that recordings come from, a row for each."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data import rlds
+from whale_jax.data.contract.recorded import Reader
+from whale_jax.data.lerobot.read import INFO, LeRobot
+from whale_jax.data.robot import folder
+from whale_jax.data.robot.steps import Recording, rlds_steps, store_steps
+from whale_jax.data.store.copy import copy_store
+from whale_jax.data.store.storage import MANIFEST
+from whale_jax.data.store.store import EpisodeStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of source: one that knows what its actions mean has `copy`, one that needs a robot's contract `open`.
+
+    Attributes:
+      name; what: the name in a sentence; marks: what such a directory holds; holds: whether a directory does.
+      open: (directory, rate in Hz of pictures that have no times) to a reader.
+      copy: (source, root, side of a frame, progress) to the store at `root`, and episodes left out by cause.
+      steps: (source, number of episodes) to what the action doctor examines.
+    """
+
+    name: str
+    what: str
+    marks: str
+    holds: Callable[[Path], bool]
+    open: Callable[[Path, float | None], Reader] | None = None
+    copy: Callable[[Path | str, Path, int | None, bool], tuple[EpisodeStore, dict[str, int]]] | None = None
+    steps: Callable[[Path | str, int], Recording] | None = None
+
+
+def _copy_rlds(*arguments) -> tuple[EpisodeStore, dict[str, int]]:
+    from whale_jax.data.oxe.importing import import_rlds
+
+    return import_rlds(*arguments)
+
+
+STORE = Kind(
+    "episode store",
+    "an episode store",
+    MANIFEST,
+    lambda path: (path / MANIFEST).exists() or any(path.glob("episodes/*/*/*/*.npz")),
+    copy=copy_store,
+    steps=store_steps,
+)
+RLDS = Kind("RLDS", "an RLDS data set", rlds.INFO, rlds.is_rlds, copy=_copy_rlds, steps=rlds_steps)
+LEROBOT = Kind(
+    "LeRobot", "a LeRobot data set", INFO, lambda path: (path / INFO).exists(), open=lambda path, _: LeRobot(path)
+)
+FOLDER = Kind("folder", "a folder of episodes", folder.MARKS, folder.is_folder, open=folder.Folder)
+READERS = (STORE, RLDS, LEROBOT, FOLDER)
+
+
+def kind_of(source: Path | str, kinds: tuple[Kind, ...] = READERS) -> Kind:
+    """Returns the kind of a directory, or of an address such as gs://..., which only RLDS may have.
+
+    Raises:
+      WhaleError: it is not there, or of none of `kinds`.
+    """
+    if "://" in str(source):
+        return RLDS
+    if not Path(source).is_dir():
+        raise WhaleError(f"There is no directory {source}; correct the path.")
+    for kind in kinds:
+        if kind.holds(Path(source)):
+            return kind
+    known = " nor ".join(f"{kind.what} ({kind.marks})" for kind in kinds)
+    raise WhaleError(
+        f"{source} holds no episodes: neither {known}. Correct the path; `whale data import` "
+        "makes an episode store of what it reads, and `whale collect` records one."
+    )
+
+
+def read_steps(path: Path | str, episodes: int) -> Recording:
+    """Reads at most so many episodes, evenly from all, without their pictures, of a source that knows its actions.
+
+    Of episodes without a state, how much the picture changes at each step is read in its place, where the data are an
+    episode store.
+
+    Raises:
+      WhaleError: the directory is no such source, or what it holds cannot be read; `episodes` is below 1.
+    """
+    if episodes < 1:
+        raise WhaleError(f"--episodes={episodes} leaves nothing to examine; give 1 or more.")
+    return kind_of(path, tuple(kind for kind in READERS if kind.steps)).steps(path, episodes)

@@ -1,0 +1,42 @@
+"""One episode store from another, file by file."""
+
+import shutil
+from pathlib import Path
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import locked, replacing, write
+from whale_jax.base.progress import Progress
+from whale_jax.data.store.resume import existing
+from whale_jax.data.store.storage import MANIFEST, read_header, remove_partial
+from whale_jax.data.store.store import EpisodeStore, open_store
+
+
+def copy_store(
+    source: Path | str, root: Path, image_size: int | None, progress: bool
+) -> tuple[EpisodeStore, dict[str, int]]:
+    """Copies a store, each file read and checked first; the store, and nothing left out. What is there is kept."""
+    store = open_store(source)
+    if image_size and store.image_size != (image_size, image_size):
+        raise WhaleError(
+            f"{store.root} holds frames of {store.image_size[0]}x{store.image_size[1]} pixels, which are copied as "
+            "they are; leave --image-size out."
+        )
+    if root.resolve() == store.root.resolve():
+        raise WhaleError(f"{root} is the store itself; give --to another directory.")
+    with locked(root / ".lock"):
+        wanted = {record["file"] for record in store.records}
+        headers = existing(root, wanted)
+        if strays := sorted(set(headers) - wanted):
+            raise WhaleError(
+                f"{root} holds episodes that {store.root} does not ({strays[0]}); give --to another directory."
+            )
+        remove_partial(root)
+        there = {file for file, header in headers.items() if header == read_header(store.root / file)}
+        with Progress(root.name, "Copied", "episodes", len(store), len(there), "frames", progress) as bar:
+            for i, record in enumerate(store.records):
+                if record["file"] not in there:
+                    bar.step(store.read(i).length + 1)
+                    with replacing(root / record["file"]) as file, open(store.root / record["file"], "rb") as old:
+                        shutil.copyfileobj(old, file)
+        write(root / MANIFEST, (store.root / MANIFEST).read_bytes())
+    return open_store(root), {}
