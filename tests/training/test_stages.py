@@ -204,7 +204,7 @@ def test_early_stopping_waits_for_patience_and_keeps_the_best(tmp_path, meta, ca
     assert summary["steps"] == 6
     np.testing.assert_allclose(params["behaviour"]["at"], 3.0, atol=1e-3)
     assert "no better for 3 evaluations" in capsys.readouterr().err
-    saved = tiny.read_tree(tmp_path / "checkpoints" / "6" / "params")
+    saved = tiny.read_tree(Workdir(tmp_path).checkpoints("behaviour") / "6" / "params")
     np.testing.assert_allclose(saved["['behaviour']['at']"], 3.0, atol=1e-3)
     again, summary = drift_run(tmp_path, meta, patience=3).train()
     assert summary == {"steps": 6, "seconds": 0.0}

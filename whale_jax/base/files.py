@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Any]:
         if not no_space(error):
             raise
         raise WhaleError(
-            f"No space left to write {path} ({error.strerror}). What was complete before is untouched; free "
+            f"No space left to write {path}: the disk is full. What was complete before is untouched; free "
             "some space or choose another directory, then run the same command again."
         ) from error
     finally:
