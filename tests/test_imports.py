@@ -36,14 +36,6 @@ ORDER = (
 )
 # Imports that only one interface for all world models can turn round: (importing, imported) modules.
 UPWARD = {
-    ("training.adopt", "models.whale.world_model"),
-    ("training.checkpoint", "models.whale.world_model"),
-    ("training.failure", "models.whale.stages"),
-    ("training.failure", "models.whale.world_model"),
-    ("training.loop", "models.whale.stages"),
-    ("training.loop", "models.whale.world_model"),
-    ("training.step", "models.whale.stages"),
-    ("training.step", "models.whale.world_model"),
 }
 MOST_FILES = 20
 

@@ -20,7 +20,7 @@ from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import load_config, model_settings, override
 from whale_jax.jobs.pretrain import train_alone
 from whale_jax.jobs.scaling import FROZEN, Cell, ScalingSettings, fit, losses, pixel_mse, scaling_study
-from whale_jax.training.checkpoint import find_component
+from whale_jax.models.whale.saved import find_component
 from whale_jax.training.settings import StageSettings
 
 SIZES = {"w8": (2, 8, 2), "w16": (2, 16, 2)}

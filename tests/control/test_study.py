@@ -135,7 +135,7 @@ def test_evaluate_ranks_what_came_out(study, trained, store, whale, tmp_path):
         (("--config.control.methods=entropy,nne",), "did you mean none"),
         (("--config.control.tasks=plate-slid",), "plate-slide"),
         (("--config.control.tasks=plate-slide",), "plate-slide"),
-        (("--config.control.rollout.context=9",), "window holds 4"),
+        (("--config.control.rollout.context=9",), "context=9 is more than the 4 frames"),
         (("--config.control.generated=1.5",), "share"),
         (("--config.control.updates=5",), "no multiple"),
         (("--part=3/2",), "--part=1/2"),

@@ -10,7 +10,7 @@ import pytest
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.nn.positions import grid_codes, rotate
-from whale_jax.nn.transformer import STTransformer, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 SETTINGS = TransformerSettings(num_layers=4, width=16, num_heads=2)
 SHAPE = (2, 4, 4, 16)  # B T N D
@@ -153,8 +153,8 @@ def test_frame_by_frame_equals_all_at_once(params, x, scan, given):
     model = STTransformer(dataclasses.replace(SETTINGS, scan=scan))
     own = stacked(params) if scan else params
     extend = jax.jit(lambda x, cache: model.apply({"params": own}, x, cache, method="extend"))
-    frames, window = x.shape[1], 6
-    first, cache = model.apply({"params": own}, x[:, :given], None, window, method="extend")
+    frames = x.shape[1]
+    first, cache = extend(x[:, :given], TimeCache.empty(6))
     whole = model.apply({"params": own}, x)
     np.testing.assert_allclose(first, whole[:, :given], rtol=1e-5, atol=1e-5)
     for t in range(given, frames):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from whale_jax.tools.inspect.compiled import collectives, memory
+from whale_jax.tools.inspect.hlo import collectives, memory
 from whale_jax.training import sharding
 
 ALL = PartitionSpec(("data", "model"))

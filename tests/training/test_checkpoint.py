@@ -11,8 +11,9 @@ import tiny
 import whale_jax
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
+from whale_jax.models.whale.saved import find
 from whale_jax.models.whale.world_model import TRAINED
-from whale_jax.training.checkpoint import find, read_item, steps_in
+from whale_jax.training.checkpoint import read_item, steps_in
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.tools.chips import CHIPS
-from whale_jax.tools.inspect.compiled import Collective, collectives, wire_seconds
+from whale_jax.tools.inspect.hlo import Collective, collectives, wire_seconds
 from whale_jax.tools.inspect.mesh import inspect_mesh
 
 PROGRAM = Path(__file__).parent / "collective_programs.py"

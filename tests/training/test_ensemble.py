@@ -50,7 +50,7 @@ def test_every_member_trains_as_it_would_alone(networks):
 
     @functools.partial(jax.jit, static_argnums=3)
     def own_step(params, opt_state, step, i):
-        key = jax.random.split(step_key(0, "ensemble", step), 2)[i]
+        key = jax.random.split(step_key(0, ensemble, step), 2)[i]
         grads = jax.grad(lambda p: single.loss(p, frozen, batch, key, True)[0])(params)
         updates, opt_state = own_tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state

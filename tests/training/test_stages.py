@@ -13,7 +13,7 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract import batch as batches
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.jobs.configuration import model_settings
-from whale_jax.models.whale.stages import STAGES, Stage, TokenizerStage, masked_mean
+from whale_jax.models.whale.stages import STAGES, TokenizerStage, WhaleStage, masked_mean
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.loop import Run, Trainer
@@ -121,10 +121,11 @@ def test_masked_mean_of_nothing_is_zero():
 
 
 @dataclasses.dataclass(frozen=True)
-class Drift(Stage):
+class Drift(WhaleStage):
     """A stage whose held-out loss falls until its one parameter passes 3 and rises from there."""
 
     name = "behaviour"
+    seed_index = 1
 
     def loss(self, params, frozen, batch, key, train):
         value = params["at"].sum()
@@ -220,3 +221,11 @@ def test_without_patience_the_last_parameters_are_the_result(tmp_path, meta):
 def test_each_stage_is_named_after_what_it_trains():
     assert list(STAGES) == ["tokenizer", "behaviour", "dynamics", "reward", "ensemble"]
     assert STAGES["behaviour"].selects_on == "nll"
+
+
+def test_a_stage_draws_the_numbers_that_it_always_drew_and_holds_what_was_trained_before():
+    """Another number, and a run that was begun before would not resume bit for bit."""
+    numbers = {name: stage.seed_index for name, stage in STAGES.items()}
+    assert numbers == {"tokenizer": 0, "behaviour": 1, "dynamics": 2, "reward": 3, "ensemble": 4}
+    for number, stage in enumerate(STAGES.values()):
+        assert stage.frozen == tuple(STAGES)[:number]

@@ -204,9 +204,10 @@ def run_scale(options) -> int:
 
 
 def run_replay(options) -> int:
+    from whale_jax.models.whale.stages import stage_of
     from whale_jax.training.failure import replay
 
-    report = replay(options.directory)
+    report = replay(options.directory, stage_of)
     print(json.dumps(report, indent=1))
     return 0
 

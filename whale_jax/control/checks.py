@@ -18,13 +18,7 @@ def check_study(programs: Programs, store: EpisodeStore) -> None:
     """Raises WhaleError if a model or an episode store lacks what some run of a study needs."""
     model, settings = programs.model, programs.settings
     _check_parts(model, settings)
-    model.action_spec.check_same(store.action_spec, str(store.root))
-    size = tuple(model.networks.settings.tokenizer.image_size)
-    if store.image_size != size:
-        raise WhaleError(
-            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {model.source} takes "
-            f"{size[0]}x{size[1]}; give episodes of that size."
-        )
+    model.check_episodes(store, settings.rollout.context)
     for task in settings.tasks:
         _check_task(recordings(store, task), task, settings.rollout.context)
     if settings.probe.penalties:
@@ -57,12 +51,6 @@ def _check_parts(model: WorldModel, settings: ControlSettings) -> None:
         )
         raise WhaleError(
             f"{model.source} holds no ensemble; train it with --config.stages.ensemble.members=3, or {instead}."
-        )
-    window = model.networks.settings.num_frames
-    if settings.rollout.context > window:
-        raise WhaleError(
-            f"control.rollout.context is {settings.rollout.context} frames and the model's window holds {window}; "
-            "lower it."
         )
 
 

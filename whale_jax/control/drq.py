@@ -186,6 +186,7 @@ class Drq:
         critic = Critic(self.settings).init(keys[2], features, jnp.zeros((1, self.action_dim)))["params"]
         params = {"encoder": encoder, "critic": critic, "actor": actor}
         optimizer = {name: self._optimizer.init(part) for name, part in _parts(params).items()}
+        # A copy: the state is donated, and no buffer may be given away twice.
         return Learner(params, jax.tree.map(jnp.copy, critic), optimizer, jnp.int32(0))
 
     @functools.cached_property
@@ -222,6 +223,7 @@ class Drq:
         frames = random_shift(keys[0], batch.frames, s.shift)
         after = self._encode(learner.params["encoder"], random_shift(keys[1], batch.next_frames, s.shift))
         following = _noisy(self._actor(learner.params["actor"], after), std, keys[2], s.std_clip)
+        # The smaller of two critics: the larger is more often too high.
         target = batch.rewards + batch.discounts * self._critic(learner.target, after, following).min(0)
         target = jax.lax.stop_gradient(target)
 
@@ -280,6 +282,7 @@ def _noisy(mean: jax.Array, std: jax.Array, key: jax.Array, bound: float | None 
     noise = std * jax.random.normal(key, mean.shape)
     noise = noise if bound is None else noise.clip(-bound, bound)
     noisy = (mean + noise).clip(-1.0, 1.0)
+    # Straight through: the value is the clipped one, the gradient is the mean's, which a clip would stop.
     return mean + jax.lax.stop_gradient(noisy - mean)
 
 

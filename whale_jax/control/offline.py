@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.control import replay as replays
+from whale_jax.control.acting import Pace, Program
 from whale_jax.control.drq import Learner, Transitions
 from whale_jax.control.drq import Params as PolicyParams
-from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay
-from whale_jax.models.whale.world_model import Params
+from whale_jax.training.sharding import Params
 
 
 @flax.struct.dataclass

@@ -2,16 +2,16 @@
 
 import jax
 
+from whale_jax.control.acting import Method, Program
 from whale_jax.control.drq import Drq
 from whale_jax.control.offline import Learning, LearningState
-from whale_jax.control.program import Method, Program
 from whale_jax.control.replay import Replay
 from whale_jax.control.search import Search, SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
 from whale_jax.imagination.world import WorldModel
-from whale_jax.models.whale.world_model import Params
 from whale_jax.nn import lpips
+from whale_jax.training.sharding import Params
 
 
 class Programs:

@@ -126,6 +126,7 @@ def sample(
     steps = jnp.minimum(n_step, replay.last[rows] - rows)
     ahead = jnp.arange(n_step)
     rewards = replay.rewards[jnp.minimum(rows[:, None] + ahead, len(replay.rewards) - 1)]
+    # Where a run ends earlier, later rewards are another run's.
     weights = jnp.where(ahead < steps[:, None], discount**ahead, 0.0)
     return Transitions(
         frames=stacked(replay, rows, stack),

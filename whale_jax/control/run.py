@@ -17,10 +17,10 @@ import orbax.checkpoint as ocp
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import digest, locked, write
 from whale_jax.base.text import say
+from whale_jax.control.acting import Pace, Program
 from whale_jax.control.checks import recordings
 from whale_jax.control.offline import LearningState
 from whale_jax.control.policy import save_policy
-from whale_jax.control.program import Pace, Program
 from whale_jax.control.programs import Programs
 from whale_jax.control.replay import reaching_back, recorded
 from whale_jax.control.search import SearchState
@@ -167,8 +167,7 @@ class PolicyRun:
         """The policy's success and returns in the simulator, and the returns that the model imagines for it."""
         started, policy = time.perf_counter(), program.policy(state)
         outcome = trial.run(lambda frames: act(policy, frames), self._shop.settings.learner.stack)
-        params = dict(self._shop.model.params)
-        imagined = program.imagined_return(params, policy, outcome.first, jax.random.key(0))
+        imagined = program.imagined_return(self._shop.model.params, policy, outcome.first, jax.random.key(0))
         return {
             "success": outcome.success.tolist(),
             "return": outcome.returns.tolist(),

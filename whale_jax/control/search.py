@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from whale_jax.control.acting import Pace, Program
 from whale_jax.control.drq import Params as PolicyParams
-from whale_jax.control.program import Pace, Program
 from whale_jax.control.replay import Replay, reaching_back
-from whale_jax.models.whale.world_model import Params
+from whale_jax.training.sharding import Params
 
 
 @flax.struct.dataclass
@@ -63,6 +63,7 @@ class Search(Program):
         key, noise_key, act_key = jax.random.split(state.key, 3)
         layer = self.drq.last_layer(state.params)
         noise = _noise(noise_key, layer, probe.directions)
+        # Mirrored pairs: what all candidates have in common cancels in their difference.
         apart = jax.tree.map(lambda n: probe.deviation * jnp.concatenate([n, -n]), noise)
         layers = jax.tree.map(lambda x, n: x + n, layer, apart)
         rewards, uncertainty = self._imagine(params, recorded, state, layers, act_key)
@@ -99,4 +100,5 @@ def _noise(key: jax.Array, layer: PolicyParams, count: int) -> PolicyParams:
 
 def _draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     inputs = shape[1] if len(shape) > 2 else 1
+    # Smaller for a layer of more inputs, whose outputs so move by as much.
     return jax.random.normal(key, shape) / inputs**0.5

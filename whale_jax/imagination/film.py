@@ -135,9 +135,7 @@ def choose_actions(
       WhaleError: the text or file cannot be read, it or the recording is shorter than the horizon, or an action is
         out of range.
     """
-    count = HORIZON if horizon is None else horizon
-    if count < 1:
-        raise WhaleError(f"--horizon is {count}; imagine at least one frame.")
+    count = _count(horizon)
     if action is not None:
         held = typed(action)
         if len(held) > 1:
@@ -184,14 +182,17 @@ def imagine_directions(model: WorldModel, scene: Scene, horizon: int | None = No
     Raises:
       WhaleError: see `WorldModel.imagine` and `directions`.
     """
-    count = HORIZON if horizon is None else horizon
-    if count < 1:
-        raise WhaleError(f"--horizon is {count}; imagine at least one frame.")
     held = directions(model.action_spec, scene.last, scene.words)
-    actions = np.repeat(np.stack(list(held.values()))[:, None], count, axis=1)
+    actions = np.repeat(np.stack(list(held.values()))[:, None], _count(horizon), axis=1)
     future = _imagine(model, scene, actions, None)
     films = {label: np.concatenate([scene.given, film]) for label, film in zip(held, future.frames, strict=True)}
     return ImaginedFilm(films, len(scene.given))
+
+
+def _count(horizon: int | None) -> int:
+    if horizon is not None and horizon < 1:
+        raise WhaleError(f"--horizon is {horizon}; imagine at least one frame.")
+    return horizon or HORIZON
 
 
 def _imagine(model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None):

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from whale_jax.models.whale.behaviour import previous_actions
 from whale_jax.models.whale.decoding import choose, entropy, maskgit_decode
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.world_model import Networks
 from whale_jax.nn.categorical import mode
 from whale_jax.nn.transformer import TimeCache
+from whale_jax.training.sharding import Params
 
 Estimates = dict[str, jax.Array]
 
@@ -99,10 +100,11 @@ def _fill(networks: Networks, params: Params, estimator: Estimator | None, frame
     """State whose window holds these frames and nothing else; the last one is the current frame."""
     settings = networks.settings
     size, count = settings.num_frames, frames.shape[1]
-    _, decoder = networks.decode_more(params, ids, window=size)
+    _, decoder = networks.decode_more(params, ids, TimeCache.empty(size))
     prior = None
     if settings.dynamics.embedding_dim:
-        _, prior = networks.infer_behaviour_more(params, frames, previous_actions(actions), window=size)
+        _, prior = networks.infer_behaviour_more(params, frames, previous_actions(actions), TimeCache.empty(size))
+        # Its last frame is taken back: the prior sees that frame again in the step that follows.
         prior = prior.until(count - 1)
     dynamics = fill_dynamics(networks, params, ids, actions, z)
 
@@ -118,12 +120,14 @@ def fill_dynamics(networks: Networks, params: Params, ids, actions, z) -> TimeCa
     """The dynamics' state as in `RolloutState`, of a window (B, C, …) whose last frame is the current one."""
     masked = networks.settings.dynamics.decode_mode == "maskgit"
     mask = jnp.zeros(ids.shape, bool) if masked else None
-    _, cache = networks.predict_more(params, ids, actions, z, mask, window=networks.settings.num_frames)
+    empty = TimeCache.empty(networks.settings.num_frames)
+    _, cache = networks.predict_more(params, ids, actions, z, mask, empty)
     return cache if masked else cache.until(ids.shape[1] - 1)
 
 
 def refill(networks: Networks, params: Params, state: RolloutState, estimator: Estimator | None = None) -> RolloutState:
     """A full window cut to its newest half, its state computed anew."""
+    # Half, as a balance: cut by less and windows are recomputed more often, by more and less history is seen.
     keep = networks.settings.num_frames // 2
     parts = (state.frames, state.ids, state.actions, state.z)
     return _fill(networks, params, estimator, *(x[:, -keep:] for x in parts))
@@ -206,6 +210,7 @@ def _infer(networks: Networks, params: Params, state: RolloutState) -> tuple[jax
     """z_t (B, Z) from the current frame and the action before it."""
     t = state.time
     before = jnp.where(t > 0, at(state.actions, jnp.maximum(t - 1, 0)), 0.0)
+    # As in `previous_actions`: the first frame of a window has no action before it, and says so.
     first = jnp.broadcast_to(jnp.float32(t == 0), (before.shape[0], 1))
     previous = jnp.concatenate([before, first], axis=-1)[:, None]
     log_p, prior = networks.infer_behaviour_more(params, at(state.frames, t)[:, None], previous, state.prior)
@@ -213,15 +218,14 @@ def _infer(networks: Networks, params: Params, state: RolloutState) -> tuple[jax
 
 
 def next_tokens(
-    networks: Networks, params: Params, cache: TimeCache, ids, actions, z, key, temperature: float, places=None
+    networks: Networks, params: Params, cache: TimeCache, ids, actions, z, key, temperature: float
 ) -> tuple[jax.Array, jax.Array, TimeCache]:
     """Tokens that follow S frames side by side.
 
     Args:
-      cache: the dynamics' state as in `RolloutState`.
+      cache: the dynamics' state as in `RolloutState`. Its places are those of the frames that enter the dynamics (the
+        current ones in `parallel`, the new ones in `maskgit`); without places S is 1.
       ids, actions, z: (B, S, N), (B, S, A), (B, S, Z) of the current frames.
-      places: where the frame that enters the dynamics stands (the current one in `parallel`, the new one in
-        `maskgit`); None for the one frame (S = 1) after the cache's.
 
     Returns:
       Tokens (B, S, N), the entropy (B, S) of their first pass, and the dynamics' new state.
@@ -229,16 +233,15 @@ def next_tokens(
     settings = networks.settings.dynamics
     z = z if settings.embedding_dim else None
     if settings.decode_mode == "parallel":
-        logits, cache = networks.predict_more(params, ids, actions, z, None, cache, places=places)
+        logits, cache = networks.predict_more(params, ids, actions, z, None, cache)
         return choose(key, logits, temperature), entropy(logits), cache
-    time = cache.time
+    time, places = cache.time, cache.places
 
     def predict(ids, mask, cache):
         # The new frame's slot is written in every pass, and last with the tokens that were chosen.
-        logits, cache = networks.predict_more(params, ids, actions, z, mask, cache.until(time), places=places)
-        return logits, cache
+        return networks.predict_more(params, ids, actions, z, mask, cache.replace(time=time, places=places))
 
-    ids, h, cache = maskgit_decode(predict, cache, key, settings, ids.shape, temperature)
+    ids, h, cache = maskgit_decode(predict, cache.replace(places=None), key, settings, ids.shape, temperature)
     return ids, h, predict(ids, jnp.zeros(ids.shape, bool), cache)[1]
 
 
@@ -266,6 +269,7 @@ def rollout(
 
     def body(state, inputs):
         action, i = inputs
+        # By the step's own number, so that a longer horizon begins with the same frames.
         return step(networks, params, state, action, jax.random.fold_in(key, i), temperature, estimator)
 
     future = actions[:, past:].swapaxes(0, 1)

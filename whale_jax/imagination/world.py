@@ -13,13 +13,15 @@ import numpy as np
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.uncertainty.estimators import resolve
 from whale_jax.models.heads.reward import expected_reward
-from whale_jax.models.whale.world_model import TRAINED, Networks, Params
+from whale_jax.models.whale.saved import find, networks_of
+from whale_jax.models.whale.world_model import TRAINED, Networks
 from whale_jax.nn import lpips
-from whale_jax.training.checkpoint import Meta, fall_back, find, networks_of, read_item, read_meta, steps_in
-from whale_jax.training.sharding import make_mesh, put_batch, replicated
+from whale_jax.training.checkpoint import Meta, fall_back, read_item, read_meta, steps_in
+from whale_jax.training.sharding import Params, make_mesh, put_batch, replicated
 
 Policy = Callable[[np.ndarray, jax.Array], np.ndarray]
 
@@ -50,7 +52,24 @@ class Imagination:
         return None if self.uncertainty is None else np.cumsum(self.uncertainty, axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
+# Compiled once for all models of the same settings; estimators and temperature are part of the program.
+_STATIC = ("networks", "temperature", "estimator")
+_rollout = jax.jit(rollouts.rollout, static_argnames=_STATIC)
+_step = jax.jit(rollouts.step, static_argnames=_STATIC)
+_start = jax.jit(rollouts.start, static_argnames=("networks", "estimator"))
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def _reconstruct(networks: Networks, params: Params, frames: jax.Array) -> jax.Array:
+    return rollouts.to_bytes(networks.decode(params, networks.encode(params, frames)))
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def _reward(networks: Networks, params: Params, *transitions: jax.Array) -> jax.Array:
+    return expected_reward(networks.settings.reward, networks.reward_logits(params, *transitions))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class WorldModel:
     """Networks, parameters and the action contract of one checkpoint.
 
@@ -102,6 +121,7 @@ class WorldModel:
             if temperature > 0 or policy is not None:
                 raise WhaleError("imagine() needs key=jax.random.key(...) to sample tokens or to run a policy.")
             key = jax.random.key(0)
+        # Earlier frames than the window holds are not seen.
         drop = max(0, frames.shape[1] - self.networks.settings.num_frames)
         frames, actions = frames[:, drop:], actions[:, drop:]
         if policy is None:
@@ -163,38 +183,27 @@ class WorldModel:
             params[name] = {**params[name], "behaviour_out": silent}
         return dataclasses.replace(self, params=params)
 
+    def check_episodes(self, store: EpisodeStore, context: int) -> None:
+        """Raises WhaleError if dreams cannot begin with `context` frames of a store's episodes."""
+        size, window = self.networks.settings.frame_size, self.networks.settings.num_frames
+        if context > window:
+            raise WhaleError(
+                f"context={context} is more than the {window} frames of this model's window; give at most those."
+            )
+        if tuple(store.image_size) != tuple(size):
+            raise WhaleError(
+                f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {self.source} "
+                f"takes {size[0]}x{size[1]}; give the episodes that it was trained on, or others of that size."
+            )
+        self.action_spec.check_same(store.action_spec, str(store.root))
+
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
         """Frames (B, T, H, W, 3) uint8 through the tokenizer and back, in windows of the model's length."""
         self._check_frames(np.asarray(frames))
         size = self.networks.settings.num_frames
-        parts = [
-            np.asarray(self._reconstruct(self.params, frames[:, i : i + size])) for i in range(0, frames.shape[1], size)
-        ]
-        return np.concatenate(parts, axis=1)
+        parts = [frames[:, i : i + size] for i in range(0, frames.shape[1], size)]
+        return np.concatenate([np.asarray(_reconstruct(self.networks, self.params, part)) for part in parts], axis=1)
 
-    @functools.cached_property
-    def _reconstruct(self):
-        def run(params, frames):
-            decoded = self.networks.decode(params, self.networks.encode(params, frames))
-            return rollouts.to_bytes(decoded)
-
-        return jax.jit(run)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _rollout(self, temperature: float, estimator):
-        run = functools.partial(rollouts.rollout, self.networks, temperature=temperature, estimator=estimator)
-        return jax.jit(run)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _step(self, temperature: float, estimator):
-        run = functools.partial(rollouts.step, self.networks, temperature=temperature, estimator=estimator)
-        return jax.jit(run)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _start(self, estimator):
-        return jax.jit(functools.partial(rollouts.start, self.networks, estimator=estimator))
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
     def params_for(self, estimator: rollouts.Estimator | None) -> Params:
         """All components' parameters and what the estimator needs beside them, on every device of the mesh.
 
@@ -205,15 +214,21 @@ class WorldModel:
         missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
         if missing:
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
-        params, needs = dict(self.params), () if estimator is None else estimator.needs
-        if "ensemble" in needs and "ensemble" not in params:
+        needs = () if estimator is None else estimator.needs
+        if "ensemble" in needs and "ensemble" not in self.params:
             raise WhaleError(
                 f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3 "
                 'to add one, or use uncertainty="retracing", which needs none.'
             )
-        if "lpips" in needs:
-            params["lpips"] = lpips.weights()
-        return jax.device_put(params, replicated(self._mesh))
+        return self._spread_params | ({"lpips": self._lpips} if "lpips" in needs else {})
+
+    @functools.cached_property
+    def _spread_params(self) -> Params:
+        return jax.device_put(dict(self.params), replicated(self._mesh))
+
+    @functools.cached_property
+    def _lpips(self) -> Params:
+        return jax.device_put(lpips.weights(), replicated(self._mesh))
 
     @functools.cached_property
     def _mesh(self):
@@ -225,16 +240,13 @@ class WorldModel:
         arrays = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
         return put_batch(arrays, self._mesh)
 
-    def __hash__(self) -> int:
-        return id(self)
-
     def _open_loop(self, params, frames, actions, key, temperature, estimator):
         spread = self._spread(frames, self._normal(actions))
-        outputs = self._rollout(temperature, estimator)(params, *spread, key)
+        outputs = _rollout(self.networks, params, *spread, key, temperature, estimator)
         return jax.tree.map(lambda x: np.asarray(x)[: len(frames)], outputs)
 
     def _closed_loop(self, params, frames, actions, policy, horizon, key, temperature, estimator):
-        state = self._start(estimator)(params, *self._spread(frames, self._normal(actions)))
+        state = _start(self.networks, params, *self._spread(frames, self._normal(actions)), estimator)
         count, current, steps, taken = len(frames), frames[:, -1], [], []
         begin_episode(policy)
         for i in range(horizon):
@@ -246,7 +258,7 @@ class WorldModel:
                 )
             self.action_spec.validate(action, f"the policy's actions at step {i}")
             spread = self._spread(self._normal(action))
-            state, outputs = self._step(temperature, estimator)(params, state, *spread, token_key)
+            state, outputs = _step(self.networks, params, state, *spread, token_key, temperature, estimator)
             outputs = jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
             current = outputs[0]
             steps.append(outputs), taken.append(action)
@@ -258,12 +270,7 @@ class WorldModel:
             return None
         before = np.concatenate([last, np.asarray(imagined)[:, :-1]], axis=1)
         flat = [np.asarray(x).reshape(-1, *x.shape[2:]) for x in (before, self._normal(actions), imagined)]
-        return np.asarray(self._reward(self.params, *flat)).reshape(actions.shape[:2])
-
-    @functools.cached_property
-    def _reward(self):
-        settings = self.networks.settings.reward
-        return jax.jit(lambda params, *args: expected_reward(settings, self.networks.reward_logits(params, *args)))
+        return np.asarray(_reward(self.networks, self.params, *flat)).reshape(actions.shape[:2])
 
     def _normal(self, actions: np.ndarray) -> np.ndarray:
         return np.asarray(self.action_spec.normalise(actions), np.float32)

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import flat
 from whale_jax.data.contract.actions import ActionSpec, any_spec
-from whale_jax.models.whale.stages import STAGES, Stage
+from whale_jax.models.whale.stages import STAGES
 from whale_jax.models.whale.world_model import TRAINED, Networks, WorldModelSettings
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import RULES
+from whale_jax.training.stage import Stage
 
 
 def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:

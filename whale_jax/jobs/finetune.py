@@ -24,10 +24,12 @@ from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import default_config, model_settings, stages_of
 from whale_jax.jobs.pretrain import pretrain
-from whale_jax.models.whale.world_model import ACTION_INPUTS, COMPONENTS, Networks
+from whale_jax.models.whale.saved import find, find_component
+from whale_jax.models.whale.stages import STAGES
+from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.training import hosts
 from whale_jax.training.adopt import compare
-from whale_jax.training.checkpoint import Meta, find, find_component, item_shapes, read_meta, steps_in
+from whale_jax.training.checkpoint import Meta, item_shapes, read_meta, steps_in
 
 ENCODER = ("embed", "encoder", "to_latent")  # the parts of a tokenizer that the paper leaves as they are
 CODEBOOK = ("quantizer",)
@@ -146,7 +148,7 @@ def make_config(
     for name in stages_of(config):
         if name in held:
             config.stages[name].start_from = str(start.path)
-            config.stages[name].renew = ACTION_INPUTS[name] if renewed else ()
+            config.stages[name].renew = STAGES[name].action_inputs if renewed else ()
     return config
 
 

@@ -27,12 +27,13 @@ from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import make_stage, model_settings, stage_settings, stages_of, to_plain
 from whale_jax.jobs.reuse import reuse
-from whale_jax.models.whale.stages import Stage, check_rows
-from whale_jax.models.whale.world_model import Params
+from whale_jax.models.whale.saved import check_architecture, find_component
 from whale_jax.nn.placement import Placement
 from whale_jax.training import hosts, interrupt, sharding
-from whale_jax.training.checkpoint import Meta, check_architecture, find_component, newest_meta
+from whale_jax.training.checkpoint import Meta, newest_meta
 from whale_jax.training.loop import Run, Trainer
+from whale_jax.training.sharding import Params
+from whale_jax.training.stage import Stage
 from whale_jax.training.step import rule_matches
 
 VALID_SEED = 1
@@ -150,9 +151,10 @@ def _check_stages(config: ConfigDict, placement: Placement) -> None:
         settings = stage_settings(config, name)
         if settings.steps < 1:
             raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
-        check_rows(name, settings, placement.mesh.shape["data"])
+        stage = make_stage(config, name)
+        stage.check_rows(placement.mesh.shape["data"])
         if placement.mesh.size > 1:
-            found.append(rule_matches(make_stage(config, name), placement))
+            found.append(rule_matches(stage, placement))
     sharding.check_matches(found, placement)
 
 

@@ -12,7 +12,8 @@ from whale_jax.base.files import replacing_directory, write
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.jobs.configuration import model_settings, stages_of, to_plain
-from whale_jax.training.checkpoint import Meta, check_architecture, disk_errors, newest_meta
+from whale_jax.models.whale.saved import check_architecture
+from whale_jax.training.checkpoint import Meta, disk_errors, newest_meta
 from whale_jax.training.settings import StageSettings
 
 IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter

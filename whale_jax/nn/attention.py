@@ -55,6 +55,7 @@ def attention(
         return _bounded_attention(q, k, v)
     if kernel not in KERNELS:
         raise unknown_name("attention kernel", kernel, KERNELS)
+    # cuDNN takes lengths of both sides or of none; no query is left out.
     query_lengths = None if lengths is None else jnp.full_like(lengths, q.shape[1])
     return jax.nn.dot_product_attention(
         q,
@@ -82,6 +83,7 @@ def attention_to_slots(q: jax.Array, parts: Sequence[tuple[jax.Array, jax.Array]
     q = q.swapaxes(1, 2) * q.shape[-1] ** -0.5
     batched = (((3,), (3,)), ((0, 1), (0, 1)))
     logits = [jax.lax.dot_general(q, keys, batched, preferred_element_type=jnp.float32) for keys, _ in parts]
+    # Every query sees its own frame, so that no row is -inf throughout, whose softmax would be NaN.
     weights = jax.nn.softmax(jnp.where(seen, jnp.concatenate(logits, axis=-1), -jnp.inf)).astype(q.dtype)
     ends = np.cumsum([values.shape[2] for _, values in parts])
     shares = jnp.split(weights, ends[:-1], axis=-1)
@@ -96,6 +98,7 @@ def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
     q, k = split(q) * width**-0.5, split(k)
     # |q·k| <= |q||k|: no maximum is taken unless the bound itself could overflow
+    # The same shift on all logits of a query leaves its softmax as it is, and so has no gradient.
     q_fixed, k_fixed = jax.lax.stop_gradient((q, k))
     bound = jnp.linalg.norm(q_fixed, axis=-1).max() * jnp.linalg.norm(k_fixed, axis=-1).max()
     shift = jax.lax.cond(
@@ -120,6 +123,7 @@ def _transposed(x: jax.Array) -> jax.Array:
 def _exp_attention_fwd(q, k, v, shift):
     p_bkq = jnp.exp(k @ q.swapaxes(1, 2) - shift)
     scale_b1q = 1.0 / p_bkq.sum(1, keepdims=True)
+    # Divided by the sum after the product with the values, which leaves fewer numbers to divide.
     out_bdq = jax.lax.optimization_barrier(_transposed(v) @ p_bkq) * scale_b1q
     return out_bdq.swapaxes(1, 2), (q, k, v, p_bkq, scale_b1q, out_bdq)
 
@@ -127,6 +131,7 @@ def _exp_attention_fwd(q, k, v, shift):
 def _exp_attention_bwd(residuals, grad):
     q, k, v, p_bkq, scale_b1q, out_bdq = residuals
     grad_bdq = _transposed(grad) * scale_b1q
+    # What the normalisation takes back of every logit: sum of p · dL/dp over the keys, got from the output instead.
     delta_b1q = (grad_bdq * out_bdq).sum(1, keepdims=True)
     dscores_bkq = p_bkq * (v @ grad_bdq - delta_b1q)
     dq_bdq = jax.lax.optimization_barrier(_transposed(k) @ dscores_bkq)

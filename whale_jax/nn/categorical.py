@@ -7,6 +7,7 @@ import jax.numpy as jnp
 def unimix_log_probs(logits: jax.Array, unimix: float = 0.01) -> jax.Array:
     """Log-probabilities (..., G, C) of logits (..., G, C), mixed with `unimix` of the uniform distribution."""
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    # No class has probability 0, so that no KL divergence is infinite.
     return jnp.log((1.0 - unimix) * probs + unimix / logits.shape[-1])
 
 
@@ -14,6 +15,7 @@ def straight_through_sample(key: jax.Array, log_probs: jax.Array) -> jax.Array:
     """One-hot sample (..., G, C) whose gradient is that of the probabilities."""
     sample = jax.nn.one_hot(jax.random.categorical(key, log_probs), log_probs.shape[-1])
     probs = jnp.exp(log_probs)
+    # Its value is the sample, for the two others cancel; its gradient is the middle term's.
     return sample + probs - jax.lax.stop_gradient(probs)
 
 

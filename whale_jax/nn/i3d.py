@@ -79,6 +79,7 @@ def _bilinear(size: int) -> np.ndarray:
     at = np.arange(SIDE) * (size / SIDE)
     low = np.floor(at).astype(int)
     matrix = np.zeros((SIDE, size), np.float32)
+    # Two shares may fall on one pixel at the edge: `add.at` sums them, where assignment keeps the last.
     np.add.at(matrix, (np.arange(SIDE), low), 1.0 - (at - low))
     np.add.at(matrix, (np.arange(SIDE), np.minimum(low + 1, size - 1)), at - low)
     return matrix

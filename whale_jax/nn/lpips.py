@@ -58,6 +58,7 @@ def features(params: dict[str, Any], frames: jax.Array) -> list[jax.Array]:
             f"{frames.shape[2]}; use a model of larger frames, or an uncertainty without LPIPS (entropy)."
         )
     name, network = ("AlexNet_0", models.AlexNet()) if "AlexNet_0" in params else ("VGG16_0", models.VGG16())
+    # LPIPS' own normalisation of pictures in [-1, 1].
     mean, scale = jnp.array([-0.030, -0.088, -0.188]), jnp.array([0.458, 0.448, 0.450])
     layers = network.apply({"params": params[name]}, (2.0 * to_unit(frames) - 1.0 - mean) / scale)
     return [x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10) for x in layers]

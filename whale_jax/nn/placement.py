@@ -70,6 +70,7 @@ def gather(x: jax.Array, *names: str | None) -> jax.Array:
     if working.spec == resting.spec:
         return jax.lax.with_sharding_constraint(x, working)
 
+    # Left to itself, XLA may sum the whole gradient on every device and cut it afterwards.
     @jax.custom_vjp
     def gathered(x):
         return jax.lax.with_sharding_constraint(x, working)

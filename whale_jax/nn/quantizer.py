@@ -35,6 +35,7 @@ class VectorQuantizer(nn.Module):
     def nearest(self, z: jax.Array) -> jax.Array:
         """Ids (...) int32 of the codes nearest to z (..., L) in Euclidean distance."""
         z = z.astype(jnp.float32).reshape(-1, self.width)
+        # |z - e|² without |z|², which is the same for every code and changes no arg-min.
         distances = jnp.square(self.codebook).sum(-1) - 2.0 * jnp.dot(
             z, self.codebook.T, precision=jax.lax.Precision.HIGHEST
         )
@@ -55,8 +56,10 @@ class VectorQuantizer(nn.Module):
             return (jnp.square(a - b).mean(-1) * weights).sum() / total
 
         return Quantized(
+            # Straight through: the value is the code, the gradient passes to the encoder as if it were z.
             codes=z + jax.lax.stop_gradient(codes - z),
             ids=ids,
+            # One moves codes towards outputs that stand still, the other outputs towards codes that stand still.
             codebook_loss=distance(jax.lax.stop_gradient(z), codes),
             commitment_loss=distance(z, jax.lax.stop_gradient(codes)),
         )

@@ -1,7 +1,6 @@
 """The ST-transformer (docs/method.md §2): attention inside a frame, causal attention over time, one feed-forward."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -21,8 +20,6 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-KeysValues = tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +89,63 @@ class Places:
 
 
 @flax.struct.dataclass
+class LayerCache:
+    """Keys and values (B·N, H, W, D) of one block, a slot for each of W frames.
+
+    Where blocks are scanned it is of all of them, with the blocks as second axis of every array.
+
+    Attributes:
+      keys, values: of the window's frames.
+      branch_keys, branch_values: of frames that stand beside the window; None without branches.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    branch_keys: jax.Array | None = None
+    branch_values: jax.Array | None = None
+
+    def write(self, keys: jax.Array, values: jax.Array, slot: jax.Array) -> "LayerCache":
+        """Puts keys and values from `slot` on: into the branches' where there are any, else into the window's."""
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=2)
+
+        if self.branch_keys is None:
+            return self.replace(keys=put(self.keys, keys), values=put(self.values, values))
+        branch = {"branch_keys": put(self.branch_keys, keys), "branch_values": put(self.branch_values, values)}
+        return self.replace(**branch)
+
+    def pairs(self) -> list[tuple[jax.Array, jax.Array]]:
+        """Keys and values of the window, then those of the branches."""
+        window = [(self.keys, self.values)]
+        return window if self.branch_keys is None else [*window, (self.branch_keys, self.branch_values)]
+
+    def branch(self, slots: int) -> "LayerCache":
+        """The same with `slots` for branches."""
+        keys, values = (jnp.zeros((*x.shape[:-2], slots, x.shape[-1]), x.dtype) for x in (self.keys, self.values))
+        return self.replace(branch_keys=keys, branch_values=values)
+
+
+@flax.struct.dataclass
 class TimeCache:
     """What temporal attention needs of earlier frames.
 
     Attributes:
       time: () int32, how many frames are real; what lies in later slots is not seen.
-      layers: keys and values (B·N, H, W, D) of every block, with a slot for each of W frames: a tuple of pairs, or one
-        pair with blocks as second axis where these are scanned. With branches, two more arrays follow each pair.
+      layers: one for every block, or a single one where blocks are scanned; none before the first frames.
+      slots: W, for as many frames.
+      places: where the next frames stand, if they do not simply follow; these then do not count as real.
     """
 
     time: jax.Array
-    layers: Any
+    layers: tuple[LayerCache, ...]
+    slots: int = flax.struct.field(pytree_node=False)
+    places: Places | None = None
 
-    @property
-    def slots(self) -> int:
-        """W."""
-        return jax.tree.leaves(self.layers)[0].shape[-2]
+    @classmethod
+    def empty(cls, slots: int) -> "TimeCache":
+        """A cache before the first frames, which fill it from its first slot on."""
+        return cls(jnp.int32(0), (), slots)
 
     def until(self, time: jax.Array | int) -> "TimeCache":
         """The cache as it was after its first `time` frames."""
@@ -115,12 +153,7 @@ class TimeCache:
 
     def branch(self, slots: int) -> "TimeCache":
         """The cache with slots for frames that stand beside the window, which then is only read."""
-
-        def one(pair: KeysValues) -> KeysValues:
-            return (*pair, *(jnp.zeros((*x.shape[:-2], slots, x.shape[-1]), x.dtype) for x in pair))
-
-        scanned = not isinstance(self.layers[0], tuple)
-        return self.replace(layers=one(self.layers) if scanned else tuple(map(one, self.layers)))
+        return self.replace(layers=tuple(layer.branch(slots) for layer in self.layers))
 
 
 class HeadNorm(nn.Module):
@@ -157,16 +190,16 @@ class SelfAttention(nn.Module):
         self,
         x: jax.Array,
         lengths: jax.Array | None = None,
-        past: KeysValues | None = None,
+        past: LayerCache | None = None,
         places: Places | None = None,
-    ) -> tuple[jax.Array, KeysValues]:
+    ) -> tuple[jax.Array, LayerCache]:
         """Maps (B, S, D) to (B, S, D), and gives the keys and values.
 
         Args:
           x: normalised features.
           lengths: (B,) limits the keys.
-          past: keys and values (B, H, W, D), into the last pair of which those of x are written at `places`; the
-            result is given back. Without it they are (B, S, H, D).
+          past: what those of x are written into at `places`, which gives the result. Without it that is x's own alone,
+            (B, S, H, D).
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
@@ -179,15 +212,14 @@ class SelfAttention(nn.Module):
         if past is None:
             kernel = resolve_kernel(s.time_kernel if in_time else s.space_kernel, self.axis)
             y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
-            kept = (k, v)
+            cache = LayerCache(k, v)
         else:
             # Transposed before it is written: as one operation a CPU takes five times as long.
-            new = jax.lax.optimization_barrier((k.swapaxes(1, 2), v.swapaxes(1, 2)))
-            written = map(jax.lax.dynamic_update_slice_in_dim, past[-2:], new, (places.slot,) * 2, (2,) * 2)
-            kept = (*past[:-2], *written)
-            y = attention_to_slots(q, list(zip(kept[::2], kept[1::2], strict=True)), places.seen)
+            k, v = jax.lax.optimization_barrier((k.swapaxes(1, 2), v.swapaxes(1, 2)))
+            cache = past.write(k, v, places.slot)
+            y = attention_to_slots(q, cache.pairs(), places.seen)
         gain = s.residual_gain
-        return Dense(s.width, ("heads", None, "embed"), dtype, gain=gain, use_bias=False, name="out")(y), kept
+        return Dense(s.width, ("heads", None, "embed"), dtype, gain=gain, use_bias=False, name="out")(y), cache
 
 
 class STBlock(nn.Module):
@@ -201,7 +233,7 @@ class STBlock(nn.Module):
     keep: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array | None, places: Places | None, past: KeysValues | None):
+    def __call__(self, x: jax.Array, lengths: jax.Array | None, places: Places | None, past: LayerCache | None):
         """Maps (B, T, N, D) to (B, T, N, D), with keys and values of temporal attention or None.
 
         `lengths` (B,) is the number of real frames; `past` and `places` as in `SelfAttention`.
@@ -212,16 +244,18 @@ class STBlock(nn.Module):
         y = LayerNorm(dtype, name="space_norm")(x).reshape(batch * frames, tokens, width)
         x = x + SelfAttention(s, "space", name="space")(y)[0].reshape(x.shape)
 
+        # In time every token attends to itself at other frames: tokens join the batch.
         y = LayerNorm(dtype, name="time_norm")(x).swapaxes(1, 2).reshape(batch * tokens, frames, width)
+        # One length for each row of that larger batch.
         rows = None if lengths is None else jnp.broadcast_to(lengths[:, None], (batch, tokens)).reshape(-1)
-        y, kept = SelfAttention(s, "time", name="time")(y, rows, past, places)
+        y, cache = SelfAttention(s, "time", name="time")(y, rows, past, places)
         x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
 
         y = LayerNorm(dtype, name="mlp_norm")(x)
         y = nn.gelu(constrain(Dense(4 * width, ("embed", "mlp"), dtype, name="mlp_in")(y), "batch", None, None, "mlp"))
         x = x + Dense(width, ("mlp", "embed"), dtype, gain=s.residual_gain, name="mlp_out")(y)
         x = constrain(x.astype(resolve_dtype(s.residual_dtype)), "batch", None, None, None)
-        return x, kept if self.keep else None
+        return x, cache if self.keep else None
 
 
 class STTransformer(nn.Module):
@@ -244,21 +278,14 @@ class STTransformer(nn.Module):
 
     @nn.compact
     def extend(
-        self,
-        x: jax.Array,
-        cache: TimeCache | None = None,
-        window: int = 0,
-        lengths: jax.Array | None = None,
-        places: Places | None = None,
+        self, x: jax.Array, cache: TimeCache | None = None, lengths: jax.Array | None = None
     ) -> tuple[jax.Array, TimeCache | None]:
         """The same, with the state that lets a later call add frames at the cost of those frames.
 
         Args:
           x: (B, T, N, D) embeddings; with `cache`, those of the frames after it.
-          cache: of the frames before; None if there are none.
-          window: W, slots of a fresh cache; 0 keeps none.
-          lengths: as above; not with a cache.
-          places: where frames stand that do not simply follow the cache's; these do not count as its frames.
+          cache: of the frames before, `TimeCache.empty` if there are none; None keeps nothing.
+          lengths: as above; not with a cache that holds frames.
 
         Returns:
           Features (B, T, N, D) and the cache with these frames, or None.
@@ -266,12 +293,13 @@ class STTransformer(nn.Module):
         s = self.settings
         x = x.astype(resolve_dtype(s.residual_dtype))
         x = x + grid_codes(*x.shape[2:]).astype(x.dtype)
-        frames, keep, past = x.shape[1], bool(window) or cache is not None, None
-        if cache is not None:
-            past, time = cache.layers, cache.time + (frames if places is None else 0)
-            places = Places.after(cache.time, frames, cache.slots) if places is None else places
+        frames, keep, places = x.shape[1], cache is not None, None
+        past = cache.layers if keep else ()
+        if past:
+            places = Places.after(cache.time, frames, cache.slots) if cache.places is None else cache.places
         block = STBlock
         if s.remat != "none":
+            # XLA would merge the second computation with the first; inside a scan it cannot, elsewhere a barrier helps.
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)
         if s.scan:
             stacked = nn.scan(
@@ -283,20 +311,23 @@ class STTransformer(nn.Module):
                 length=s.num_blocks,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            x, kept = stacked(s, keep, name="blocks")(x, lengths, places, past)
+            x, layer = stacked(s, keep, name="blocks")(x, lengths, places, past[0] if past else None)
+            layers = (layer,)
         else:
-            kept = []
+            layers = ()
             for i in range(s.num_blocks):
-                x, own = block(s, keep, name=f"block_{i}")(x, lengths, places, None if past is None else past[i])
-                kept.append(own)
-            kept = tuple(kept)
+                x, layer = block(s, keep, name=f"block_{i}")(x, lengths, places, past[i] if past else None)
+                layers += (layer,)
         x = LayerNorm(name="final_norm")(x)
         if not keep:
             return x, None
-        if cache is not None:
-            return x, TimeCache(time, kept)
+        if not past:
+            layers = jax.tree.map(lambda leaf: _with_room(leaf, cache.slots), layers)
+        counted = frames if cache.places is None else 0
+        return x, cache.replace(time=cache.time + counted, layers=layers, places=None)
 
-        def with_room(leaf):
-            return jnp.pad(leaf.swapaxes(-3, -2), [(0, 0)] * (leaf.ndim - 2) + [(0, window - frames), (0, 0)])
 
-        return x, TimeCache(jnp.int32(frames), jax.tree.map(with_room, kept))
+def _with_room(x: jax.Array, slots: int) -> jax.Array:
+    """Keys or values (…, S, H, D) as a cache lays them out, (…, H, W, D), in its first S of W slots."""
+    x = x.swapaxes(-3, -2)
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots - x.shape[-2]), (0, 0)])

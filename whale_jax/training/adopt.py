@@ -7,7 +7,7 @@ from typing import Any
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import flat
-from whale_jax.models.whale.world_model import Params
+from whale_jax.training.sharding import Params
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -68,6 +68,7 @@ def adopt(fresh: Params, saved: Params, renew: Sequence[str] = ()) -> Params:
         if isinstance(fresh, Mapping):
             parts = saved if isinstance(saved, Mapping) else {}
             return {key: pick(value, parts.get(key), f"{name}{key}.") for key, value in fresh.items()}
+        # Without the dot that the recursion has put behind the last part.
         return saved if name[:-1] in restored else fresh
 
     return pick(fresh, saved, "")

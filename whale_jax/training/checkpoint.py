@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,16 +16,11 @@ import orbax.checkpoint as ocp
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import no_space
-from whale_jax.base.settings import flat
 from whale_jax.base.text import say
-from whale_jax.base.workdir import Workdir
-from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, Params, WorldModelSettings
 from whale_jax.training import hosts
 
 T = TypeVar("T")
 FORMAT = "whale-checkpoint/2"
-INPUTS = (".action_dim", "dynamics.embedding_dim")  # settings that change how many numbers come in, and nothing else
-EXECUTION = (".remat", ".dtype", ".residual_dtype", ".space_kernel", ".time_kernel")  # those that change no parameter
 _SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
 
 
@@ -186,6 +181,7 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
 def _host_target(checkpointer, path):
     with _quiet():
         tree = checkpointer.metadata(path).item_metadata
+    # The shardings that were saved may name devices that are not here.
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
 
@@ -263,70 +259,3 @@ def _broken(path: Path, error: Exception) -> BrokenCheckpoint:
         f"The checkpoint item {path} cannot be read ({first_line}). It is truncated or of another architecture; "
         f"delete or move {path.parent} to fall back on an earlier step, or point to another checkpoint."
     )
-
-
-def find(directory: Path | str) -> tuple[Path, int]:
-    """Stage directory and step of the newest checkpoint in a work directory, a stage's directory or a step's.
-
-    Raises:
-      WhaleError: there is none.
-    """
-    directory = Path(directory).absolute()
-    if directory.name.isdigit() and (directory / "meta").is_dir():
-        return directory.parent, int(directory.name)
-    candidates = [Workdir(directory).checkpoints(name) for name in reversed(TRAINED)] + [directory]
-    for candidate in candidates:
-        if steps := steps_in(candidate):
-            return candidate, steps[-1]
-    raise WhaleError(
-        f"There is no checkpoint in {directory}; give a work directory of `whale train` or one of its "
-        "checkpoints/<stage>/<step> directories."
-    )
-
-
-def find_component(directory: Path | str, name: str, settings: WorldModelSettings) -> tuple[Path, int]:
-    """Stage directory and step of the newest checkpoint of `directory`, as in `find`, that a stage can start from.
-
-    Raises:
-      WhaleError: there is none, it holds no parameters of that stage, or its networks differ from `settings` in more
-        than the inputs of actions and of the behaviour embedding.
-    """
-    where, step = find(directory)
-    meta = read_meta(where, step)
-    if TRAINED.index(meta.stage) < TRAINED.index(name):
-        raise WhaleError(
-            f"stages.{name}.start_from: {where / str(step)} is of the stage {meta.stage} and holds no {name} yet; name "
-            "a checkpoint that does, or leave start_from empty."
-        )
-    check_architecture(meta, settings, where, but=INPUTS)
-    return where, step
-
-
-def read_component(directory: Path | str, name: str, settings: WorldModelSettings) -> Params:
-    """The parameters that `find_component` finds, on the host; raises what it raises."""
-    return read_item(*find_component(directory, name, settings), "params")[name]
-
-
-def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path, but: Sequence[str] = ()) -> None:
-    """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`, naming the first ones.
-
-    How they are executed may differ, and what is named in `but`.
-    """
-    later = COMPONENTS[COMPONENTS.index(meta.stage) + 1 :] if meta.stage in COMPONENTS else ()
-    saved, wanted = (
-        flat({name: value for name, value in tree.items() if name not in later})
-        for tree in (meta.model, json.loads(json.dumps(settings.to_dict())))
-    )
-    free = (*EXECUTION, *but)
-    names = sorted(k for k in saved.keys() | wanted.keys() if not k.endswith(free))
-    differing = [k for k in names if saved.get(k) != wanted.get(k)]
-    if differing:
-        shown = "; ".join(f"{k} is {saved.get(k)} there and {wanted.get(k)} in the config" for k in differing[:3])
-        raise WhaleError(
-            f"{where} holds a model of another architecture: {shown}. Use another --workdir or its own config."
-        )
-
-
-def networks_of(meta: Meta) -> Networks:
-    """The networks that a checkpoint describes."""
-    return Networks(WorldModelSettings.from_dict(meta.model))

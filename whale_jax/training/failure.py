@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,12 @@ from jax.experimental import multihost_utils
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import write
-from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch
-from whale_jax.models.whale.stages import STAGES, Stage
-from whale_jax.models.whale.world_model import Params
 from whale_jax.nn.placement import Placement, placed
 from whale_jax.training import hosts
-from whale_jax.training.checkpoint import Meta, networks_of, read_item, read_meta
-from whale_jax.training.settings import StageSettings
-from whale_jax.training.sharding import alone
+from whale_jax.training.checkpoint import Meta, read_item, read_meta
+from whale_jax.training.sharding import Params, alone
+from whale_jax.training.stage import Stage
 from whale_jax.training.step import gradients, step_key
 
 
@@ -85,8 +83,12 @@ def save_report(directory: Path, step: int, seed: int, report: dict[str, Any]) -
         write(directory / str(step) / "report.json", text.encode())
 
 
-def replay(directory: Path | str) -> dict[str, Any]:
+def replay(directory: Path | str, stage_of: Callable[[Meta], Stage]) -> dict[str, Any]:
     """Runs a saved failed step again and explains it.
+
+    Args:
+      directory: of the failed step.
+      stage_of: makes the stage again that a checkpoint's `Meta` describes.
 
     Raises:
       WhaleError: the directory holds no failed step.
@@ -97,10 +99,9 @@ def replay(directory: Path | str) -> dict[str, Any]:
     saved = json.loads((directory / "report.json").read_text())
     step = saved["step"]
     meta = read_meta(directory.parent, step)
-    settings = StageSettings.from_dict(meta.config["stages"][meta.stage])
-    stage = STAGES[meta.stage](networks_of(meta), ActionSpec.from_json(meta.action_spec), settings)
+    stage = stage_of(meta)
     tree = read_item(directory.parent, step, "params")
     params = tree.pop(meta.stage)
     with np.load(directory / "batch.npz") as arrays:
         batch = Batch(**{name: jnp.asarray(value) for name, value in arrays.items()})
-    return explain(stage, params, tree, batch, step_key(saved["seed"], meta.stage, step), alone())
+    return explain(stage, params, tree, batch, step_key(saved["seed"], stage, step), alone())

@@ -40,6 +40,7 @@ class Feed:
 
     def __init__(self, batches: Iterator[Batch], mesh: Mesh, stall_seconds: float):
         self._batches, self._mesh, self._stall = batches, mesh, stall_seconds
+        # One waits here and one more in the thread's hand: two ahead.
         self._ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="feed")
@@ -54,9 +55,11 @@ class Feed:
     def _feed(self) -> None:
         while not self._closed.is_set():
             try:
+                # The state is read right after the batch, so that a checkpoint resumes with the one that follows it.
                 batch = put_batch(next(self._batches), self._mesh)
                 item = Fed(batch, self._batches.get_state(), self._batches.report())
             except BaseException as error:
+                # Raised again where the batch is asked for, as if there were no thread.
                 item = error
             while not self._closed.is_set():
                 try:

@@ -68,6 +68,7 @@ def _launcher(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]:
     """(coordinator, count, index) as srun or mpirun say, as far as they do."""
     # Open MPI starts its daemons with srun, whose variables then are the daemon's.
     if "SLURM_STEP_NUM_TASKS" in environ and "OMPI_COMM_WORLD_SIZE" not in environ and "SLURM_PROCID" in environ:
+        # A port of its own for each job, as all its processes compute it: two jobs may share a host.
         port = 49152 + int(environ.get("SLURM_JOB_ID", "0")) % 16384
         first = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
         at = f"{first}:{port}" if first else ""
@@ -237,6 +238,7 @@ class Vote:
         """Whether to stop now: a single process's own wish, or that of any of several at the last call."""
         if not several():
             return wish
+        # The last step's vote, which has arrived, and not this one's, for which the devices would have to be awaited.
         last = self._last
         mine = np.full(len(jax.local_devices()), wish, np.int32)
         self._last = self._any(jax.make_array_from_process_local_data(self._sharding, mine))

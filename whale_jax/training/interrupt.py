@@ -56,6 +56,7 @@ def deferred() -> Iterator[None]:
 
 def _answer(number: int, _frame) -> None:
     if _State.received:
+        # Launchers pass a signal on that the terminal has sent already.
         if time.monotonic() - _State.since > _ECHO:
             os._exit(128 + number)
         return

@@ -14,19 +14,15 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.batch import Batch
-from whale_jax.models.whale.stages import Stage
-from whale_jax.models.whale.world_model import Params
 from whale_jax.nn.placement import Placement
 from whale_jax.training import failure, hosts, interrupt
 from whale_jax.training.adopt import adopt
 from whale_jax.training.checkpoint import (
     CheckpointWriter,
     Meta,
-    check_architecture,
     check_space,
     disk_errors,
     fall_back,
-    read_component,
     read_item,
     read_json,
     read_meta,
@@ -37,7 +33,8 @@ from whale_jax.training.feed import Fed, Feed
 from whale_jax.training.history import History
 from whale_jax.training.profile import Profiler
 from whale_jax.training.progress import Meter, TensorBoard, status_line
-from whale_jax.training.sharding import describe, put_batch, replicated
+from whale_jax.training.sharding import Params, describe, put_batch, replicated
+from whale_jax.training.stage import Stage
 from whale_jax.training.step import (
     TrainState,
     abstract_frozen,
@@ -109,7 +106,8 @@ class Trainer:
         if finished:
             batches.close()
             return self._result(state), {"steps": step, "seconds": 0.0}
-        self._say_rules()
+        if found := describe(rule_matches(self.stage, self.run.placement)):
+            say(f"{self.stage.name}: {found}")
         with contextlib.ExitStack() as stack:
             stack.enter_context(disk_errors(self._directory))
             self._writer = CheckpointWriter(self._directory)
@@ -133,16 +131,18 @@ class Trainer:
 
     def _loop(self, state: TrainState, step: int, feed: Feed, profiler: Profiler) -> tuple[TrainState, int]:
         s, pending, fed = self.settings, None, None
-        meter, vote = self._meter(step), hosts.Vote(self._mesh)
+        meter, vote = Meter(s, s.batch_size * self.stage.num_frames, self.stage.flops, step), hosts.Vote(self._mesh)
         first, saved, stop = step, step, False
         while step < s.steps and not stop:
             if vote.ask(interrupt.requested() is not None):
                 self._stop(state, step, saved, pending, fed)
+            # Metrics are read one step late: by then the next step is queued, and no device waits for the host.
             previous, (fed, waited) = fed, feed.get()
             meter.waited(waited)
             if fed is None:
                 self._stop(state, step, saved, pending, previous)
             profiler.before(step)
+            # A stray number from the host would stall every step; here it is an error.
             with jax.transfer_guard_host_to_device("disallow"):
                 state, metrics = self._step(state, self.frozen, fed.device)
             step += 1
@@ -175,13 +175,6 @@ class Trainer:
         say(f"{self.stage.name}: stopped at step {step} of {self.settings.steps}{', which is saved' if step else ''}")
         raise interrupt.Interrupted(interrupt.requested() or "another process was asked to stop")
 
-    def _meter(self, step: int) -> Meter:
-        return Meter(self.settings, self.settings.batch_size * self.stage.num_frames, self.stage.flops, step)
-
-    def _say_rules(self) -> None:
-        if found := describe(rule_matches(self.stage, self.run.placement)):
-            say(f"{self.stage.name}: {found}")
-
     def _open_board(self) -> TensorBoard | None:
         if not self.run.tensorboard or not hosts.primary():
             return None
@@ -208,11 +201,11 @@ class Trainer:
         batches = self.run.train_batches()
         first = put_batch(next(batches), self._mesh)
         batches.close()
-        key = step_key(self.run.seed, self.stage.name, 2**31 - 2)
+        # Another step that no run reaches; the one after it initialises.
+        key = step_key(self.run.seed, self.stage, 2**31 - 2)
         params = jax.jit(self.stage.prepare)(state.params, first, key)
         if self.settings.start_from:
-            saved = read_component(self.settings.start_from, self.stage.name, self.stage.networks.settings)
-            params = adopt(params, saved, self.settings.renew)
+            params = adopt(params, self.stage.read_start(), self.settings.renew)
         shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
         return state.replace(params=jax.device_put(params, shardings))
 
@@ -223,7 +216,7 @@ class Trainer:
         """
         directory = self._directory
         meta = read_meta(directory, step)
-        check_architecture(meta, self.stage.networks.settings, directory)
+        self.stage.check_saved(meta, directory)
         target = self._frozen_shapes | {self.stage.name: self._shapes.params}
         params = read_item(directory, step, "params", target)[self.stage.name]
         if meta.finished:
@@ -237,6 +230,7 @@ class Trainer:
         """Starts writing a checkpoint; the seconds for which that held up the loop."""
         started = time.perf_counter()
         self._writer.wait()
+        # The next step gives these buffers away while they are being written.
         state = self._copy(state)
         items = {
             "params": self.frozen | {self.stage.name: state.params},
@@ -316,7 +310,7 @@ class Trainer:
             return
         failed_step = int(state.step)
         directory = self.run.workdir.failures / self.stage.name
-        key = step_key(self.run.seed, self.stage.name, failed_step)
+        key = step_key(self.run.seed, self.stage, failed_step)
         self._writer.wait()  # two of Orbax's writers get into each other's way
         items = {"params": self.frozen | {self.stage.name: state.params}}
         meta = dataclasses.replace(self.run.meta, stage=self.stage.name)

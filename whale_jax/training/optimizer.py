@@ -15,6 +15,7 @@ def schedule(settings: StageSettings) -> optax.Schedule:
         init_value=0.0,
         peak_value=settings.max_lr,
         warmup_steps=settings.warmup,
+        # Optax counts the warm-up among the decay's steps, and refuses a decay of none.
         decay_steps=max(settings.steps, settings.warmup + 1),
         end_value=settings.min_lr,
     )

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
 
+Params = dict[str, Any]  # arrays by name, in as many levels as the modules have
+
 AXES = ("data", "model")
 RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": None, "layers": None, "members": None}
 

@@ -11,11 +11,10 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from whale_jax.data.contract.batch import Batch, example
-from whale_jax.models.whale.stages import STAGES, Stage
-from whale_jax.models.whale.world_model import Networks, Params
 from whale_jax.nn.placement import Placement, constrain, placed
 from whale_jax.training.optimizer import trained
-from whale_jax.training.sharding import Match, matches, replicated, tree_shardings
+from whale_jax.training.sharding import Match, Params, matches, replicated, tree_shardings
+from whale_jax.training.stage import Stage
 
 
 @flax.struct.dataclass
@@ -29,9 +28,9 @@ class TrainState:
     failed: jax.Array
 
 
-def step_key(seed: int, stage: str, step: jax.Array | int) -> jax.Array:
+def step_key(seed: int, stage: Stage, step: jax.Array | int) -> jax.Array:
     """The key of one training step: a pure function of seed, stage and step."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), list(STAGES).index(stage)), step)
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage.seed_index), step)
 
 
 def make_step(stage: Stage, seed: int, placement: Placement):
@@ -45,7 +44,7 @@ def make_step(stage: Stage, seed: int, placement: Placement):
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
 
     def step(state: TrainState, frozen: Params, batch: Batch):
-        key = step_key(seed, stage.name, state.step)
+        key = step_key(seed, stage, state.step)
         with placed(placement):
             loss, metrics, aux, grads = gradients(stage, state.params, frozen, batch, key)
             moving = trained(stage.settings, state.params)
@@ -56,11 +55,13 @@ def make_step(stage: Stage, seed: int, placement: Placement):
             params = state.params | optax.apply_updates(moving, updates)
             last_key = jax.random.fold_in(key, stage.settings.accumulate)  # the parts have those before
             params, extra = stage.after_update(params, state.extra, aux, last_key, state.step)
+        # A `where` over all leaves, no branch: nothing waits for the flag, and donated buffers are still reused.
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         new = TrainState(state.step + 1, params, opt_state, extra, state.failed)
         state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(failed=~good))
         return state, metrics | {"grad_norm": norm, "failed": state.failed}
 
+    # Donated: the new state takes the old one's memory, so that one needs to fit.
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(placement.mesh)))
 
 
@@ -89,6 +90,7 @@ def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: j
         return jax.tree.map(jnp.add, total, new), aux
 
     rows = in_parts(batch, parts)
+    # Shapes alone, for the sums to start from zeros of the right types; nothing is computed.
     shapes, _ = jax.eval_shape(run, jax.tree.map(lambda x: x[0], rows), key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, aux = jax.lax.scan(add, zeros, (jnp.arange(parts), rows))
@@ -100,6 +102,7 @@ def in_parts(batch: Batch, parts: int) -> Batch:
     """The batch with a first axis of so many parts; each takes rows of every device, so that none travels."""
 
     def split(x):
+        # Part i takes rows i, i + parts, …: some of every device's own, which are neighbours.
         x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
         return constrain(x, None, "batch", *[None] * (x.ndim - 2))
 
@@ -120,10 +123,12 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
     """The function that creates a fresh state in its shards, and the state's shapes with their shardings."""
 
     def create():
-        key = step_key(seed, stage.name, 2**31 - 1)
+        # The number of a step that no run reaches.
+        key = step_key(seed, stage, 2**31 - 1)
         params = stage.init(key)
         extra = stage.initial_extra(nn.unbox(params))
         opt_state = stage.optimizer().init(trained(stage.settings, params))
+        # Typed zeros: a plain 0 has a weak type, which the first step would turn into another and compile again.
         return TrainState(jnp.int32(0), params, opt_state, extra, jnp.bool_(False))
 
     shapes = _shapes(jax.eval_shape(create), placement)
@@ -131,7 +136,7 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
     return jax.jit(lambda: nn.unbox(create()), out_shardings=shardings), shapes
 
 
-def abstract_frozen(networks: Networks, names: tuple[str, ...], placement: Placement) -> Params:
+def abstract_frozen(networks: Any, names: tuple[str, ...], placement: Placement) -> Params:
     """Shapes of these components' parameters, with the shardings in which a later stage holds them."""
     return {
         name: _shapes(jax.eval_shape(lambda key, n=name: networks.init(n, key), jax.random.key(0)), placement)
@@ -143,14 +148,13 @@ def abstract_batch(stage: Stage, placement: Placement) -> Batch:
     """Shapes of one global batch of a stage, with their sharding along `data`."""
     model, rows = stage.networks.settings, stage.settings.batch_size
     sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
-    one = example(1, stage.num_frames, *model.tokenizer.image_size, model.behaviour.action_dim)
+    one = example(1, stage.num_frames, *model.frame_size, model.action_dim)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
 
 
 def abstract_arguments(stage: Stage, placement: Placement) -> tuple[TrainState, Params, Batch]:
-    """What a stage's step takes, as shapes with shardings: state, frozen parameters of all earlier stages, batch."""
-    earlier = tuple(STAGES)[: list(STAGES).index(stage.name)]
-    frozen = abstract_frozen(stage.networks, earlier, placement)
+    """What a stage's step takes, as shapes with shardings: state, frozen parameters, batch."""
+    frozen = abstract_frozen(stage.networks, stage.frozen, placement)
     return abstract_state(stage, 0, placement)[1], frozen, abstract_batch(stage, placement)
 
 

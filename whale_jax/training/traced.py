@@ -33,6 +33,7 @@ def _flops(eqn: JaxprEqn) -> float:
         return 2.0 * eqn.outvars[0].aval.size * math.prod(left.shape[i] for i in contracted)
     if eqn.primitive.name == "conv_general_dilated":
         kernel, features = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec[0]
+        # Of inputs with zeros put between them one in so many is real.
         zeros = math.prod(eqn.params["lhs_dilation"])
         return 2.0 * eqn.outvars[0].aval.size * kernel.size / kernel.shape[features] / zeros
     inner = [sum(map(_flops, body.eqns)) for body in _bodies(eqn)]

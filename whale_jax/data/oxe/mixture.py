@@ -31,8 +31,11 @@ from whale_jax.data.store.batches import BatchIterator, check_sizes, masks
 from whale_jax.data.store.store import nested_share
 
 RATE_HZ = 10.0
+# The stand-in for a segment that cannot be read lies a large prime further on: in another episode and most often in
+# another file, and at every attempt in another place.
 _TRIES, _STRIDE, _JUDGED_AFTER = 20, 7919, 200
 _MEMORY_EVERY = 100
+# As good as for ever. Grain's own number for that, sys.maxsize, is no longer exact once it is divided by weights.
 _MANY, _ENDLESS = 1 << 16, 1 << 50
 
 

@@ -1,6 +1,5 @@
 """What an environment compiles: dreams with keys of their own, begun anew where they end."""
 
-import dataclasses
 import functools
 
 import flax.struct
@@ -10,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from whale_jax.imagination.environments.dream import Dream, DreamState, Info
-from whale_jax.models.whale.world_model import Params
+from whale_jax.training.sharding import Params
 
 
 @flax.struct.dataclass
@@ -51,46 +50,31 @@ class Outcome:
     final_obs: jax.Array | None = None
 
 
-class CompiledDreams:
-    """`reset` and `step` of a `Dream`, each one compiled call, which equal dreams share.
+# As a static argument a dream is jit's key: equal ones share a program, which jit keeps for good. Parameters are no
+# part of the key (`compare=False`) and travel as an argument, so that a dropped model frees its memory: take the dream
+# as `Dream.without_arrays` gives it. The carry that is given to a call is used up by it.
 
-    The carry that is given to a call is used up by it.
-    """
 
-    def __init__(self, dream: Dream, mode: AutoresetMode):
-        # What was compiled is kept for good: without parameters, so that these are not.
-        self._dream, self._params = (
-            dataclasses.replace(dream, params={}, origins=np.zeros((0, 2), np.int32)),
-            dream.params,
-        )
-        self._mode = mode
+def blank(dream: Dream, params: Params, seeds: list[int]) -> Carry:
+    """A carry whose dreams are all still to be reset."""
+    shapes = jax.eval_shape(dream.blank, params)
+    dreams = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype)), shapes)
+    return Carry(dreams, keys_of(seeds), jax.device_put(np.zeros(len(seeds), bool)))
 
-    def blank(self, seeds: list[int]) -> Carry:
-        """A carry whose dreams are all still to be reset."""
-        shapes = jax.eval_shape(self._dream.blank, self._params)
-        dreams = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype)), shapes)
-        return Carry(dreams, keys_of(seeds), jax.device_put(np.zeros(len(seeds), bool)))
 
-    def seed(self, carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
-        """The carry in which the dreams of the mask that have a seed draw from it."""
-        seeded = np.array([seed is not None for seed in seeds]) & mask
-        keys = keys_of([seed or 0 for seed in seeds])
-        return carry.replace(keys=jnp.where(jnp.asarray(seeded), keys, carry.keys))
-
-    def reset(self, carry: Carry, mask: jax.Array, start: jax.Array) -> tuple[Carry, jax.Array, jax.Array]:
-        """Begins the dreams of the mask, at `start` (B,) or, where that is negative, anywhere.
-
-        Gives the carry, observations and (B,) int32 starting states.
-        """
-        return _reset(self._dream, self._params, carry, mask, start)
-
-    def step(self, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
-        """Imagines a frame of every dream, and begins those anew whose turn it is."""
-        return _step(self._dream, self._mode, self._params, carry, action)
+def seed(carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
+    """The carry in which the dreams of the mask that have a seed draw from it."""
+    seeded = np.array([seed is not None for seed in seeds]) & mask
+    keys = keys_of([seed or 0 for seed in seeds])
+    return carry.replace(keys=jnp.where(jnp.asarray(seeded), keys, carry.keys))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
+def reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
+    """Begins the dreams of the mask, at `start` (B,) or, where that is negative, anywhere.
+
+    Gives the carry, observations and (B,) int32 starting states.
+    """
     carry = _renew(dream, params, carry, mask, start)
     return carry, carry.dreams.frame, carry.dreams.start
 
@@ -102,7 +86,9 @@ def _renew(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: j
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+def step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+    """Imagines a frame of every dream, and begins those anew whose turn it is."""
+    # In next-step mode an ended dream spends a call on beginning anew, and its action counts for nothing.
     idle = carry.done if mode == AutoresetMode.NEXT_STEP else jnp.zeros_like(carry.done)
     keys, fresh = _split(carry.keys, ~idle)
     dreams, frame, reward, terminated, truncated, info = dream.step(params, carry.dreams, action, fresh, idle)
@@ -119,6 +105,7 @@ def _step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, actio
 
 def keys_of(seeds: list[int]) -> jax.Array:
     """(B,) keys, each of its own seed of any size."""
+    # Gymnasium's seeds may be larger than the 32 bits that `jax.random.key` tells apart on its own.
     data = [np.random.SeedSequence(seed).generate_state(2) for seed in seeds]
     return jax.random.wrap_key_data(jnp.asarray(np.stack(data), jnp.uint32), impl="threefry2x32")
 

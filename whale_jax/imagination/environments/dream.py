@@ -7,7 +7,6 @@ Dimension keys: B dreams, C frames of context, A actions, N starting states.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -20,11 +19,13 @@ from whale_jax.base.settings import Settings
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination import rollout as rollouts
+from whale_jax.imagination.environments.rows import for_rows, read_rows, write_rows
 from whale_jax.imagination.environments.starts import Starts, read_starts
 from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
 from whale_jax.imagination.world import WorldModel
 from whale_jax.models.heads.reward import expected_reward
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.world_model import Networks
+from whale_jax.training.sharding import Params
 
 # On a CPU so many dreams are stepped at once: of more, what a step computes leaves the processor's caches.
 ABREAST = 16
@@ -146,15 +147,16 @@ class Dream:
           The state and its newest frames (B, H, W, 3) uint8.
         """
         count = len(params["starts"]["frames"])
+        # Drawn for all, also for those that stay, so that a dream's stream is not moved by its neighbours.
         drawn = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(self._keys(key))
         chosen = drawn if start is None else jnp.where(start < 0, drawn, start)
 
         def begin(params, rows, state):
             window, frame = self._begin(params, chosen[rows])
             fresh = DreamState(window, frame, jnp.zeros_like(rows), chosen[rows])
-            return _write(state, rows, fresh)
+            return write_rows(state, rows, fresh)
 
-        state = self._in_chunks(params, mask, self.chunk, begin, state)
+        state = for_rows(mask, self.chunk, begin, params, state)
         return state, state.frame
 
     def step(
@@ -176,6 +178,7 @@ class Dream:
         """
         window = self._make_room(params, state.window, idle)
         spec = self.action_spec
+        # On the device a wrong value cannot raise; Gymnasium's interface has checked what came from the host.
         action = jnp.clip(action, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
         action = spec.normalise(action)
         window, (frame, estimates) = self._advance(params, window, action, self._keys(key), idle)
@@ -189,6 +192,7 @@ class Dream:
 
     def blank(self, params: Params) -> DreamState:
         """A state of zeros, for `reset_where` to fill."""
+        # Shapes alone: what a begun dream looks like, without beginning one.
         shapes = jax.eval_shape(self._begin, params, jnp.zeros(self.num_envs, jnp.int32))
         window, frame = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         count = jnp.zeros(self.num_envs, jnp.int32)
@@ -216,35 +220,26 @@ class Dream:
         shapes = jax.eval_shape(jax.vmap(one), window, action, keys)[1]
         outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def move(_, rows, carry):  # turns there always are: what the parameters alone give is computed once for all
-            return _write(carry, rows, jax.vmap(one)(_read(carry[0], rows), action[rows], keys[rows]))
+        # There is always a turn, so that what the parameters alone give is better computed once for all visits: these
+        # read the step's parameters, and not those that `for_rows` ties to each visit.
+        def move(_, rows, carry):
+            return write_rows(carry, rows, jax.vmap(one)(read_rows(carry[0], rows), action[rows], keys[rows]))
 
-        return self._in_chunks(params, moving, self.abreast, move, (window, outputs))
+        return for_rows(moving, self.abreast, move, params, (window, outputs))
 
     def _make_room(self, params: Params, window: rollouts.RolloutState, idle: jax.Array | None):
         def cut(params, rows, window):
             def one(window):
                 return rollouts.refill(self.networks, params, window, self.estimator)
 
-            return _write(window, rows, jax.vmap(one)(_read(window, rows)))
+            return write_rows(window, rows, jax.vmap(one)(read_rows(window, rows)))
 
         full = window.time == self.networks.settings.num_frames - 1
-        return self._in_chunks(params, full if idle is None else full & ~idle, self.chunk, cut, window)
+        return for_rows(full if idle is None else full & ~idle, self.chunk, cut, params, window)
 
-    def _in_chunks(
-        self, params: Params, mask: jax.Array, size: int, visit: Callable[[Params, jax.Array, Any], Any], state: Any
-    ) -> Any:
-        """`visit`s the rows of the mask, `size` at once, until none is left."""
-
-        def turn(carry):
-            left, state = carry
-            # Where fewer are left, the first fills up: its result is written several times, and the same.
-            rows = jnp.nonzero(left, size=size, fill_value=jnp.argmax(left))[0].astype(jnp.int32)
-            # What is computed of the parameters alone stays in here, where it costs nothing if there is no turn.
-            own, rows = jax.lax.optimization_barrier((params, rows))
-            return left.at[rows].set(False), visit(own, rows, state)
-
-        return jax.lax.while_loop(lambda carry: carry[0].any(), turn, (mask, state))[1]
+    def without_arrays(self) -> "Dream":
+        """The dream as jit's key: all that its compiled programs depend on, and no array to be kept with them."""
+        return dataclasses.replace(self, params={}, origins=np.zeros((0, 2), np.int32))
 
     def _reward(self, params: Params, before: jax.Array, action: jax.Array, after: jax.Array) -> jax.Array:
         if not self.settings.reward:
@@ -254,14 +249,6 @@ class Dream:
 
     def _keys(self, key: jax.Array) -> jax.Array:
         return key if key.ndim else jax.random.split(key, self.num_envs)
-
-
-def _read(tree: Any, rows: jax.Array) -> Any:
-    return jax.tree.map(lambda x: x[rows], tree)
-
-
-def _write(tree: Any, rows: jax.Array, values: Any) -> Any:
-    return jax.tree.map(lambda x, value: x.at[rows].set(value), tree, values)
 
 
 def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: DreamSettings | None = None) -> Dream:
@@ -274,17 +261,7 @@ def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: 
     settings = DreamSettings() if settings is None else settings
     if num_envs < 1:
         raise WhaleError(f"num_envs={num_envs} leaves nothing to dream; give 1 or more.")
-    size, window = model.networks.settings.tokenizer.image_size, model.networks.settings.num_frames
-    if settings.context > window:
-        raise WhaleError(
-            f"context={settings.context} is more than the {window} frames of this model's window; give at most those."
-        )
-    if tuple(store.image_size) != tuple(size):
-        raise WhaleError(
-            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {model.source} takes "
-            f"{size[0]}x{size[1]}; give the episodes that it was trained on, or others of that size."
-        )
-    model.action_spec.check_same(store.action_spec, str(store.root))
+    model.check_episodes(store, settings.context)
     if settings.reward and "reward" not in model.params:
         raise WhaleError(
             f"{model.source} holds no reward model; train its reward stage (run the same training to its end, without "

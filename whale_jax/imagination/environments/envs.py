@@ -18,7 +18,8 @@ from gymnasium.vector.utils import batch_space
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import EpisodeStore, Names, open_store
-from whale_jax.imagination.environments.compiled import Carry, CompiledDreams, Outcome
+from whale_jax.imagination.environments import compiled
+from whale_jax.imagination.environments.compiled import Carry, Outcome
 from whale_jax.imagination.environments.dream import Dream, DreamSettings, make_dream
 from whale_jax.imagination.environments.requests import check_actions, parse_options, parse_seeds
 from whale_jax.imagination.world import WorldModel, load
@@ -101,7 +102,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         self.single_observation_space, self.single_action_space = spaces_of(dream)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._compiled, self._mode, self._on_device = CompiledDreams(dream, mode), mode, device_observations
+        self._program, self._mode, self._on_device = dream.without_arrays(), mode, device_observations
         self._carry: Carry | None = None
         self._begun, self._done = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
 
@@ -127,7 +128,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
             drawn = self.np_random.integers(2**31, size=self.num_envs)
             seeds = [int(d) if s is None else s for s, d in zip(seeds, drawn, strict=True)]
         self._seed(seeds, mask)
-        self._carry, obs, starts = self._compiled.reset(self._carry, mask, start)
+        self._carry, obs, starts = compiled.reset(self._program, self.dream.params, self._carry, mask, start)
         self._begun |= mask
         self._done = self._done & ~mask
         if self._on_device:
@@ -136,9 +137,9 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
 
     def _seed(self, seeds: list[int | None], mask: np.ndarray) -> None:
         if self._carry is None:
-            self._carry = self._compiled.blank(seeds)
+            self._carry = compiled.blank(self._program, self.dream.params, seeds)
         elif any(seed is not None for seed in seeds):
-            self._carry = self._compiled.seed(self._carry, seeds, mask)
+            self._carry = compiled.seed(self._carry, seeds, mask)
 
     def step(self, actions: np.ndarray | jax.Array):
         """Imagines one frame of every dream.
@@ -158,7 +159,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         self._check_open()
         self._check_begun()
         actions = check_actions(actions, self.action_space.shape, self.dream.action_spec, self._on_device)
-        self._carry, outcome = self._compiled.step(self._carry, actions)
+        self._carry, outcome = compiled.step(self._program, self._mode, self.dream.params, self._carry, actions)
         if self._on_device:
             return self._device_results(outcome)
         outcome = jax.tree.map(np.array, outcome)

@@ -17,10 +17,10 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.rollout import Estimator, RolloutState, at, fill_dynamics, next_tokens, to_bytes
 from whale_jax.imagination.uncertainty.retracing import Track, additive_dimensions, retrace
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.world_model import Networks
 from whale_jax.nn import lpips
 from whale_jax.nn.layers import to_unit
-from whale_jax.nn.transformer import TimeCache
+from whale_jax.training.sharding import Params
 
 UNCERTAINTIES = ("retracing", "entropy", "ensemble")
 STEPS = (1, 2, 3)
@@ -82,6 +82,7 @@ class Retracing:
         layers = [x.reshape(*every.shape[:2], *x.shape[1:]) for x in layers]
         apart = lpips.distances(params["lpips"], [x[:, 1:] for x in layers], [x[:, :1] for x in layers])
         branches = exist.sum()
+        # Branches that start before the first frame were computed all the same, as shapes are fixed, and weigh nothing.
         disagreement = (apart * exist).sum(1) / jnp.maximum(branches, 1)
         estimates = {"uncertainty": jnp.where(branches > 0, disagreement * entropy, entropy)}
         estimates |= {"disagreement": disagreement, "entropy": entropy}
@@ -111,7 +112,7 @@ class Ensemble:
         judged = at(state.ids, t + 1)[:, None]
 
         def one(member, layers):
-            own, cache = {"dynamics": member}, TimeCache(t + masked, layers)
+            own, cache = {"dynamics": member}, state.dynamics.replace(time=t + masked, layers=layers)
             chosen, _, after = next_tokens(networks, own, cache, ids, actions, z, jax.random.key(0), 0.0)
             if masked:  # the history goes on with the tokens of the rollout, not with the member's
                 seen = jnp.zeros(judged.shape, bool)
@@ -120,8 +121,9 @@ class Ensemble:
 
         others, memory = jax.vmap(one, out_axes=(1, 0))(params["ensemble"], state.memory)
         track = Track(state.decoder, [others.shape[1]])
+        # Members' frames stand beside the window, at the rollout's own place, each seeing the window and itself.
         now = jnp.full(others.shape[1], t + 1)
-        frames, _ = networks.decode_more(params, others, track.cache, places=track.places(0, now, now))
+        frames, _ = networks.decode_more(params, others, track.at(0, now, now))
         every = jnp.concatenate([at(state.frames, t + 1)[:, None], to_bytes(frames)], axis=1)
         return memory, {"uncertainty": to_unit(every).var(axis=1).mean((1, 2, 3))}
 

@@ -12,9 +12,10 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.rollout import RolloutState, at, next_tokens, to_bytes
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.world_model import Networks
 from whale_jax.nn.categorical import mode
 from whale_jax.nn.transformer import Places, TimeCache
+from whale_jax.training.sharding import Params
 
 
 def additive_dimensions(spec: ActionSpec) -> np.ndarray:
@@ -52,8 +53,7 @@ def retrace(
     """Predicts the newest frame o_{t+1} once more from each o_{t-k}.
 
     The branches run side by side, as frames of one call, over the window that they share, each seeing it up to its
-    own start. The one that starts furthest back moves first and the others join, so that all arrive together.
-    Tokens are the most likely ones in every branch.
+    own start. Tokens are the most likely ones in every branch.
 
     Args:
       state: after the step to o_{t+1}.
@@ -65,42 +65,84 @@ def retrace(
     Returns:
       Frames (B, K, H, W, 3) uint8 in the order of `steps`, and which of them exist, (K,) bool: t >= k.
     """
-    order = sorted(set(steps), reverse=True)
-    t, longest = state.time - 1, order[0]
-    starts = jnp.maximum(t - jnp.array(order), 0)
-    past = state.actions[:, jnp.maximum(t - jnp.arange(longest, -1, -1), 0)]
-    actions = jnp.stack([retraced_action(past[:, longest - k :], additive) for k in order], axis=1)
-    running = [sum(k >= longest - j for k in order) for j in range(longest + 1)]
-    begun = [0, *running[:-1]]
+    plan = _Plan(state, steps, additive)
+    run = _with_z_held if hold_z else _with_own_z
+    frames = run(networks, params, state, plan)
+    return frames[:, np.array([plan.order.index(k) for k in steps])], plan.t >= jnp.array(steps)
 
-    masked = networks.settings.dynamics.decode_mode == "maskgit"
-    dynamics, prior = Track(state.dynamics, running), None
-    decoder = Track(state.decoder, [len(order)] if hold_z else running)
-    if networks.settings.dynamics.embedding_dim and not hold_z:
-        prior = Track(state.prior, begun)
-    first_ids, first_z = state.ids[:, starts], state.z[:, starts]
-    if hold_z:
-        first_z = jnp.broadcast_to(at(state.z, t)[:, None], first_z.shape)
-    ids, z, frames = first_ids[:, :0], first_z[:, :0], None
-    for j, (old, now) in enumerate(zip(begun, running, strict=True)):
-        times = starts[:now] + j - longest + jnp.array(order[:now])
+
+class _Plan:
+    """When which branch moves: the one that starts furthest back first, so that all arrive together.
+
+    For K = {1, 2, 3}, with o a frame of the window and ô one of the branch:
+
+        turn           0         1         2         3
+        k = 3    o_t-3 ──► ô_t-2 ──► ô_t-1 ──► ô_t ──► ô_t+1
+        k = 2              o_t-2 ──► ô_t-1 ──► ô_t ──► ô_t+1
+        k = 1                        o_t-1 ──► ô_t ──► ô_t+1
+        running        1         2         3         3          branches that move in the turn
+        begun          0         1         2         3          those of them that moved before
+    """
+
+    def __init__(self, state: RolloutState, steps: Sequence[int], additive: np.ndarray):
+        self.order = sorted(set(steps), reverse=True)
+        self.t, self._longest = state.time - 1, self.order[0]
+        self.starts = jnp.maximum(self.t - jnp.array(self.order), 0)  # what starts too early counts for nothing later
+        past = state.actions[:, jnp.maximum(self.t - jnp.arange(self._longest, -1, -1), 0)]
+        actions = [retraced_action(past[:, self._longest - k :], additive) for k in self.order]
+        self.actions = jnp.stack(actions, axis=1)
+        self.ids, self.z = state.ids[:, self.starts], state.z[:, self.starts]  # of the frames that branches start from
+        self.running = [sum(k >= self._longest - turn for k in self.order) for turn in range(self._longest + 1)]
+        self.begun = [0, *self.running[:-1]]
+
+    def times(self, turn: int) -> jax.Array:
+        """Positions of the frames that the turn's branches move from."""
+        now = self.running[turn]
+        return self.starts[:now] + turn - self._longest + jnp.array(self.order[:now])
+
+    def joined(self, own: jax.Array, first: jax.Array, turn: int) -> jax.Array:
+        """What branches on their way have of their own (B, S, …), and what those that begin in this turn start with."""
+        return jnp.concatenate([own, first[:, self.begun[turn] : self.running[turn]]], axis=1)
+
+
+def _with_own_z(networks: Networks, params: Params, state: RolloutState, plan: _Plan) -> jax.Array:
+    """The last frames of branches that infer z and decode anew after every frame of their own, as a rollout does."""
+    dynamics, decoder, prior = Track(state.dynamics, plan.running), Track(state.decoder, plan.running), None
+    if networks.settings.dynamics.embedding_dim:
+        prior = Track(state.prior, plan.begun)
+    ids, z, frames = plan.ids[:, :0], plan.z[:, :0], None
+    for turn, (old, now) in enumerate(zip(plan.begun, plan.running, strict=True)):
+        times, shared = plan.times(turn), plan.starts[:now] + 1
         if prior is not None and old:
-            previous = jnp.pad(actions[:, :old], ((0, 0), (0, 0), (0, 1)))
-            places = prior.places(j, times[:old], starts[:old] + 1)
-            log_p, prior.cache = networks.infer_behaviour_more(params, frames, previous, prior.cache, places=places)
+            previous = jnp.pad(plan.actions[:, :old], ((0, 0), (0, 0), (0, 1)))
+            cache = prior.at(turn, times[:old], shared[:old])
+            log_p, prior.cache = networks.infer_behaviour_more(params, frames, previous, cache)
             z = mode(log_p).reshape(*log_p.shape[:2], -1)
-        ids = jnp.concatenate([ids, first_ids[:, old:now]], axis=1)
-        z = first_z[:, :now] if prior is None else jnp.concatenate([z, first_z[:, old:now]], axis=1)
-        places = dynamics.places(j, times + masked, starts[:now] + masked)
-        ids, _, dynamics.cache = next_tokens(
-            networks, params, dynamics.cache, ids, actions[:, :now], z, jax.random.key(0), 0.0, places
-        )
-        if not hold_z or j == longest:
-            turn, shared = (0, jnp.full(now, t + 1)) if hold_z else (j, starts[:now] + 1)
-            places = decoder.places(turn, times + 1, shared)
-            pixels, decoder.cache = networks.decode_more(params, ids, decoder.cache, places=places)
-            frames = to_bytes(pixels)
-    return frames[:, np.array([order.index(k) for k in steps])], t >= jnp.array(steps)
+        ids = plan.joined(ids, plan.ids, turn)
+        z = plan.z[:, :now] if prior is None else plan.joined(z, plan.z, turn)
+        ids = _next_ids(networks, params, dynamics, plan, turn, ids, z)
+        pixels, decoder.cache = networks.decode_more(params, ids, decoder.at(turn, times + 1, shared))
+        frames = to_bytes(pixels)
+    return frames
+
+
+def _with_z_held(networks: Networks, params: Params, state: RolloutState, plan: _Plan) -> jax.Array:
+    """The last frames of branches that all take z_t: no frame on the way is decoded, for none is looked at."""
+    z = jnp.broadcast_to(at(state.z, plan.t)[:, None], plan.z.shape)
+    dynamics, ids, count = Track(state.dynamics, plan.running), plan.ids[:, :0], len(plan.order)
+    for turn, now in enumerate(plan.running):
+        ids = _next_ids(networks, params, dynamics, plan, turn, plan.joined(ids, plan.ids, turn), z[:, :now])
+    last = plan.times(len(plan.running) - 1) + 1
+    cache = Track(state.decoder, [count]).at(0, last, jnp.full(count, plan.t + 1))
+    return to_bytes(networks.decode_more(params, ids, cache)[0])
+
+
+def _next_ids(networks: Networks, params: Params, dynamics: "Track", plan: _Plan, turn: int, ids, z) -> jax.Array:
+    now = plan.running[turn]
+    masked = networks.settings.dynamics.decode_mode == "maskgit"  # there the new frame enters, one place further on
+    cache = dynamics.at(turn, plan.times(turn) + masked, plan.starts[:now] + masked)
+    ids, _, dynamics.cache = next_tokens(networks, params, cache, ids, plan.actions[:, :now], z, jax.random.key(0), 0.0)
+    return ids
 
 
 class Track:
@@ -110,15 +152,14 @@ class Track:
     """
 
     def __init__(self, cache: TimeCache, counts: Sequence[int]):
-        self._window, self._counts = cache.slots, counts
-        self._offsets = np.cumsum([0, *counts])
+        self._counts, self._offsets = counts, np.cumsum([0, *counts])
         self.cache = cache.branch(int(self._offsets[-1]))
 
-    def places(self, turn: int, times: jax.Array, shared: jax.Array) -> Places:
-        """Of this turn's frames: at `times` (S,), each seeing `shared` (S,) frames of the window and its own branch."""
+    def at(self, turn: int, times: jax.Array, shared: jax.Array) -> TimeCache:
+        """For the turn's frames: at `times` (S,), each seeing `shared` (S,) frames of the window and its own branch."""
         own = np.zeros((self._counts[turn], self._offsets[-1]), bool)
         for j, count in enumerate(self._counts[: turn + 1]):
             branch = np.arange(count)
             own[branch, self._offsets[j] + branch] = True
-        seen = jnp.concatenate([jnp.arange(self._window) < shared[:, None], own], axis=1)
-        return Places(times, self._offsets[turn], seen)
+        seen = jnp.concatenate([jnp.arange(self.cache.slots) < shared[:, None], own], axis=1)
+        return self.cache.replace(places=Places(times, self._offsets[turn], seen))

@@ -41,6 +41,7 @@ def symexp(x: jax.Array) -> jax.Array:
 def two_hot(x: jax.Array, bins: jax.Array) -> jax.Array:
     """Weights (..., K) on the two bins around x (...) whose weighted mean is x; `bins` (K,) is evenly spaced."""
     position = (jnp.clip(x, bins[0], bins[-1]) - bins[0]) * ((bins.shape[0] - 1) / (bins[-1] - bins[0]))
+    # A hat of width 1 around the position, which at most two bins lie under.
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - jnp.arange(bins.shape[0])))
 
 
@@ -66,6 +67,7 @@ class Reward(nn.Module):
         x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
         for i, axes in enumerate((("embed", "mlp"), ("mlp", "embed"))):
             x = nn.silu(Dense(s.hidden, axes, name=f"hidden_{i}")(x))
+        # Zero weights: at first every bin is as likely, and the expected reward is 0.
         return Dense(s.bins, ("embed", None), std=0.0, name="head")(x)
 
 
@@ -76,6 +78,7 @@ def reward_bins(settings: RewardSettings) -> jax.Array:
 
 def expected_reward(settings: RewardSettings, logits: jax.Array) -> jax.Array:
     """Reward (...) in the environment's units, from logits (..., K)."""
+    # Symlog keeps rewards of any size within the bins; the mean is taken there, before it is undone.
     return symexp((jax.nn.softmax(logits, axis=-1) * reward_bins(settings)).sum(-1))
 
 

@@ -10,7 +10,7 @@ from whale_jax.base.settings import Settings
 from whale_jax.nn.categorical import unimix_log_probs
 from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
 from whale_jax.nn.precision import resolve_dtype
-from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +66,17 @@ class HistoryEncoder(nn.Module):
         *extras: jax.Array,
         lengths: jax.Array | None = None,
         cache: TimeCache | None = None,
-        window: int = 0,
-        places: Places | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
         """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch.
 
-        `cache`, `window` and `places` as in `STTransformer.extend`, whose state comes back beside the features.
+        `cache` as in `STTransformer.extend`; its state comes back beside the features.
         """
         dtype = resolve_dtype(self.transformer.dtype)
         width = self.transformer.width
         x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(2.0 * to_unit(frames) - 1.0, self.patch))
         for i, extra in enumerate(extras):
             x = x + Dense(width, (None, "embed"), dtype, name=f"extra_{i}")(extra)[:, :, None]
-        x, cache = STTransformer(self.transformer, name="transformer").extend(x, cache, window, lengths, places)
+        x, cache = STTransformer(self.transformer, name="transformer").extend(x, cache, lengths)
         return x.mean(axis=2), cache
 
 
@@ -87,6 +85,7 @@ def previous_actions(actions: jax.Array) -> jax.Array:
 
     The last column is 1 at t = 0, whose embedding thereby is the learned null action.
     """
+    # a_t may depend on all that came before it and on nothing of itself, or the prior would read what it predicts.
     shifted = jnp.pad(actions, ((0, 0), (1, 0), (0, 0)))[:, :-1]
     first = jnp.zeros((*actions.shape[:2], 1)).at[:, 0].set(1.0)
     return jnp.concatenate([shifted, first], axis=-1)
@@ -121,17 +120,12 @@ class Prior(nn.Module):
 
     @nn.compact
     def extend(
-        self,
-        frames: jax.Array,
-        previous: jax.Array,
-        cache: TimeCache | None = None,
-        window: int = 0,
-        places: Places | None = None,
+        self, frames: jax.Array, previous: jax.Array, cache: TimeCache | None = None
     ) -> tuple[jax.Array, TimeCache | None]:
         """The same from `previous_actions` (B, T, A + 1), with state as in `STTransformer.extend`."""
         s = self.settings
         encoder = HistoryEncoder(s.prior, s.patch, name="encoder")
-        features, cache = encoder(frames, previous, cache=cache, window=window, places=places)
+        features, cache = encoder(frames, previous, cache=cache)
         logits = Dense(s.embedding_dim, ("embed", None), std=HEAD_STD, name="head")(features)
         return unimix_log_probs(logits.reshape(*logits.shape[:2], s.groups, s.classes), s.unimix), cache
 

@@ -14,6 +14,7 @@ from whale_jax.models.whale.dynamics import DynamicsSettings, token_cross_entrop
 def entropy(logits: jax.Array) -> jax.Array:
     """Mean over tokens of the predictive entropy in nats: logits (..., N, V) to (...)."""
     logits = logits.astype(jnp.float32)
+    # H = log Σ e^l - Σ l e^l / Σ e^l; the maximum is taken out first, or e^l would overflow.
     logits = logits - logits.max(-1, keepdims=True)
     weights = jnp.exp(logits)
     total = weights.sum(-1)
@@ -31,6 +32,7 @@ def choose(key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
     """Ids (...) from logits (..., V): a sample at `temperature`, or the arg-max at 0."""
     if temperature == 0:
         return arg_max(logits)
+    # Gumbel-max: the arg-max of logits with Gumbel noise is a sample of their softmax.
     return arg_max(logits / temperature + jax.random.gumbel(key, logits.shape))
 
 
@@ -66,6 +68,7 @@ def maskgit_decode(
       ids (..., N) int32 with no token left masked, the entropy (...) of the first, fully masked pass, and the carry.
     """
     steps = settings.decode_steps
+    # Falls to 0 at the last pass, and is 0 throughout for greedy decoding.
     anneal = settings.choice_temperature * (1.0 - (np.arange(steps) + 1) / steps) * (temperature > 0)
     schedule = (np.arange(steps), np.asarray(masked_after(shape[-1], steps)), anneal.astype(np.float32))
 
@@ -77,6 +80,7 @@ def maskgit_decode(
         h = jax.lax.cond(step == 0, lambda: entropy(logits), lambda: h)
         ids = jnp.where(mask, choose(choice_key, logits, temperature), ids)
         confidence = anneal * jax.random.gumbel(noise_key, shape) - token_cross_entropy(logits, ids)
+        # What is chosen stays so. The arg-sort of an arg-sort is the rank, by which the least sure are masked again.
         confidence = jnp.where(mask, confidence, jnp.inf)
         rank = jnp.argsort(jnp.argsort(confidence, axis=-1), axis=-1)
         return (ids, rank < left, h, carry), None

@@ -11,7 +11,7 @@ from whale_jax.base.settings import Settings
 from whale_jax.nn.layers import Dense
 from whale_jax.nn.placement import constrain, gather
 from whale_jax.nn.precision import resolve_dtype
-from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 DECODE_MODES = ("parallel", "maskgit")
 Z_BOTTLENECK = 64  # a dense projection of z to the full width would not fit the published 456 M
@@ -81,8 +81,6 @@ class Dynamics(nn.Module):
         z: jax.Array | None,
         mask: jax.Array | None = None,
         cache: TimeCache | None = None,
-        window: int = 0,
-        places: Places | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
         """The same, with state as in `STTransformer.extend`.
 
@@ -104,10 +102,10 @@ class Dynamics(nn.Module):
             mask_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None,))
             mask_vector = self.param("mask", mask_init, (width,))
             x = jnp.where(mask[..., None], mask_vector, x)
-            if cache is None:
+            if cache is None or not cache.layers:  # a whole segment comes with a_t, z_t
                 condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         x = x + condition[:, :, None]
-        x, cache = STTransformer(s.transformer, name="transformer").extend(x, cache, window, places=places)
+        x, cache = STTransformer(s.transformer, name="transformer").extend(x, cache)
         logits = x.reshape(-1, width).astype(dtype) @ gather(embedding.astype(dtype), "vocab", "embed").T
         logits = constrain(logits, "batch", "vocab")
         return logits.astype(jnp.float32).reshape(*ids.shape, s.num_codes), cache
@@ -119,6 +117,7 @@ def random_mask(key: jax.Array, settings: DynamicsSettings, shape: tuple[int, in
     rate = jax.random.uniform(rate_key, (shape[0], 1, 1), minval=settings.mask_low, maxval=1.0)
     rate = jnp.where(jax.random.bernoulli(full_key, settings.mask_full, rate.shape), 1.0, rate)
     mask = jax.random.uniform(token_key, shape) < rate
+    # The first frame is given in every rollout.
     return mask.at[:, 0].set(False)
 
 

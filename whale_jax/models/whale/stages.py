@@ -1,29 +1,25 @@
 """The stages: what each trains, what it holds frozen, and its loss."""
 
-import dataclasses
-import math
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.data.contract.batch import Batch
 from whale_jax.models.heads.reward import expected_reward, reward_loss
 from whale_jax.models.whale.behaviour import gaussian_nll
 from whale_jax.models.whale.dynamics import random_mask, token_cross_entropy
 from whale_jax.models.whale.flops import stage_flops
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.saved import check_architecture, find_component, networks_of
 from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
 from whale_jax.nn.layers import to_unit
 from whale_jax.nn.quantizer import code_usage, perplexity
+from whale_jax.training.checkpoint import Meta, read_item
 from whale_jax.training.optimizer import optimizer
 from whale_jax.training.settings import StageSettings
+from whale_jax.training.sharding import Params
+from whale_jax.training.stage import Stage
 
-Metrics = dict[str, jax.Array]
 USAGE_DECAY = 0.98
 
 
@@ -32,82 +28,27 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage of training. A stage trains the component it is named after; earlier components are frozen.
-
-    Attributes:
-      networks: the world model's modules.
-      spec: what the actions mean; losses see normalised actions.
-      settings: optimiser and cadence.
-    """
-
-    networks: Networks
-    spec: ActionSpec
-    settings: StageSettings
-
-    name = ""
-    selects_on = "loss"
-    rows = 1  # what a batch is a multiple of
+class WhaleStage(Stage):
+    """A stage of Whale: counted by formula, and held against checkpoints by the networks' settings."""
 
     @property
-    def num_frames(self) -> int:
-        """T, frames of a segment."""
-        return self.settings.num_frames or self.networks.settings.num_frames
-
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of one step over all devices, by formula."""
+    def flops(self):
         s = self.settings
         return stage_flops(self.name, self.networks.settings, self.num_frames, s.batch_size, s.members)
 
-    def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
-    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """Loss, its metrics (scalars) and what `after_update` needs.
+    def check_saved(self, meta, where):
+        check_architecture(meta, self.networks.settings, where)
 
-        Args:
-          params: the trained component's parameters.
-          frozen: all earlier components' parameters by name.
-          batch: see `whale_jax.data.contract.batch.Batch`.
-          key: for sampling.
-          train: False evaluates: modes in place of samples.
-        """
-        raise NotImplementedError
-
-    def init(self, key: jax.Array) -> Params:
-        """Initial parameters, with logical axis names attached."""
-        return self.networks.init(self.name, key)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """What turns gradients into updates."""
-        return optimizer(self.settings)
-
-    def initial_extra(self, params: Params) -> Any:
-        """State of the stage beside parameters and optimiser."""
-        return {}
-
-    def prepare(self, params: Params, batch: Batch, key: jax.Array) -> Params:
-        """Changes fresh parameters with the first batch in hand."""
-        return params
-
-    def after_update(self, params: Params, extra: Any, aux: Any, key: jax.Array, step: jax.Array):
-        """Parameters and stage state after an optimiser step; every leaf of `aux` has a first axis of parts."""
-        return params, extra
-
-    def film(self, params: Params, frozen: Params, batch: Batch) -> jax.Array | None:
-        """A film (T, H, W', 3) in [0, 1] for the log, real beside predicted; None if the stage has none."""
-        return None
-
-    def warning(self, metrics: dict[str, float]) -> str | None:
-        """A sentence for the user when the metrics look wrong."""
-        return None
+    def read_start(self):
+        where, step = find_component(self.settings.start_from, self.name, self.networks.settings)
+        return read_item(where, step, "params")[self.name]
 
 
-class TokenizerStage(Stage):
+class TokenizerStage(WhaleStage):
     """Reconstruction + codebook + commitment (docs/method.md §3)."""
 
     name = "tokenizer"
+    seed_index = 0
 
     def loss(self, params, frozen, batch, key, train):
         s = self.networks.settings.tokenizer
@@ -143,6 +84,7 @@ class TokenizerStage(Stage):
 
         def revive(args):
             codebook, usage = args
+            # Judged by a running share, for a batch alone has too few tokens to tell that a code is dead.
             dead = usage < self.settings.revive_below / usage.shape[0]
             fresh = self._random_latents(key, latents)
             return jnp.where(dead[:, None], fresh, codebook), jnp.where(dead, 1.0 / usage.shape[0], usage)
@@ -174,10 +116,13 @@ def _with_codebook(params: Params, codebook: jax.Array) -> Params:
     return {**params, "quantizer": {"codebook": codebook}}
 
 
-class BehaviourStage(Stage):
+class BehaviourStage(WhaleStage):
     """Evidence lower bound of actions (docs/method.md §4, Eq. 4); the checkpoint is chosen by held-out likelihood."""
 
     name = "behaviour"
+    frozen = ("tokenizer",)
+    seed_index = 1
+    action_inputs = ("*.encoder.extra_0.*", "policy.head.*")
     selects_on = "nll"
 
     def loss(self, params, frozen, batch, key, train):
@@ -194,10 +139,13 @@ class BehaviourStage(Stage):
         return loss, ({"loss": loss, "nll": nll, "kl": kl, "action_error": error}, None)
 
 
-class DynamicsStage(Stage):
+class DynamicsStage(WhaleStage):
     """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6); tokenizer and prior are frozen."""
 
     name = "dynamics"
+    frozen = ("tokenizer", "behaviour")
+    seed_index = 2
+    action_inputs = ("action.*",)
 
     def loss(self, params, frozen, batch, key, train):
         logits, targets, mask = self._predict(params, frozen, batch, key, train)
@@ -216,6 +164,7 @@ class DynamicsStage(Stage):
         z = None
         if s.embedding_dim:
             log_p = n.infer_behaviour(frozen, batch.frames, actions)
+            # Sampled in training, so that the dynamics know less likely z too; else the mode, as in rollouts.
             z = jax.random.categorical(z_key, log_p) if train else jnp.argmax(log_p, -1)
             z = jax.nn.one_hot(z, log_p.shape[-1]).reshape(*ids.shape[:2], -1)
         ids, z = jax.lax.stop_gradient((ids, z))
@@ -235,10 +184,13 @@ class DynamicsStage(Stage):
         return jnp.concatenate([real, predicted], axis=3)[0]
 
 
-class RewardStage(Stage):
+class RewardStage(WhaleStage):
     """Symlog two-hot cross-entropy of rewards, half on real frames and half on reconstructions (docs/method.md §10)."""
 
     name = "reward"
+    frozen = ("tokenizer", "behaviour", "dynamics")
+    seed_index = 3
+    action_inputs = ("hidden_0.*",)
     rows = 2
 
     def loss(self, params, frozen, batch, key, train):
@@ -265,6 +217,8 @@ class EnsembleStage(DynamicsStage):
     """
 
     name = "ensemble"
+    frozen = ("tokenizer", "behaviour", "dynamics", "reward")
+    seed_index = 4
 
     def init(self, key):
         keys = jax.random.split(key, self.settings.members - 1)
@@ -272,12 +226,15 @@ class EnsembleStage(DynamicsStage):
         return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "members"})
 
     def optimizer(self):
+        # Every array of AdamW's state, its step counts too, gets the members' axis from a mapped `init`, and a mapped
+        # `update` sees one member at a time: each is clipped by its own norm and moves as it would alone.
         one = optimizer(self.settings)
         return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
     def loss(self, params, frozen, batch, key, train):
         keys = jax.random.split(key, self.settings.members - 1)
-        one = super().loss
+        one = super().loss  # bound here, for `super()` does not reach into the lambda
+        # The batch is shared: only parameters and keys are mapped over.
         losses, (metrics, _) = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
         # The sum, so that a member's gradient is what it would be alone.
         return losses.sum(), (jax.tree.map(lambda x: x.mean(0), metrics), None)
@@ -289,13 +246,7 @@ class EnsembleStage(DynamicsStage):
 STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage, EnsembleStage)}
 
 
-def check_rows(name: str, settings: StageSettings, devices: int) -> None:
-    """Raises WhaleError if a stage's batch does not divide over so many devices along the batch."""
-    multiple = settings.accumulate * math.lcm(devices, STAGES[name].rows)
-    if settings.batch_size % multiple:
-        parts = f", in {settings.accumulate} parts," if settings.accumulate > 1 else ""
-        pairs = " in pairs" if STAGES[name].rows == 2 else ""
-        raise WhaleError(
-            f"stages.{name}.batch_size is {settings.batch_size}, which{parts} does not divide over {devices} "
-            f"devices{pairs}; make it a multiple of {multiple}."
-        )
+def stage_of(meta: Meta) -> Stage:
+    """The stage that wrote a checkpoint."""
+    settings = StageSettings.from_dict(meta.config["stages"][meta.stage])
+    return STAGES[meta.stage](networks_of(meta), ActionSpec.from_json(meta.action_spec), settings)

@@ -11,7 +11,7 @@ from whale_jax.base.settings import Settings
 from whale_jax.nn.layers import HEAD_STD, Dense, check_patches, patchify, to_unit, unpatchify
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.quantizer import Quantized, VectorQuantizer
-from whale_jax.nn.transformer import Places, STTransformer, TimeCache, TransformerSettings
+from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +87,12 @@ class Tokenizer(nn.Module):
         """Frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
         return self.decode_more(ids)[0]
 
-    def decode_more(
-        self, ids: jax.Array, cache: TimeCache | None = None, window: int = 0, places: Places | None = None
-    ) -> tuple[jax.Array, TimeCache | None]:
+    def decode_more(self, ids: jax.Array, cache: TimeCache | None = None) -> tuple[jax.Array, TimeCache | None]:
         """`decode` with the decoder's state, see `STTransformer.extend`."""
-        return self._decode_codes(self.quantizer.lookup(ids), cache, window, places)
+        return self._decode_codes(self.quantizer.lookup(ids), cache)
 
-    def _decode_codes(self, codes: jax.Array, cache: TimeCache | None = None, window: int = 0, places=None):
-        features, cache = self.decoder.extend(self.from_latent(codes), cache, window, places=places)
+    def _decode_codes(self, codes: jax.Array, cache: TimeCache | None = None):
+        features, cache = self.decoder.extend(self.from_latent(codes), cache)
         pixels = jax.nn.sigmoid(self.to_pixels(features))
         return unpatchify(pixels, self.settings.patch, self.settings.image_size), cache
 

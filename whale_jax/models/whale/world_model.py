@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,21 +10,14 @@ import jax.numpy as jnp
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import Settings
 from whale_jax.models.heads.reward import Reward, RewardSettings
-from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior
+from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior, previous_actions
 from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings
 from whale_jax.models.whale.tokenizer import Tokenizer, TokenizerSettings
 from whale_jax.nn.transformer import TimeCache
+from whale_jax.training.sharding import Params
 
 COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
 TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble is further dynamics models
-Params = dict[str, Any]
-# Patterns of the parameters that actions pass first, or that predict them.
-ACTION_INPUTS = {
-    "tokenizer": (),
-    "behaviour": ("*.encoder.extra_0.*", "policy.head.*"),
-    "dynamics": ("action.*",),
-    "reward": ("hidden_0.*",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +29,16 @@ class WorldModelSettings(Settings):
     behaviour: BehaviourSettings
     dynamics: DynamicsSettings
     reward: RewardSettings
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of frames in pixels."""
+        return self.tokenizer.image_size
+
+    @property
+    def action_dim(self) -> int:
+        """A, dimensions of an action."""
+        return self.dynamics.action_dim
 
     def __post_init__(self):
         pairs = {
@@ -130,34 +132,27 @@ class Networks:
 
     def decode(self, params: Params, ids: jax.Array) -> jax.Array:
         """Frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
-        return self.tokenizer.apply({"params": params["tokenizer"]}, ids, method="decode")
+        return self.decode_more(params, ids)[0]
 
     def infer_behaviour(self, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
         """Log-probabilities (B, T, G, C) of z_t under the prior, from frames and normalised actions (B, T, A)."""
-        return self.prior.apply({"params": params["behaviour"]["prior"]}, frames, actions)
+        return self.infer_behaviour_more(params, frames, previous_actions(actions))[0]
 
     def predict_tokens(self, params: Params, ids, actions, z, mask=None) -> jax.Array:
         """Dynamics logits (B, T, N, V); arguments as in `Dynamics`."""
-        return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask)
+        return self.predict_more(params, ids, actions, z, mask)[0]
 
-    def decode_more(self, params: Params, ids, cache: TimeCache | None = None, window: int = 0, places=None):
-        """`decode` and its state; `cache`, `window` and `places` as in `STTransformer.extend`, here and below."""
-        variables = {"params": params["tokenizer"]}
-        return self.tokenizer.apply(variables, ids, cache, window, places, method="decode_more")
+    def decode_more(self, params: Params, ids, cache: TimeCache | None = None):
+        """`decode` and its state; `cache` as in `STTransformer.extend`, here and below."""
+        return self.tokenizer.apply({"params": params["tokenizer"]}, ids, cache, method="decode_more")
 
-    def infer_behaviour_more(
-        self, params: Params, frames, previous, cache: TimeCache | None = None, window: int = 0, places=None
-    ):
+    def infer_behaviour_more(self, params: Params, frames, previous, cache: TimeCache | None = None):
         """`infer_behaviour` from `previous_actions` (B, T, A + 1), and its state."""
-        variables = {"params": params["behaviour"]["prior"]}
-        return self.prior.apply(variables, frames, previous, cache, window, places, method="extend")
+        return self.prior.apply({"params": params["behaviour"]["prior"]}, frames, previous, cache, method="extend")
 
-    def predict_more(
-        self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None, window: int = 0, places=None
-    ):
+    def predict_more(self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None):
         """`predict_tokens` and its state."""
-        variables = {"params": params["dynamics"]}
-        return self.dynamics.apply(variables, ids, actions, z, mask, cache, window, places, method="extend")
+        return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask, cache, method="extend")
 
     def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
         """Reward logits (M, K); arguments as in `Reward`."""

@@ -7,7 +7,8 @@ for each new frame. `whale bench imagine` measures the rollout against it, with 
 import jax.numpy as jnp
 
 from whale_jax.models.whale.decoding import maskgit_decode
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.world_model import Networks
+from whale_jax.training.sharding import Params
 
 
 def sample_frame(networks: Networks, params: Params, ids, actions, z, index, key):

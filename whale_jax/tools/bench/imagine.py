@@ -14,10 +14,12 @@ from whale_jax.imagination.rollout import rollout
 from whale_jax.imagination.uncertainty.estimators import Retracing
 from whale_jax.jobs.configuration import model_settings
 from whale_jax.models.whale.flops import forward_flops
-from whale_jax.models.whale.world_model import COMPONENTS, Networks, Params
+from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.nn import lpips
+from whale_jax.nn.transformer import TimeCache
 from whale_jax.tools.bench.full_window import sample_frame
 from whale_jax.tools.bench.timing import best_seconds, matrix_rate
+from whale_jax.training.sharding import Params
 
 MASKGIT_STEPS = 25
 LONG = 64  # frames, so that full windows are cut several times
@@ -131,7 +133,7 @@ def _decode_seconds(networks: Networks, params: Params, batch: int, horizon: int
     ids = jnp.zeros((batch, size, networks.settings.tokenizer.num_tokens), jnp.int32)
 
     def run(params, ids):
-        cache = networks.decode_more(params, ids[:, :1], window=size)[1]
+        cache = networks.decode_more(params, ids[:, :1], TimeCache.empty(size))[1]
 
         def body(cache, _):
             frame, cache = networks.decode_more(params, ids[:, :1], cache)

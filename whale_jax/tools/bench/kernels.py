@@ -175,6 +175,7 @@ def _program(case: AttentionCase, kernel: str) -> Callable:
 
     def loss(qkv, weights, lengths):
         out = attention(*qkv, causal=case.causal, kernel=kernel, lengths=lengths)
+        # Weights of noise: of a plain sum the gradient is all ones, which a compiler may see through.
         return (out * weights).sum(dtype=jnp.float32)
 
     shapes = jax.eval_shape(lambda: _inputs(case))

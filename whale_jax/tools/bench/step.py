@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from whale_jax.data.contract.batch import Batch, example
 from whale_jax.jobs.configuration import make_stage
-from whale_jax.models.whale.stages import Stage, check_rows
-from whale_jax.models.whale.world_model import Params
 from whale_jax.nn.placement import Placement, placed
 from whale_jax.tools.bench.timing import check_fits, compile_cold, median_seconds, timed
 from whale_jax.training import sharding
+from whale_jax.training.sharding import Params
+from whale_jax.training.stage import Stage
 from whale_jax.training.step import TrainState, abstract_arguments, gradients, in_parts, make_step
 
 
@@ -50,7 +50,7 @@ def step_case(name: str, config: ConfigDict) -> StepCase:
       WhaleError: the batch does not divide over the devices.
     """
     stage, placement = make_stage(config, name), sharding.make_placement(config.mesh)
-    check_rows(name, stage.settings, placement.mesh.shape["data"])
+    stage.check_rows(placement.mesh.shape["data"])
     return StepCase(stage, placement, make_step(stage, 0, placement), *abstract_arguments(stage, placement))
 
 
@@ -97,11 +97,13 @@ def _parts(case: StepCase) -> dict[str, Callable]:
     def loss(params: Params, frozen: Params, batch: Batch) -> jax.Array:
         with placed(case.placement):
             rows = in_parts(batch, parts)
+            # A loop over the parts, as the step takes them: side by side they would need more memory than it has.
             return jax.lax.map(lambda b: case.stage.loss(params, frozen, b, jax.random.key(0), True)[0], rows).mean()
 
     def grads(params: Params, frozen: Params, batch: Batch):
         with placed(case.placement):
-            return gradients(case.stage, params, frozen, batch, jax.random.key(0))[::3]
+            value, _, _, slopes = gradients(case.stage, params, frozen, batch, jax.random.key(0))
+        return value, slopes  # metrics and aux left out, so that XLA drops what only they need
 
     return {"forward": jax.jit(loss), "gradients": jax.jit(grads)}
 
@@ -117,6 +119,7 @@ def _measure(case: StepCase, step: Callable, parts: dict[str, Callable], repeats
         return metrics
 
     runs = {name: lambda part=part: part(state.params, frozen, batch) for name, part in parts.items()}
+    # A copy each time: an array that is on the device already may be taken as it is.
     transfers = [timed(sharding.put_batch, jax.tree.map(np.copy, host), mesh)[0] for _ in range(repeats + 1)]
     seconds = median_seconds(runs | {"step": whole_step}, repeats)
     return seconds | {"transfer": statistics.median(transfers[1:])}

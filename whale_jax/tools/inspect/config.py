@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from whale_jax.base.text import draw
 from whale_jax.jobs.configuration import make_stage, model_settings, stages_of
-from whale_jax.models.whale.stages import check_rows
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.step import abstract_arguments
@@ -25,7 +24,7 @@ def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
     flops, memory = {}, {}
     for name in stages or stages_of(config):
         stage = make_stage(config, name)
-        check_rows(name, stage.settings, placement.mesh.shape["data"])
+        stage.check_rows(placement.mesh.shape["data"])
         flops[name] = stage.flops
         state, frozen, batch = abstract_arguments(stage, placement)
         params = sharding.bytes_per_device(state.params)

@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.text import draw, say
 from whale_jax.data.contract.batch import Batch
-from whale_jax.jobs.configuration import make_stage, stage_settings, stages_of
-from whale_jax.models.whale.stages import Stage, check_rows
-from whale_jax.models.whale.world_model import Params
+from whale_jax.jobs.configuration import make_stage, stages_of
 from whale_jax.tools.chips import CHIPS
-from whale_jax.tools.inspect.compiled import Collective, collectives, memory, wire_seconds
+from whale_jax.tools.inspect.hlo import Collective, collectives, memory, wire_seconds
 from whale_jax.training import sharding
+from whale_jax.training.sharding import Params
+from whale_jax.training.stage import Stage
 from whale_jax.training.step import TrainState, abstract_arguments, make_step
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 
@@ -74,7 +74,7 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
     for name in names:
         if name not in stages_of(config):
             raise unknown_name("stage", name, stages_of(config))
-        check_rows(name, stage_settings(config, name), data)
+        make_stage(config, name).check_rows(data)
     config = _as_accelerator(config, data, model)
     _simulate_devices(data * model)
     return {

@@ -16,7 +16,8 @@ from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.rollout import Estimator, RolloutState
 from whale_jax.models.heads.reward import expected_reward
-from whale_jax.models.whale.world_model import Networks, Params
+from whale_jax.models.whale.world_model import Networks
+from whale_jax.training.sharding import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Program:
                 self.networks, params, frames[:, None], jnp.zeros((len(frames), 0, self.drq.action_dim))
             )
             given = jnp.repeat(frames[:, None], self.settings.learner.stack, axis=1)
+            # The plain reward, whatever is penalised in learning, so that methods can be compared.
             plain = dataclasses.replace(self, method=Method(None, 0.0, 1.0))
 
             def act(seen, key):
