@@ -202,10 +202,10 @@ def _open_mixture(config: ConfigDict) -> Source:
         raise WhaleError(
             "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
         )
-    from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
+    from whale_jax.data.oxe.mixture import open_mixture
     from whale_jax.data.source import MixtureSource
 
-    read = config.data.read
+    read = read_settings(config)
     mixture = open_mixture(
         config.data.root,
         config.data.mixture.to_dict(),
@@ -214,8 +214,7 @@ def _open_mixture(config: ConfigDict) -> Source:
         cache=config.data.index or None,
         workers=read.workers,
     )
-    settings = {key: read[key] for key in ("threads", "prefetch", "ram_budget_mb", "max_bad_share")}
-    return MixtureSource(mixture, ReadSettings(config.model.image_size, **settings), config.data.subsets.to_dict())
+    return MixtureSource(mixture, read, config.data.subsets.to_dict())
 
 
 def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:

@@ -12,9 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
+from whale_jax.training.settings import MeshSettings
 
 AXES = ("data", "model")
-RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": None, "layers": None, "members": None}
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -40,9 +40,10 @@ def make_placement(settings: Mapping[str, Any], devices: Sequence[jax.Device] | 
       WhaleError: the mesh does not fit the devices; a rule names an axis that there is not.
     """
     rules: dict[str, str | None] = {}
+    known = MeshSettings().rules
     for name, axis in settings["rules"].items():
-        if name not in RULES:
-            raise unknown_name("logical axis", name, RULES)
+        if name not in known:
+            raise unknown_name("logical axis", name, known)
         if axis and axis not in AXES:
             raise unknown_name("mesh axis", axis, AXES)
         rules[name] = axis or None

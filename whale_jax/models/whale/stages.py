@@ -49,6 +49,7 @@ class Stage:
     name = ""
     selects_on = "loss"
     rows = 1  # what a batch is a multiple of
+    fewest_frames = 1  # of a segment
 
     @property
     def num_frames(self) -> int:
@@ -198,6 +199,7 @@ class DynamicsStage(Stage):
     """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6); tokenizer and prior are frozen."""
 
     name = "dynamics"
+    fewest_frames = 2
 
     def loss(self, params, frozen, batch, key, train):
         logits, targets, mask = self._predict(params, frozen, batch, key, train)
@@ -240,6 +242,7 @@ class RewardStage(Stage):
 
     name = "reward"
     rows = 2
+    fewest_frames = 2
 
     def loss(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.reward
