@@ -47,7 +47,9 @@ class Settings:
         try:
             return cls(**converted)
         except WhaleError as error:
-            raise WhaleError(f"{group}: {error}" if group else str(error)) from None
+            # A sentence that begins with a field's name names the whole key that way.
+            joint = "." if str(error).split()[0] in fields else ": "
+            raise WhaleError(f"{group}{joint}{error}" if group else str(error)) from None
 
 
 def check_least(settings: Any, **least: float) -> None:

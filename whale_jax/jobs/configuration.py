@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.names import find_published
 from whale_jax.base.settings import Settings, entry_type, flat
+from whale_jax.base.text import say
 from whale_jax.control.settings import ControlSettings
 from whale_jax.data.contract.actions import ActionSpec, any_spec
 from whale_jax.data.metaworld.settings import RecordSettings
@@ -29,12 +30,10 @@ from whale_jax.models.whale.behaviour import BehaviourSettings
 from whale_jax.models.whale.dynamics import DynamicsSettings
 from whale_jax.models.whale.stages import STAGES, Stage
 from whale_jax.models.whale.tokenizer import TokenizerSettings
-from whale_jax.models.whale.world_model import TRAINED, Networks, WorldModelSettings
-from whale_jax.nn.placement import Placement
+from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
 from whale_jax.nn.transformer import ExecutionSettings
-from whale_jax.training.progress import say
+from whale_jax.training.optimizer import trained
 from whale_jax.training.settings import LogSettings, MeshSettings, StageSettings
-from whale_jax.training.step import abstract_arguments
 
 # The settings behind every group of keys. A field with a default is a key; the other fields are given by other keys.
 GROUPS: dict[str, type[Settings]] = {
@@ -144,7 +143,8 @@ def _read(reference: str) -> tuple[Path, dict[str, Callable]]:
     module_spec = importlib.util.spec_from_file_location(f"whale_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     _guarded(path, module_spec.loader.exec_module, module)
-    return path, {name: getattr(module, name) for name in ("get_config", "finetune") if hasattr(module, name)}
+    functions = {name: getattr(module, name, None) for name in ("get_config", "finetune")}
+    return path, {name: function for name, function in functions.items() if callable(function)}
 
 
 def _call(path: Path, function: Callable, *arguments: Any) -> ConfigDict:
@@ -282,9 +282,7 @@ def model_settings(config: ConfigDict) -> WorldModelSettings:
 
     image_size, action_dim = (shared.image_size,) * 2, shared.action_dim
     tokenizer = network("tokenizer", "encoder", "decoder", image_size=image_size)
-    behaviour = network(
-        "behaviour", "posterior", "prior", "policy", image_size=image_size, action_dim=action_dim
-    )
+    behaviour = network("behaviour", "posterior", "prior", "policy", image_size=image_size, action_dim=action_dim)
     posterior = dataclasses.replace(behaviour.posterior, causal=False)
     dynamics = network(
         "dynamics",
@@ -302,29 +300,36 @@ def check_config(config: ConfigDict) -> None:
 
     It asks JAX for no device, so that it may be called before processes join and devices are simulated.
     """
-    networks = Networks(model_settings(config))
+    model_settings(config)
     read_settings(config)
-    for name in ("", "data", "data.record", "mesh", "log", *(g for g in GROUPS if g.startswith("evaluation"))):
-        group_settings(config, name)
-    for name in TRAINED:
-        stage = STAGES[name](networks, any_spec(config.model.action_dim), stage_settings(config, name))
-        if stage.num_frames < stage.fewest_frames:
+    for name in [*GROUPS, *(group for group in OPTIONAL if group in config)]:
+        if not name.startswith(("model.", "data.read")):
+            group_settings(config, name)
+    for name in stages_of(config):
+        settings, fewest = stage_settings(config, name), STAGES[name].fewest_frames
+        if settings.steps < 1:
+            raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
+        if (settings.num_frames or fewest) < fewest:
             raise WhaleError(
-                f"stages.{name}.num_frames is {stage.num_frames}, and this stage predicts what follows a frame; give "
-                f"{stage.fewest_frames} or more, or 0 for model.num_frames."
+                f"stages.{name}.num_frames is {settings.num_frames}, and this stage predicts what follows a frame; "
+                f"give {fewest} or more, or 0 for model.num_frames."
             )
 
 
-def check_buildable(config: ConfigDict, placement: Placement) -> None:
+def check_buildable(config: ConfigDict) -> None:
     """Raises WhaleError for a config whose networks cannot be built or trained; shapes alone are traced."""
     check_config(config)
-    for name in stages_of(config):
-        stage = make_stage(config, name)
+    networks, parts = Networks(model_settings(config)), {}
+    for name in COMPONENTS:
         try:
-            state, frozen, batch = abstract_arguments(stage, placement)
-            jax.eval_shape(functools.partial(stage.loss, train=True), state.params, frozen, batch, jax.random.key(0))
+            parts[name] = jax.eval_shape(functools.partial(networks.fresh, name), jax.random.key(0))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise WhaleError(
+                f"The networks of model.{name} cannot be built: {reason}; correct model.{name} or model.execution."
+            ) from error
+    for name in stages_of(config):
+        try:
+            trained(stage_settings(config, name), parts["dynamics" if name == "ensemble" else name])
         except WhaleError as error:
             raise WhaleError(f"stages.{name}: {error}") from None
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WhaleError(f"The networks of the stage {name} cannot be built: {reason}. Change its sizes.") from error

@@ -20,11 +20,20 @@ from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.source import LocalSource, Source
+from whale_jax.data.store.storage import MANIFEST
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.evaluate import evaluate
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
-from whale_jax.jobs.configuration import make_stage, model_settings, stage_settings, stages_of, to_plain
+from whale_jax.jobs.configuration import (
+    check_buildable,
+    make_stage,
+    model_settings,
+    read_settings,
+    stage_settings,
+    stages_of,
+    to_plain,
+)
 from whale_jax.jobs.reuse import reuse
 from whale_jax.models.whale.stages import Stage, check_rows
 from whale_jax.models.whale.world_model import Params
@@ -66,6 +75,8 @@ def pretrain(
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     placement = sharding.make_placement(config.mesh)
     _check_stages(config, placement)
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
+    _check_recording(config, workdir, None if until else protocol)
     with hosts.locked(workdir):
         if reused:
             with hosts.primary_first():
@@ -78,13 +89,13 @@ def _pretrain(
     config: ConfigDict, workdir: Workdir, until: str | None, profile: tuple[int, int] | None, placement: Placement
 ) -> dict[str, Any]:
     """Runs `pretrain` once the config is checked and the work directory is this job's alone."""
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     _tell_run(workdir, config, until)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
-    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
-        needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+        needed = frames_needed(protocol)
         with hosts.primary_first():
             store = source.report_store(workdir.held_out, protocol.episodes, needed)
         _check_held_out(store, protocol)
@@ -144,12 +155,10 @@ class Phases:
 
 def _check_stages(config: ConfigDict, placement: Placement) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
+    check_buildable(config)
     found = []
     for name in stages_of(config):
-        settings = stage_settings(config, name)
-        if settings.steps < 1:
-            raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
-        check_rows(name, settings, placement.mesh.shape["data"])
+        check_rows(name, stage_settings(config, name), placement.mesh.shape["data"])
         if placement.mesh.size > 1:
             found.append(rule_matches(make_stage(config, name), placement))
     sharding.check_matches(found, placement)
@@ -236,6 +245,30 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
     )
 
 
+def frames_needed(protocol: ProtocolSettings) -> int:
+    """Returns the frames that an episode has at least for the report."""
+    return max(protocol.start, 0) + protocol.context + protocol.horizon
+
+
+def _check_recording(config: ConfigDict, workdir: Workdir, protocol: ProtocolSettings | None) -> None:
+    """Raises WhaleError, before anything is recorded, if what is to be recorded could not be trained on or reported."""
+    record, root = config.data.record, Path(config.data.root or workdir.data)
+    if config.data.mixture or not record.tasks:
+        return
+    if protocol and record.steps + 1 < frames_needed(protocol):
+        raise WhaleError(
+            f"With data.record.steps {record.steps} episodes have {record.steps + 1} frames, and the report needs "
+            f"{frames_needed(protocol)}; raise it, or set --config.evaluation.horizon smaller."
+        )
+    splits = {split for split, number in record.episodes.items() if number}
+    if (root / MANIFEST).exists() or "train" in splits and (not protocol or splits & {"valid", "test"}):
+        return
+    raise WhaleError(
+        f"data.record.episodes has no episodes {'for the report' if 'train' in splits else 'to train on'}; give "
+        f"{'valid or test' if 'train' in splits else 'train'} one at least."
+    )
+
+
 def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
     """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
     try:
@@ -256,7 +289,7 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
             f"{store.root} has one held-out clip of {task} and the report needs another, whose actions are the wrong "
             "ones; record more episodes, raise --config.evaluation.episodes, or give --until=reward."
         )
-    needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+    needed = frames_needed(protocol)
     for record in clips:
         if record["length"] + 1 < needed:
             raise WhaleError(

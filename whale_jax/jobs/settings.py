@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
+from whale_jax.base.errors import unknown_name
 from whale_jax.base.settings import Settings, check_least
+from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.models.whale.world_model import TRAINED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,14 @@ class DataSettings(Settings):
 
     def __post_init__(self):
         check_least(self, cache_gib=0, stall_seconds=0)
+        if self.mixture:
+            check_weights(self.mixture)
+        for stage, names in self.subsets.items():
+            if stage not in TRAINED:
+                raise unknown_name("stage in data.subsets", stage, TRAINED)
+            for name in names:
+                if name not in RECIPES:
+                    raise unknown_name("Open X-Embodiment data set", name, RECIPES)
 
 
 @dataclasses.dataclass(frozen=True)

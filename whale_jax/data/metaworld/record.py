@@ -92,6 +92,8 @@ def record(
     episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete
     is lost.
     """
+    if workers is not None and workers < 0:
+        raise WhaleError(f"{workers} processes record nothing; give 1 or more, or 0 for one per core.")
     root, tasks = Path(root), list(tasks)
     policies = None if policies is None else list(policies)
     shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}

@@ -5,7 +5,6 @@ these numbers, and a batch reads and decodes the frames of its own segments alon
 to come next, the iterator's state is a position, and memory does not grow with the data.
 """
 
-import dataclasses
 import sys
 import threading
 from collections import Counter
