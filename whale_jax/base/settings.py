@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import numbers
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 from whale_jax.base.errors import WhaleError, unknown_name
@@ -60,6 +61,13 @@ def check_least(settings: Any, **least: float) -> None:
             raise WhaleError(f"{name} is at least {value}, not {given}; correct the config.")
 
 
+def check_one_of(settings: Any, valid: Collection[str], *fields: str) -> None:
+    """Raises WhaleError for a field that holds none of the valid names, with the nearest ones."""
+    for name in fields:
+        if getattr(settings, name) not in valid:
+            raise unknown_name(name.replace("_", " "), getattr(settings, name), valid)
+
+
 def entry_type(hint: Any) -> type | None:
     """Returns the type of a tuple's entries, where its type hint says one for all."""
     entries = typing.get_args(hint)
@@ -91,10 +99,10 @@ def _fits(hint: Any, value: Any) -> bool:
     if kind is Mapping:
         return isinstance(value, Mapping) and all(_fits(entries[1], entry) for entry in value.values())
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if hint in (bool, int, str):
-        return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    return True
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str) else True
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -261,12 +261,9 @@ def _check_recording(config: ConfigDict, workdir: Workdir, protocol: ProtocolSet
             f"{frames_needed(protocol)}; raise it, or set --config.evaluation.horizon smaller."
         )
     splits = {split for split, number in record.episodes.items() if number}
-    if (root / MANIFEST).exists() or "train" in splits and (not protocol or splits & {"valid", "test"}):
-        return
-    raise WhaleError(
-        f"data.record.episodes has no episodes {'for the report' if 'train' in splits else 'to train on'}; give "
-        f"{'valid or test' if 'train' in splits else 'train'} one at least."
-    )
+    for needed, why in [("train", "to train on"), ("valid test", "for the report")][: 2 if protocol else 1]:
+        if not splits.intersection(needed.split()) and not (root / MANIFEST).exists():
+            raise WhaleError(f"data.record.episodes has none {why}; give {needed.replace(' ', ' or ')} one at least.")
 
 
 def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:

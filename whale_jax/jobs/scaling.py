@@ -71,7 +71,7 @@ class ScalingSettings(Settings):
       finetune: what follows.
     """
 
-    sizes: Mapping[str, tuple[int, int, int]]
+    sizes: Mapping[str, Sequence[int]]
     fractions: tuple[float, ...]
     finetune: FinetuneSettings
 

@@ -8,8 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings, check_least
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.nn.attention import KERNELS, attention, attention_to_slots, resolve_kernel
 from whale_jax.nn.layers import Dense, LayerNorm
 from whale_jax.nn.placement import constrain
@@ -37,15 +37,9 @@ class ExecutionSettings(Settings):
     time_kernel: str = "auto"  # of attention over time
 
     def __post_init__(self):
-        for kind, name, valid in (
-            ("remat policy", self.remat, REMAT_POLICIES),
-            ("precision", self.dtype, (*DTYPES, "auto")),
-            ("precision", self.residual_dtype, (*DTYPES, "auto")),
-            ("attention kernel", self.space_kernel, (*KERNELS, "auto")),
-            ("attention kernel", self.time_kernel, (*KERNELS, "auto")),
-        ):
-            if name not in valid:
-                raise unknown_name(kind, name, valid)
+        check_one_of(self, REMAT_POLICIES, "remat")
+        check_one_of(self, (*DTYPES, "auto"), "dtype", "residual_dtype")
+        check_one_of(self, (*KERNELS, "auto"), "space_kernel", "time_kernel")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, check_least
 
+RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": "", "layers": "", "members": ""}
+
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings(Settings):
@@ -71,16 +73,7 @@ class MeshSettings(Settings):
     model: int = 1  # devices along the parameters
     fully_sharded: bool = False  # parameters and optimiser are split along the batch's devices too, by the axis "embed"
     # Mesh axis of each logical axis of the parameters; "" leaves it whole.
-    rules: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {
-            "vocab": "model",
-            "mlp": "model",
-            "heads": "model",
-            "embed": "",
-            "layers": "",
-            "members": "",
-        }
-    )
+    rules: Mapping[str, str] = dataclasses.field(default_factory=RULES.copy)
 
 
 @dataclasses.dataclass(frozen=True)

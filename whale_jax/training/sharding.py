@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
-from whale_jax.training.settings import MeshSettings
+from whale_jax.training.settings import RULES
 
 AXES = ("data", "model")
 
@@ -40,10 +40,9 @@ def make_placement(settings: Mapping[str, Any], devices: Sequence[jax.Device] | 
       WhaleError: the mesh does not fit the devices; a rule names an axis that there is not.
     """
     rules: dict[str, str | None] = {}
-    known = MeshSettings().rules
     for name, axis in settings["rules"].items():
-        if name not in known:
-            raise unknown_name("logical axis", name, known)
+        if name not in RULES:
+            raise unknown_name("logical axis", name, RULES)
         if axis and axis not in AXES:
             raise unknown_name("mesh axis", axis, AXES)
         rules[name] = axis or None

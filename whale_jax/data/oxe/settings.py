@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, check_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +17,4 @@ class ReadSettings(Settings):
     workers: int = 0  # processes that index; 0 takes one per core
 
     def __post_init__(self):
-        least = {"image_size": 1, "threads": 0, "prefetch": 0, "ram_budget_mb": 1, "max_bad_share": 0, "workers": 0}
-        for name, value in least.items():
-            if not getattr(self, name) >= value:
-                raise WhaleError(f"{name} is {getattr(self, name)}; reading batches needs {value} or more.")
+        check_least(self, image_size=1, threads=0, prefetch=0, ram_budget_mb=1, max_bad_share=0, workers=0)

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings, check_least
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.nn.layers import Dense
 from whale_jax.nn.placement import constrain, gather
 from whale_jax.nn.precision import resolve_dtype
@@ -33,8 +33,7 @@ class DynamicsSettings(Settings):
     mask_full: float = 0.1  # or, with this probability, everything
 
     def __post_init__(self):
-        if self.decode_mode not in DECODE_MODES:
-            raise unknown_name("decode mode", self.decode_mode, DECODE_MODES)
+        check_one_of(self, DECODE_MODES, "decode_mode")
         check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0)
         if max(self.mask_low, self.mask_full) > 1:
             raise WhaleError(
