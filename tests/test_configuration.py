@@ -255,7 +255,7 @@ def test_the_former_form_of_a_change_is_read_with_a_note(parameters, tmp_path, c
         ("data.record.tasks", "reech", "data.record: .*did you mean reach"),
         ("data.record.camera", "cornr", "did you mean corner"),
         ("data.record.episodes.train", "-1", "episodes.train is at least 0"),
-        ("data.read.threads", "-1", "data.read.threads is -1"),
+        ("data.read.threads", "-1", "data.read.threads is at least 0"),
         ("seed", "-1", "seed is at least 0"),
     ],
 )

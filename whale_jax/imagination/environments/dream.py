@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
