@@ -56,10 +56,10 @@ CONFIG = f"--config={Path(tiny.__file__)}"
         (["train", "--workdir=W", "--config.model.tokenizer.patch=7"], "patch of 7 pixels"),
         (["train", "--workdir=W", "--config.model.execution.time_kernel=bounded"], "cannot be built: the bounded"),
         (["train", "--workdir=W", "--config.evaluation.horizon=40"], "have 21 frames, and the report needs 42"),
-        (["train", "--workdir=W", "--config.data.record.episodes.train=0"], "no episodes to train on"),
+        (["train", "--workdir=W", "--config.data.record.episodes.train=0"], "has none to train on"),
         (
             ["train", "--workdir=W", "--config.data.record.episodes.valid=0", "--config.data.record.episodes.test=0"],
-            "no episodes for the report",
+            "has none for the report",
         ),
         (["train", "--workdir=W", "--config.mesh.data=3"], "A mesh of 3 x 1 needs 3 devices"),
         (["collect", "--root=W", "--tasks=reach", "--workers=-1"], "-1 processes record nothing"),
