@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import re
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, Self
@@ -49,7 +50,7 @@ class Settings:
             return cls(**converted)
         except WhaleError as error:
             # A sentence that begins with a field's name names the whole key that way.
-            joint = "." if str(error).split()[0] in fields else ": "
+            joint = "." if re.match(r"\w*", str(error))[0] in fields else ": "
             raise WhaleError(f"{group}{joint}{error}" if group else str(error)) from None
 
 

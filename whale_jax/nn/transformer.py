@@ -53,8 +53,8 @@ class TransformerSettings(ExecutionSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_least(self, num_layers=2, width=4, num_heads=1)
-        if self.num_layers % 2:
+        check_least(self, width=4, num_heads=1)
+        if self.num_layers % 2 or self.num_layers < 2:
             raise WhaleError(f"num_layers counts spatial and temporal layers, so it is even; it is {self.num_layers}.")
         if self.width % self.num_heads:
             raise WhaleError(f"num_heads={self.num_heads} does not divide width={self.width}; choose one that does.")

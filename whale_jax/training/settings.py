@@ -58,7 +58,7 @@ class StageSettings(Settings):
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise WhaleError(f"b1 and b2 are from 0 up and below 1, not {self.b1} and {self.b2}; correct the config.")
         if not 0 < self.data_fraction <= 1:
-            raise WhaleError(f"data_fraction is above 0 and at most 1, not {self.data_fraction}; correct the config.")
+            raise WhaleError(f"data_fraction lies above 0 and is at most 1, not {self.data_fraction}; correct it.")
         if self.members == 1:
             raise WhaleError("members is 1, and an ensemble has 2 or more, or 0 for none; correct the config.")
         if self.revive_every and "quantizer" in self.freeze:
