@@ -10,7 +10,7 @@ Expected: PSNR 22.3, SSIM 80.5, LPIPS 29.6 after fine-tuning, 20.0, 74.9, 37.0 f
 from whale_jax.jobs.finetune import finetune_config
 
 
-def get_config(pretrained, scratch=False):
+def finetune(pretrained, scratch=False):
     config = finetune_config(pretrained, scratch)
     config.stages.reward.steps = 0  # the paper's robot has no rewards
     config.evaluation.context = 2

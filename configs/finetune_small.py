@@ -12,7 +12,7 @@ from whale_jax.jobs.finetune import ENCODER, finetune_config
 STEPS = {"tokenizer": 400, "behaviour": 100, "dynamics": 400, "reward": 200}
 
 
-def get_config(pretrained, scratch=False):
+def finetune(pretrained, scratch=False):
     config = finetune_config(pretrained, scratch)
     for name, steps in STEPS.items():
         stage = config.stages[name]

@@ -12,13 +12,18 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import flat
 from whale_jax.jobs.configuration import (
+    GROUPS,
+    check_buildable,
+    check_config,
     default_config,
     load_change,
     load_config,
     model_settings,
     override,
+    stage,
     stages_of,
     to_plain,
+    transformer,
 )
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training.settings import StageSettings
@@ -32,6 +37,10 @@ REFERENCES = [c for c in CONFIGS if c != "whale_x.py"] + [f"whale_x.py:{v}" for 
 def load(reference: str):
     path = str(tiny.ROOT / "configs" / reference)
     return load_change(path)(default_config()) if reference.startswith("finetune") else load_config(path)
+
+
+# Every value of the default, and what each published config changes of it.
+FROZEN = json.loads((tiny.ROOT / "tests" / "frozen_configs.json").read_text())
 
 
 def millions(count: int) -> int:
@@ -52,6 +61,31 @@ def test_every_config_describes_networks_and_stages(reference, counts):
     assert min(counts[reference].values()) > 0
     for name in stages_of(config):
         StageSettings.from_dict(config.stages[name].to_dict())
+
+
+@pytest.mark.parametrize("reference", FROZEN)
+def test_no_value_of_a_published_config_has_drifted(reference):
+    """Of the keys that they had when the defaults moved to the dataclasses; later ones may join."""
+    file, _, variant = reference.partition(":")
+    config = default_config() if file == "default" else load(f"{file}.py:{variant}" if variant else f"{file}.py")
+    found, wanted = flat(to_plain(config)), FROZEN["default"] | FROZEN[reference]
+    assert {key: found.get(key) for key in wanted} == wanted
+    assert {key: type(found[key]) for key in wanted} == {key: type(value) for key, value in wanted.items()}
+
+
+def test_the_fields_of_settings_are_the_only_defaults():
+    """But for the sizes of transformers, and for what the tables have different of some stages."""
+    found, fields = flat(to_plain(default_config())), {}
+    for group, settings in GROUPS.items():
+        fields |= flat(json.loads(json.dumps(settings.defaults())), f"{group}." if group else "")
+    assert not fields.keys() - found.keys()
+    assert {key.split(".")[-1] for key in found.keys() - fields.keys()} == {"num_layers", "width", "num_heads"}
+    assert all(key.startswith("stages.") for key, value in fields.items() if found[key] != value)
+
+
+@pytest.mark.parametrize("reference", [r for r in REFERENCES if not r.startswith("finetune")])
+def test_every_published_config_passes_the_check(reference):
+    check_config(load(reference))
 
 
 @pytest.mark.parametrize("file", CONFIGS)
@@ -83,6 +117,7 @@ def test_abstract_instantiation_allocates_nothing():
         ("model.reward.channels", "(8, 16)", (8, 16)),
         ("model.reward.channels", "[8]", (8,)),
         ("model.dynamics.decode_mode", "maskgit", "maskgit"),
+        ("stages.tokenizer.freeze", "('encoder', 'embed')", ("encoder", "embed")),
     ],
 )
 def test_an_override_keeps_the_key_s_type(key, text, value):
@@ -96,6 +131,10 @@ def test_an_override_keeps_the_key_s_type(key, text, value):
 def test_whole_numbers_stand_for_others_in_a_tuple_too():
     config = ConfigDict({"penalties": (0.5,)})
     assert [type(x) for x in override(config, [("penalties", "0,50")]).penalties] == [float, float]
+    config = load("control.py")
+    for text in ("", "0,50"):
+        override(config, [("control.probe.penalties", text)])
+    assert [type(x) for x in config.control.probe.penalties] == [float, float]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +143,8 @@ def test_whole_numbers_stand_for_others_in_a_tuple_too():
         ("seed", "soon", "seed takes a int"),
         ("seed", "1.5", "seed takes a int"),
         ("data.cache_gib", "much", "takes a float"),
+        ("data.cache_gib", "nan", "takes a float"),
+        ("stages.tokenizer.max_lr", "inf", "takes a float"),
         ("model.behaviour_conditioning", "2", "takes a bool"),
         ("model.reward.channels", "a,b", "takes a tuple"),
         ("model.reward.channels", "3.5", "takes a tuple .* not '3.5'"),
@@ -140,7 +181,115 @@ def test_a_config_file_of_one_s_own(tmp_path):
         load_config(str(tmp_path / "nowhere" / "mine.py"))
 
 
-@pytest.mark.parametrize("change", [{"log_every": 0}, {"steps": -1}, {"batch_size": -1}, {"clip": 0.0}])
+def test_a_published_config_is_found_by_its_name_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart").to_dict() == load("quickstart.py").to_dict()
+    assert load_config("whale_x:large").name == "whale_x_large"
+    assert load_change("finetune_small")(default_config(), True).stages.dynamics.steps == 800
+    Path("quickstrat.py").write_text("")
+    with pytest.raises(WhaleError, match="did you mean quickstrat.py, quickstart"):
+        load_config("quickstart.py")
+    with pytest.raises(WhaleError, match="is a directory"):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def get_config(:", "mine.py, line 1, .*SyntaxError"),
+        ("x = 1\nimport nothing_of_that_name", "mine.py, line 2, .*nothing_of_that_name"),
+        ("def get_config():\n    return 1 / 0", "mine.py, line 2, .*division by zero"),
+        ("def get_config():\n    return {}", "returns a dict"),
+        ("get_config = 3", "defines no get_config"),
+        ("def finetune(pretrained, scratch=False):\n    return pretrained", "give it to `whale finetune`"),
+        ("def get_config(pretrained):\n    return pretrained", "give it to `whale finetune`"),
+    ],
+)
+def test_a_file_that_gives_no_config(text, says, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(WhaleError, match=says):
+        load_config(str(file))
+
+
+def test_a_file_that_is_not_python_or_changes_no_checkpoint():
+    with pytest.raises(WhaleError, match="README.md is no config file"):
+        load_config(str(tiny.ROOT / "README.md"))
+    with pytest.raises(WhaleError, match="no config for fine-tuning"):
+        load_change("quickstart")
+
+
+@pytest.mark.parametrize("parameters", ["pretrained", "pretrained, scratch=False"])
+def test_the_former_form_of_a_change_is_read_with_a_note(parameters, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def get_config({parameters}):\n    pretrained.seed = 7\n    return pretrained\n")
+    assert load_change(str(file))(default_config(), False).seed == 7
+    assert "should call its function finetune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("model.tokenizer.patch", "7", "patch of 7 pixels does not divide frames of 64x64"),
+        ("model.behaviour.patch", "0", "model.behaviour.patch is at least 1"),
+        ("model.image_size", "60", "patch of 8 pixels does not divide frames of 60x60"),
+        ("model.num_frames", "1", "model.num_frames is at least 2"),
+        ("model.action_dim", "0", "model.action_dim is at least 1"),
+        ("model.tokenizer.encoder.num_heads", "3", "model.tokenizer.encoder.num_heads=3 does not divide width"),
+        ("model.tokenizer.encoder.num_heads", "0", "encoder.num_heads is at least 1"),
+        ("model.behaviour.groups", "0", "model.behaviour.groups is at least 1"),
+        ("model.behaviour.classes", "0", "model.behaviour.classes is at least 2"),
+        ("model.reward.channels", "", "model.reward.channels are one number at least"),
+        ("model.dynamics.mask_full", "2", "at most 1"),
+        ("model.execution.remat", "dot", "did you mean dots"),
+        ("model.execution.dtype", "float16", "did you mean bfloat16"),
+        ("model.execution.time_kernel", "bounded", "model.tokenizer cannot be built: the bounded kernel"),
+        ("stages.tokenizer.freeze", "encodr", "stages.tokenizer: .*did you mean encoder"),
+        ("stages.tokenizer.steps", "-1", "stages.tokenizer.steps is at least 0"),
+        ("stages.tokenizer.steps", "0", "stages.tokenizer.steps is 0"),
+        ("stages.dynamics.num_frames", "1", "stages.dynamics.num_frames is 1"),
+        ("stages.dynamics.batch_size", "0", "stages.dynamics.batch_size is at least 1"),
+        ("stages.dynamics.max_lr", "-1", "stages.dynamics.max_lr is at least 0"),
+        ("stages.behaviour.b2", "1", "b1 and b2"),
+        ("evaluation.horizon", "0", "evaluation.horizon is at least 1"),
+        ("data.record.tasks", "reech", "data.record: .*did you mean reach"),
+        ("data.record.camera", "cornr", "did you mean corner"),
+        ("data.record.episodes.train", "-1", "data.record.episodes.train is at least 0"),
+        ("data.read.threads", "-1", "data.read.threads is at least 0"),
+        ("seed", "-1", "seed is at least 0"),
+    ],
+)
+def test_a_config_that_cannot_be_built_or_trained_is_refused(key, text, says):
+    with pytest.raises(WhaleError, match=says):
+        check_buildable(override(load_config("quickstart"), [(key, text)]))
+
+
+def test_what_a_file_may_set_past_the_types_of_a_config():
+    config = load("quickstart.py")
+    config.model.dynamics.transformer = transformer(6.0, 128, 4)
+    with pytest.raises(WhaleError, match="model.dynamics.transformer.num_layers takes a int, not 6.0"):
+        check_config(config)
+    config = load("quickstart.py")
+    config.stages.reward = stage(max_lr=float("nan"))
+    with pytest.raises(WhaleError, match="stages.reward.max_lr takes a float, not nan"):
+        check_config(config)
+    config = load("quickstart.py")
+    config.model.dynamics.transfomer = transformer(2, 16, 2)
+    with pytest.raises(WhaleError, match="did you mean model.dynamics.transformer"):
+        check_config(config)
+    config = load("quickstart.py")
+    del config.model.dynamics
+    with pytest.raises(WhaleError, match="no group model.dynamics"):
+        check_config(config)
+    config = load("whale_x.py:base")
+    config.data.mixture = {"violla": 1.0}
+    with pytest.raises(WhaleError, match="did you mean viola"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    "change", [{"log_every": 0}, {"steps": -1}, {"batch_size": -1}, {"clip": 0.0}, {"min_lr": float("inf")}]
+)
 def test_settings_that_no_stage_can_run_with(change):
     with pytest.raises(WhaleError, match=next(iter(change))):
         StageSettings(**change)

@@ -121,12 +121,12 @@ def test_pixel_errors_count_every_clip_alike():
         ({"sizes": {}}, "one entry each"),
         ({"fractions": (0.0, 1.0)}, "ascend from above 0 to 1"),
         ({"fractions": (0.25, 0.5)}, "ascend from above 0 to 1"),
-        ({"finetune": FINETUNE | {"step": 1}}, "did you mean steps"),
+        ({"finetune": FINETUNE | {"step": 1}}, "did you mean scaling.finetune.steps"),
     ],
 )
 def test_what_is_no_study_is_refused(change, says):
     with pytest.raises(WhaleError, match=says):
-        ScalingSettings.from_dict({"sizes": SIZES, "fractions": (1.0,), "finetune": FINETUNE} | change)
+        ScalingSettings.from_dict({"sizes": SIZES, "fractions": (1.0,), "finetune": FINETUNE} | change, "scaling")
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5])

@@ -164,13 +164,14 @@ def test_starts_are_all_stretches_up_to_a_share_of_memory(episodes):
     ("changes", "message"),
     [
         ({"context": 9}, "context=9 is more than the 8 frames"),
-        ({"context": 0}, "context is a whole number from 1 up"),
-        ({"horizon": 2.5}, "horizon is a whole number from 1 up"),
+        ({"context": 0}, "context is at least 1, not 0"),
+        ({"horizon": 2.5}, "horizon takes a int, not 2.5"),
         ({"uncertainty": "entropie"}, "did you mean entropy"),
         ({"uncertainty": "", "penalty": 1.0}, "penalty and max_uncertainty are of an uncertainty"),
-        ({"penalty": float("nan")}, "penalty is a finite number"),
+        ({"penalty": float("nan")}, "penalty takes a float, not nan"),
         ({"max_uncertainty": -1.0}, "max_uncertainty is a number from 0 up"),
-        ({"temperature": float("inf")}, "temperature is a finite number"),
+        ({"temperature": float("inf")}, "temperature is at least 0, not inf"),
+        ({"penalty": float("inf")}, "penalty is a finite number"),
         ({"horizn": 3}, "did you mean horizon"),
     ],
 )

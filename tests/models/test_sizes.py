@@ -84,14 +84,14 @@ def test_unknown_fields_name_the_nearest(settings):
     with pytest.raises(WhaleError, match="WorldModelSettings field named 'num_frame'; did you mean num_frames"):
         WorldModelSettings.from_dict({**plain, "num_frame": 3})
     plain["dynamics"]["transformer"]["widht"] = 16
-    with pytest.raises(WhaleError, match="TransformerSettings field named 'widht'; did you mean width"):
+    with pytest.raises(WhaleError, match="named 'dynamics.transformer.widht'; did you mean dynamics.transformer.width"):
         WorldModelSettings.from_dict(plain)
 
 
 def test_missing_fields_are_named(settings):
     plain = settings.to_dict()
-    del plain["tokenizer"]["patch"], plain["tokenizer"]["num_codes"]
-    with pytest.raises(WhaleError, match="TokenizerSettings needs a value for patch, num_codes"):
+    del plain["tokenizer"]["encoder"], plain["tokenizer"]["decoder"]
+    with pytest.raises(WhaleError, match="needs a value for tokenizer.encoder, tokenizer.decoder"):
         WorldModelSettings.from_dict(plain)
 
 

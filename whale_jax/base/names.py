@@ -7,7 +7,10 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from whale_jax.base.errors import WhaleError, unknown_name
 
 # What README and docs have shown, with where it is now; each row stays for a release.
 MOVED = {
@@ -23,6 +26,32 @@ MOVED = {
     "whale_jax.pretrain": "whale_jax.jobs.pretrain",
     "whale_jax.process": "whale_jax.base.process",
 }
+
+
+def published(folder: str, suffix: str) -> dict[str, Path]:
+    """Returns the files that Whale publishes in `configs` or a folder of it, by name.
+
+    They lie inside the package where it was installed from a wheel, and beside it in a checkout.
+    """
+    package = Path(__file__).parents[1]
+    homes = [parent / "configs" for parent in (package, package.parent)]
+    home = next((home for home in homes if home.is_dir()), homes[0])
+    return {path.stem: path for path in sorted((home / folder).glob(f"*{suffix}"))}
+
+
+def find_published(kind: str, given: str, folder: str, suffix: str) -> Path:
+    """Returns the file at a path, or the published one of that name.
+
+    Raises:
+      WhaleError: there is neither, with the nearest names of both; or it is a directory.
+    """
+    path, names = Path(given), published(folder, suffix)
+    if path.is_file() or given in names:
+        return path if path.is_file() else names[given]
+    if path.is_dir():
+        raise WhaleError(f"{path} is a directory and no {kind}; give a file, or one of {', '.join(names)}.")
+    beside = path.parent.glob(f"*{suffix}") if path.parent.is_dir() else ()
+    raise unknown_name(kind, given, [*names, *map(str, beside)])
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

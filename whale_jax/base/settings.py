@@ -1,8 +1,11 @@
-"""Settings: frozen dataclasses that survive a round trip through JSON."""
+"""Settings: frozen dataclasses whose fields are the only defaults, and which survive a round trip through JSON."""
 
 import dataclasses
+import math
+import numbers
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 from whale_jax.base.errors import WhaleError, unknown_name
@@ -12,41 +15,99 @@ class Settings:
     """Base of every module's settings: a frozen dataclass built from, and turned into, plain dictionaries."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only (numbers, strings, booleans, lists, dictionaries)."""
+        """Returns plain values only (numbers, strings, booleans, lists, dictionaries)."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def defaults(cls) -> dict[str, Any]:
+        """Returns the default of every field that has one."""
+        fields = [f for f in dataclasses.fields(cls) if f.init and not _required(f)]
+        plain = {f.name: f.default if f.default is not dataclasses.MISSING else f.default_factory() for f in fields}
+        return {name: value.to_dict() if isinstance(value, Settings) else value for name, value in plain.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], group: str = "") -> Self:
         """Builds the settings, nested ones included.
 
+        Args:
+          values: by field; a field that is missing has its default.
+          group: the group of the config that the values are, for the errors.
+
         Raises:
-          WhaleError: a key does not exist (with the nearest ones that do) or a required one is missing.
+          WhaleError: a key does not exist (with the nearest ones that do), a required one is missing, or a value is of
+            another type or refused by `__post_init__`.
         """
-        hints = typing.get_type_hints(cls)
+        hints, prefix = typing.get_type_hints(cls), f"{group}." if group else ""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
-                raise unknown_name(f"{cls.__name__} field", name, fields)
-        missing = [
-            name
-            for name, field in fields.items()
-            if name not in values
-            and field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        ]
-        if missing:
+                kind = "config key" if group else f"{cls.__name__} field"
+                raise unknown_name(kind, prefix + name, [prefix + field for field in fields])
+        if missing := [prefix + name for name, field in fields.items() if name not in values and _required(field)]:
             raise WhaleError(f"{cls.__name__} needs a value for {', '.join(missing)}; add it to the config.")
-        return cls(**{name: _convert(hints[name], value) for name, value in values.items()})
+        converted = {name: _convert(hints[name], value, prefix + name) for name, value in values.items()}
+        try:
+            return cls(**converted)
+        except WhaleError as error:
+            # A sentence that begins with a field's name names the whole key that way.
+            joint = "." if re.match(r"\w*", str(error))[0] in fields else ": "
+            raise WhaleError(f"{group}{joint}{error}" if group else str(error)) from None
 
 
-def _convert(hint: Any, value: Any) -> Any:
+def check_least(settings: Any, **least: float) -> None:
+    """Raises WhaleError for a field that is below its least value, or is no finite number."""
+    for name, value in least.items():
+        given = getattr(settings, name)
+        if not value <= given < math.inf:
+            raise WhaleError(f"{name} is at least {value}, not {given}; correct the config.")
+
+
+def check_one_of(settings: Any, valid: Collection[str], *fields: str) -> None:
+    """Raises WhaleError for a field that holds none of the valid names, with the nearest ones."""
+    for name in fields:
+        if getattr(settings, name) not in valid:
+            raise unknown_name(name.replace("_", " "), getattr(settings, name), valid)
+
+
+def entry_type(hint: Any) -> type | None:
+    """Returns the type of a tuple's entries, where its type hint says one for all."""
+    entries = typing.get_args(hint)
+    return entries[0] if typing.get_origin(hint) is tuple and len(set(entries) - {...}) == 1 else None
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, Mapping):
-        return hint.from_dict(value)
-    return tuple(value) if isinstance(value, list) else value
+        return hint.from_dict(value, name)
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(hint, value):
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint).rpartition("abc.")[2]
+        raise WhaleError(f"{name} takes a {wanted}, not {value!r}; correct the config.")
+    return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is what its hint says; hints of other kinds than those of a config are taken on trust."""
+    kind, entries = typing.get_origin(hint), typing.get_args(hint)
+    if kind is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        entries = entries[:1] * len(value) if entries[-1] is ... else entries
+        return len(entries) == len(value) and all(map(_fits, entries, value))
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(_fits(entries[1], entry) for entry in value.values())
+    if hint is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str) else True
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dictionaries by dotted name."""
+    """Returns the leaves of nested dictionaries by dotted name."""
     leaves = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}

@@ -13,7 +13,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add("control", run_control, "policies learnt in a model, with and without a penalty, tried; resumes")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory of the model")
     command.add_argument("--workdir", required=True, help="directory of the study")
-    _config_option(command, "configs/control_small.py")
+    _config_option(command, "control_small")
     command.add_argument("--data", help="episode store; default: the one that the model was trained on")
     command.add_argument("--part", default="1/1", metavar="I/N", help="of N processes that share the runs, the I-th")
     command.add_argument("--json", action="store_true", help="print the tables as JSON")

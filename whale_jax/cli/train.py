@@ -32,8 +32,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--robot", help="YAML file of the robot, for LeRobot data sets and folders")
     command.add_argument("--camera", default="", help="view to use where the data have several")
     command.add_argument("--workdir", required=True, help="directory of the run")
-    text = "config file whose get_config(pretrained) changes the checkpoint's; --config.KEY=VALUE changes a key"
-    command.add_argument("--config", help=text + "; default: the published steps")
+    text = "published name or file whose finetune(pretrained, scratch) changes the checkpoint's config"
+    command.add_argument("--config", help=text + "; --config.KEY=VALUE changes a key; default: the published steps")
     command.add_argument("--new-actions", action="store_true", help="draw the inputs of actions anew")
     command.add_argument("--scratch", action="store_true", help="the same networks, with nothing of the checkpoint")
     command.add_argument("--no-behaviour", action="store_true", help="without behaviour conditioning")
@@ -53,7 +53,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = add("scale", run_scale, "a scaling study: sizes by shares of the data, fine-tuned; resumes")
-    _config_option(command, "configs/scaling.py")
+    _config_option(command, "scaling")
     command.add_argument("--workdir", required=True, help="directory of the study")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
 
@@ -82,8 +82,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _config_option(command: argparse.ArgumentParser, default: str = "configs/quickstart.py") -> None:
-    text = "config file, or file:variant; --config.KEY=VALUE changes a key"
+def _config_option(command: argparse.ArgumentParser, default: str = "quickstart") -> None:
+    text = "config file or published name, with :variant or not; --config.KEY=VALUE changes a key"
     command.add_argument("--config", default=default, help=text)
 
 
@@ -92,10 +92,18 @@ def names_of(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(",") if name]
 
 
-def _load_config(options):
-    from whale_jax.jobs.configuration import load_config, override
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise WhaleError(f"--batches has {text!r}; give whole numbers of trajectories, such as --batches=1,16.")
+    return int(text)
 
-    return override(load_config(options.config), options.overrides)
+
+def _load_config(options):
+    from whale_jax.jobs.configuration import check_config, load_config, override
+
+    config = override(load_config(options.config), options.overrides)
+    check_config(config)
+    return config
 
 
 def run_train(options) -> int:
@@ -216,7 +224,7 @@ def run_bench(options) -> None:
     if options.what == "imagine":
         from whale_jax.tools.bench.imagine import bench_imagine, to_text
 
-        batches = tuple(int(b) for b in names_of(options.batches))
+        batches = tuple(map(_whole, names_of(options.batches)))
         config, more = _load_config(options), (not options.no_compare, not options.no_retracing)
         report = bench_imagine(config, batches, options.horizon, *more)
     elif options.what == "kernels":

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.nn.layers import to_unit
 
 Params = dict[str, Any]
@@ -23,48 +23,39 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class DrqSettings(Settings):
-    """Settings of the learner, shared by all tasks.
+    """Settings of the learner, shared by all tasks."""
 
-    Attributes:
-      stack: S, frames that the policy sees.
-      channels, kernels, strides: of the encoder's convolutions.
-      feature, hidden: width of the heads' input, and of their two layers.
-      shift: pixels by which frames are moved at random while learning.
-      learning_rate, weight_decay: of Adam; tau: share of the critics that goes into their targets with every update.
-      discount: of one step; n_step: steps whose rewards a target adds up.
-      batch_size: B; std, final_std, std_updates: exploration's deviation falls from the first to the second in so many
-        updates; std_clip: bound of the noise in updates.
-      imitation: weight of the squared distance to the recorded actions beside the normalised value (Fujimoto and Gu
-        2021); 0 leaves it out.
-    """
-
-    stack: int = 3
-    channels: tuple[int, ...] = (32, 32, 32, 32)
+    stack: int = 3  # S, frames that the policy sees
+    channels: tuple[int, ...] = (32, 32, 32, 32)  # of the encoder's convolutions, as are the next two
     kernels: tuple[int, ...] = (3, 3, 3, 3)
     strides: tuple[int, ...] = (2, 1, 1, 1)
-    feature: int = 50
-    hidden: int = 1024
-    shift: int = 4
-    learning_rate: float = 1e-4
+    feature: int = 50  # width of the heads' input
+    hidden: int = 1024  # width of their two layers
+    shift: int = 4  # pixels by which frames are moved at random while learning
+    learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 1e-6
-    tau: float = 0.01
-    discount: float = 0.99
-    n_step: int = 3
-    batch_size: int = 256
-    std: float = 0.3
-    final_std: float = 0.1
-    std_updates: int = 100_000
-    std_clip: float = 0.3
+    tau: float = 0.01  # share of the critics that goes into their targets with every update
+    discount: float = 0.99  # of one step
+    n_step: int = 3  # steps whose rewards a target adds up
+    batch_size: int = 256  # B
+    std: float = 0.3  # exploration's deviation falls from here
+    final_std: float = 0.1  # to here
+    std_updates: int = 100_000  # in so many updates
+    std_clip: float = 0.3  # bound of the noise in updates
+    # Weight of the squared distance to the recorded actions beside the normalised value (Fujimoto and Gu 2021); 0
+    # leaves it out.
     imitation: float = 0.0
 
     def __post_init__(self):
         if not len(self.channels) == len(self.kernels) == len(self.strides) or not self.channels:
             raise WhaleError(
-                f"learner.channels {self.channels}, kernels {self.kernels} and strides {self.strides} need one entry "
-                "each per convolution, and one convolution at least."
+                f"channels {self.channels}, kernels {self.kernels} and strides {self.strides} need one entry each per "
+                "convolution, and one convolution at least."
             )
-        if min(self.stack, self.n_step, self.batch_size, self.hidden, self.feature) < 1:
-            raise WhaleError("learner.stack, n_step, batch_size, hidden and feature are at least 1.")
+        if min(*self.channels, *self.kernels, *self.strides) < 1:
+            raise WhaleError("channels, kernels and strides are at least 1 each; correct the config.")
+        check_least(self, stack=1, n_step=1, batch_size=1, hidden=1, feature=1, shift=0, std_updates=0)
+        check_least(self, learning_rate=0, weight_decay=0, tau=0, std=0, final_std=0, std_clip=0, imitation=0)
 
 
 @flax.struct.dataclass

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.control.drq import DrqSettings
 from whale_jax.data.metaworld.simulator import check_names
 from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES
@@ -15,119 +15,86 @@ METHODS = (*UNCERTAINTIES, "none", "offline")
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSettings(Settings):
-    """How transitions are imagined.
+    """How transitions are imagined."""
 
-    Attributes:
-      context: given frames that every rollout starts from; horizon: imagined frames after them.
-      starts: rollouts at a time; every: updates between two such times.
-      capacity: newest imagined transitions that are kept.
-      temperature: of token sampling.
-    """
-
-    context: int = 4
-    horizon: int = 4
-    starts: int = 256
-    every: int = 1000
-    capacity: int = 100_000
-    temperature: float = 0.0
+    context: int = 4  # given frames that every rollout starts from
+    horizon: int = 4  # imagined frames after them
+    starts: int = 256  # rollouts at a time
+    every: int = 1000  # updates between two such times
+    capacity: int = 100_000  # newest imagined transitions that are kept
+    temperature: float = 0.0  # of token sampling
 
     def __post_init__(self):
-        if min(self.context, self.horizon, self.starts, self.every) < 1:
-            raise WhaleError("control.rollout.context, horizon, starts and every are at least 1.")
+        check_least(self, context=1, horizon=1, starts=1, every=1, temperature=0)
         if self.capacity < self.starts * self.horizon:
             raise WhaleError(
-                f"control.rollout.capacity {self.capacity} does not hold the {self.starts} rollouts of {self.horizon} "
-                "steps that are made at a time; raise it, or lower control.rollout.starts."
+                f"capacity {self.capacity} does not hold the {self.starts} rollouts of {self.horizon} steps that are "
+                "made at a time; raise it, or lower starts."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialSettings(Settings):
-    """How a policy is tried in the simulator.
+    """How a policy is tried in the simulator."""
 
-    Attributes:
-      every: updates between two trials; episodes: of each; steps: an episode has at most.
-      compared: steps from its start over which its return is set beside the imagined one.
-      seed: of the episodes' initial states.
-    """
-
-    every: int = 2000
-    episodes: int = 20
-    steps: int = 100
-    compared: int = 50
-    seed: int = 0
+    every: int = 2000  # updates between two trials
+    episodes: int = 20  # of each
+    steps: int = 100  # that an episode has at most
+    compared: int = 50  # steps from its start over which its return is set beside the imagined one
+    seed: int = 0  # of the episodes' initial states
 
     def __post_init__(self):
-        if min(self.every, self.episodes, self.steps, self.compared) < 1 or self.compared > self.steps:
-            raise WhaleError(
-                "control.trial.every, episodes, steps and compared are at least 1, and compared is at most steps."
-            )
+        check_least(self, every=1, episodes=1, compared=1, steps=self.compared, seed=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings(Settings):
     """The exploit probe: policies that are searched for in the model alone, by the weight of the penalty.
 
-    Attributes:
-      penalties: weights to sweep; none leaves the probe out. method: the uncertainty that they are of.
-      seeds: of the policies. The task is the study's first.
-      warmup: updates from recorded transitions alone, of the policy that a search begins with.
-      updates: of a search; every: updates between two trials.
-      directions: pairs of candidates of an update; starts: recorded beginnings that each of them acts from.
-      horizon: steps whose imagined return is what is searched for.
-      deviation: of candidates' actions from the policy's, before the tanh; rate: of an update.
+    The task is the study's first.
     """
 
-    penalties: tuple[float, ...] = ()
-    method: str = UNCERTAINTIES[0]
-    seeds: tuple[int, ...] = (0,)
-    warmup: int = 2000
-    updates: int = 15
-    every: int = 3
-    directions: int = 8
-    starts: int = 4
-    horizon: int = 16
-    deviation: float = 0.3
-    rate: float = 0.2
+    penalties: tuple[float, ...] = ()  # weights to sweep; none leaves the probe out
+    method: str = UNCERTAINTIES[0]  # the uncertainty that they are of
+    seeds: tuple[int, ...] = (0,)  # of the policies
+    warmup: int = 2000  # updates from recorded transitions alone, of the policy that a search begins with
+    updates: int = 15  # of a search
+    every: int = 3  # updates between two trials
+    directions: int = 8  # pairs of candidates of an update
+    starts: int = 4  # recorded beginnings that each of them acts from
+    horizon: int = 16  # steps whose imagined return is what is searched for
+    deviation: float = 0.3  # of candidates' actions from the policy's, before the tanh
+    rate: float = 0.2  # of an update
 
     def __post_init__(self):
-        if self.method not in UNCERTAINTIES:
-            raise unknown_name("uncertainty in control.probe.method", self.method, UNCERTAINTIES)
+        check_one_of(self, UNCERTAINTIES, "method")
+        check_least(self, every=1, updates=1, directions=1, starts=1, horizon=1, warmup=0)
         if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
-            raise WhaleError(f"control.probe.penalties is {self.penalties}; weights are numbers from 0 up.")
+            raise WhaleError(f"penalties is {self.penalties}; weights are numbers from 0 up.")
         for name in ("penalties", "seeds"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise WhaleError(f"control.probe.{name} is {getattr(self, name)}; give none twice.")
-        if min(self.updates, self.every, self.directions, self.starts, self.horizon) < 1 or self.updates % self.every:
-            raise WhaleError(
-                "control.probe.updates, every, directions, starts and horizon are at least 1, and updates is a "
-                "multiple of every."
-            )
-        if self.warmup < 0 or not self.deviation > 0 or not self.rate > 0:
-            raise WhaleError("control.probe.deviation and rate are above 0, and warmup is not negative.")
+                raise WhaleError(f"{name} is {getattr(self, name)}; give none twice.")
+        if self.updates % self.every:
+            raise WhaleError(f"updates is {self.updates}; make it a multiple of every, which is {self.every}.")
+        if not self.deviation > 0 or not self.rate > 0:
+            raise WhaleError(f"deviation and rate are above 0, not {self.deviation} and {self.rate}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlSettings(Settings):
-    """One study: every task by every method by every seed.
+    """One study: every task by every method by every seed."""
 
-    Attributes:
-      tasks: Meta-World tasks; methods: of `METHODS`; seeds: of learners.
-      updates: of each run.
-      generated: share of imagined transitions in a batch.
-      penalties: lambda of each uncertainty: a reward is what the model predicts less lambda times the uncertainty.
-      reward_scale: what rewards are multiplied by. Where an action is held for several simulator steps their rewards
-        add up; one over their number gives the mean that the paper's penalties are for.
-    """
-
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # of Meta-World
     methods: tuple[str, ...] = METHODS
-    seeds: tuple[int, ...] = (0, 1, 2)
-    updates: int = 100_000
-    generated: float = 0.5
+    seeds: tuple[int, ...] = (0, 1, 2)  # of learners
+    updates: int = 100_000  # of each run
+    generated: float = 0.5  # share of imagined transitions in a batch
+    # Lambda of each uncertainty: a reward is what the model predicts less lambda times the uncertainty.
     penalties: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"retracing": 50.0, "entropy": 0.1, "ensemble": 5000.0}
     )
+    # What rewards are multiplied by. Where an action is held for several simulator steps their rewards add up; one over
+    # their number gives the mean that the paper's penalties are for.
     reward_scale: float = 1.0
     probe: ProbeSettings = ProbeSettings()
     learner: DrqSettings = DrqSettings()
@@ -138,32 +105,28 @@ class ControlSettings(Settings):
         check_names(tasks=self.tasks)
         for method in self.methods:
             if method not in METHODS:
-                raise unknown_name("method in control.methods", method, METHODS)
+                raise unknown_name("method", method, METHODS)
         for name in ("tasks", "methods", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise WhaleError(f"control.{name} is {values}; give one at least, and none twice.")
+                raise WhaleError(f"{name} is {values}; give one at least, and none twice.")
         for name, penalty in self.penalties.items():
             if name not in UNCERTAINTIES:
-                raise unknown_name("uncertainty in control.penalties", name, UNCERTAINTIES)
+                raise unknown_name("uncertainty in penalties", name, UNCERTAINTIES)
             if not 0 <= penalty < float("inf"):
-                raise WhaleError(f"control.penalties.{name} is {penalty}; a weight is a number from 0 up.")
+                raise WhaleError(f"penalties.{name} is {penalty}; a weight is a number from 0 up.")
         if missing := [m for m in self.methods if m in UNCERTAINTIES and m not in self.penalties]:
-            raise WhaleError(f"control.penalties has no weight for {', '.join(missing)}; give one for each method.")
+            raise WhaleError(f"penalties has no weight for {', '.join(missing)}; give one for each method.")
         if not 0 < self.generated <= 1:
-            raise WhaleError(f"control.generated is {self.generated}; a share lies above 0 and at most at 1.")
+            raise WhaleError(f"generated is {self.generated}; a share lies above 0 and at most at 1.")
         if self.learner.stack > self.rollout.context:
             raise WhaleError(
-                f"control.learner.stack {self.learner.stack} is more than the control.rollout.context "
-                f"{self.rollout.context} frames that a rollout starts from; raise the latter."
+                f"learner.stack {self.learner.stack} is more than the rollout.context {self.rollout.context} frames "
+                "that a rollout starts from; raise the latter."
             )
-        if self.probe.penalties and self.probe.warmup % self.rollout.every:
-            raise WhaleError(
-                f"control.probe.warmup {self.probe.warmup} is no multiple of control.rollout.every "
-                f"{self.rollout.every}; a run is made of whole ones."
-            )
-        if self.updates < 1 or self.updates % self.trial.every or self.trial.every % self.rollout.every:
-            raise WhaleError(
-                f"control.updates {self.updates} is no multiple of control.trial.every {self.trial.every}, or that is "
-                f"none of control.rollout.every {self.rollout.every}; runs are made of whole ones."
-            )
+        whole = [("updates", self.updates, "trial.every", self.trial.every)]
+        whole += [("trial.every", self.trial.every, "rollout.every", self.rollout.every)]
+        whole += [("probe.warmup", self.probe.warmup, "rollout.every", self.rollout.every)] * bool(self.probe.penalties)
+        for name, value, part, every in whole:
+            if value % every or self.updates < 1:
+                raise WhaleError(f"{name} {value} is no multiple of {part} {every}; runs are made of whole ones.")

@@ -84,7 +84,7 @@ def control_settings(config: ConfigDict) -> ControlSettings:
         raise WhaleError(
             f"The config {config.name} has no group `control`; see configs/control_small.py for an example."
         )
-    return ControlSettings.from_dict(config.control.to_dict())
+    return ControlSettings.from_dict(config.control.to_dict(), "control")
 
 
 def jobs(settings: ControlSettings) -> list[Job]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import write
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.report.films import encode, side_by_side, suffix
 from whale_jax.evaluation.video import metrics as video
@@ -24,20 +24,17 @@ SAMPLES = 1  # of every clip: nothing is the best of many
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSettings(Settings):
-    """What is evaluated.
+    """What is evaluated."""
 
-    Attributes:
-      context: frames given to the model; horizon: frames imagined.
-      episodes: clips for each task and policy; batch_size: clips imagined at once.
-      start: first frame of every clip; -1 draws it from `seed`, one per clip.
-    """
-
-    context: int = 2
-    horizon: int = 16
-    episodes: int = 20
-    batch_size: int = 20
-    start: int = -1
+    context: int = 2  # frames given to the model
+    horizon: int = 16  # frames imagined
+    episodes: int = 20  # clips for each task and policy
+    batch_size: int = 20  # clips imagined at once
+    start: int = -1  # first frame of every clip; -1 draws it from `seed`, one per clip
     seed: int = 0
+
+    def __post_init__(self):
+        check_least(self, context=1, horizon=1, episodes=1, batch_size=1, start=-1, seed=0)
 
 
 @dataclasses.dataclass(frozen=True)

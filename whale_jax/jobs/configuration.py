@@ -1,200 +1,176 @@
 """Configs: every key with its default, files that override them, and command-line overrides."""
 
-import ast
+import dataclasses
+import functools
 import importlib.util
 import inspect
 import json
+import math
+import traceback
+import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import flat
+from whale_jax.base.names import find_published
+from whale_jax.base.settings import Settings, entry_type, flat
+from whale_jax.base.text import say
+from whale_jax.control.settings import ControlSettings
 from whale_jax.data.contract.actions import ActionSpec, any_spec
+from whale_jax.data.metaworld.settings import RecordSettings
+from whale_jax.data.oxe.settings import ReadSettings
+from whale_jax.evaluation.protocol import ProtocolSettings
+from whale_jax.jobs.settings import DataSettings, ModelKeys, RunSettings
+from whale_jax.models.heads.reward import RewardSettings
+from whale_jax.models.whale.behaviour import BehaviourSettings
+from whale_jax.models.whale.dynamics import DynamicsSettings
 from whale_jax.models.whale.stages import STAGES
-from whale_jax.models.whale.world_model import TRAINED, Networks, WorldModelSettings
-from whale_jax.training.settings import StageSettings
-from whale_jax.training.sharding import RULES
+from whale_jax.models.whale.tokenizer import TokenizerSettings
+from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
+from whale_jax.nn.transformer import ExecutionSettings
+from whale_jax.training.optimizer import trained
+from whale_jax.training.settings import LogSettings, MeshSettings, StageSettings
 from whale_jax.training.stage import Stage
+
+# The settings behind every group of keys. A field with a default is a key; the other fields are given by other keys.
+GROUPS: dict[str, type[Settings]] = {
+    "": RunSettings,
+    "data": DataSettings,
+    "data.record": RecordSettings,
+    "data.read": ReadSettings,
+    "model": ModelKeys,
+    "model.tokenizer": TokenizerSettings,
+    "model.behaviour": BehaviourSettings,
+    "model.dynamics": DynamicsSettings,
+    "model.reward": RewardSettings,
+    "model.execution": ExecutionSettings,
+    **{f"stages.{name}": StageSettings for name in TRAINED},
+    "mesh": MeshSettings,
+    "log": LogSettings,
+    "evaluation": ProtocolSettings,
+}
+OPTIONAL: dict[str, type[Settings]] = {"control": ControlSettings}  # groups that a config may lack
 
 
 def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
-    """A transformer's size, with layers counted as the paper does."""
+    """Returns a transformer's size, with layers counted as the paper does."""
     return ConfigDict({"num_layers": num_layers, "width": width, "num_heads": num_heads})
 
 
 def stage(**overrides: Any) -> ConfigDict:
-    """Settings of one training stage, with the values that the paper shares among its tables."""
-    config = ConfigDict(StageSettings().to_dict())
+    """Returns settings of one training stage, with the values that the paper shares among its tables."""
+    config = ConfigDict(StageSettings.defaults())
     config.update(overrides)
     return config
 
 
 def default_config() -> ConfigDict:
-    """Every key there is. Sizes are those of Whale-ST at 64 pixels (Tables 5 to 8).
+    """Returns every key with its default, which is that of a field of `GROUPS` and explained there.
 
-    Keys that need words:
-      data.root: episode store; empty means `data` inside the work directory.
-      data.record: what `train` records when the store is not complete; no tasks, nothing is recorded.
-      data.mixture: shares of RLDS data sets under data.root by name, `whale_jax.data.oxe.WHALE_X`; empty: an episode
-        store. data.subsets: data sets of it that a stage keeps to, by stage. data.allow_missing: mix what is there.
-      data.index: where the indices of a mixture lie; empty means beside the data. data.read: see
-        `whale_jax.data.oxe.mixture.ReadSettings`; workers: processes that index, 0 takes one per core.
-      model.num_frames: T, frames of a training segment and of the rollout window.
-      model.behaviour_conditioning: False trains the dynamics without z (the paper's ablation).
-      stages.<name>.num_frames: frames of a segment in this stage; 0 means model.num_frames. A tokenizer that saw
-        shorter segments draws the later frames of a window badly, by 5 dB in the study of docs/results.md.
-      stages.<name>.data_fraction, start_from, renew, freeze: see `whale_jax.training.settings.StageSettings`.
-      stages.<name>.patience: evaluations without a better held-out loss before the stage stops; 0 never stops.
-      stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
-        them; 0 leaves the stage out.
-      stages.tokenizer.revive_every: steps between revivals of dead codes; 0 never revives.
-      data.stall_seconds: without a batch before the run says what it waits for.
-      mesh.data: devices along the batch; -1 takes all that `mesh.model` leaves. mesh.fully_sharded: parameters and
-        optimiser are split along the batch's devices too. mesh.rules: mesh axis of each logical axis of the
-        parameters, "" leaves it whole; fully sharded, that of "embed" is data.
+    Sizes and stages, here, are those of Whale-ST at 64 pixels (Tables 5 to 8).
     """
-    width = 512
-    return ConfigDict(
-        {
-            "name": "whale",
-            "seed": 0,
-            "data": {
-                "root": "",
-                "record": {
-                    "tasks": (),
-                    "episodes": {"train": 500, "valid": 10, "test": 500},
-                    "steps": 100,
-                    "action_repeat": 1,
-                    "camera": "corner",
-                    "workers": 0,
-                },
-                "cache_gib": 2.0,
-                "stall_seconds": 60.0,
-                "mixture": {},
-                "subsets": {},
-                "allow_missing": False,
-                "index": "",
-                "read": {"threads": 2, "prefetch": 2, "ram_budget_mb": 4096, "max_bad_share": 0.05, "workers": 0},
-            },
-            "model": {
-                "num_frames": 16,
-                "image_size": 64,
-                "action_dim": 4,
-                "behaviour_conditioning": True,
-                "tokenizer": {
-                    "patch": 4,
-                    "num_codes": 1024,
-                    "code_width": 32,
-                    "commitment": 0.25,
-                    "encoder": transformer(4, width, 8),
-                    "decoder": transformer(8, width, 8),
-                },
-                "behaviour": {
-                    "patch": 8,
-                    "groups": 16,
-                    "classes": 16,
-                    "unimix": 0.01,
-                    "kl_weight": 0.1,
-                    "log_std_min": -2.0,
-                    "log_std_max": 5.0,
-                    "posterior": transformer(8, width, 8),
-                    "prior": transformer(4, width, 4),
-                    "policy": transformer(8, width, 8),
-                },
-                "dynamics": {
-                    "decode_mode": "parallel",
-                    "decode_steps": 8,
-                    "choice_temperature": 4.5,
-                    "mask_low": 0.5,
-                    "mask_full": 0.1,
-                    "transformer": transformer(12, width, 8),
-                },
-                "reward": {"channels": (32, 64, 128, 256), "hidden": 512, "bins": 255, "limit": 20.0},
-                "execution": {
-                    "scan": False,
-                    "remat": "none",
-                    "dtype": "auto",
-                    "residual_dtype": "float32",
-                    "space_kernel": "auto",
-                    "time_kernel": "auto",
-                },
-            },
-            "stages": {
-                "tokenizer": stage(batch_size=32, min_lr=3e-4, warmup=10_000, weight_decay=1e-4),
-                "behaviour": stage(weight_decay=1e-4, patience=5),
-                "dynamics": stage(max_lr=3e-5, min_lr=3e-6, steps=300_000),
-                "reward": stage(steps=50_000),
-                "ensemble": stage(max_lr=3e-5, min_lr=3e-6, steps=300_000),
-            },
-            "mesh": {
-                "data": -1,
-                "model": 1,
-                "fully_sharded": False,
-                "rules": {name: axis or "" for name, axis in RULES.items()},
-            },
-            "log": {"tensorboard": True, "wandb": False},
-            "evaluation": {
-                "context": 2,
-                "horizon": 16,
-                "episodes": 20,
-                "batch_size": 20,
-                "start": 0,
-                "seed": 0,
-            },
-        }
-    )
+    tree: dict[str, Any] = {}
+    for name, settings in GROUPS.items():
+        parts = name.split(".") if name else []
+        functools.reduce(lambda node, part: node.setdefault(part, {}), parts, tree).update(settings.defaults())
+    config = ConfigDict(tree)
+    model, stages = config.model, config.stages
+    model.tokenizer.update({"encoder": transformer(4, 512, 8), "decoder": transformer(8, 512, 8)})
+    model.behaviour.update({"posterior": transformer(8, 512, 8), "policy": transformer(8, 512, 8)})
+    model.behaviour.prior = transformer(4, 512, 4)
+    model.dynamics.transformer = transformer(12, 512, 8)
+    stages.tokenizer.update({"batch_size": 32, "min_lr": 3e-4, "warmup": 10_000, "weight_decay": 1e-4})
+    stages.behaviour.update({"weight_decay": 1e-4, "patience": 5})
+    stages.dynamics.update({"max_lr": 3e-5, "min_lr": 3e-6, "steps": 300_000})
+    stages.ensemble = ConfigDict(stages.dynamics)
+    stages.reward.steps = 50_000
+    return config
 
 
 def load_config(reference: str) -> ConfigDict:
-    """The config of a file: "path/to/file.py" or "path/to/file.py:variant".
+    """Returns the config of a published name or a file, "NAME" or "path/to/file.py", with ":variant" after it or not.
 
     Raises:
-      WhaleError: no such file, or it has no `get_config`, or one that changes a checkpoint's config.
+      WhaleError: no such name and no such file, or its `get_config` makes no config.
     """
-    get_config, path, variant = _get_config(reference)
-    if _changes(get_config):
+    name, _, variant = reference.partition(":")
+    path, functions = _read(name)
+    get_config = functions.get("get_config")
+    if get_config is None and "finetune" in functions or get_config and _required(get_config):
         raise WhaleError(f"{path} says how a checkpoint is fine-tuned; give it to `whale finetune`.")
-    if variant and not get_config.__code__.co_argcount:
+    if get_config is None:
+        raise WhaleError(f"{path} defines no get_config(); see configs/quickstart.py for an example.")
+    if variant and not inspect.signature(get_config).parameters:
         raise WhaleError(f"{path} has no variants; leave ':{variant}' out.")
-    return get_config(variant) if variant else get_config()
+    return _call(path, get_config, *([variant] if variant else []))
 
 
 def load_change(reference: str) -> Callable[..., ConfigDict]:
-    """The `get_config(pretrained)` of a config file for fine-tuning, see `whale_jax.jobs.finetune.finetune_config`.
+    """Returns what makes a config of a checkpoint's: `finetune(pretrained, scratch=False)` of a name or a file.
+
+    See `whale_jax.jobs.finetune.finetune_config`. The former form, a `get_config(pretrained)`, is read with a note.
 
     Raises:
-      WhaleError: no such file, or its `get_config` makes a config from nothing.
+      WhaleError: no such name and no such file, or it makes a config from nothing.
     """
-    get_config, path, variant = _get_config(reference)
-    if variant or not _changes(get_config):
+    path, functions = _read(reference)
+    change = functions.get("finetune")
+    if change is None and (former := functions.get("get_config")) and _required(former):
+        say(f"note: {path} should call its function finetune(pretrained, scratch=False); get_config is read as that.")
+        takes = len(inspect.signature(former).parameters)
+        change = former if takes > 1 else lambda pretrained, scratch=False: former(pretrained)
+    if change is None:
         raise WhaleError(
             f"{reference} is no config for fine-tuning, which changes that of the checkpoint in "
-            "get_config(pretrained); see configs/finetune_small.py for an example."
+            "finetune(pretrained, scratch=False); see configs/finetune_small.py for an example."
         )
-    return get_config
+    return lambda *arguments: _call(path, change, *arguments)
 
 
-def _changes(get_config: Callable[..., ConfigDict]) -> bool:
-    """Whether a config file's function takes another config."""
-    parameters = inspect.signature(get_config).parameters.values()
-    return any(parameter.default is inspect.Parameter.empty for parameter in parameters)
+def _required(function: Callable) -> bool:
+    """Whether a function takes an argument that has no default."""
+    return any(p.default is inspect.Parameter.empty for p in inspect.signature(function).parameters.values())
 
 
-def _get_config(reference: str) -> tuple[Callable[..., ConfigDict], str, str]:
-    path, _, variant = reference.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise unknown_name("config file", path, near) if near else WhaleError(f"There is no config file {path}.")
-    module_spec = importlib.util.spec_from_file_location(f"whale_config_{file.stem}", file)
+def _read(reference: str) -> tuple[Path, dict[str, Callable]]:
+    """The file of a config and the functions that it may define."""
+    path = find_published("config file", reference, "", ".py")
+    if path.suffix != ".py":
+        raise WhaleError(f"{path} is no config file, which is Python; see configs/quickstart.py for an example.")
+    module_spec = importlib.util.spec_from_file_location(f"whale_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise WhaleError(f"{path} defines no get_config(); see configs/quickstart.py for an example.")
-    return module.get_config, path, variant
+    _guarded(path, module_spec.loader.exec_module, module)
+    functions = {name: getattr(module, name, None) for name in ("get_config", "finetune")}
+    return path, {name: function for name, function in functions.items() if callable(function)}
+
+
+def _call(path: Path, function: Callable, *arguments: Any) -> ConfigDict:
+    config = _guarded(path, function, *arguments)
+    if not isinstance(config, ConfigDict):
+        raise WhaleError(
+            f"{function.__name__}() in {path} returns a {type(config).__name__} and no ConfigDict; return what "
+            "default_config() gave, changed."
+        )
+    return config
+
+
+def _guarded(path: Path, run: Callable, *arguments: Any) -> Any:
+    """What a part of a config file returns; what it raises is told in a sentence, with its line in the file."""
+    try:
+        return run(*arguments)
+    except WhaleError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{path}, line {line}" if line else str(path)
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise WhaleError(f"{where}, gives no config: {type(error).__name__}: {text}; correct the file.") from error
 
 
 def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> ConfigDict:
@@ -203,92 +179,158 @@ def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> Conf
     Raises:
       WhaleError: a key does not exist (with the nearest ones that do), or a value has another type.
     """
-    for dotted, text in assignments:
-        *parents, last = dotted.split(".")
-        node = config
-        for i, part in enumerate([*parents, last]):
-            if not isinstance(node, ConfigDict) or part not in node:
-                keys = list(flat(to_plain(config)))
-                raise unknown_name("config key", ".".join([*parents[:i], part, *([*parents, last][i + 1 :])]), keys)
-            if i < len(parents):
-                node = node[part]
-        node[last] = _parse(dotted, text, node[last])
+    for key, text in assignments:
+        group, _, last = key.rpartition(".")
+        node = _group(config, group)
+        if node is None or last not in node:
+            raise unknown_name("config key", key, flat(to_plain(config)))
+        node[last] = _parse(key, text, node[last])
     return config
 
 
+def _group(config: ConfigDict, name: str) -> ConfigDict | None:
+    """The group of keys with a dotted name, where there is one."""
+    node: Any = config
+    for part in name.split(".") if name else []:
+        node = node[part] if isinstance(node, ConfigDict) and part in node else None
+    return node if isinstance(node, ConfigDict) else None
+
+
 def _parse(key: str, text: str, current: Any) -> Any:
+    """The value that a text means, of the type of the current one."""
     if isinstance(current, ConfigDict):
         raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
-    if isinstance(current, str):
-        return text
-    given = text
-    if isinstance(current, tuple) and not text.startswith(("(", "[")):
-        text = repr(tuple(_element(part, current) for part in text.split(",") if part))
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    if isinstance(current, float) and type(value) is int:
-        value = float(value)
-    value = tuple(value) if isinstance(value, list) else value
-    if isinstance(value, tuple) and isinstance(current, tuple) and {type(x) for x in current} == {float}:
-        value = tuple(float(x) if type(x) is int else x for x in value)
-    entries = [{type(entry) for entry in x} if isinstance(x, tuple) and current else set() for x in (value, current)]
-    if type(value) is not type(current) or not entries[0] <= entries[1]:
-        raise WhaleError(f"{key} takes a {type(current).__name__} such as {current!r}, not {given!r}.")
-    return value
+        if not isinstance(current, tuple):
+            return _scalar(type(current), text)
+        kind = type(current[0]) if current else _entry_type(key)
+        parts = [part.strip() for part in text.strip().strip("()[]").split(",")]
+        return tuple(_scalar(kind, part.strip("'\"")) for part in parts if part)
+    except ValueError:
+        example = f"{type(current).__name__} such as {current!r}"
+        raise WhaleError(f"{key} takes a {example}, not {text!r}.") from None
 
 
-def _element(text: str, current: tuple) -> Any:
-    """One entry of a tuple: names stay names where the tuple has names or nothing yet."""
-    if all(isinstance(entry, str) for entry in current):
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _scalar(kind: type, text: str) -> Any:
+    """A text as a bool, int, float or str; raises ValueError if it is none."""
+    if kind is bool:
+        return ("false", "true").index(text.lower()) == 1
+    if kind is float and not math.isfinite(float(text)):
+        raise ValueError
+    return kind(text)
+
+
+def _entry_type(key: str) -> type:
+    """The type of the entries of a tuple that is empty, by its field; of one without a field they are names."""
+    group = max((g for g in GROUPS | OPTIONAL if f"{key}.".startswith(f"{g}.")), key=len, default="")
+    hint: Any = (GROUPS | OPTIONAL)[group]
+    for part in key.removeprefix(f"{group}.").split("."):
+        hint = typing.get_type_hints(hint).get(part)
+    return entry_type(hint) or str
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:
-    """The config as dictionaries, lists and scalars, as JSON gives them back."""
+    """Returns the config as dictionaries, lists and scalars, as JSON gives them back."""
     return json.loads(config.to_json())
 
 
 def stages_of(config: ConfigDict) -> list[str]:
-    """The stages that a config trains, in their order."""
+    """Returns the stages that a config trains, in their order."""
     left_out = {"reward": not config.stages.reward.steps, "ensemble": not config.stages.ensemble.members}
     return [name for name in TRAINED if not left_out.get(name)]
 
 
+def group_settings(config: ConfigDict, name: str, **given: Any) -> Any:
+    """Returns the settings of a group of `GROUPS` or `OPTIONAL`, with the fields that other keys give.
+
+    Raises:
+      WhaleError: the group is missing, has a key that its settings lack, or a value that they refuse.
+    """
+    node, settings = _group(config, name), (GROUPS | OPTIONAL)[name]
+    if node is None:
+        raise WhaleError(f"The config has no group {name}; start from default_config(), which has every one.")
+    if not name:
+        return settings.from_dict({key: node[key] for key in settings.defaults() if key in node})
+    values = {key: value for key, value in node.to_dict().items() if f"{name}.{key}" not in GROUPS}
+    return settings.from_dict(values | given, name)
+
+
 def stage_settings(config: ConfigDict, name: str) -> StageSettings:
-    """How a config trains one stage."""
-    return StageSettings.from_dict(config.stages[name].to_dict())
+    """Returns how a config trains one stage."""
+    return group_settings(config, f"stages.{name}")
+
+
+def read_settings(config: ConfigDict) -> ReadSettings:
+    """Returns how a config reads a mixture."""
+    return group_settings(config, "data.read", image_size=config.model.image_size)
 
 
 def make_stage(config: ConfigDict, name: str, spec: ActionSpec | None = None) -> Stage:
-    """A stage of a config; without the action contract of its data for where none matters."""
+    """Returns a stage of a config; without the action contract of its data for where none matters."""
     spec = any_spec(config.model.action_dim) if spec is None else spec
     return STAGES[name](Networks(model_settings(config)), spec, stage_settings(config, name))
 
 
 def model_settings(config: ConfigDict) -> WorldModelSettings:
-    """The networks' settings that a config describes."""
-    model = to_plain(config.model)  # by value: transformers that a config file made one object stay apart
-    execution = model.pop("execution")
-    image_size = (model.pop("image_size"),) * 2
-    action_dim = model.pop("action_dim")
-    conditioned = model.pop("behaviour_conditioning")
-    behaviour, tokenizer, dynamics = model["behaviour"], model["tokenizer"], model["dynamics"]
-    behaviour |= {"image_size": image_size, "action_dim": action_dim}
-    tokenizer |= {"image_size": image_size}
-    dynamics |= {
-        "num_codes": tokenizer["num_codes"],
-        "action_dim": action_dim,
-        "embedding_dim": behaviour["groups"] * behaviour["classes"] if conditioned else 0,
-    }
-    transformers = [tokenizer["encoder"], tokenizer["decoder"], dynamics["transformer"]]
-    transformers += [behaviour[name] for name in ("posterior", "prior", "policy")]
-    for settings in transformers:
-        settings |= execution
-    behaviour["posterior"]["causal"] = False
-    return WorldModelSettings.from_dict(model)
+    """Returns the networks' settings that a config describes."""
+    shared = group_settings(config, "model")
+    execution = group_settings(config, "model.execution").to_dict()
+
+    def network(name: str, *transformers: str, **given: Any) -> Any:
+        group = _group(config, f"model.{name}") or {}
+        sizes = {part: group[part].to_dict() | execution for part in transformers if part in group}
+        return group_settings(config, f"model.{name}", **sizes, **given)
+
+    image_size, action_dim = (shared.image_size,) * 2, shared.action_dim
+    tokenizer = network("tokenizer", "encoder", "decoder", image_size=image_size)
+    behaviour = network("behaviour", "posterior", "prior", "policy", image_size=image_size, action_dim=action_dim)
+    posterior = dataclasses.replace(behaviour.posterior, causal=False)
+    dynamics = network(
+        "dynamics",
+        "transformer",
+        num_codes=tokenizer.num_codes,
+        action_dim=action_dim,
+        embedding_dim=behaviour.embedding_dim if shared.behaviour_conditioning else 0,
+    )
+    behaviour = dataclasses.replace(behaviour, posterior=posterior)
+    return WorldModelSettings(shared.num_frames, tokenizer, behaviour, dynamics, network("reward"))
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises WhaleError for a key that no settings have, or a value that they refuse.
+
+    It asks JAX for no device, so that it may be called before processes join and devices are simulated.
+    """
+    model_settings(config)
+    read_settings(config)
+    for name in [*GROUPS, *(group for group in OPTIONAL if group in config)]:
+        if not name.startswith(("model.", "data.read")):
+            group_settings(config, name)
+    for name in stages_of(config):
+        settings, fewest = stage_settings(config, name), STAGES[name].fewest_frames
+        if settings.steps < 1:
+            raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
+        if (settings.num_frames or fewest) < fewest:
+            raise WhaleError(
+                f"stages.{name}.num_frames is {settings.num_frames}, and this stage predicts what follows a frame; "
+                f"give {fewest} or more, or 0 for model.num_frames."
+            )
+
+
+def check_buildable(config: ConfigDict) -> None:
+    """Raises WhaleError for a config whose networks cannot be built or trained; shapes alone are traced."""
+    check_config(config)
+    networks, parts = Networks(model_settings(config)), {}
+    for name in COMPONENTS:
+        try:
+            parts[name] = jax.eval_shape(functools.partial(networks.fresh, name), jax.random.key(0))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise WhaleError(
+                f"The networks of model.{name} cannot be built: {reason}; correct model.{name} or model.execution."
+            ) from error
+    for name in stages_of(config):
+        try:
+            trained(stage_settings(config, name), parts["dynamics" if name == "ensemble" else name])
+        except WhaleError as error:
+            raise WhaleError(f"stages.{name}: {error}") from None

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ MakeConfig = Callable[..., ConfigDict]
 
 
 def finetune_config(pretrained: ConfigDict, scratch: bool = False) -> ConfigDict:
-    """Returns the published fine-tuning of a checkpoint with the config `pretrained`; the default `get_config`.
+    """Returns the published fine-tuning of a checkpoint with the config `pretrained`; the default `finetune`.
 
     Tokenizer, behaviour model and dynamics take 5,000, 1,000 and 5,000 steps at their own rates, with encoder and
     codebook frozen. The reward model, which the paper lacks, takes 1,000. From scratch, each takes 10,000 steps with
@@ -127,7 +126,7 @@ def make_config(
     """Returns the config of a run on `store` that starts from a checkpoint, or with `scratch` copies its architecture.
 
     Args:
-      make: (the checkpoint's config) or (it, scratch) -> config, as in a config file.
+      make: (the checkpoint's config, scratch) -> config, as in a config file.
       behaviour: False trains the dynamics without behaviour conditioning.
       new_actions: re-initialises the action inputs even if the number of dimensions is the same.
 
@@ -135,7 +134,7 @@ def make_config(
       WhaleError: the checkpoint does not say what its actions mean, and `new_actions` is not set.
     """
     base = base_config(start)
-    config = make(base, scratch) if len(inspect.signature(make).parameters) > 1 else make(base)
+    config = make(base, scratch)
     config.data.root = str(store.root)
     config.model.action_dim = store.action_spec.dim
     config.model.behaviour_conditioning = config.model.behaviour_conditioning and behaviour

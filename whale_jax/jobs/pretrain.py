@@ -21,11 +21,19 @@ from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.source import Source
 from whale_jax.data.store.batches import LocalSource
+from whale_jax.data.store.storage import MANIFEST
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.evaluate import evaluate
 from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.imagination.world import load
-from whale_jax.jobs.configuration import make_stage, model_settings, stage_settings, stages_of, to_plain
+from whale_jax.jobs.configuration import (
+    check_buildable,
+    make_stage,
+    model_settings,
+    read_settings,
+    stages_of,
+    to_plain,
+)
 from whale_jax.jobs.reuse import reuse
 from whale_jax.models.whale.saved import check_architecture, find_component
 from whale_jax.nn.placement import Placement
@@ -68,6 +76,8 @@ def pretrain(
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     placement = sharding.make_placement(config.mesh)
     _check_stages(config, placement)
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
+    _check_recording(config, workdir, None if until else protocol)
     with hosts.locked(workdir):
         if reused:
             with hosts.primary_first():
@@ -80,13 +90,13 @@ def _pretrain(
     config: ConfigDict, workdir: Workdir, until: str | None, profile: tuple[int, int] | None, placement: Placement
 ) -> dict[str, Any]:
     """Runs `pretrain` once the config is checked and the work directory is this job's alone."""
+    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     _tell_run(workdir, config, until)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
-    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     if until is None:
-        needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+        needed = frames_needed(protocol)
         with hosts.primary_first():
             store = source.report_store(workdir.held_out, protocol.episodes, needed)
         _check_held_out(store, protocol)
@@ -146,11 +156,9 @@ class Phases:
 
 def _check_stages(config: ConfigDict, placement: Placement) -> None:
     """Raises WhaleError for what would stop a later stage, before the first one starts."""
+    check_buildable(config)
     found = []
     for name in stages_of(config):
-        settings = stage_settings(config, name)
-        if settings.steps < 1:
-            raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
         stage = make_stage(config, name)
         stage.check_rows(placement.mesh.shape["data"])
         if placement.mesh.size > 1:
@@ -205,10 +213,10 @@ def _open_mixture(config: ConfigDict) -> Source:
         raise WhaleError(
             "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
         )
-    from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
+    from whale_jax.data.oxe.mixture import open_mixture
     from whale_jax.data.oxe.source import MixtureSource
 
-    read = config.data.read
+    read = read_settings(config)
     mixture = open_mixture(
         config.data.root,
         config.data.mixture.to_dict(),
@@ -217,8 +225,7 @@ def _open_mixture(config: ConfigDict) -> Source:
         cache=config.data.index or None,
         workers=read.workers,
     )
-    settings = {key: read[key] for key in ("threads", "prefetch", "ram_budget_mb", "max_bad_share")}
-    return MixtureSource(mixture, ReadSettings(config.model.image_size, **settings), config.data.subsets.to_dict())
+    return MixtureSource(mixture, read, config.data.subsets.to_dict())
 
 
 def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
@@ -238,6 +245,27 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
         seed=config.seed,
         workers=record.workers or None,
     )
+
+
+def frames_needed(protocol: ProtocolSettings) -> int:
+    """Returns the frames that an episode has at least for the report."""
+    return max(protocol.start, 0) + protocol.context + protocol.horizon
+
+
+def _check_recording(config: ConfigDict, workdir: Workdir, protocol: ProtocolSettings | None) -> None:
+    """Raises WhaleError, before anything is recorded, if what is to be recorded could not be trained on or reported."""
+    record, root = config.data.record, Path(config.data.root or workdir.data)
+    if config.data.mixture or not record.tasks:
+        return
+    if protocol and record.steps + 1 < frames_needed(protocol):
+        raise WhaleError(
+            f"With data.record.steps {record.steps} episodes have {record.steps + 1} frames, and the report needs "
+            f"{frames_needed(protocol)}; raise it, or set --config.evaluation.horizon smaller."
+        )
+    splits = {split for split, number in record.episodes.items() if number}
+    for needed, why in [("train", "to train on"), ("valid test", "for the report")][: 2 if protocol else 1]:
+        if not splits.intersection(needed.split()) and not (root / MANIFEST).exists():
+            raise WhaleError(f"data.record.episodes has none {why}; give {needed.replace(' ', ' or ')} one at least.")
 
 
 def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
@@ -260,7 +288,7 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
             f"{store.root} has one held-out clip of {task} and the report needs another, whose actions are the wrong "
             "ones; record more episodes, raise --config.evaluation.episodes, or give --until=reward."
         )
-    needed = max(protocol.start, 0) + protocol.context + protocol.horizon
+    needed = frames_needed(protocol)
     for record in clips:
         if record["length"] + 1 < needed:
             raise WhaleError(

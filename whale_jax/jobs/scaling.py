@@ -71,7 +71,7 @@ class ScalingSettings(Settings):
       finetune: what follows.
     """
 
-    sizes: Mapping[str, tuple[int, int, int]]
+    sizes: Mapping[str, Sequence[int]]
     fractions: tuple[float, ...]
     finetune: FinetuneSettings
 
@@ -79,13 +79,11 @@ class ScalingSettings(Settings):
         for name, shape in self.sizes.items():
             _check_size(name, shape)
         if not self.sizes or not self.fractions:
-            raise WhaleError(
-                "scaling.sizes and scaling.fractions need one entry each at least; add them to the config."
-            )
+            raise WhaleError("sizes and fractions need one entry each at least; add them to the config.")
         ascending = all(a < b for a, b in zip((0, *self.fractions), self.fractions, strict=False))
         if not ascending or self.fractions[-1] != 1:
             raise WhaleError(
-                f"scaling.fractions is {tuple(self.fractions)}; shares of the data ascend from above 0 to 1, such as "
+                f"fractions is {tuple(self.fractions)}; shares of the data ascend from above 0 to 1, such as "
                 "(0.125, 0.25, 0.5, 1.0)."
             )
 
@@ -98,13 +96,11 @@ class ScalingSettings(Settings):
 
 def _check_size(name: str, shape: Any) -> None:
     if not isinstance(shape, tuple | list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-        raise WhaleError(
-            f"scaling.sizes.{name} is {shape!r}; a size is (num_layers, width, num_heads), such as (18, 512, 8)."
-        )
+        raise WhaleError(f"sizes.{name} is {shape!r}; a size is (num_layers, width, num_heads), such as (18, 512, 8).")
     try:
         TransformerSettings(*shape)
     except WhaleError as error:
-        raise WhaleError(f"scaling.sizes.{name}: {error}") from None
+        raise WhaleError(f"sizes.{name}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +177,7 @@ def _split(config: ConfigDict, workdir: Path) -> tuple[ScalingSettings, ConfigDi
     """The settings of the study, and the config that its runs share, with their data in one place."""
     if "scaling" not in config:
         raise WhaleError(f"The config {config.name} has no group `scaling`; see configs/scaling.py for an example.")
-    settings = ScalingSettings.from_dict(config.scaling.to_dict())
+    settings = ScalingSettings.from_dict(config.scaling.to_dict(), "scaling")
     base = config.copy_and_resolve_references()
     del base.scaling
     if not base.data.mixture and not base.data.root:

@@ -7,13 +7,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings
-from whale_jax.nn.attention import attention, attention_to_slots, resolve_kernel
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least, check_one_of
+from whale_jax.nn.attention import KERNELS, attention, attention_to_slots, resolve_kernel
 from whale_jax.nn.layers import Dense, LayerNorm
 from whale_jax.nn.placement import constrain
 from whale_jax.nn.positions import grid_codes, rotate
-from whale_jax.nn.precision import resolve_dtype
+from whale_jax.nn.precision import DTYPES, resolve_dtype
 
 REMAT_POLICIES = {
     "none": None,
@@ -22,39 +22,41 @@ REMAT_POLICIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformerSettings(Settings):
-    """Size and execution of one ST-transformer.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExecutionSettings(Settings):
+    """How a transformer is executed; no value changes what it computes but by rounding."""
 
-    Attributes:
-      num_layers: as the paper counts them, spatial and temporal layers apart; two make one block.
-      width: d, size of the residual stream.
-      num_heads: attention heads per layer.
-      causal: temporal attention sees earlier frames alone.
-      scan: run the blocks as one scanned body (compiles faster, same values).
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full".
-      dtype: of matrix products; residual_dtype: of the residual stream.
-      space_kernel, time_kernel: attention kernels, see `whale_jax.nn.attention`.
-    """
-
-    num_layers: int
-    width: int
-    num_heads: int
-    causal: bool = True
-    scan: bool = False
-    remat: str = "none"
-    dtype: str = "auto"
-    residual_dtype: str = "float32"
-    space_kernel: str = "auto"
-    time_kernel: str = "auto"
+    scan: bool = False  # run the blocks as one scanned body: compiles faster, and stacks their parameters
+    remat: str = "none"  # what the backward pass recomputes: "none", "dots" (all but matrix products) or "full"
+    dtype: str = "auto"  # of matrix products: "float32", "bfloat16" or, by the device, "auto"
+    residual_dtype: str = "float32"  # of the residual stream
+    space_kernel: str = "auto"  # of attention inside a frame, see `whale_jax.nn.attention`
+    time_kernel: str = "auto"  # of attention over time
 
     def __post_init__(self):
+        check_one_of(self, REMAT_POLICIES, "remat")
+        check_one_of(self, (*DTYPES, "auto"), "dtype", "residual_dtype")
+        check_one_of(self, (*KERNELS, "auto"), "space_kernel", "time_kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerSettings(ExecutionSettings):
+    """Size and execution of one ST-transformer."""
+
+    num_layers: int  # as the paper counts them, spatial and temporal layers apart; two make one block
+    width: int  # d, size of the residual stream
+    num_heads: int  # attention heads per layer
+    causal: bool = True  # temporal attention sees earlier frames alone
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self, width=4, num_heads=1)
         if self.num_layers % 2 or self.num_layers < 2:
             raise WhaleError(f"num_layers counts spatial and temporal layers, so it is even; it is {self.num_layers}.")
         if self.width % self.num_heads:
             raise WhaleError(f"num_heads={self.num_heads} does not divide width={self.width}; choose one that does.")
-        if self.remat not in REMAT_POLICIES:
-            raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
+        if self.width % 4:
+            raise WhaleError(f"width={self.width} is no multiple of 4, as position codes need; choose one that is.")
 
     @property
     def num_blocks(self) -> int:

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
+from whale_jax.training.settings import RULES
 
 Params = dict[str, Any]  # arrays by name, in as many levels as the modules have
 
 AXES = ("data", "model")
-RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": None, "layers": None, "members": None}
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

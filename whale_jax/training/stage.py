@@ -47,6 +47,7 @@ class Stage:
     action_inputs = ()
     selects_on = "loss"
     rows = 1
+    fewest_frames = 1
 
     @property
     def num_frames(self) -> int:

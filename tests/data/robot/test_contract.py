@@ -175,8 +175,13 @@ def test_what_is_wrong_in_the_yaml_is_named_with_its_line(tmp_path, change, said
 
 
 def test_a_missing_file_names_the_examples(tmp_path):
-    with pytest.raises(WhaleError, match="configs/robots/arx5.yaml"):
+    with pytest.raises(WhaleError, match="arx5, franka, widowx"):
         load_robot(tmp_path / "none.yaml")
+    with pytest.raises(WhaleError, match="did you mean widowx"):
+        load_robot("widow")
+    with pytest.raises(WhaleError, match="is a directory and no robot file"):
+        load_robot(tmp_path)
+    assert load_robot("arx5") == load_robot(ROOT / EXAMPLES[0])
 
 
 def test_a_column_that_the_source_lacks_is_named_with_those_it_has(tmp_path):

@@ -12,17 +12,11 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.files import locked
 from whale_jax.base.progress import Progress
 from whale_jax.data.metaworld import simulator as metaworld
+from whale_jax.data.metaworld.settings import SPLIT_POLICIES, RecordSettings
 from whale_jax.data.metaworld.workers import Job, record_all
 from whale_jax.data.store.resume import check_settings, existing
 from whale_jax.data.store.storage import episode_file, record_of, remove_partial, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
-
-SPLIT_POLICIES = {
-    "train": metaworld.TRAIN_POLICIES,
-    "valid": metaworld.TRAIN_POLICIES,
-    "test": metaworld.TEST_POLICIES,
-    "ranked": metaworld.RANKED_POLICIES,
-}
 
 
 def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
@@ -79,9 +73,9 @@ def record(
     tasks: Iterable[str],
     episodes: dict[str, int],
     image_size: int = 64,
-    camera: str = "corner",
-    steps: int = 100,
-    action_repeat: int = 1,
+    camera: str = RecordSettings.camera,
+    steps: int = RecordSettings.steps,
+    action_repeat: int = RecordSettings.action_repeat,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
@@ -99,6 +93,8 @@ def record(
     episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete
     is lost.
     """
+    if workers is not None and workers < 0:
+        raise WhaleError(f"{workers} processes record nothing; give 1 or more, or 0 for one per core.")
     root, tasks = Path(root), list(tasks)
     policies = None if policies is None else list(policies)
     shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}

@@ -5,7 +5,6 @@ these numbers, and a batch reads and decodes the frames of its own segments alon
 to come next, the iterator's state is a position, and memory does not grow with the data.
 """
 
-import dataclasses
 import sys
 import threading
 from collections import Counter
@@ -24,6 +23,7 @@ from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.media.pictures import decode_into
 from whale_jax.data.oxe.index import Index, open_index
 from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.data.oxe.settings import ReadSettings
 from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
 from whale_jax.data.rlds.read import check_root, find
 from whale_jax.data.store import activity
@@ -37,30 +37,6 @@ _TRIES, _STRIDE, _JUDGED_AFTER = 20, 7919, 200
 _MEMORY_EVERY = 100
 # As good as for ever. Grain's own number for that, sys.maxsize, is no longer exact once it is divided by weights.
 _MANY, _ENDLESS = 1 << 16, 1 << 50
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadSettings:
-    """How segments become batches.
-
-    Attributes:
-      image_size: side of a frame in pixels; pictures are squeezed to it.
-      threads: batches that are made at the same time, 0 makes them in the caller's; prefetch: those that may wait.
-      ram_budget_mb: what batches in the making and the tables may take, and what the process may grow by later on.
-      max_bad_share: of a data set's episodes, or of the segments drawn from it, before it is an error.
-    """
-
-    image_size: int
-    threads: int = 2
-    prefetch: int = 2
-    ram_budget_mb: int = 4096
-    max_bad_share: float = 0.05
-
-    def __post_init__(self):
-        least = {"image_size": 1, "threads": 0, "prefetch": 0, "ram_budget_mb": 1, "max_bad_share": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise WhaleError(f"{name} is {getattr(self, name)}; reading batches needs {value} or more.")
 
 
 class Mixture:

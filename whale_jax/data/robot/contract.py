@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.names import find_published
 from whale_jax.data.contract.actions import METRES, RADIANS
 
 EXAMPLES = ("configs/robots/arx5.yaml", "configs/robots/franka.yaml", "configs/robots/widowx.yaml")
@@ -93,13 +94,13 @@ class Robot:
 
 
 def load_robot(path: Path | str) -> Robot:
-    """Reads a robot's YAML file; see configs/robots for annotated examples.
+    """Reads a robot's YAML file, by path or a published one by name; see configs/robots for annotated examples.
 
     Raises:
       WhaleError: naming file, line and key: no such file, no YAML, an unknown or missing key, a value that is not
         among those it may have.
     """
-    path = Path(path)
+    path = find_published("robot file", str(path), "robots", ".yaml")
     try:
         text = path.read_text(encoding="utf-8")
         return _Reader(str(path), yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)).robot()

@@ -7,15 +7,14 @@ Dimension keys: B dreams, C frames of context, A actions, N starting states.
 """
 
 import dataclasses
-from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination import rollout as rollouts
@@ -36,48 +35,28 @@ Step = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
 
 @dataclasses.dataclass(frozen=True)
 class DreamSettings(Settings):
-    """What a dream is.
+    """What a dream is."""
 
-    Attributes:
-      context: C, recorded frames that a dream begins with; 4 let retracing go back its 3 actions from the first step.
-      horizon: steps after which a dream is truncated.
-      uncertainty: "retracing", "entropy", "ensemble", or "" for none.
-      penalty: λ; the reward is the model's less λ times the step's uncertainty.
-      max_uncertainty: a dream is truncated by a step that is more uncertain.
-      temperature: of token sampling; 0 takes the most likely tokens.
-      reward: take the model's reward; without it the reward is the penalty's alone.
-    """
-
-    context: int = 4
-    horizon: int = 16
-    uncertainty: str = "retracing"
-    penalty: float = 0.0
-    max_uncertainty: float = float("inf")
-    temperature: float = 0.0
-    reward: bool = True
+    context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back its 3 actions at once
+    horizon: int = 16  # steps after which a dream is truncated
+    uncertainty: str = "retracing"  # or "entropy", "ensemble", or "" for none
+    penalty: float = 0.0  # λ; the reward is the model's less λ times the step's uncertainty
+    max_uncertainty: float = float("inf")  # a dream is truncated by a step that is more uncertain
+    temperature: float = 0.0  # of token sampling; 0 takes the most likely tokens
+    reward: bool = True  # take the model's reward; without it the reward is the penalty's alone
 
     def __post_init__(self):
-        for name in ("context", "horizon"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise WhaleError(f"{name} is a whole number from 1 up, not {value!r}.")
-        if self.uncertainty and self.uncertainty not in UNCERTAINTIES:
-            raise unknown_name("uncertainty", self.uncertainty, UNCERTAINTIES)
-        if not (_is_number(self.penalty) and np.isfinite(self.penalty)):
+        check_least(self, context=1, horizon=1, temperature=0)
+        check_one_of(self, (*UNCERTAINTIES, ""), "uncertainty")
+        if not np.isfinite(self.penalty):
             raise WhaleError(f"penalty is a finite number, not {self.penalty!r}.")
-        if not (_is_number(self.max_uncertainty) and self.max_uncertainty >= 0):
+        if not self.max_uncertainty >= 0:
             raise WhaleError(f"max_uncertainty is a number from 0 up, not {self.max_uncertainty!r}.")
-        if not (_is_number(self.temperature) and 0 <= self.temperature < float("inf")):
-            raise WhaleError(f"temperature is a finite number from 0 up, not {self.temperature!r}.")
         if not self.uncertainty and (self.penalty or np.isfinite(self.max_uncertainty)):
             raise WhaleError(
                 "penalty and max_uncertainty are of an uncertainty, and there is none; give "
                 f"uncertainty={' or '.join(repr(name) for name in UNCERTAINTIES)}."
             )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 @flax.struct.dataclass

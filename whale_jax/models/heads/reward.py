@@ -1,31 +1,33 @@
 """The reward model (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3)."""
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.settings import Settings
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.nn.layers import Dense, to_unit
 from whale_jax.nn.placement import constrain
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardSettings(Settings):
-    """Settings of the reward model.
+    """Settings of the reward model."""
 
-    Attributes:
-      channels: output channels of the strided 4x4 convolutions.
-      hidden: width of the two-layer head.
-      bins: bins of the distribution over symlog rewards.
-      limit: the bins span symlog rewards from -limit to limit.
-    """
+    channels: tuple[int, ...] = (32, 64, 128, 256)  # output channels of the strided 4x4 convolutions
+    hidden: int = 512  # width of the two-layer head
+    bins: int = 255  # of the distribution over symlog rewards
+    limit: float = 20.0  # the bins span symlog rewards from -limit to limit
 
-    channels: tuple[int, ...] = (32, 64, 128, 256)
-    hidden: int = 512
-    bins: int = 255
-    limit: float = 20.0
+    def __post_init__(self):
+        check_least(self, hidden=1, bins=2)
+        if min(self.channels, default=0) < 1:
+            raise WhaleError(f"channels are one number at least, each 1 or more, not {self.channels}; correct them.")
+        if not 0 < self.limit < math.inf:
+            raise WhaleError(f"limit is a number above 0, not {self.limit}; correct the config.")
 
 
 def symlog(x: jax.Array) -> jax.Array:

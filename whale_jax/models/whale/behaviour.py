@@ -1,12 +1,14 @@
 """The behaviour-conditioning model (docs/method.md §4): posterior, prior and policy over a discrete embedding z."""
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.settings import Settings
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.nn.categorical import unimix_log_probs
 from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
 from whale_jax.nn.precision import resolve_dtype
@@ -15,32 +17,28 @@ from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettin
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourSettings(Settings):
-    """Settings of the behaviour-conditioning model (Table 6).
+    """Settings of the behaviour-conditioning model (Table 6)."""
 
-    Attributes:
-      image_size: (height, width) of frames in pixels.
-      patch: side of a patch in pixels.
-      action_dim: A, dimensions of an action.
-      posterior: transformer over the whole segment, not causal.
-      prior, policy: causal transformers.
-      groups, classes: z is `groups` one-hot vectors of `classes` entries.
-      unimix: share of the uniform distribution in every categorical.
-      kl_weight: beta of Eq. 4.
-      log_std_min, log_std_max: clamp of the policy's log standard deviation.
-    """
-
-    image_size: tuple[int, int]
-    patch: int
-    action_dim: int
-    posterior: TransformerSettings
+    image_size: tuple[int, int]  # (height, width) of frames in pixels
+    action_dim: int  # A, dimensions of an action
+    posterior: TransformerSettings  # over the whole segment, not causal
     prior: TransformerSettings
     policy: TransformerSettings
-    groups: int = 16
-    classes: int = 16
-    unimix: float = 0.01
-    kl_weight: float = 0.1
-    log_std_min: float = -2.0
+    patch: int = 8  # side of a patch in pixels
+    groups: int = 16  # z is so many one-hot vectors
+    classes: int = 16  # of so many entries
+    unimix: float = 0.01  # share of the uniform distribution in every categorical
+    kl_weight: float = 0.1  # beta of Eq. 4
+    log_std_min: float = -2.0  # the policy's log standard deviation is clamped between the two
     log_std_max: float = 5.0
+
+    def __post_init__(self):
+        check_least(self, action_dim=1, patch=1, groups=1, classes=2, unimix=0, kl_weight=0)
+        if self.unimix >= 1:
+            raise WhaleError(f"unimix is a share below 1, not {self.unimix}; correct the config.")
+        if not -math.inf < self.log_std_min < self.log_std_max < math.inf:
+            raise WhaleError(f"log_std_min {self.log_std_min} is not below log_std_max {self.log_std_max}; correct it.")
+        check_patches(self.image_size, self.patch)
 
     @property
     def num_tokens(self) -> int:

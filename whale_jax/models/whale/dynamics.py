@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.errors import unknown_name
-from whale_jax.base.settings import Settings
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.nn.layers import Dense
 from whale_jax.nn.placement import constrain, gather
 from whale_jax.nn.precision import resolve_dtype
@@ -19,34 +19,26 @@ Z_BOTTLENECK = 64  # a dense projection of z to the full width would not fit the
 
 @dataclasses.dataclass(frozen=True)
 class DynamicsSettings(Settings):
-    """Settings of the dynamics model (Tables 7 and 8).
+    """Settings of the dynamics model (Tables 7 and 8)."""
 
-    Attributes:
-      num_codes: V, size of the tokenizer's codebook.
-      action_dim: A.
-      embedding_dim: size of the flat behaviour embedding z; 0 trains without behaviour conditioning.
-      transformer: causal over time.
-      decode_mode: "parallel" predicts all tokens of the next frame in one pass; "maskgit" fills masked
-        tokens in `decode_steps` passes.
-      decode_steps: S, passes per frame of `maskgit`.
-      choice_temperature: scale of the annealed Gumbel noise on `maskgit` confidences.
-      mask_low, mask_full: `maskgit` training masks a share drawn from U(mask_low, 1), or with
-        probability mask_full everything.
-    """
-
-    num_codes: int
-    action_dim: int
-    embedding_dim: int
-    transformer: TransformerSettings
+    num_codes: int  # V, size of the tokenizer's codebook
+    action_dim: int  # A
+    embedding_dim: int  # size of the flat behaviour embedding z; 0 trains without behaviour conditioning
+    transformer: TransformerSettings  # causal over time
+    # "parallel" predicts all tokens of the next frame in one pass; "maskgit" fills masked ones in `decode_steps`.
     decode_mode: str = "parallel"
-    decode_steps: int = 8
-    choice_temperature: float = 4.5
-    mask_low: float = 0.5
-    mask_full: float = 0.1
+    decode_steps: int = 8  # S, passes per frame of `maskgit`
+    choice_temperature: float = 4.5  # scale of the annealed Gumbel noise on `maskgit` confidences
+    mask_low: float = 0.5  # `maskgit` training masks a share drawn from U(mask_low, 1)
+    mask_full: float = 0.1  # or, with this probability, everything
 
     def __post_init__(self):
-        if self.decode_mode not in DECODE_MODES:
-            raise unknown_name("decode mode", self.decode_mode, DECODE_MODES)
+        check_one_of(self, DECODE_MODES, "decode_mode")
+        check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0)
+        if max(self.mask_low, self.mask_full) > 1:
+            raise WhaleError(
+                f"mask_low and mask_full are at most 1, not {self.mask_low} and {self.mask_full}; correct the config."
+            )
 
 
 class Dynamics(nn.Module):

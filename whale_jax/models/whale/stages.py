@@ -146,6 +146,7 @@ class DynamicsStage(WhaleStage):
     frozen = ("tokenizer", "behaviour")
     seed_index = 2
     action_inputs = ("action.*",)
+    fewest_frames = 2
 
     def loss(self, params, frozen, batch, key, train):
         logits, targets, mask = self._predict(params, frozen, batch, key, train)
@@ -192,6 +193,7 @@ class RewardStage(WhaleStage):
     seed_index = 3
     action_inputs = ("hidden_0.*",)
     rows = 2
+    fewest_frames = 2
 
     def loss(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.reward

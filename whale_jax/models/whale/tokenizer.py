@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.nn.layers import HEAD_STD, Dense, check_patches, patchify, to_unit, unpatchify
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.quantizer import Quantized, VectorQuantizer
@@ -16,24 +16,19 @@ from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettin
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings(Settings):
-    """Settings of the tokenizer (Table 5).
+    """Settings of the tokenizer (Table 5)."""
 
-    Attributes:
-      image_size: (height, width) of frames in pixels.
-      patch: side of a patch in pixels; one patch is one token.
-      num_codes: V, size of the codebook.
-      code_width: size of a code vector.
-      encoder, decoder: their transformers.
-      commitment: weight of the commitment loss.
-    """
-
-    image_size: tuple[int, int]
-    patch: int
-    num_codes: int
+    image_size: tuple[int, int]  # (height, width) of frames in pixels
     encoder: TransformerSettings
     decoder: TransformerSettings
-    code_width: int = 32
-    commitment: float = 0.25
+    patch: int = 4  # side of a patch in pixels; one patch is one token
+    num_codes: int = 1024  # V, size of the codebook
+    code_width: int = 32  # size of a code vector
+    commitment: float = 0.25  # weight of the commitment loss
+
+    def __post_init__(self):
+        check_least(self, patch=1, num_codes=2, code_width=1, commitment=0)
+        check_patches(self.image_size, self.patch)
 
     @property
     def num_tokens(self) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.models.heads.reward import Reward, RewardSettings
 from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior, previous_actions
 from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings
@@ -22,9 +22,9 @@ TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble is 
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelSettings(Settings):
-    """Settings of all networks; `num_frames` is T, the frames of a training segment and of the rollout window."""
+    """Settings of all networks."""
 
-    num_frames: int
+    num_frames: int  # T, the frames of a training segment and of the rollout window
     tokenizer: TokenizerSettings
     behaviour: BehaviourSettings
     dynamics: DynamicsSettings
@@ -41,6 +41,7 @@ class WorldModelSettings(Settings):
         return self.dynamics.action_dim
 
     def __post_init__(self):
+        check_least(self, num_frames=2)
         pairs = {
             "image_size": (self.tokenizer.image_size, self.behaviour.image_size),
             "num_codes": (self.tokenizer.num_codes, self.dynamics.num_codes),

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from whale_jax.base.errors import WhaleError
 from whale_jax.imagination.rollout import rollout
 from whale_jax.imagination.uncertainty.estimators import Retracing
-from whale_jax.jobs.configuration import model_settings
+from whale_jax.jobs.configuration import check_buildable, model_settings
 from whale_jax.models.whale.flops import forward_flops
 from whale_jax.models.whale.world_model import COMPONENTS, Networks
 from whale_jax.nn import lpips
@@ -47,7 +48,13 @@ def bench_imagine(
       "frames_per_second" and "share_of_matrix_rate" by batch; "compile_seconds" and "working_bytes" by horizon, beyond
       what is given and handed back; "decode_share"; "retracing_ratio" {"exact", "hold_z"} to the plain rollout; and
       "speedup_over_recompute" {"maskgit", "parallel", "parallel_64"}.
+
+    Raises:
+      WhaleError: nothing is to be timed, or the networks cannot be built.
     """
+    if horizon < 1 or min(batches, default=1) < 1:
+        raise WhaleError(f"A horizon of {horizon} and batches of {batches} time nothing; give 1 or more of each.")
+    check_buildable(config)
     model = model_settings(config)
     rate = matrix_rate()
     batches = batches or (1, 16, 64, *((512,) if jax.default_backend() != "cpu" else ()))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.text import draw
-from whale_jax.jobs.configuration import make_stage, model_settings
+from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings
 from whale_jax.models.whale.world_model import WorldModelSettings
 from whale_jax.nn.attention import KERNELS, attention, resolve_kernel
 from whale_jax.nn.precision import resolve_dtype
@@ -128,6 +128,7 @@ def bench_kernels(config: ConfigDict, steps: int = 10, batch_size: int = 0) -> d
     """
     check_repeats(steps)
     config = with_batch_size(config, batch_size)
+    check_buildable(config)
     measured, rows = {}, []
     for case in attention_cases(config):
         # Several transformers may attend alike.

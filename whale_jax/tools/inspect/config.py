@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.text import draw
-from whale_jax.jobs.configuration import make_stage, model_settings, stages_of
+from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings, stages_of
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training import sharding
 from whale_jax.training.step import abstract_arguments
@@ -20,6 +20,7 @@ def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
     a stage trains, the frozen parameters and one batch, as the mesh of this machine spreads them; activations are not
     in it.
     """
+    check_buildable(config)
     model, placement = model_settings(config), sharding.make_placement(config.mesh)
     flops, memory = {}, {}
     for name in stages or stages_of(config):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.text import draw, say
 from whale_jax.data.contract.batch import Batch
-from whale_jax.jobs.configuration import make_stage, stages_of
+from whale_jax.jobs.configuration import check_buildable, make_stage, stages_of
 from whale_jax.tools.chips import CHIPS
 from whale_jax.tools.inspect.hlo import Collective, collectives, memory, wire_seconds
 from whale_jax.training import sharding
@@ -77,6 +77,7 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
         make_stage(config, name).check_rows(data)
     config = _as_accelerator(config, data, model)
     _simulate_devices(data * model)
+    check_buildable(config)
     return {
         "config": config.name,
         "mesh": {"data": data, "model": model, "fully_sharded": config.mesh.fully_sharded},

@@ -1,0 +1,57 @@
+"""Keys of a config that belong to a run as a whole; every other group is in the package that it is about."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from whale_jax.base.errors import unknown_name
+from whale_jax.base.settings import Settings, check_least
+from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.models.whale.world_model import TRAINED
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings(Settings):
+    """The keys outside all groups."""
+
+    name: str = "whale"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_least(self, seed=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings(Settings):
+    """Where episodes come from: an episode store, or a mixture of RLDS data sets."""
+
+    root: str = ""  # episode store, or what the data sets of a mixture lie in; "" is `data` inside the work directory
+    cache_gib: float = 2.0  # decoded episodes that are kept in memory
+    stall_seconds: float = 60.0  # without a batch before the run says what it waits for
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)  # shares by name, as `data.oxe.WHALE_X`
+    subsets: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # data sets of it, by stage
+    allow_missing: bool = False  # mix the data sets that are there
+    index: str = ""  # where the indices of a mixture lie; "" is beside the data
+
+    def __post_init__(self):
+        check_least(self, cache_gib=0, stall_seconds=0)
+        if self.mixture:
+            check_weights(self.mixture)
+        for stage, names in self.subsets.items():
+            if stage not in TRAINED:
+                raise unknown_name("stage in data.subsets", stage, TRAINED)
+            for name in names:
+                if name not in RECIPES:
+                    raise unknown_name("Open X-Embodiment data set", name, RECIPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelKeys(Settings):
+    """What several networks share."""
+
+    num_frames: int = 16  # T, frames of a training segment and of the rollout window
+    image_size: int = 64  # side of a frame in pixels
+    action_dim: int = 4
+    behaviour_conditioning: bool = True  # False trains the dynamics without z (the paper's ablation)
+
+    def __post_init__(self):
+        check_least(self, num_frames=2, image_size=8, action_dim=1)
