@@ -50,8 +50,12 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"Left out, for they need WHALE_EXTRAS={EXTRAS}: {names}")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--record-durations", action="store_true", help="write what every file took to durations.json")
+
+
 def pytest_configure(config):
-    config.pluginmanager.register(durations.Durations(), "durations")
+    config.pluginmanager.register(durations.Durations(config.option.record_durations), "durations")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,13 +3,19 @@
 Seconds are of processors, the test's own and its child processes', so that a busy machine changes them little.
 """
 
+import json
 import os
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
-# Seconds that one test, or what it is the first to set up, may take; what takes more is marked `slow`.
-BUDGET, SLOW_BUDGET = 20.0, 60.0
+# Seconds that a test may take; what takes more is marked `slow`.
+BUDGET = 20.0
+# Seconds that a slow test may take, or what several tests set up together.
+SLOW_BUDGET = 100.0
+# Seconds of every file as last recorded: the longest begin first, so that no process is left with one at the end.
+RECORD = Path(__file__).with_name("durations.json")
 # Seconds of processes that are nobody's children here; `add` counts them.
 _elsewhere = 0.0
 
@@ -27,8 +33,8 @@ def _spent() -> float:
 class Durations:
     """A plugin that measures every phase of every test, and sums the phases up at the end."""
 
-    def __init__(self):
-        self._mark = _spent()
+    def __init__(self, record: bool = False):
+        self._record, self._mark = record, _spent()
         self._phases: list[tuple[str, str, float, bool]] = []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -49,6 +55,11 @@ class Durations:
         if hasattr(report, "processor_seconds"):
             self._phases.append((report.nodeid, report.when, report.processor_seconds, report.is_slow))
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):
+        recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        items.sort(key=lambda item: -recorded.get(item.nodeid.partition("::")[0], 0.0))
+
     def pytest_terminal_summary(self, terminalreporter):
         files = defaultdict(float)
         for name, _, seconds, _ in self._phases:
@@ -56,9 +67,17 @@ class Durations:
         terminalreporter.section(f"processor seconds: {sum(files.values()):.0f}")
         for name, seconds in sorted(files.items(), key=lambda item: -item[1]):
             terminalreporter.write_line(f"{seconds:7.1f}  {name}")
-        for name, when, seconds, slow in sorted(self._phases, key=lambda phase: -phase[2]):
-            budget = SLOW_BUDGET if slow else BUDGET
-            if seconds > budget:
-                kind = "slow test" if slow else "test"
-                what = f"{name} ({when})" if when != "call" else name
-                terminalreporter.write_line(f"over budget: {what} took {seconds:.0f} s; a {kind} may take {budget:.0f}")
+        for line in sorted(filter(None, (_over_budget(*phase) for phase in self._phases))):
+            terminalreporter.write_line(line, yellow=True)
+        if self._record:
+            before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+            after = before | {name: round(seconds, 1) for name, seconds in files.items()}
+            RECORD.write_text(json.dumps(dict(sorted(after.items())), indent=1) + "\n")
+
+
+def _over_budget(name: str, when: str, seconds: float, slow: bool) -> str:
+    """The line that names a phase of a test which took too long; "" for all others."""
+    kind = "what tests set up" if when != "call" else "a slow test" if slow else "a test"
+    budget = SLOW_BUDGET if slow or when != "call" else BUDGET
+    what = name if when == "call" else f"{name} ({when})"
+    return f"over budget: {what} took {seconds:.0f} s; {kind} may take {budget:.0f}" if seconds > budget else ""
