@@ -85,8 +85,8 @@ def test_a_dream_that_idles_takes_nothing_from_the_others(model, episodes):
 
 
 def test_a_scan_equals_single_steps(model, episodes):
-    dream = make_dream(model, episodes, 2, DreamSettings(uncertainty="entropy"))
-    actions = np.random.default_rng(0).uniform(-1, 1, (7, 2, 4)).astype(np.float32)
+    dream = make_dream(model, episodes, B, DreamSettings(uncertainty="entropy"))
+    actions = np.random.default_rng(0).uniform(-1, 1, (7, B, 4)).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), 7)
 
     @jax.jit
