@@ -16,6 +16,8 @@ BUDGET = 20.0
 SLOW_BUDGET = 100.0
 # Seconds of every file as last recorded: the longest begin first, so that no process is left with one at the end.
 RECORD = Path(__file__).with_name("durations.json")
+# The fixture that all processes wait for: one begins with it, and the other with a file that does without.
+SHARED = "trained"
 # Seconds of processes that are nobody's children here; `add` counts them.
 _elsewhere = 0.0
 
@@ -28,6 +30,15 @@ def add(seconds: float) -> None:
 
 def _spent() -> float:
     return sum(os.times()[:4]) + _elsewhere
+
+
+def _recorded() -> dict[str, float]:
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def _file(name: str) -> str:
+    """The file of a test, by the test's name."""
+    return name.partition("::")[0]
 
 
 class Durations:
@@ -57,21 +68,25 @@ class Durations:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
-        recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-        items.sort(key=lambda item: -recorded.get(item.nodeid.partition("::")[0], 0.0))
+        recorded, waiting = _recorded(), {_file(item.nodeid) for item in items if SHARED in item.fixturenames}
+        files = sorted(dict.fromkeys(_file(item.nodeid) for item in items), key=lambda name: -recorded.get(name, 0.0))
+        if files[:1] and files[0] in waiting:
+            apart = next((name for name in files if name not in waiting), files[0])
+            files.remove(apart)
+            files.insert(1, apart)
+        items.sort(key=lambda item: files.index(_file(item.nodeid)))
 
     def pytest_terminal_summary(self, terminalreporter):
         files = defaultdict(float)
         for name, _, seconds, _ in self._phases:
-            files[name.partition("::")[0]] += seconds
+            files[_file(name)] += seconds
         terminalreporter.section(f"processor seconds: {sum(files.values()):.0f}")
         for name, seconds in sorted(files.items(), key=lambda item: -item[1]):
             terminalreporter.write_line(f"{seconds:7.1f}  {name}")
         for line in sorted(filter(None, (_over_budget(*phase) for phase in self._phases))):
             terminalreporter.write_line(line, yellow=True)
         if self._record:
-            before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-            after = before | {name: round(seconds, 1) for name, seconds in files.items()}
+            after = _recorded() | {name: round(seconds, 1) for name, seconds in files.items()}
             RECORD.write_text(json.dumps(dict(sorted(after.items())), indent=1) + "\n")
 
 
