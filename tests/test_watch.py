@@ -87,6 +87,7 @@ def test_the_screen_fits_its_width_and_names_every_stage(trained, width):
         assert "loss=" in speed and " ago" in speed
 
 
+@pytest.mark.slow
 def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_path, whale):
     workdir, more = tmp_path / "run", ("--until=behaviour", "--config.stages.tokenizer.steps=100000")
     with (tmp_path / "stderr").open("w") as err:

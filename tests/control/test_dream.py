@@ -46,7 +46,12 @@ def wander(dream, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("uncertainty", "chunk", "abreast"), [("retracing", 3, 2), ("entropy", 1, B), ("ensemble", 2, 3)]
+    ("uncertainty", "chunk", "abreast"),
+    [
+        pytest.param("retracing", 3, 2, marks=pytest.mark.slow),
+        ("entropy", 1, B),
+        pytest.param("ensemble", 2, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_every_dream_is_what_imagine_shows(model, episodes, uncertainty, chunk, abreast):
     """Also over four cuts of the window of eight, and with the reward and uncertainty of every step."""
