@@ -60,6 +60,7 @@ def arm(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_encoder_and_codebook_stay_bit_identical_and_the_rest_learns(trained, store, tmp_path, whale):
     workdir = trained[0]
     alone = shutil.copytree(workdir / "checkpoints" / "reward", tmp_path / "elsewhere")
@@ -76,6 +77,7 @@ def test_encoder_and_codebook_stay_bit_identical_and_the_rest_learns(trained, st
     assert (tmp_path / "tuned" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_other_dimensions_get_new_inputs_and_everything_else_is_kept(trained, arm, tmp_path, whale):
     still = [f"--config.stages.{n}.{rate}=0.0" for n in COMPONENTS for rate in ("max_lr", "min_lr")]
     done = tune(whale, trained[0], arm, tmp_path / "tuned", *still, stages=COMPONENTS[:3])
@@ -127,6 +129,7 @@ def test_a_checkpoint_without_an_action_spec(trained, store, tmp_path, whale):
     assert done.status == 0, done.err
 
 
+@pytest.mark.slow
 def test_a_lerobot_data_set_is_imported_and_its_contract_goes_into_the_checkpoint(trained, tmp_path, whale):
     pytest.importorskip("pyarrow")
     import recordings

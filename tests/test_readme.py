@@ -30,11 +30,21 @@ SMALL = {
     "data.record.episodes.test": 2,
     **{f"stages.{name}.steps": 4 for name in ("tokenizer", "behaviour", "dynamics", "reward")},
     **{f"stages.{name}.batch_size": 2 for name in ("tokenizer", "behaviour", "dynamics", "reward")},
-    **{f"model.tokenizer.{part}.num_layers": 2 for part in ("encoder", "decoder")},
-    "model.dynamics.transformer.num_layers": 2,
+    **{
+        f"model.{network}.{size}": value
+        for network in ("tokenizer.encoder", "tokenizer.decoder", "dynamics.transformer")
+        for size, value in {"num_layers": 2, "width": 32, "num_heads": 2}.items()
+    },
+    **{f"model.behaviour.{part}.width": 32 for part in ("posterior", "prior", "policy")},
+    "model.tokenizer.patch": 16,
+    "model.tokenizer.num_codes": 64,
+    "model.reward.channels": (8, 8),
+    "model.reward.hidden": 16,
     "evaluation.episodes": 1,
     "evaluation.horizon": 10,
 }
+OVERRIDES = [f"--config.{key}={value}" for key, value in SMALL.items()]
+UNRECORDED = [option for option in OVERRIDES if not option.startswith("--config.data")]
 COVERED = {
     "bash launch/pretrain.sh",
     "bash launch/pretrain.sh --config=configs/whale_st_64.py --workdir=runs/whale_st_64",
@@ -86,9 +96,20 @@ def run(*command: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
 def workdir(tmp_path_factory) -> Path:
     """What `bash launch/pretrain.sh` leaves behind, at a small size."""
     directory = tmp_path_factory.mktemp("run with a space")
-    overrides = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    run("bash", "launch/pretrain.sh", "--config=configs/quickstart.py", f"--workdir={directory}", *overrides)
+    run("bash", "launch/pretrain.sh", "--config=configs/quickstart.py", f"--workdir={directory}", *OVERRIDES)
     return directory
+
+
+@pytest.fixture
+def answer(whale):
+    """A function from the arguments of `whale` to what it prints, which starts sooner than the script."""
+
+    def run(*arguments: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
+        done = whale(*arguments, cwd=cwd)
+        assert done.status == status, done.err[-3000:]
+        return done.out
+
+    return run
 
 
 def test_every_command_is_covered():
@@ -105,10 +126,9 @@ def test_pretrain_leaves_report_and_metrics(workdir):
     assert "<video" in (workdir / "report.html").read_text()
 
 
-def test_pretrain_again_trains_nothing_more(workdir):
+def test_pretrain_again_trains_nothing_more(workdir, answer):
     before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
-    overrides = [f"--config.{key}={value}" for key, value in SMALL.items()]
-    run("bash", "launch/pretrain.sh", "--config=configs/quickstart.py", f"--workdir={workdir}", *overrides)
+    answer("train", "--config=configs/quickstart.py", f"--workdir={workdir}", *OVERRIDES)
     assert before == {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
 
 
@@ -128,37 +148,36 @@ def test_evaluate(workdir, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-def test_evaluate_uncertainty(workdir):
-    command = ("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", "--suite=uncertainty", "--json")
-    report = json.loads(run(*command))["uncertainty"]
+def test_evaluate_uncertainty(workdir, answer):
+    report = json.loads(answer("evaluate", f"--checkpoint={workdir}", "--suite=uncertainty", "--json"))["uncertainty"]
     assert {"retracing", "entropy"} <= set(report["tasks"]["reach"]) and report["cost"]["retracing"]["ratio"] > 1
     assert 'id="films"' in (workdir / "report.html").read_text(), "the report of the run stays"
     assert 'id="uncertainty"' in (workdir / "uncertainty" / "report.html").read_text()
 
 
-def test_evaluate_judge(workdir):
+def test_evaluate_judge(workdir, answer):
     with tiny_judge.serving() as judge:
         named = (f"--judge-endpoint={judge.url}", "--judge-model=eye", "--judge-votes=1", "--horizon=6")
-        command = ("bash", "launch/evaluate.sh", f"--checkpoint={workdir}", "--suite=judge", *named, "--json")
-        count = json.loads(run(*command, "--judge-dry-run"))["judge"]["cost"]["estimate"]["requests"]
+        command = ("evaluate", f"--checkpoint={workdir}", "--suite=judge", *named, "--json")
+        count = json.loads(answer(*command, "--judge-dry-run"))["judge"]["cost"]["estimate"]["requests"]
         assert not judge.asked and count == 3
-        report = json.loads(run(*command, "--judge-prices=2.5,10"))["judge"]
+        report = json.loads(answer(*command, "--judge-prices=2.5,10"))["judge"]
         assert report["estimate"] == "retracing" and report["all"]["rate"][0] == 1.0
         assert len(judge.asked) == report["cost"]["asked"] == count and report["cost"]["dollars"] > 0
-        again = json.loads(run(*command))["judge"]
+        again = json.loads(answer(*command))["judge"]
         assert len(judge.asked) == count and again["all"] == report["all"]
     assert 'id="judge"' in (workdir / "judge" / "report.html").read_text()
 
 
-def test_evaluate_value_and_score_it_anew(workdir, tmp_path):
+def test_evaluate_value_and_score_it_anew(workdir, tmp_path, answer):
     (tmp_path / "mine.py").write_text("def pick(frames, key):\n    raise RuntimeError('no gripper')\n")
-    command = (WHALE, "evaluate", f"--checkpoint={workdir}", "--suite=value", "--horizon=6", "--episodes=2", "--json")
-    report = json.loads(run(*command, "--policy=mine:pick", cwd=tmp_path, status=1))["value"]
+    command = ("evaluate", f"--checkpoint={workdir}", "--suite=value", "--horizon=6", "--episodes=2", "--json")
+    report = json.loads(answer(*command, "--policy=mine:pick", cwd=tmp_path, status=1))["value"]
     assert report["failed"] == ["reach, mine:pick: in the simulator: raised RuntimeError: no gripper"]
     assert len(report["tasks"]["reach"]["policies"]) == 11 and report["mean"]["by_policies"]["kendall"]
     page = (workdir / "value" / "report.html").read_text()
     assert 'id="value"' in page and page.count("<video") == 10
-    again = json.loads(run(WHALE, "report", f"--from={workdir / 'value'}", "--json", status=1))["value"]
+    again = json.loads(answer("report", f"--from={workdir / 'value'}", "--json", status=1))["value"]
     assert again == report
 
 
@@ -189,86 +208,84 @@ def test_doctor_of_actions(workdir, tmp_path):
     assert report["sound"] and len(report["axes"]) == 3 and (tmp_path / "doctor" / "actions.png").exists()
 
 
-def test_collect_and_train_on_what_was_collected(workdir, tmp_path):
-    run(WHALE, "collect", f"--root={tmp_path / 'data'}", "--tasks=reach,door-close", "--train=1", "--steps=9")
-    overrides = [f"--config.{k}={v}" for k, v in SMALL.items() if k.startswith("stages")]
+def test_collect_and_train_on_what_was_collected(workdir, tmp_path, answer):
+    answer("collect", f"--root={tmp_path / 'data'}", "--tasks=reach,door-close", "--train=1", "--steps=9")
     data = [f"--config.data.root={tmp_path / 'data'}", "--config.data.record.tasks=()", "--until=tokenizer"]
-    run(WHALE, "train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *overrides, *data)
+    answer("train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *UNRECORDED, *data)
     assert (tmp_path / "run" / "checkpoints" / "tokenizer" / "4").is_dir()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4", "png"])
-def test_imagine(workdir, tmp_path, suffix):
+def test_imagine(workdir, tmp_path, suffix, answer):
     episode = next((workdir / "data").rglob("*.npz"))
     film = tmp_path / f"film.{suffix}"
-    run(WHALE, "imagine", f"--checkpoint={workdir}", f"--episode={episode}", "--action=1,0,0,0", f"--out={film}")
+    answer("imagine", f"--checkpoint={workdir}", f"--episode={episode}", "--action=1,0,0,0", f"--out={film}")
     assert film.stat().st_size > 1000
 
 
 @pytest.mark.skipif(not find_spec("tensorflow_datasets"), reason="the extra oxe is not installed")
-def test_data_commands(workdir, tmp_path):
-    run(WHALE, "data", "export", f"--from={workdir / 'data'}", f"--to={tmp_path}", "--name=reaching")
-    run(WHALE, "data", "import", f"--from={tmp_path / 'reaching'}", f"--to={tmp_path / 'store'}")
+def test_data_commands(workdir, tmp_path, answer):
+    answer("data", "export", f"--from={workdir / 'data'}", f"--to={tmp_path}", "--name=reaching")
+    answer("data", "import", f"--from={tmp_path / 'reaching'}", f"--to={tmp_path / 'store'}")
     assert open_store(tmp_path / "store").records == open_store(workdir / "data").records
 
     import oxe_schemas
 
     root = tmp_path / "root"
     oxe_schemas.write(root, "dobbe", [oxe_schemas.episode("dobbe", 9, seed) for seed in range(4)])
-    assert "1 of 27 data sets are there." in run(WHALE, "data", "check", f"--root={root}", cwd=tmp_path)
+    assert "1 of 27 data sets are there." in answer("data", "check", f"--root={root}", cwd=tmp_path)
     assert (tmp_path / "data-check" / "dobbe.png").exists()
-    assert "q99" in run(WHALE, "data", "stats", f"--root={root}")
-    assert json.loads(run(WHALE, "data", "bench", f"--root={root}", "--json", "--batches=3"))["frames_per_second"] > 0
+    assert "q99" in answer("data", "stats", f"--root={root}")
+    assert json.loads(answer("data", "bench", f"--root={root}", "--json", "--batches=3"))["frames_per_second"] > 0
     whale_x = ("--config=configs/whale_x.py", f"--workdir={tmp_path / 'run'}", f"--config.data.root={root}")
     run("bash", "launch/pretrain.sh", *whale_x, status=2)
 
 
 @pytest.mark.skipif(not find_spec("pyarrow"), reason="the extra lerobot is not installed")
-def test_import_and_write_lerobot_data(workdir, tmp_path):
+def test_import_and_write_lerobot_data(workdir, tmp_path, answer):
     import recordings
 
     source, store = recordings.write_v30(tmp_path / "source", (9, 7, 12)), tmp_path / "store"
-    out = run(WHALE, "data", "import", f"--from={source}", f"--to={store}", "--robot=configs/robots/arx5.yaml")
+    out = answer("data", "import", f"--from={source}", f"--to={store}", "--robot=configs/robots/arx5.yaml")
     assert "LeRobot, 3 episodes (2 train, 1 valid), 15 frames" in out and len(open_store(store)) == 3
-    run(WHALE, "data", "export", f"--from={store}", f"--to={tmp_path}", "--name=again", "--format=lerobot")
-    out = run(WHALE, "data", "import", f"--from={store}", f"--to={tmp_path / 'copy'}")
+    answer("data", "export", f"--from={store}", f"--to={tmp_path}", "--name=again", "--format=lerobot")
+    out = answer("data", "import", f"--from={store}", f"--to={tmp_path / 'copy'}")
     assert "episode store, 3 episodes" in out and open_store(tmp_path / "copy").records == open_store(store).records
     few = ("--episodes=1", "--horizon=2", "--uncertainty=none")
-    out = run(
-        WHALE, "imagine", f"--checkpoint={workdir}", f"--data={workdir / 'data'}", *few, f"--out={tmp_path / 'dreams'}"
+    out = answer(
+        "imagine", f"--checkpoint={workdir}", f"--data={workdir / 'data'}", *few, f"--out={tmp_path / 'dreams'}"
     )
     assert "1 episodes as a LeRobot data set" in out and (tmp_path / "again" / "meta" / "info.json").exists()
 
 
-def test_inspect():
-    report = json.loads(run(WHALE, "inspect", "--config=configs/whale_x.py:large", "--json"))
+def test_inspect(answer):
+    report = json.loads(answer("inspect", "--config=configs/whale_x.py:large", "--json"))
     assert round(report["parameters"]["dynamics"] / 1e6) == 456
     small = ("--config=tests/tiny.py", "--mesh=8x1", "--stages=reward", "--json")
-    report = json.loads(run(WHALE, "inspect", *small))
+    report = json.loads(answer("inspect", *small))
     assert report["stages"]["reward"]["chips"]["H100"]["fits"] and report["stages"]["reward"]["collectives"]
 
 
-def test_bench():
+def test_bench(answer):
     overrides = ["--config.stages.reward.batch_size=2", "--stages=reward", "--steps=1", "--json"]
-    report = json.loads(run(WHALE, "bench", "--config=configs/quickstart.py", *overrides))
+    report = json.loads(answer("bench", "--config=configs/quickstart.py", *overrides))
     assert report["stages"]["reward"]["tflops"] > 0 and 0 < report["stages"]["reward"]["mfu"] < 1
-    kernels = run(WHALE, "bench", "kernels", "--config=tests/tiny.py", "--steps=1")
+    kernels = answer("bench", "kernels", "--config=tests/tiny.py", "--steps=1")
     assert kernels.count("* │") == 12, "each row has its fastest marked"
 
 
-def test_replay_explains_a_step_that_was_not_finite(workdir, tmp_path):
-    overrides = [f"--config.{k}={v}" for k, v in SMALL.items() if not k.startswith("data")]
+def test_replay_explains_a_step_that_was_not_finite(workdir, tmp_path, answer):
     data = [f"--config.data.root={workdir / 'data'}", "--config.data.record.tasks=()"]
     broken = ["--config.stages.tokenizer.max_lr=1e30", "--config.stages.tokenizer.warmup=0"]
-    run(WHALE, "train", f"--workdir={tmp_path}", *overrides, *data, *broken, status=2)
+    answer("train", f"--workdir={tmp_path}", *UNRECORDED, *data, *broken, status=2)
     failed = next((tmp_path / "failures" / "tokenizer").iterdir())
-    report = json.loads(run(WHALE, "replay", failed))
+    report = json.loads(answer("replay", failed))
     assert report["gradient_norms"] and report["not_finite"]["parameters"]
 
 
-def test_bench_imagine():
+def test_bench_imagine(answer):
     small = ["--config=tests/tiny.py", "--horizon=3", "--batches=1,2"]
-    report = json.loads(run(WHALE, "bench", "imagine", *small, "--json"))
+    report = json.loads(answer("bench", "imagine", *small, "--json"))
     assert set(report["frames_per_second"]) == {"1", "2"} and min(report["frames_per_second"].values()) > 0
     assert 0 < report["decode_share"] < 1 and 0 < report["share_of_matrix_rate"]["2"] < 1
     ratios = report["speedup_over_recompute"]

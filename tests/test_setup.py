@@ -130,6 +130,27 @@ def test_arguments_and_the_users_own_gl_are_passed_on_untouched(launched, script
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ((), ["-m", "not slow"]),
+        (("--all",), []),
+        (("--all", "-x"), ["-x"]),
+        (("tests/a b", "-k", "x or y"), ["tests/a b", "-k", "x or y"]),
+    ],
+)
+def test_the_short_set_is_what_is_tested_unless_something_else_is_named(launched, given, passed):
+    python = launched / ".venv/bin/python"
+    python.unlink()
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@"\n')
+    python.chmod(0o755)
+    done = run(launched / "launch/test.sh", *given)
+    where, _, module, *arguments = done.stdout.splitlines()
+    assert (where, module, done.stderr) == (str(launched), "pytest", "")
+    fixed = ["-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=10"]
+    assert arguments == fixed + passed
+
+
 def test_every_extra_is_pinned_once_and_exactly():
     lines = [line.removeprefix("# cuda: ") for line in (ROOT / "requirements.txt").read_text().splitlines()]
     pins = [line for line in lines if line and not line.startswith("#")]

@@ -24,6 +24,8 @@ from whale_jax.jobs.configuration import stages_of, to_plain
 from whale_jax.jobs.watch import CURVE, read_facts, to_json, to_text, watch
 from whale_jax.models.whale.world_model import TRAINED
 
+WIDE = 1000  # columns in which no sentence is broken, however long the path
+
 
 @pytest.fixture
 def copied(trained, tmp_path):
@@ -85,6 +87,7 @@ def test_the_screen_fits_its_width_and_names_every_stage(trained, width):
         assert "loss=" in speed and " ago" in speed
 
 
+@pytest.mark.slow
 def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_path, whale):
     workdir, more = tmp_path / "run", ("--until=behaviour", "--config.stages.tokenizer.steps=100000")
     with (tmp_path / "stderr").open("w") as err:
@@ -108,7 +111,7 @@ def test_a_run_is_watched_while_it_trains_and_after_it_was_killed(store, tmp_pat
     wait_for(lambda: read_facts(workdir).alive is False)
     facts = read_facts(workdir)
     assert (facts.state, facts.phase, facts.stages[0].state) == ("stopped", None, "stopped")
-    assert "has ended" in to_text(facts)
+    assert "has ended" in to_text(facts, WIDE)
     process.wait()
 
 
@@ -163,7 +166,7 @@ def test_a_run_without_run_json_is_read_from_its_checkpoints_or_from_its_histori
     Workdir(copied).run.unlink()
     facts = read_facts(copied)
     assert [(stage.name, stage.steps) for stage in facts.stages] == [(name, 10) for name in TRAINED]
-    assert facts.alive is None and facts.pid is None and "no news for" in to_text(facts)
+    assert facts.alive is None and facts.pid is None and "no news for" in to_text(facts, WIDE)
     shutil.rmtree(copied / "checkpoints")
     history = copied / "history" / "ensemble.jsonl"
     history.write_text("".join(line + "\n" for line in history.read_text().splitlines()[:3]))
@@ -175,7 +178,7 @@ def test_a_run_without_run_json_is_read_from_its_checkpoints_or_from_its_histori
 def test_a_run_that_records_says_so_and_one_that_has_recorded_is_at_its_first_stage(tmp_path):
     facts = read_facts(started(tmp_path))
     assert (facts.state, facts.phase, facts.alive) == ("running", "recording", True)
-    assert {stage.state for stage in facts.stages} == {"waiting"} and "running: recording" in to_text(facts)
+    assert {stage.state for stage in facts.stages} == {"waiting"} and "running: recording" in to_text(facts, WIDE)
     (tmp_path / "phases.json").write_text('{"recording": 1.0}')
     assert read_facts(tmp_path).phase == "tokenizer" and stage_of(tmp_path).state == "running"
 
@@ -190,7 +193,7 @@ def test_a_run_on_another_machine_is_judged_by_its_news(tmp_path):
     started(tmp_path, host="elsewhere")
     assert (read_facts(tmp_path).alive, read_facts(tmp_path).state) == (None, "running")
     later = read_facts(tmp_path, now=time.time() + 720)
-    assert later.state == "stopped" and "no news for 12 min" in to_text(later)
+    assert later.state == "stopped" and "no news for 12 min" in to_text(later, WIDE)
 
 
 def test_a_process_that_only_has_the_number_of_the_run_is_not_the_run(tmp_path):
@@ -212,7 +215,7 @@ def test_failed_steps_come_with_the_command_that_explains_them(copied):
     (failure,) = read_facts(copied).failures
     assert (failure["stage"], failure["step"]) == ("dynamics", 7)
     assert shlex.split(failure["replay"]) == ["whale", "replay", str(step)]
-    assert "step 7 was not finite" in to_text(read_facts(copied))
+    assert "step 7 was not finite" in to_text(read_facts(copied), WIDE)
 
 
 def test_a_loss_that_is_no_number_is_valid_json_and_long_curves_are_means(tmp_path):

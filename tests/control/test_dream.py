@@ -46,7 +46,12 @@ def wander(dream, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("uncertainty", "chunk", "abreast"), [("retracing", 3, 2), ("entropy", 1, B), ("ensemble", 2, 3)]
+    ("uncertainty", "chunk", "abreast"),
+    [
+        pytest.param("retracing", 3, 2, marks=pytest.mark.slow),
+        ("entropy", 1, B),
+        pytest.param("ensemble", 2, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_every_dream_is_what_imagine_shows(model, episodes, uncertainty, chunk, abreast):
     """Also over four cuts of the window of eight, and with the reward and uncertainty of every step."""
@@ -85,8 +90,8 @@ def test_a_dream_that_idles_takes_nothing_from_the_others(model, episodes):
 
 
 def test_a_scan_equals_single_steps(model, episodes):
-    dream = make_dream(model, episodes, 2, DreamSettings(uncertainty="entropy"))
-    actions = np.random.default_rng(0).uniform(-1, 1, (7, 2, 4)).astype(np.float32)
+    dream = make_dream(model, episodes, B, DreamSettings(uncertainty="entropy"))
+    actions = np.random.default_rng(0).uniform(-1, 1, (7, B, 4)).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), 7)
 
     @jax.jit

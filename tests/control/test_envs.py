@@ -23,6 +23,7 @@ from whale_jax.control import DREAM, register
 from whale_jax.imagination.environments.envs import DreamEnv, DreamVectorEnv
 
 B = 3
+OTHER_MODES = [mode for mode in AutoresetMode if mode != AutoresetMode.NEXT_STEP]
 QUICK = {"uncertainty": "entropy", "horizon": 3}
 
 
@@ -55,7 +56,9 @@ def same(one, other, exact=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize(
+    "mode", [AutoresetMode.NEXT_STEP, *(pytest.param(mode, marks=pytest.mark.slow) for mode in OTHER_MODES)]
+)
 def test_every_mode_is_gymnasiums_own(make, model, episodes, mode):
     """Dream i of seed s is the single environment of seed s + i, over three episodes that begin and end apart."""
     many = make(autoreset_mode=mode, max_uncertainty=1.8)

@@ -65,6 +65,7 @@ def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, tra
     assert "other settings" in other.error() and "--workdir" in other.error()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "part"), [("entropy-1", "1/2"), ("probe-5-0", "2/2")])
 def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, whale, name, part):
     workdir, _ = study
@@ -96,6 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_end(study, trained, tmp_path, whale, n
     tiny.assert_equal_trees(tiny.read_tree(tmp_path / "killed" / where), tiny.read_tree(workdir / where))
 
 
+@pytest.mark.slow
 def test_parts_share_the_runs_of_one_study(study, trained, tmp_path, whale):
     names = []
     for part in ("1/2", "2/2"):

@@ -4,6 +4,7 @@ Command:  python sharded_run.py STORE DATA,MODEL,FULLY_SHARDED,ACCUMULATE[,STAGE
 Prints one line of JSON for each mesh; without names, all four stages.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -45,6 +46,12 @@ def train(name, store, placement, accumulate, frozen):
     return losses, state
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def fresh(networks, name):
+    """Parameters that are nobody's: untrained, and made by one program for all meshes."""
+    return networks.fresh(name, jax.random.key(5))
+
+
 def main(root, numbers, names):
     data, model, fully_sharded, accumulate = numbers
     store = open_store(root).select(split="train")
@@ -60,7 +67,7 @@ def main(root, numbers, names):
             report["share"][name] = here / whole
         # Untrained, so that later stages start from the very same frozen parameters on every mesh.
         shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(networks, (name,), placement))
-        frozen |= jax.device_put({name: networks.fresh(name, jax.random.key(5))}, shardings)
+        frozen |= jax.device_put({name: fresh(networks, name)}, shardings)
     print(json.dumps(report), flush=True)
 
 

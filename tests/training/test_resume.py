@@ -22,7 +22,9 @@ def assert_same_run(one: Path, other: Path, names=tuple(STAGES)) -> None:
         assert tiny.history_of(one, name) == tiny.history_of(other, name)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    "name", [name if name == "dynamics" else pytest.param(name, marks=pytest.mark.slow) for name in STAGES]
+)
 def test_a_stage_resumed_from_its_checkpoint_ends_bit_for_bit_the_same(name, trained, store, tmp_path, whale):
     workdir, _ = trained
     again = tmp_path / "again"

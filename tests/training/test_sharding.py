@@ -27,6 +27,7 @@ PROGRAM = Path(__file__).parent / "sharded_run.py"
 QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # data, model, fully sharded, parts of a batch: and the share of the parameters that a device may hold
 MESHES = {"8,1,0,1": 1.0, "1,8,0,1": 0.4, "4,2,0,1": 0.7, "8,1,1,1": 0.3}
+IN_PARTS = "4,2,1,2,tokenizer,dynamics"
 
 
 def _reports(store, devices: int, *meshes: str) -> list[dict]:
@@ -48,9 +49,17 @@ def alone(store):
     return whole, in_parts
 
 
+@pytest.fixture(scope="module")
+def eight(store):
+    """What eight devices say of every mesh; one process, for much of what it compiles is the same on all of them."""
+    meshes = (*MESHES, IN_PARTS)
+    return dict(zip(meshes, _reports(store, 8, *meshes), strict=True))
+
+
 @pytest.mark.slow
-def test_losses_over_twenty_steps_are_those_of_one_device(store, alone):
-    for (mesh, share), report in zip(MESHES.items(), _reports(store, 8, *MESHES), strict=True):
+def test_losses_over_twenty_steps_are_those_of_one_device(eight, alone):
+    for mesh, share in MESHES.items():
+        report = eight[mesh]
         assert report["devices"] == 8
         for name in COMPONENTS:
             where = f"{name} on {mesh}"
@@ -60,13 +69,12 @@ def test_losses_over_twenty_steps_are_those_of_one_device(store, alone):
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_is_the_same_on_a_mesh_and_means_the_same_to_the_tokenizer(store, alone):
+def test_a_batch_in_parts_is_the_same_on_a_mesh_and_means_the_same_to_the_tokenizer(eight, alone):
     """The tokenizer draws nothing at random, so that its gradient is that of the whole batch."""
     whole, in_parts = alone
     np.testing.assert_allclose(in_parts["losses"]["tokenizer"], whole["losses"]["tokenizer"], rtol=1e-5)
-    (report,) = _reports(store, 8, "4,2,1,2,tokenizer,dynamics")
     for name in ("tokenizer", "dynamics"):
-        np.testing.assert_allclose(report["losses"][name], in_parts["losses"][name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(eight[IN_PARTS]["losses"][name], in_parts["losses"][name], rtol=1e-5, err_msg=name)
 
 
 def inspected(whale, mesh: str, stages: str, *more: str) -> dict[str, dict]:

@@ -22,8 +22,8 @@ class Progress:
         self._start, self._bar = time.monotonic(), None
 
     def say(self, text: str) -> None:
-        """One line beside the bar."""
-        self._console.print(text, highlight=False)
+        """One line beside the bar, as long as it is: a log is no screen, and a path may hold brackets."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal and not self._console.quiet:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
@@ -182,7 +182,7 @@ def tell_adoption(start: Start, config: ConfigDict) -> None:
             say(f"{name}: all new, for the checkpoint holds none")
             continue
         find_component(stage.start_from, name, networks.settings)
-        fresh = jax.eval_shape(lambda key, n=name: networks.fresh(n, key), jax.random.key(0))
+        fresh = nn.unbox(networks.shapes(name))
         for line in compare(fresh, saved[name], tuple(stage.renew), tuple(stage.freeze)).lines(name):
             say(line)
     for name in sorted(saved.keys() - set(stages_of(config))):

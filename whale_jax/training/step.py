@@ -138,10 +138,7 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
 
 def abstract_frozen(networks: Any, names: tuple[str, ...], placement: Placement) -> Params:
     """Shapes of these components' parameters, with the shardings in which a later stage holds them."""
-    return {
-        name: _shapes(jax.eval_shape(lambda key, n=name: networks.init(n, key), jax.random.key(0)), placement)
-        for name in names
-    }
+    return {name: _shapes(networks.shapes(name), placement) for name in names}
 
 
 def abstract_batch(stage: Stage, placement: Placement) -> Batch:

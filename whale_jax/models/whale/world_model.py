@@ -118,11 +118,15 @@ class Networks:
         """`init` as plain arrays."""
         return nn.unbox(self.init(component, key))
 
+    def shapes(self, component: str) -> Params:
+        """What `init` makes, as shapes: nothing is allocated, and each component is traced once in a process."""
+        return _shapes(self, component)
+
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of every network, without allocating any."""
         counts = {}
         for component in COMPONENTS:
-            shapes = nn.unbox(jax.eval_shape(lambda k, c=component: self.init(c, k), jax.random.key(0)))
+            shapes = nn.unbox(self.shapes(component))
             parts = shapes if component == "behaviour" else {component: shapes}
             counts.update({name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()})
         return counts
@@ -158,3 +162,8 @@ class Networks:
     def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
         """Reward logits (M, K); arguments as in `Reward`."""
         return self.reward.apply({"params": params["reward"]}, frames, actions, next_frames)
+
+
+@functools.cache
+def _shapes(networks: Networks, component: str) -> Params:
+    return jax.eval_shape(functools.partial(networks.init, component), jax.random.key(0))
