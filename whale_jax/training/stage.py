@@ -35,6 +35,7 @@ class Stage:
       action_inputs: patterns of the parameters that actions pass first, or that predict them.
       selects_on: the held-out metric by which the best parameters are chosen.
       rows: what a batch is a multiple of.
+      fewest_frames: of a segment that this stage can learn from.
     """
 
     networks: Any
