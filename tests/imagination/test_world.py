@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.imagination.rollout import rollout
 from whale_jax.imagination.uncertainty.estimators import Entropy
+from whale_jax.imagination.world import _compiled, _reward
 
 CONTEXT, HORIZON = 2, 6
 
@@ -57,7 +59,7 @@ def test_rewards_pair_each_action_with_the_frames_around_it(parallel_world, inpu
     future = world.imagine(frames, actions)
     film = np.concatenate([frames[:, -1:], future.frames], axis=1)
     for t in range(HORIZON):
-        expected = world._reward(world.params, film[:, t], actions[:, CONTEXT - 1 + t], film[:, t + 1])
+        expected = _reward(world.networks, world.params, film[:, t], actions[:, CONTEXT - 1 + t], film[:, t + 1])
         np.testing.assert_allclose(future.rewards[:, t], expected, rtol=1e-4, atol=1e-5)
     without = dataclasses.replace(world, params={k: v for k, v in world.params.items() if k != "reward"})
     assert without.imagine(frames, actions).rewards is None
@@ -69,8 +71,9 @@ def test_behaviour_matters_only_to_a_model_conditioned_on_it(parallel_world, unc
     for world, matters in ((parallel_world, True), (unconditioned_world, False)):
         prior = jax.tree.map(lambda p: p[..., ::-1], world.params["behaviour"]["prior"])
         behaviour = world.params["behaviour"] | {"prior": prior}
+        run = _compiled(rollout, world.networks, temperature=0.0, estimator=Entropy())
         entropies = [
-            world._rollout(0.0, Entropy())(params, frames, actions, jax.random.key(0))[1]["uncertainty"]
+            run(params, frames, actions, jax.random.key(0))[1]["uncertainty"]
             for params in (world.params, world.params | {"behaviour": behaviour})
         ]
         assert np.array_equal(*entropies) != matters

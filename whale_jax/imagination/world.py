@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,43 +168,24 @@ class WorldModel:
         """Frames (B, T, H, W, 3) uint8 through the tokenizer and back, in windows of the model's length."""
         self._check_frames(np.asarray(frames))
         size = self.networks.settings.num_frames
-        parts = [
-            np.asarray(self._reconstruct(self.params, frames[:, i : i + size])) for i in range(0, frames.shape[1], size)
-        ]
+        run = _compiled(_reconstruct, self.networks)
+        parts = [np.asarray(run(self.params, frames[:, i : i + size])) for i in range(0, frames.shape[1], size)]
         return np.concatenate(parts, axis=1)
 
-    @functools.cached_property
-    def _reconstruct(self):
-        def run(params, frames):
-            decoded = self.networks.decode(params, self.networks.encode(params, frames))
-            return rollouts.to_bytes(decoded)
+    def untrained(self, components: Collection[str]) -> list[str]:
+        """Returns what imagining needs beside components of these names."""
+        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
+        return [c for c in ("tokenizer", *conditioned, "dynamics") if c not in components]
 
-        return jax.jit(run)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _rollout(self, temperature: float, estimator):
-        run = functools.partial(rollouts.rollout, self.networks, temperature=temperature, estimator=estimator)
-        return jax.jit(run)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _step(self, temperature: float, estimator):
-        run = functools.partial(rollouts.step, self.networks, temperature=temperature, estimator=estimator)
-        return jax.jit(run)
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _start(self, estimator):
-        return jax.jit(functools.partial(rollouts.start, self.networks, estimator=estimator))
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019
     def params_for(self, estimator: rollouts.Estimator | None) -> Params:
         """All components' parameters and what the estimator needs beside them, on every device of the mesh.
 
         Raises:
           WhaleError: what imagining or the estimator needs is not trained.
         """
-        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
-        missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
-        if missing:
+        if estimator in self._placed:
+            return self._placed[estimator]
+        if missing := self.untrained(self.params):
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
         params, needs = dict(self.params), () if estimator is None else estimator.needs
         if "ensemble" in needs and "ensemble" not in params:
@@ -213,7 +195,12 @@ class WorldModel:
             )
         if "lpips" in needs:
             params["lpips"] = lpips.weights()
-        return jax.device_put(params, replicated(self._mesh))
+        self._placed[estimator] = jax.device_put(params, replicated(self._mesh))
+        return self._placed[estimator]
+
+    @functools.cached_property
+    def _placed(self) -> dict[rollouts.Estimator | None, Params]:
+        return {}
 
     @functools.cached_property
     def _mesh(self):
@@ -230,11 +217,14 @@ class WorldModel:
 
     def _open_loop(self, params, frames, actions, key, temperature, estimator):
         spread = self._spread(frames, self._normal(actions))
-        outputs = self._rollout(temperature, estimator)(params, *spread, key)
+        run = _compiled(rollouts.rollout, self.networks, temperature=temperature, estimator=estimator)
+        outputs = run(params, *spread, key)
         return jax.tree.map(lambda x: np.asarray(x)[: len(frames)], outputs)
 
     def _closed_loop(self, params, frames, actions, policy, horizon, key, temperature, estimator):
-        state = self._start(estimator)(params, *self._spread(frames, self._normal(actions)))
+        start = _compiled(rollouts.start, self.networks, estimator=estimator)
+        step = _compiled(rollouts.step, self.networks, temperature=temperature, estimator=estimator)
+        state = start(params, *self._spread(frames, self._normal(actions)))
         count, current, steps, taken = len(frames), frames[:, -1], [], []
         begin_episode(policy)
         for i in range(horizon):
@@ -246,7 +236,7 @@ class WorldModel:
                 )
             self.action_spec.validate(action, f"the policy's actions at step {i}")
             spread = self._spread(self._normal(action))
-            state, outputs = self._step(temperature, estimator)(params, state, *spread, token_key)
+            state, outputs = step(params, state, *spread, token_key)
             outputs = jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
             current = outputs[0]
             steps.append(outputs), taken.append(action)
@@ -258,12 +248,7 @@ class WorldModel:
             return None
         before = np.concatenate([last, np.asarray(imagined)[:, :-1]], axis=1)
         flat = [np.asarray(x).reshape(-1, *x.shape[2:]) for x in (before, self._normal(actions), imagined)]
-        return np.asarray(self._reward(self.params, *flat)).reshape(actions.shape[:2])
-
-    @functools.cached_property
-    def _reward(self):
-        settings = self.networks.settings.reward
-        return jax.jit(lambda params, *args: expected_reward(settings, self.networks.reward_logits(params, *args)))
+        return np.asarray(_compiled(_reward, self.networks)(self.params, *flat)).reshape(actions.shape[:2])
 
     def _normal(self, actions: np.ndarray) -> np.ndarray:
         return np.asarray(self.action_spec.normalise(actions), np.float32)
@@ -294,6 +279,20 @@ class WorldModel:
                 f"({len(frames)}, {past}{'' if policy is not None else ' + n'}, {self.action_spec.dim}) with n >= 1."
             )
         return actions
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(function: Callable[..., Any], networks: Networks, **options: Any) -> Callable[..., Any]:
+    """Returns the compiled function, which all models of the same networks share: parameters are arguments."""
+    return jax.jit(functools.partial(function, networks, **options))
+
+
+def _reconstruct(networks: Networks, params: Params, frames: jax.Array) -> jax.Array:
+    return rollouts.to_bytes(networks.decode(params, networks.encode(params, frames)))
+
+
+def _reward(networks: Networks, params: Params, *args: jax.Array) -> jax.Array:
+    return expected_reward(networks.settings.reward, networks.reward_logits(params, *args))
 
 
 def begin_episode(policy: Policy) -> None:

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import flat
 from whale_jax.data.contract.actions import ActionSpec, any_spec
+from whale_jax.evaluation.suites import defaults as evaluation_defaults
 from whale_jax.models.whale.stages import STAGES, Stage
 from whale_jax.models.whale.world_model import TRAINED, Networks, WorldModelSettings
 from whale_jax.training.settings import StageSettings
@@ -50,6 +51,9 @@ def default_config() -> ConfigDict:
       stages.ensemble.members: dynamics models whose disagreement is an uncertainty, that of the dynamics stage among
         them; 0 leaves the stage out.
       stages.tokenizer.revive_every: steps between revivals of dead codes; 0 never revives.
+      evaluation.<suite>.<key>: settings of a suite; evaluation.context and so on: the clips that the suites share.
+      evaluation.during_training: steps of a stage between two evaluations of what it can imagine, with
+        evaluation.cheap.suites on few, short clips; 0 never evaluates before the end.
       data.stall_seconds: without a batch before the run says what it waits for.
       mesh.data: devices along the batch; -1 takes all that `mesh.model` leaves. mesh.fully_sharded: parameters and
         optimiser are split along the batch's devices too. mesh.rules: mesh axis of each logical axis of the
@@ -135,14 +139,7 @@ def default_config() -> ConfigDict:
                 "rules": {name: axis or "" for name, axis in RULES.items()},
             },
             "log": {"tensorboard": True, "wandb": False},
-            "evaluation": {
-                "context": 2,
-                "horizon": 16,
-                "episodes": 20,
-                "batch_size": 20,
-                "start": 0,
-                "seed": 0,
-            },
+            "evaluation": evaluation_defaults(),
         }
     )
 
@@ -215,6 +212,23 @@ def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> Conf
     return config
 
 
+def parse_changes(group: str, keys: Mapping[str, Any], assignments: Mapping[str, str]) -> dict[str, Any]:
+    """Returns, as nested dictionaries, the values of those keys of a config's group that are assigned.
+
+    Raises:
+      WhaleError: as `override`.
+    """
+    config = override(ConfigDict({group: keys}), [(f"{group}.{key}", text) for key, text in assignments.items()])
+    changes: dict[str, Any] = {}
+    for key in assignments:
+        node, value = changes, config[group]
+        *parents, last = key.split(".")
+        for parent in parents:
+            node, value = node.setdefault(parent, {}), value[parent]
+        node[last] = value[last]
+    return changes
+
+
 def _parse(key: str, text: str, current: Any) -> Any:
     if isinstance(current, ConfigDict):
         raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
@@ -230,17 +244,20 @@ def _parse(key: str, text: str, current: Any) -> Any:
     if isinstance(current, float) and type(value) is int:
         value = float(value)
     value = tuple(value) if isinstance(value, list) else value
+    if current is None and (value is None or type(value) in (int, float)):
+        return value
     if isinstance(value, tuple) and isinstance(current, tuple) and {type(x) for x in current} == {float}:
         value = tuple(float(x) if type(x) is int else x for x in value)
     entries = [{type(entry) for entry in x} if isinstance(x, tuple) and current else set() for x in (value, current)]
     if type(value) is not type(current) or not entries[0] <= entries[1]:
-        raise WhaleError(f"{key} takes a {type(current).__name__} such as {current!r}, not {given!r}.")
+        kind = "number" if current is None else f"{type(current).__name__} such as {current!r}"
+        raise WhaleError(f"{key} takes a {kind}, not {given!r}.")
     return value
 
 
 def _element(text: str, current: tuple) -> Any:
-    """One entry of a tuple: names stay names where the tuple has names or nothing yet."""
-    if all(isinstance(entry, str) for entry in current):
+    """One entry of a tuple: names stay names, and all does where the tuple has names."""
+    if current and all(isinstance(entry, str) for entry in current):
         return text
     try:
         return ast.literal_eval(text)
