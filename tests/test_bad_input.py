@@ -14,6 +14,7 @@ import tiny
 from whale_jax.data.store.storage import rebuild_manifest
 
 CONFIG = f"--config={Path(tiny.__file__)}"
+CHEAP = "--config.evaluation.cheap.suites"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,14 @@ CONFIG = f"--config={Path(tiny.__file__)}"
         (["collect", "--root=W", "--tasks=reach", "--step=4"], "did you mean --steps"),
         (["collect", "--root=W", "--tasks=reach", "--config.seed=1"], "no option named"),
         (["evaluate", "--checkpoint=W"], "no checkpoint in"),
+        (["evaluate", "--checkpoint=W", "--suite=vidio"], "did you mean video"),
+        (["evaluate", "--checkpoint=W", "--evaluation.vale.horizon=4"], "did you mean evaluation.value.horizon"),
+        (["evaluate", "--checkpoint=W", "--evaluation.value.horizon=4"], "add --suite=value"),
+        (["train", CONFIG, "--workdir=W", "--config.evaluation.value.horzon=4"], "evaluation.value.horizon"),
+        (
+            ["train", CONFIG, "--workdir=W", "--config.evaluation.during_training=5", f"{CHEAP}=vidio"],
+            "did you mean video",
+        ),
         (["imagine", "--checkpoint=W", "--episode=W/e.npz", "--out=W/e.mp4"], "no checkpoint in"),
         (["replay", "W"], "holds no failed step"),
         (["tarin"], "did you mean train"),

@@ -15,7 +15,7 @@ import tiny_scaling
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import nested_share, open_store
-from whale_jax.evaluation.protocol import Clips
+from whale_jax.evaluation.clips import Clips
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import load_config, model_settings, override
 from whale_jax.jobs.pretrain import train_alone

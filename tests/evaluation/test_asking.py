@@ -14,7 +14,7 @@ import tiny_judge
 from tiny_judge import KEY, criteria_of, pictures_of, settings_for
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.evaluation.evaluate import evaluate_checkpoint
+from whale_jax.evaluation.evaluate import Request, evaluate_checkpoint
 from whale_jax.evaluation.judge.answers import keep_picture
 from whale_jax.evaluation.judge.asking import GIVE_UP, JudgeSettings, Question, collect
 from whale_jax.evaluation.judge.chat import ChatSettings
@@ -288,4 +288,4 @@ def test_settings_that_cannot_be_followed_are_refused():
         with pytest.raises(WhaleError, match=says):
             JudgeSettings(**changes).check()
     with pytest.raises(WhaleError, match="add --suite=judge"):
-        evaluate_checkpoint("nowhere", judge=JudgeSettings())
+        evaluate_checkpoint(Request("nowhere", settings={"judge": {"votes": 1}}))

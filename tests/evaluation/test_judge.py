@@ -12,15 +12,16 @@ from tiny_judge import criteria_of, settings_for
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
+from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.evaluate import evaluate, rescore
+from whale_jax.evaluation.judge.asking import JudgeSettings
 from whale_jax.evaluation.judge.consistency import PERCENT, score
 from whale_jax.evaluation.judge.scenarios import read_scenarios, scenario_of
-from whale_jax.evaluation.judge.suite import evaluate_judge
+from whale_jax.evaluation.judge.suite import Judge
 from whale_jax.evaluation.judge.verdicts import majority
-from whale_jax.evaluation.protocol import ProtocolSettings
-from whale_jax.evaluation.report.report import outcome, statements
-from whale_jax.evaluation.value.scoring import score as score_returns
-from whale_jax.evaluation.value.suite import ValueSettings
+from whale_jax.evaluation.suite import Job
+from whale_jax.evaluation.summary import outcome, statements
+from whale_jax.evaluation.video.suite import VideoSettings
 
 
 def vote(*holds: bool) -> dict:
@@ -125,7 +126,7 @@ def written(world, clips, tmp_path_factory):
     with tiny_judge.serving() as judge:
         judge.decide = lambda body: dict.fromkeys(criteria_of(body), next(number) % 2 == 0)
         settings = settings_for(judge, votes=1, chat_concurrency=1, chat_prices=(2.0, 10.0))
-        metrics = evaluate(world, clips, SETTINGS, output, suites=("judge",), judge=settings)
+        metrics = evaluate(Job(world, clips, output, SETTINGS), {"judge": settings})
         yield metrics, output, len(judge.asked)
 
 
@@ -156,27 +157,19 @@ def test_scoring_anew_asks_nobody_and_keeps_the_pictures(written, tmp_path):
     assert (place / "report.html").read_text().count('alt="reach') == 8
 
 
-def returns() -> dict:
-    """What the value suite gives, of invented returns."""
-    policy = {"mode": "open loop", "outcome": "ok", "starts": None, "true": [1.0, 2.0], "success": [True] * 2}
-    policy |= {"uncertainty": [0.1, 0.2], "films": ["none", "none"]}
-    policies = {"a": policy | {"imagined": [1.0, 1.5]}, "b": policy | {"true": [3.0, 4.0], "imagined": [2.0, 3.0]}}
-    more = {"settings": ValueSettings().to_dict(), "notes": [], "definitions": {}, "behaviour": None}
-    return score_returns({"reach": {"policies": policies}}, 20, 0) | more
-
-
 def test_without_anybody_to_ask_the_other_suites_are_all_there(written, world, clips, tmp_path):
-    metrics = evaluate(world, clips, SETTINGS, tmp_path, suites=("judge", "value"), value=lambda: returns())
-    assert set(metrics["value"]["tasks"]) == {"reach"} and "judge" not in metrics
-    assert 'id="value"' in (tmp_path / "report.html").read_text()
+    settings = {"judge": JudgeSettings(), "video": VideoSettings(fvd=False)}
+    metrics = evaluate(Job(world, clips, tmp_path, SETTINGS), settings)
+    assert set(metrics["video"]) == set(tiny.TASKS) and "judge" not in metrics
+    assert 'id="films"' in (tmp_path / "report.html").read_text()
     assert len(metrics["failed"]) == 1 and "judge: The judge needs a vision-language model" in metrics["failed"][0]
     with pytest.raises(WhaleError, match="^The judge needs"):
-        evaluate(world, clips, SETTINGS, tmp_path, suites=("judge",))
+        evaluate(Job(world, clips, tmp_path, SETTINGS), {"judge": JudgeSettings()})
 
 
 def test_where_retracing_cannot_be_had_the_entropy_filters_and_that_is_said(written, judge, world, tmp_path):
-    short = open_store(tiny.write_store(tmp_path / "store", steps=6)).held_out()
-    report = evaluate_judge(world, short, SETTINGS, settings_for(judge), tmp_path)
+    short = open_store(tiny.write_store(tmp_path / "store", steps=6).held_out())
+    report = Judge().run(Job(world, short, tmp_path, SETTINGS, settings_for(judge)))
     for found, why in ((written[0]["judge"], "LPIPS needs frames of at least"), (report, "episodes of 7 frames")):
         assert found["estimate"] == "entropy" and found["clips"]["context"] == 2
         assert "the entropy alone" in found["notes"][0] and why in found["notes"][0]

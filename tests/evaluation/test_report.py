@@ -14,7 +14,8 @@ import pytest
 from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.report import films
 from whale_jax.evaluation.report.curves import Line, chart
-from whale_jax.evaluation.report.report import Figure, Film, statement, summarise, write_report
+from whale_jax.evaluation.summary import write_report
+from whale_jax.evaluation.video.summary import statement, summarise
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -51,28 +52,27 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def shown(metrics: dict, arm) -> list[Film]:
-    """One MP4 for every task and policy, but a WebP for the first."""
-    pairs = [(task, policy) for task, row in metrics["video"].items() for policy in row]
-    result = []
-    for index, (task, policy) in enumerate(pairs):
+def shown(metrics: dict, folder, arm) -> dict:
+    """The metrics with one MP4 for every task and policy, but a WebP for the first, written into the folder."""
+    cells = [cell for row in metrics["video"].values() for cell in row.values()]
+    (folder / "films").mkdir(parents=True)
+    for index, cell in enumerate(cells):
         film = films.side_by_side(arm(index), arm(index + 0.5, 0.02), context=2)
-        data = films.to_mp4(film) if index else films.to_webp(film)
-        result.append(Film(task, policy, f"episode {index}", data))
-    return result
+        (folder / f"films/{index}").write_bytes(films.to_mp4(film) if index else films.to_webp(film))
+        cell["film"] = {"file": f"films/{index}", "caption": f"episode {index}"}
+    return metrics
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, arm, invented):
-    metrics = invented()
     folder = tmp_path_factory.mktemp("report") / "made on the way"
-    strip = Figure("A film strip.", "three rows of frames", films.filmstrip(arm(), arm(1.0), context=2))
-    return metrics, write_report(folder / "report.html", metrics, shown(metrics, arm), [strip])
+    metrics = shown(invented(), folder, arm)
+    return metrics, write_report(folder / "report.html", metrics)
 
 
 def test_report_is_one_file_that_loads_nothing(report):
     _, path = report
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert {file.name for file in path.parent.iterdir()} == {"films", "report.html"}
     text = path.read_text()
     page = Page(text)
     assert not page.open, "every element is closed"
@@ -96,7 +96,7 @@ def test_report_shows_every_task_and_policy_with_its_film_and_speaks(report):
             spoken = [a for tag, a in page.elements if label in (a.get("aria-label"), a.get("alt"))]
             assert len(spoken) == 1
     tags = Counter(tag for tag, _ in page.elements)
-    assert tags["video"] == 8 and tags["h1"] == 1 and tags["section"] == 5
+    assert tags["video"] == 8 and tags["h1"] == 1 and tags["section"] == 4
     films_at = min(i for i, (tag, _) in enumerate(page.elements) if tag == "video")
     assert films_at < min(i for i, (_, a) in enumerate(page.elements) if a.get("class") == "chart")
     assert all(a.get("alt") or a.get("aria-label") for tag, a in page.elements if tag in ("img", "video"))
@@ -105,26 +105,26 @@ def test_report_shows_every_task_and_policy_with_its_film_and_speaks(report):
         assert word in page.text, word
     for word in ("metaworld", "2,728,457", "14 min 20 s", "have changed by more than 10/255"):
         assert word in page.text, word
-    assert statement(metrics) in page.text
+    assert statement(metrics["video"]) in page.text
 
 
 def test_summarise_averages_policies_and_gains(invented):
     metrics = invented(gain=2.0)
-    summary = summarise(metrics, 8)
+    summary = summarise(metrics["video"], 8)
     cells = metrics["video"]["reach"].values()
     assert summary["reach"]["moving_psnr"] == pytest.approx(sum(c["moving_psnr"][7] for c in cells) / 3)
     assert [row["gain"] for row in summary.values()] == pytest.approx([2.0, 2.5, 3.0])
     controls = {"repeat_last_frame", "wrong_actions", "reconstruction"}
     assert set(summary["reach"]) == controls | {"moving_psnr", "gain"}
-    assert summarise(metrics, 14)["reach"]["gain"] == pytest.approx(3.1)
+    assert summarise(metrics["video"], 14)["reach"]["gain"] == pytest.approx(3.1)
 
 
 def test_statement_says_whether_the_aim_is_reached_and_where_not(invented):
-    good = statement(invented(gain=2.0))
+    good = statement(invented(gain=2.0)["video"])
     assert "At horizon 8, on 3 unseen policies of 3 tasks (72 episodes)" in good
     assert "+2.5 dB on average, +2.0 dB on the weakest task, door-close" in good
     assert "loses 2.5 dB" in good and good.endswith("is reached.")
-    poor = statement(invented(gain=-0.6, wrong=0.3))
+    poor = statement(invented(gain=-0.6, wrong=0.3)["video"])
     assert "does not beat repeating" in poor and "\N{MINUS SIGN}0.6 dB on the weakest task" in poor
     assert "does not lose (+0.3 dB)" in poor
     assert "is missed on door-close (\N{MINUS SIGN}0.6 dB), reach (\N{MINUS SIGN}0.1 dB) and button" in poor
@@ -135,30 +135,30 @@ def test_missing_values_and_short_metrics_still_make_a_report(tmp_path, invented
     for cell in metrics["video"]["still"].values():
         cell["moving_psnr"] = cell["repeat_last_frame"]["moving_psnr"] = [None] * 14
         del cell["wrong_actions"]
-    assert summarise(metrics)["still"]["gain"] is None
-    assert "Nothing moved in the films of still." in statement(metrics)
+    assert summarise(metrics["video"])["still"]["gain"] is None
+    assert "Nothing moved in the films of still." in statement(metrics["video"])
     metrics |= {"training": {}, "run": {}, "protocol": {}}
-    page = Page(write_report(tmp_path / "report.html", json.loads(json.dumps(metrics)), []).read_text())
+    page = Page(write_report(tmp_path / "report.html", json.loads(json.dumps(metrics))).read_text())
     assert "no training history" in page.text and "No film of this pair." in page.text
 
 
 def test_many_tasks_are_averaged_into_one_chart_a_measure(tmp_path, invented):
     metrics = invented(tasks=[f"task-{index}" for index in range(9)])
     metrics["training"] = {}
-    page = Page(write_report(tmp_path / "report.html", metrics, []).read_text())
+    page = Page(write_report(tmp_path / "report.html", metrics).read_text())
     assert sum(a.get("class") == "chart" for _, a in page.elements) == 3
     assert "mean of 9 tasks" in page.text
 
 
 def test_names_are_text_and_never_markup(tmp_path, arm, invented):
     metrics = invented(tasks=("<script>alert(1)</script>",), policies=('"><img src=x>',))
-    page = Page(write_report(tmp_path / "report.html", metrics, shown(metrics, arm)).read_text())
+    page = Page(write_report(tmp_path / "report.html", shown(metrics, tmp_path, arm)).read_text())
     assert sum(tag == "script" for tag, _ in page.elements) == 1
     assert all(a["src"].startswith("data:") for tag, a in page.elements if tag == "img")
     assert "<script>alert(1)</script>" in page.text
 
 
-def test_bad_metrics_are_refused_with_a_sentence(tmp_path, invented):
+def test_bad_metrics_are_refused_with_a_sentence(tmp_path, arm, invented):
     broken = invented()
     del broken["video"]["reach"]["expert-or-random"]["ssim"]
     for metrics, says in (
@@ -167,12 +167,15 @@ def test_bad_metrics_are_refused_with_a_sentence(tmp_path, invented):
         (broken, "video/reach/expert-or-random/ssim"),
     ):
         with pytest.raises(WhaleError, match=says):
-            write_report(tmp_path / "report.html", metrics, [])
+            write_report(tmp_path / "report.html", metrics)
     with pytest.raises(WhaleError, match="horizons 1 to 14, not 15"):
-        summarise(invented(), 15)
-    with pytest.raises(WhaleError, match="neither MP4"):
-        write_report(tmp_path / "report.html", invented(), [Film("reach", "a", "", b"no film")])
+        summarise(invented()["video"], 15)
     assert not list(tmp_path.iterdir())
+    shown(broken := invented(), tmp_path, arm)
+    (tmp_path / "films/1").write_bytes(b"no film")
+    with pytest.raises(WhaleError, match="neither MP4"):
+        write_report(tmp_path / "report.html", broken)
+    assert [file.name for file in tmp_path.iterdir()] == ["films"]
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, invented):
@@ -182,7 +185,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, invented):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the file system refuses the 20,001st byte
     try:
         with pytest.raises(WhaleError, match="No space left to write.*untouched"):
-            write_report(path, invented(), [])
+            write_report(path, invented())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "the old report" and list(tmp_path.iterdir()) == [path]

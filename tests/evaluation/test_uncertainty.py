@@ -9,9 +9,10 @@ from scipy import stats
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.evaluate import evaluate, evaluate_checkpoint
-from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
-from whale_jax.evaluation.report.report import outcome, statements
+from whale_jax.evaluation.clips import read_clips
+from whale_jax.evaluation.evaluate import Request, evaluate, evaluate_checkpoint
+from whale_jax.evaluation.suite import Job
+from whale_jax.evaluation.summary import outcome, statements
 from whale_jax.evaluation.uncertainty.section import statement
 from whale_jax.evaluation.uncertainty.suite import UncertaintySettings
 from whale_jax.evaluation.video.metrics import lpips
@@ -34,9 +35,9 @@ def world():
 def written(world, store, tmp_path_factory):
     """Metrics and the directory that they were written into."""
     output = tmp_path_factory.mktemp("output")
-    settings = ProtocolSettings(episodes=2, batch_size=2)
+    settings = UncertaintySettings(episodes=2, batch_size=2)
     model = WorldModel(world.networks, world.params, world.action_spec, world.meta, output / "c" / "reward" / "1")
-    return evaluate(model, store, settings, output, suites=("uncertainty",)), output
+    return evaluate(Job(model, store, output), {"uncertainty": settings}), output
 
 
 def test_every_estimate_is_held_against_the_error(written, world, store):
@@ -45,7 +46,7 @@ def test_every_estimate_is_held_against_the_error(written, world, store):
     assert set(report["tasks"]) == set(tiny.TASKS)
     names = {"retracing", "retracing_hold_z", "disagreement", "entropy", "ensemble"}
     assert set(report["mean"]) == names and set(report["differences"]) == names - {"retracing"}
-    clips = [c for c in read_clips(store, UncertaintySettings(episodes=2).protocol()) if c.task == tiny.TASKS[0]]
+    clips = [c for c in read_clips(store, UncertaintySettings(episodes=2)) if c.task == tiny.TASKS[0]]
     frames = np.concatenate([c.frames for c in clips])
     actions = np.concatenate([c.actions for c in clips])
     future = world.imagine(frames[:, :4], actions, uncertainty="ensemble")
@@ -94,6 +95,6 @@ def test_the_outcome_is_told_whichever_way_it_comes_out(written):
 
 def test_unknown_suites_are_refused_before_anything_is_loaded():
     with pytest.raises(WhaleError, match="did you mean uncertainty"):
-        evaluate_checkpoint("nowhere", suites=["uncertainti"])
+        evaluate_checkpoint(Request("nowhere", suites=["uncertainti"]))
     with pytest.raises(WhaleError, match="suite"):
-        evaluate_checkpoint("nowhere", suites=[])
+        evaluate_checkpoint(Request("nowhere", suites=[]))

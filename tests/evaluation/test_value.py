@@ -12,14 +12,16 @@ from scipy import stats
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
+from whale_jax.evaluation.clips import ProtocolSettings, read_clips
 from whale_jax.evaluation.evaluate import evaluate, rescore
-from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
-from whale_jax.evaluation.report.report import outcome, statements
+from whale_jax.evaluation.suite import Job
+from whale_jax.evaluation.summary import outcome, statements
 from whale_jax.evaluation.value import embeddings
 from whale_jax.evaluation.value import policies as own
 from whale_jax.evaluation.value.scoring import score
-from whale_jax.evaluation.value.suite import ValueSettings, evaluate_value
+from whale_jax.evaluation.value.suite import Value, ValueSettings
 from whale_jax.evaluation.video import metrics as video
+from whale_jax.evaluation.video.suite import VideoSettings
 from whale_jax.imagination.world import WorldModel
 
 SIDE = 32
@@ -46,15 +48,15 @@ def world():
     )
 
 
+def evaluate_value(world, store, settings, output, policies=None, training=None):
+    """The value suite's result alone."""
+    return Value().run(Job(world, store, output, settings=settings, policies=policies or {}, training=training))
+
+
 @pytest.fixture(scope="module")
 def written(world, store, recorded, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
-    training = recorded.select(split="train")
-
-    def value():
-        return evaluate_value(world, store, SETTINGS, output, training=training)
-
-    return evaluate(world, store, ProtocolSettings(), output, suites=("value",), value=value), output
+    return evaluate(Job(world, store, output, training=recorded.select(split="train")), {"value": SETTINGS}), output
 
 
 def test_returns_are_sums_of_rewards_over_the_horizon(written, world, store):
@@ -195,7 +197,8 @@ def test_without_a_reward_model(world, store, tmp_path):
     params = {name: each for name, each in world.params.items() if name != "reward"}
     bare = WorldModel(world.networks, params, world.action_spec, world.meta, world.source)
     with pytest.raises(WhaleError, match="holds no reward model"):
-        evaluate_value(bare, store, SETTINGS, tmp_path)
+        evaluate(Job(bare, store, tmp_path), {"value": SETTINGS})
+    assert not list(tmp_path.iterdir())
 
 
 def test_fewer_than_two_policies_are_not_ranked():
@@ -247,11 +250,9 @@ def test_trials_are_matched_by_their_starts():
 
 
 def test_a_suite_that_cannot_run_leaves_the_others(world, store, tmp_path):
-    def value():
-        return evaluate_value(world, store, dataclasses.replace(SETTINGS, horizon=13), tmp_path)
-
-    settings = ProtocolSettings(context=2, horizon=4, episodes=1, batch_size=2)
-    metrics = evaluate(world, store, settings, tmp_path, suites=("value", "video"), value=value, fvd=True)
+    clips = ProtocolSettings(context=2, horizon=4, episodes=1, batch_size=2, start=-1)
+    settings = {"value": dataclasses.replace(SETTINGS, horizon=13), "video": VideoSettings()}
+    metrics = evaluate(Job(world, store, tmp_path, clips), settings)
     assert "video" in metrics and "value" not in metrics
     assert [text.split(":")[0] for text in metrics["failed"]] == ["value", "FVD"]
     assert "at least 10 frames a clip, these have 4" in metrics["fvd"]["outcome"]
@@ -261,12 +262,12 @@ def test_a_suite_that_cannot_run_leaves_the_others(world, store, tmp_path):
 
 def test_suites_that_are_not_run_stay_as_they_were_of_the_same_parameters(written, world, store, tmp_path):
     shutil.copytree(written[1], tmp_path / "again")
-    settings = ProtocolSettings(context=2, horizon=3, episodes=1, batch_size=2)
-    metrics = evaluate(world, store, settings, tmp_path / "again")
+    job = Job(world, store, tmp_path / "again", ProtocolSettings(context=2, horizon=3, episodes=1, batch_size=2))
+    metrics = evaluate(job, {"video": VideoSettings(fvd=False)})
     assert metrics["value"] == json.loads(json.dumps(written[0]["value"])) and metrics["protocol"]["horizon"] == 3
     other = dataclasses.replace(world, params={**world.params, "reward": {"head": {"bias": np.zeros(3)}}})
     del other.params["reward"]
-    assert "value" not in evaluate(other, store, settings, tmp_path / "again")
+    assert "value" not in evaluate(dataclasses.replace(job, model=other), {"video": VideoSettings(fvd=False)})
 
 
 def up(frames, key):

@@ -26,6 +26,11 @@ class Settings:
         return {name: value.to_dict() if isinstance(value, Settings) else value for name, value in plain.items()}
 
     @classmethod
+    def needed(cls) -> list[str]:
+        """Returns the names of the fields without a default, whose values other settings give."""
+        return [field.name for field in dataclasses.fields(cls) if _required(field)]
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any], group: str = "") -> Self:
         """Builds the settings, nested ones included.
 

@@ -170,10 +170,10 @@ def _tell(workdir: str, metrics: dict) -> None:
     """Says what a run came to and where its report is, if it made one."""
     if metrics:
         from whale_jax.base.workdir import Workdir
-        from whale_jax.evaluation.report.report import statements
+        from whale_jax.evaluation.summary import to_text
         from whale_jax.jobs.pretrain import summary_line
 
-        print("\n".join(statements(metrics)))
+        print(to_text(metrics))
         summary_line(Workdir(workdir), metrics)
 
 

@@ -1,7 +1,6 @@
 """The `whale` command: parses, calls one function, prints."""
 
 import argparse
-import json
 import logging
 import sys
 import threading
@@ -10,6 +9,7 @@ import warnings
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.cli import control as cli_control
 from whale_jax.cli import data as cli_data
+from whale_jax.cli import evaluate as cli_evaluate
 from whale_jax.cli import train as cli_train
 from whale_jax.cli.train import names_of
 
@@ -67,18 +67,19 @@ def prepare_process() -> None:
 
 
 def parse_overrides(rest: list[str], options: argparse.Namespace) -> list[tuple[str, str]]:
-    """(dotted key, text) from `--config.KEY=VALUE` arguments.
+    """(dotted key, text) from `--config.KEY=VALUE` or `--evaluation.SUITE.KEY=VALUE` arguments.
 
     Raises:
       WhaleError: an argument is neither an option of the command nor an override.
     """
+    forms = {"config": "--config.KEY=VALUE", "evaluation": "--evaluation.SUITE.KEY=VALUE"}
     overrides = []
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if not (name.startswith("--config.") and equals and "config" in options):
-            known = [*options.known, *(["--config.KEY=VALUE"] if "config" in options else [])]
-            raise unknown_name("option", name, known)
-        overrides.append((name.removeprefix("--config."), value))
+        group = name.partition(".")[0].removeprefix("--")
+        if not (name.startswith("--") and "." in name and equals and group in forms and group in options):
+            raise unknown_name("option", name, [*options.known, *(forms[key] for key in forms if key in options)])
+        overrides.append((name.removeprefix(f"--{group}."), value))
     return overrides
 
 
@@ -127,23 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_train.add_commands(add)
     cli_control.add_commands(add)
 
-    command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
-    command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
-    command.add_argument("--data", help="episode store; default: `data` in the work directory")
-    command.add_argument("--output", help="where the report goes; default: the work directory")
-    command.add_argument("--episodes", type=int, help="episodes per task and policy; default: by suite")
-    command.add_argument("--horizon", type=int, help="frames imagined, but by the uncertainty suite; default: by suite")
-    command.add_argument("--suite", default="video", help="comma-separated: video, value, uncertainty, judge")
-    command.add_argument("--no-behaviour", action="store_true", help="with behaviour conditioning switched off")
-    command.add_argument("--no-fvd", action="store_true", help="video: leave FVD out, about a second a clip and series")
-    command.add_argument("--policy", default="", help="value: further policies: module:callable, or a run's directory")
-    _add_judge(command)
-    command.add_argument("--json", action="store_true", help="print the summary as JSON")
-
-    command = add("report", run_report, "score a metrics.json anew, without its model, and write its report")
-    command.add_argument("--from", dest="source", required=True, help="metrics.json, or the directory that holds it")
-    command.add_argument("--output", help="where the report goes; default: beside it, in report-again")
-    command.add_argument("--json", action="store_true", help="print the summary as JSON")
+    cli_evaluate.add_commands(add)
 
     command = add("imagine", run_imagine, "a film of what follows some frames along recorded or chosen actions")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
@@ -171,20 +156,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     return parser
-
-
-def _add_judge(command: argparse.ArgumentParser) -> None:
-    """Options of the judge suite; those that are not given are None."""
-    command.add_argument("--judge-endpoint", metavar="URL", help="judge: address up to, without, /chat/completions")
-    command.add_argument("--judge-model", metavar="NAME", help="judge: vision-language model; key in WHALE_JUDGE_KEY")
-    command.add_argument("--judge-criteria", metavar="FILE", help="judge: YAML of further criteria by task")
-    command.add_argument("--judge-votes", type=int, metavar="N", help="judge: votes of each pair; default 3")
-    command.add_argument("--judge-max-tokens", type=int, metavar="N", help="judge: of one answer; default 400")
-    command.add_argument("--judge-prices", metavar="IN,OUT", help="judge: dollars for a million tokens in, and out")
-    command.add_argument(
-        "--judge-budget", type=float, metavar="DOLLARS", help="judge: stop asking before this is spent"
-    )
-    command.add_argument("--judge-dry-run", action="store_true", default=None, help="judge: say the cost, ask nothing")
 
 
 class _Adder:
@@ -249,67 +220,6 @@ def run_collect(options) -> None:
         policies=names_of(options.policies),
     )
     print(f"{options.root}: {len(store)} episodes, {store.num_frames} frames")
-
-
-def run_evaluate(options) -> int:
-    from whale_jax.control.policy import named_policies
-    from whale_jax.evaluation.evaluate import evaluate_checkpoint
-    from whale_jax.evaluation.report.report import outcome, statements
-
-    metrics, output = evaluate_checkpoint(
-        options.checkpoint,
-        options.data,
-        options.output,
-        episodes=options.episodes,
-        horizon=options.horizon,
-        suites=names_of(options.suite),
-        policies=named_policies(names_of(options.policy)),
-        behaviour=not options.no_behaviour,
-        fvd=not options.no_fvd,
-        judge=_judge_settings(options),
-    )
-    print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
-    print(f"report: {output / 'report.html'}", file=sys.stderr)
-    return _tell_failed(metrics)
-
-
-def _judge_settings(options):
-    """The judge's settings; None where no option names any."""
-    from whale_jax.evaluation.judge.asking import JudgeSettings
-
-    given = {name.removeprefix("judge_"): value for name, value in vars(options).items() if name.startswith("judge_")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given:
-        return None
-    if "prices" in given:
-        try:
-            given["prices"] = tuple(float(price) for price in given["prices"].split(","))
-        except ValueError:
-            raise WhaleError(
-                f"--judge-prices is {given['prices']!r}; give two numbers, as --judge-prices=2.5,10"
-            ) from None
-    chat = {name: given.pop(name) for name in ("endpoint", "model", "max_tokens", "prices") if name in given}
-    return JudgeSettings.from_dict({**given, "chat": chat})
-
-
-def _tell_failed(metrics: dict) -> int:
-    """Exit status: 1 if something could not be measured, for the rest is there all the same."""
-    failed = list(metrics.get("failed", []))
-    for suite in ("value", "judge"):
-        failed += metrics.get(suite, {}).get("failed", [])
-    for name in failed:
-        print(f"failed: {name}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def run_report(options) -> int:
-    from whale_jax.evaluation.evaluate import rescore
-    from whale_jax.evaluation.report.report import outcome, statements
-
-    metrics, output = rescore(options.source, options.output)
-    print(json.dumps(outcome(metrics), indent=1) if options.json else "\n".join(statements(metrics)))
-    print(f"report: {output / 'report.html'}", file=sys.stderr)
-    return _tell_failed(metrics)
 
 
 def run_imagine(options) -> None:

@@ -15,7 +15,7 @@ from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.robot.diagnosis import NOTE, SUSPICIOUS, WRONG, Finding
 from whale_jax.data.robot.steps import evenly
 from whale_jax.data.store.store import EpisodeStore, open_store
-from whale_jax.evaluation.protocol import ProtocolSettings, read_clips
+from whale_jax.evaluation.clips import ProtocolSettings, read_clips
 from whale_jax.evaluation.statistics import interval, resamples
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.sequences import resting

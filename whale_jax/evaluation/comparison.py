@@ -10,23 +10,16 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import write
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.evaluation.protocol import ProtocolSettings, imagine, read_clips
+from whale_jax.evaluation.clips import ProtocolSettings, imagine, read_clips
 from whale_jax.evaluation.report.figure import LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
 from whale_jax.evaluation.report.films import stills
 from whale_jax.evaluation.statistics import interval, resamples
 from whale_jax.evaluation.video import metrics as video
+from whale_jax.evaluation.video.measures import MEASURES, fitting
 from whale_jax.imagination.world import WorldModel
-from whale_jax.nn import lpips
 
 DRAWS = 2_000
 HORIZON = 8
-BETTER = {"moving_psnr": 1, "moving_lpips": -1, "psnr": 1, "lpips": -1}  # what is better: more, or less
-TITLES = {
-    "moving_psnr": "moving-region PSNR, dB",
-    "moving_lpips": "moving-region LPIPS",
-    "psnr": "PSNR, dB",
-    "lpips": "LPIPS",
-}
 REPEAT = "last frame repeated"
 
 
@@ -74,11 +67,7 @@ def compare_models(
 
 
 def _measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict[str, np.ndarray]:
-    values = {"moving_psnr": video.moving_psnr(real, predicted, moving), "psnr": video.psnr(real, predicted)}
-    if min(real.shape[2:4]) >= lpips.MIN_SIDE:
-        values["moving_lpips"] = video.moving_lpips(real, predicted, moving)
-        values["lpips"] = video.lpips(real, predicted)
-    return {name: values[name] for name in BETTER if name in values}
+    return {each.name: each.function(real, predicted, moving) for each in fitting(real) if each.compared}
 
 
 def summarise(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
@@ -113,13 +102,13 @@ def to_text(table: Mapping[str, Any]) -> str:
         f"At horizon {table['horizon']}, mean of {table['clips']} held-out clips [95 % interval]; "
         "below, by how much the first is better:",
         "",
-        "| | " + " | ".join(TITLES[m] for m in measures) + " |",
+        "| | " + " | ".join(map(_title, measures)) + " |",
         "|---|" + "---|" * len(measures),
     ]
     for name, values in table["models"].items():
         lines.append(f"| {name} | " + " | ".join(_cell(values[m], m) for m in measures) + " |")
     for name, values in table["differences"].items():
-        better = [[None if v is None else BETTER[m] * v for v in values[m]] for m in measures]
+        better = [[None if v is None else MEASURES[m].better * v for v in values[m]] for m in measures]
         cells = [
             _cell([b[0], *sorted(b[1:])] if None not in b else b, m, "+") for m, b in zip(measures, better, strict=True)
         ]
@@ -127,10 +116,15 @@ def to_text(table: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _title(measure: str) -> str:
+    row = MEASURES[measure]
+    return f"{row.title}, dB" if row.unit == "dB" else row.title
+
+
 def _cell(values: list[float | None], measure: str, sign: str = "") -> str:
     if None in values:
         return "-"
-    digits = 3 if "lpips" in measure else 2
+    digits = MEASURES[measure].digits
     mean, low, high = (f"{value:{sign}.{digits}f}" for value in values)
     return f"{mean} [{low}, {high}]"
 
@@ -144,7 +138,7 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
         for (name, values), look in zip(series.items(), _looks(len(series)), strict=True):
             by = [np.nan if v is None else v for v in values[measure]]
             axes.plot(range(1, len(by) + 1), by, label=name, **look)
-        style(axes, "horizon, imagined frames", TITLES[measure])
+        style(axes, "horizon, imagined frames", _title(measure))
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(series), fontsize=8.5, **LEGEND
     )

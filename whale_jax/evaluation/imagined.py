@@ -7,29 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.lerobot.write import write_lerobot
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.evaluation.protocol import imagine
+from whale_jax.evaluation.clips import ClipSettings, imagine
 from whale_jax.imagination.world import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class ImaginedSettings(Settings):
-    """What is imagined.
+class ImaginedSettings(ClipSettings):
+    """What is imagined: `episodes` in all, from their first frames on."""
 
-    Attributes:
-      context: recorded frames that an episode begins with; horizon: imagined frames behind them.
-      episodes: how many; batch_size: imagined at once.
-      uncertainty: as of `WorldModel.imagine`, or "none".
-    """
-
-    context: int = 2
-    horizon: int = 16
     episodes: int = 10
     batch_size: int = 10
-    uncertainty: str = "retracing"
+    uncertainty: str = "retracing"  # as of `WorldModel.imagine`, or "none"
 
 
 def write_imagined(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import jax
@@ -204,15 +204,18 @@ class WorldModel:
         parts = [frames[:, i : i + size] for i in range(0, frames.shape[1], size)]
         return np.concatenate([np.asarray(_reconstruct(self.networks, self.params, part)) for part in parts], axis=1)
 
+    def untrained(self, components: Collection[str]) -> list[str]:
+        """Returns what imagining needs beyond components of these names."""
+        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
+        return [c for c in ("tokenizer", *conditioned, "dynamics") if c not in components]
+
     def params_for(self, estimator: rollouts.Estimator | None) -> Params:
         """All components' parameters and what the estimator needs beside them, on every device of the mesh.
 
         Raises:
           WhaleError: what imagining or the estimator needs is not trained.
         """
-        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
-        missing = [c for c in ("tokenizer", *conditioned, "dynamics") if c not in self.params]
-        if missing:
+        if missing := self.untrained(self.params):
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
         needs = () if estimator is None else estimator.needs
         if "ensemble" in needs and "ensemble" not in self.params:

@@ -8,7 +8,7 @@ import json
 import math
 import traceback
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from whale_jax.control.settings import ControlSettings
 from whale_jax.data.contract.actions import ActionSpec, any_spec
 from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.data.oxe.settings import ReadSettings
-from whale_jax.evaluation.protocol import ProtocolSettings
+from whale_jax.evaluation.suites import GROUPS as EVALUATION
 from whale_jax.jobs.settings import DataSettings, ModelKeys, RunSettings
 from whale_jax.models.heads.reward import RewardSettings
 from whale_jax.models.whale.behaviour import BehaviourSettings
@@ -51,7 +51,7 @@ GROUPS: dict[str, type[Settings]] = {
     **{f"stages.{name}": StageSettings for name in TRAINED},
     "mesh": MeshSettings,
     "log": LogSettings,
-    "evaluation": ProtocolSettings,
+    **EVALUATION,
 }
 OPTIONAL: dict[str, type[Settings]] = {"control": ControlSettings}  # groups that a config may lack
 
@@ -196,13 +196,30 @@ def _group(config: ConfigDict, name: str) -> ConfigDict | None:
     return node if isinstance(node, ConfigDict) else None
 
 
+def parse_changes(group: str, keys: Mapping[str, Any], assignments: Mapping[str, str]) -> dict[str, Any]:
+    """Returns, as nested dictionaries, the values of those keys of a config's group that are assigned.
+
+    Raises:
+      WhaleError: as `override`.
+    """
+    config = override(ConfigDict({group: keys}), [(f"{group}.{key}", text) for key, text in assignments.items()])
+    changes: dict[str, Any] = {}
+    for key in assignments:
+        node, value = changes, config[group]
+        *parents, last = key.split(".")
+        for parent in parents:
+            node, value = node.setdefault(parent, {}), value[parent]
+        node[last] = value[last]
+    return changes
+
+
 def _parse(key: str, text: str, current: Any) -> Any:
     """The value that a text means, of the type of the current one."""
     if isinstance(current, ConfigDict):
         raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
     try:
         if not isinstance(current, tuple):
-            return _scalar(type(current), text)
+            return _scalar(float if current is None else type(current), text)
         kind = type(current[0]) if current else _entry_type(key)
         parts = [part.strip() for part in text.strip().strip("()[]").split(",")]
         return tuple(_scalar(kind, part.strip("'\"")) for part in parts if part)
@@ -305,7 +322,8 @@ def check_config(config: ConfigDict) -> None:
     read_settings(config)
     for name in [*GROUPS, *(group for group in OPTIONAL if group in config)]:
         if not name.startswith(("model.", "data.read")):
-            group_settings(config, name)
+            shared = GROUPS[name].needed() if name.startswith("evaluation.") else []
+            group_settings(config, name, **{key: config.evaluation[key] for key in shared})
     for name in stages_of(config):
         settings, fewest = stage_settings(config, name), STAGES[name].fewest_frames
         if settings.steps < 1:

@@ -17,8 +17,8 @@ from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data
 from whale_jax.data.robot.readers import STORE
 from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.comparison import compare_models
-from whale_jax.evaluation.protocol import ProtocolSettings
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import default_config, model_settings, stages_of
@@ -262,7 +262,7 @@ def finetune_beside(job: Job, workdir: Path | str, comparisons: Sequence[str]) -
         before.action_spec.check_same(job.store.action_spec, str(job.store.root))
         models |= {"before fine-tuning": before} if "dynamics" in before.params else {}
     clips = job.store.held_out()
-    settings = ProtocolSettings.from_dict(models["fine-tuned"].meta.config["evaluation"])
+    settings = ProtocolSettings.of(models["fine-tuned"].meta.config["evaluation"])
     for label, model in models.items():
         stages = model.meta.config["stages"]
         steps = (f"{name} {stages[name]['steps']} steps" for name in COMPONENTS if name in model.params)

@@ -23,9 +23,12 @@ from whale_jax.data.contract.source import Source
 from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.storage import MANIFEST
 from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.evaluation.clips import ProtocolSettings
+from whale_jax.evaluation.during import cheap, cheap_evaluation
 from whale_jax.evaluation.evaluate import evaluate
-from whale_jax.evaluation.protocol import ProtocolSettings
-from whale_jax.imagination.world import load
+from whale_jax.evaluation.suite import Job
+from whale_jax.evaluation.suites import Chosen, choose
+from whale_jax.imagination.world import WorldModel, load
 from whale_jax.jobs.configuration import (
     check_buildable,
     make_stage,
@@ -75,44 +78,75 @@ def pretrain(
     versions_here = {f"version of {name}": version for name, version in versions().items()}
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     placement = sharding.make_placement(config.mesh)
+    chosen, followed = _report_suites(config), _followed(config)
     _check_stages(config, placement)
-    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
-    _check_recording(config, workdir, None if until else protocol)
+    _check_recording(config, workdir, None if until else chosen.clips)
     with hosts.locked(workdir):
         if reused:
             with hosts.primary_first():
                 reuse(reused, workdir, config)
         _check_workdir(workdir, config, settings)
-        return _pretrain(config, workdir, until, profile, placement)
+        wanted = [*([chosen.clips] if until is None else []), *followed]
+        return _pretrain(config, workdir, until, profile, placement, wanted)
+
+
+def _report_suites(config: ConfigDict) -> Chosen:
+    """What the report measures."""
+    return choose(("video",), config.evaluation.to_dict(), {"video": {"fvd": False}})
 
 
 def _pretrain(
-    config: ConfigDict, workdir: Workdir, until: str | None, profile: tuple[int, int] | None, placement: Placement
+    config: ConfigDict,
+    workdir: Workdir,
+    until: str | None,
+    profile: tuple[int, int] | None,
+    placement: Placement,
+    wanted: list[ProtocolSettings],
 ) -> dict[str, Any]:
     """Runs `pretrain` once the config is checked and the work directory is this job's alone."""
-    protocol = ProtocolSettings.from_dict(config.evaluation.to_dict())
     _tell_run(workdir, config, until)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
-    if until is None:
-        needed = frames_needed(protocol)
-        with hosts.primary_first():
-            store = source.report_store(workdir.held_out, protocol.episodes, needed)
-        _check_held_out(store, protocol)
+    store = _report_store(source, workdir, wanted)
     params: Params = {}
     # Between stages, too, several hosts stop only where all of them ask each other.
     with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
         for name in stages_of(config):
             with phases.timed(name):
-                params, _ = train_stage(name, config, workdir, source, params, placement, profile)
+                params, _ = train_stage(name, config, workdir, source, params, placement, profile, store)
             _stop_if_asked()
             if name == until:
                 return {}
     if hosts.several():
         say(f"Done. On one host, make the report with: whale evaluate --checkpoint={workdir}")
         return {}
-    return evaluate(load(workdir), store.held_out(), protocol, workdir.root, {"phases": phases.seconds})
+    chosen = _report_suites(config)
+    job = Job(load(workdir.root), store.held_out(), workdir.root, chosen.clips, say=say)
+    return evaluate(job, chosen.settings, {"phases": phases.seconds})
+
+
+def _followed(config: ConfigDict) -> list[ProtocolSettings]:
+    """The clips that are imagined during training, if any; raises WhaleError where they cannot be."""
+    every = config.evaluation.during_training
+    if every and hosts.several():
+        raise WhaleError(
+            "evaluation.during_training takes one host and these are several; set it to 0, and evaluate checkpoints "
+            "with whale evaluate."
+        )
+    return [cheap(config.evaluation.to_dict()).clips] if every else []
+
+
+def _report_store(source: Source, workdir: Workdir, wanted: list[ProtocolSettings]) -> EpisodeStore | None:
+    """The store from which all these clips can be had; None where none are wanted."""
+    if not wanted:
+        return None
+    needed = max(frames_needed(clips) for clips in wanted)
+    with hosts.primary_first():
+        store = source.report_store(workdir.held_out, max(clips.episodes for clips in wanted), needed)
+    for clips in wanted:
+        _check_held_out(store, clips)
+    return store
 
 
 def _stop_if_asked() -> None:
@@ -311,7 +345,9 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     workdir, placement = Workdir(workdir), sharding.make_placement(config.mesh)
     _check_stages(config, placement)
     _check_workdir(workdir, config, model_settings(config))
-    train_stage(name, config, workdir, open_source(config, workdir), frozen, placement)
+    followed, source = _followed(config), open_source(config, workdir)
+    store = _report_store(source, workdir, followed)
+    train_stage(name, config, workdir, source, frozen, placement, store=store)
     _stop_if_asked()
 
 
@@ -323,11 +359,20 @@ def train_stage(
     frozen: Params,
     placement: Placement,
     profile: tuple[int, int] | None = None,
+    store: EpisodeStore | None = None,
 ) -> tuple[Params, dict[str, Any]]:
-    """Trains one stage to its end; returns all components' parameters so far and a summary."""
+    """Trains one stage to its end; returns all components' parameters so far and a summary.
+
+    With a store, its held-out episodes are imagined during training as the config says.
+    """
     stage = make_stage(config, name, source.action_spec)
-    run = _run(stage, config, workdir, source, placement)
-    return Trainer(stage, frozen, dataclasses.replace(run, profile=profile)).train()
+    run = dataclasses.replace(_run(stage, config, workdir, source, placement), profile=profile)
+    if store is not None and (every := config.evaluation.during_training):
+        model = WorldModel(stage.networks, {}, source.action_spec, run.meta, run.directory / "0")
+        evaluation, output = config.evaluation.to_dict(), workdir.root / "during-training"
+        measure = cheap_evaluation(model, {*frozen, name}, store.held_out(), evaluation, output)
+        run = dataclasses.replace(run, measure=measure, measure_every=every)
+    return Trainer(stage, frozen, run).train()
 
 
 def _run(stage: Stage, config: ConfigDict, workdir: Workdir, source: Source, placement: Placement) -> Run:

@@ -25,8 +25,8 @@ from whale_jax.base.settings import Settings
 from whale_jax.base.text import draw, say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips
 from whale_jax.evaluation.evaluate import training_history
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.evaluation.video.arrays import unit
 from whale_jax.imagination.world import WorldModel, load
@@ -215,7 +215,7 @@ class _Study:
         self._flops = [steps * cell.costs(cell.config(base))["flops"] for cell in settings.cells]
         self._spent: list[tuple[float, float]] = []
         store = self._finetuning_store()
-        self._protocol = ProtocolSettings.from_dict(base.evaluation.to_dict())
+        self._protocol = ProtocolSettings.of(base.evaluation)
         self._clips, self._spec = read_clips(store.held_out(), self._protocol), store.action_spec
         self._tested_on = [store.records, self._protocol.to_dict()]
 

@@ -59,6 +59,7 @@ class Run:
       valid_batches: a fixed list of held-out batches; may be empty.
       stall_seconds: without a batch before the run says what it waits for.
       profile: (first, last) step that a trace is taken of, or None.
+      measure: gives figures of all components' parameters, every `measure_every` steps; None gives none.
     """
 
     workdir: Workdir
@@ -71,6 +72,8 @@ class Run:
     valid_batches: list[Batch]
     stall_seconds: float = 60.0
     profile: tuple[int, int] | None = None
+    measure: Callable[[Params], dict[str, float]] | None = None
+    measure_every: int = 0
 
 
 class Trainer:
@@ -158,6 +161,10 @@ class Trainer:
             if step % s.eval_every == 0 or step == s.steps:
                 self._check(pending, state, fed)
                 stop = self._evaluate(step, state)
+                meter.restart(step)
+            if self.run.measure and step % self.run.measure_every == 0:
+                self._check(pending, state, fed)
+                self._measure(step, state)
                 meter.restart(step)
             if step % s.save_every == 0 or step == s.steps or stop:
                 self._check(pending, state, fed)
@@ -286,6 +293,16 @@ class Trainer:
             if film is not None:
                 self._board.film(step, "film", np.asarray(film))
         return self._select(means[f"val/{self.stage.selects_on}"], state)
+
+    def _measure(self, step: int, state: TrainState) -> None:
+        """Tells the figures of what imagining comes to with the parameters of this step."""
+        figures = self.run.measure(self.frozen | {self.stage.name: state.params})
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        say(f"{self.stage.name:<10}evaluated at step {step}: {shown}")
+        figures = {f"evaluation/{name}": value for name, value in figures.items()}
+        self._history.write({"step": step, **figures})
+        if self._board:
+            self._board.scalars(step, figures)
 
     def _select(self, value: float, state: TrainState) -> bool:
         if not self.settings.patience:

@@ -10,10 +10,9 @@ from PIL import Image
 
 from whale_jax.evaluation.judge.consistency import broken, by_uncertainty
 from whale_jax.evaluation.judge.verdicts import consistent, majority, usable
-from whale_jax.evaluation.report import films, page
-from whale_jax.evaluation.report.curves import Line, chart, swatch
-from whale_jax.evaluation.report.sections import TASKS_APART
-from whale_jax.evaluation.report.summary import count
+from whale_jax.evaluation.report import films, page, parts
+from whale_jax.evaluation.report.curves import Line, chart
+from whale_jax.evaluation.report.words import count
 
 SHOWN = 24  # pairs in the report
 SIDE = 128  # pixels of a picture in the report
@@ -28,7 +27,6 @@ def judge_section(report: dict[str, Any], directory: Path) -> str:
       report: `judge` of metrics.json.
       directory: where its pictures lie.
     """
-    legend = "".join(f"<li>{swatch(role)}{text}</li>" for role, text in LINES.items())
     body = [
         f"<p>Held-out clips were imagined for {report['clips']['horizon']} steps. A vision-language model was shown "
         "the last real and the last imagined frame, with criteria of the task; a pair is consistent if every criterion "
@@ -38,7 +36,7 @@ def judge_section(report: dict[str, Any], directory: Path) -> str:
         "<h3>Consistency of what the model is sure of</h3>\n<p>Only the clips of each task with the lowest "
         f"uncertainty, by {escape(report['estimate'])}, summed over the imagined steps, are kept. A curve "
         "that rises to the left means that the model knows when it is wrong.</p>\n",
-        f'<ul class="legend" aria-label="Lines of the charts">{legend}</ul>\n{_charts(report)}{_filter(report)}',
+        f"{parts.legend(LINES.items())}{_charts(report)}{_filter(report)}",
         f"<h3>Judged pairs</h3>\n{_pairs(report, directory)}",
         f"<details><summary>What was asked, and what it took</summary>{page.facts(_asked(report))}</details>",
     ]
@@ -87,8 +85,7 @@ def _percent(rate: list[float | None]) -> str:
 
 def _rates(report: dict[str, Any]) -> str:
     names = ("total", "consistent", "inconsistent", "undecided")
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("pairs", *names[1:], "rate"))
-    head = f'<tr><th scope="col">task</th><th scope="col" class="text">criteria of</th>{head}</tr>'
+    head = parts.head("task", "criteria of<", "pairs", *names[1:], "rate")
     rows = []
     for task, entry in (*report["tasks"].items(), ("all tasks", report["all"])):
         cells = "".join(f"<td>{entry[name]}</td>" for name in names)
@@ -101,7 +98,7 @@ def _rates(report: dict[str, Any]) -> str:
 
 def _charts(report: dict[str, Any]) -> str:
     entries = {"all tasks": report["all"]}
-    entries |= report["tasks"] if 1 < len(report["tasks"]) <= TASKS_APART else {}
+    entries |= report["tasks"] if 1 < len(report["tasks"]) <= parts.TASKS_APART else {}
     figures = []
     for name, entry in entries.items():
         percent = [each["percent"] for each in entry["filter"]]
@@ -111,13 +108,12 @@ def _charts(report: dict[str, Any]) -> str:
         lines = [Line("low", "repeat", percent, low), Line("high", "repeat", percent, high)]
         lines.append(Line("consistent", "model", percent, value))
         svg = chart(f"Consistency by share kept, {name}", lines, "clips kept (%)", "consistent (%)", (-3, 103), True)
-        figures.append(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>")
-    return f'<div class="charts">{"".join(figures)}</div>\n'
+        figures.append((name, svg))
+    return parts.figures(figures)
 
 
 def _filter(report: dict[str, Any]) -> str:
-    head = "".join(f'<th scope="col">{each["percent"]} %</th>' for each in report["all"]["filter"])
-    head = f'<tr><th scope="col">task</th>{head}</tr>'
+    head = parts.head("task", *(f"{each['percent']} %" for each in report["all"]["filter"]))
     rows = []
     for task, entry in (*report["tasks"].items(), ("all tasks", report["all"])):
         cells = "".join(

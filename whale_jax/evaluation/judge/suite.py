@@ -6,7 +6,6 @@ task. Dimension keys: E clips of a task and policy, C given frames, n imagined o
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import cached
-from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips, with_progress
+from whale_jax.evaluation.judge import section
 from whale_jax.evaluation.judge.answers import enlargement, keep_picture, picture_file
 from whale_jax.evaluation.judge.asking import JudgeSettings, Question, collect, tokens_of_image
 from whale_jax.evaluation.judge.consistency import score
 from whale_jax.evaluation.judge.scenarios import Scenario, read_scenarios, scenario_of
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
+from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.imagination.uncertainty.estimators import STEPS
-from whale_jax.imagination.world import WorldModel
 
 FOLDER = "judge"  # of pictures, requests and what was imagined, in the directory of the evaluation
 DEFINITIONS = {
@@ -33,90 +32,102 @@ DEFINITIONS = {
 }
 
 
-def evaluate_judge(
-    model: WorldModel,
-    store: EpisodeStore,
-    clips: ProtocolSettings,
-    settings: JudgeSettings,
-    output: Path,
-    say: Callable[[str], Any] = lambda text: None,
-) -> dict[str, Any]:
+class Judge(Suite):
     """Imagines every clip and has its end judged.
 
-    Pictures, answers and what was imagined are kept in `output`/judge, so that the same call asks nothing twice.
-
-    Args:
-      clips: which ones; they get as many given frames as retracing takes, if the episodes are long enough.
-      settings: whom to ask, and how.
-
-    Returns:
-      `judge` of metrics.json: what `consistency.score` gives, with "policy", "clip", the files "real" and "imagined",
-      "uncertainty" and "votes" of each pair; "estimate" (which uncertainty), "cost" (see `asking.collect`),
-      "scenarios", "settings", "clips", "definitions", "notes" and "failed".
-
-    Raises:
-      WhaleError: criteria that cannot be read, nobody to ask, clips that do not fit.
+    Pictures, answers and what was imagined are kept in `output`/judge, so that the same call asks nothing twice. Clips
+    get as many given frames as retracing takes, if the episodes are long enough.
+    The result is what `consistency.score` gives, with "policy", "clip", the files "real" and "imagined", "uncertainty"
+    and "votes" of each pair; "estimate" (which uncertainty), "cost" (see `asking.collect`), "scenarios", "settings",
+    "clips", "definitions", "notes" and "failed".
     """
-    settings.check()
-    scenarios = read_scenarios(settings.criteria)
-    pairs, found = _imagine_all(model, store, clips, settings.side, output, say)
-    used = {task: scenario_of(task, scenarios) for task in dict.fromkeys(pair["task"] for pair in pairs)}
-    # By clips first, so that a budget that ends early leaves some of every task and policy.
-    order = sorted(pairs, key=lambda pair: pair["clip"])
-    questions = [
-        Question(used[pair["task"]], pair["real"], pair["imagined"], vote)
-        for pair in order
-        for vote in range(settings.votes)
-    ]
-    votes, cost = collect(questions, settings, output / FOLDER, found.pop("image_tokens"), say)
-    for i, pair in enumerate(order):
-        pair["votes"] = votes[i * settings.votes : (i + 1) * settings.votes]
-    report = score({task: _task(task, used[task], pairs) for task in used})
-    stopped = cost.pop("stopped")
-    return report | {
-        "cost": cost,
-        "scenarios": {each.name: {"instruction": each.instruction, **dict(each.criteria)} for each in used.values()},
-        "settings": settings.to_dict(),
-        "definitions": DEFINITIONS,
-        **found,
-        "notes": found["notes"] + _notes(report, cost),
-        "failed": [stopped] if stopped else [],
-    }
+
+    name, title, Settings = "judge", "Consistency", JudgeSettings
+    folders = (f"{FOLDER}/pictures",)
+
+    def check_settings(self, settings: JudgeSettings) -> None:
+        settings.check()
+        read_scenarios(settings.criteria)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        settings = job.settings
+        scenarios = read_scenarios(settings.criteria)
+        pairs, found = _imagine_all(job)
+        used = {task: scenario_of(task, scenarios) for task in dict.fromkeys(pair["task"] for pair in pairs)}
+        # By clips first, so that a budget that ends early leaves some of every task and policy.
+        order = sorted(pairs, key=lambda pair: pair["clip"])
+        questions = [
+            Question(used[pair["task"]], pair["real"], pair["imagined"], vote)
+            for pair in order
+            for vote in range(settings.votes)
+        ]
+        votes, cost = collect(questions, settings, job.output / FOLDER, found.pop("image_tokens"), job.say)
+        for i, pair in enumerate(order):
+            pair["votes"] = votes[i * settings.votes : (i + 1) * settings.votes]
+        report = score({task: _task(task, used[task], pairs) for task in used})
+        stopped = cost.pop("stopped")
+        texts = {each.name: {"instruction": each.instruction, **dict(each.criteria)} for each in used.values()}
+        return report | {
+            "cost": cost,
+            "scenarios": texts,
+            "settings": settings.to_dict(),
+            "definitions": DEFINITIONS,
+            **found,
+            "notes": found["notes"] + _notes(report, cost),
+            "failed": [stopped] if stopped else [],
+        }
+
+    def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
+        return {"consistent": result["all"]["rate"][0]}
+
+    def rescore(self, result: dict[str, Any]) -> dict[str, Any]:
+        return result | score(result["tasks"])
+
+    def statement(self, result: dict[str, Any]) -> str:
+        return section.statement(result)
+
+    def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
+        tasks = {
+            task: {name: value for name, value in entry.items() if name != "pairs"}
+            for task, entry in result["tasks"].items()
+        }
+        kept = {name: result[name] for name in ("all", "estimate", "cost", "notes", "failed")}
+        return {"judge": kept | {"tasks": tasks}}
+
+    def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
+        return [Section(self.name, self.title, section.judge_section(result, directory))]
 
 
-def _imagine_all(
-    model: WorldModel, store: EpisodeStore, clips: ProtocolSettings, side: int, output: Path, say: Callable[[str], Any]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _imagine_all(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every pair, and {"clips", "estimate", "image_tokens", "notes"}; by entropy where retracing cannot be had."""
+    clips = job.clips
     wanted = dataclasses.replace(clips, context=max(clips.context, max(STEPS) + 1))
-    shortest = min((record["length"] + 1 for record in store.records), default=0)
+    shortest = min((record["length"] + 1 for record in job.store.records), default=0)
     if wanted.context + wanted.horizon > shortest:
         why = f"episodes of {shortest} frames leave fewer than {wanted.context} before {wanted.horizon} imagined ones"
     else:
         try:
-            pairs = _pairs(model, store, wanted, "retracing", side, output, say)
-            return pairs, _facts(wanted, "retracing", model, side, [])
+            return _pairs(job, wanted, "retracing"), _facts(job, wanted, "retracing", [])
         except WhaleError as error:
             why = str(error)
     note = f"The uncertainty is the entropy alone, for retracing cannot be had here: {why.rstrip('.')}."
-    pairs = _pairs(model, store, clips, "entropy", side, output, say)
-    return pairs, _facts(clips, "entropy", model, side, [note])
+    return _pairs(job, clips, "entropy"), _facts(job, clips, "entropy", [note])
 
 
-def _facts(clips: ProtocolSettings, estimate: str, model: WorldModel, side: int, notes: list[str]) -> dict[str, Any]:
-    size = model.networks.settings.tokenizer.image_size
-    tokens = tokens_of_image(*(enlargement(side, *size) * length for length in size))
+def _facts(job: Job, clips: ProtocolSettings, estimate: str, notes: list[str]) -> dict[str, Any]:
+    size = job.model.networks.settings.tokenizer.image_size
+    tokens = tokens_of_image(*(enlargement(job.settings.side, *size) * length for length in size))
     return {"clips": clips.to_dict(), "estimate": estimate, "image_tokens": tokens, "notes": notes}
 
 
-def _pairs(model, store, clips: ProtocolSettings, estimate: str, side: int, output: Path, say) -> list[dict[str, Any]]:
+def _pairs(job: Job, clips: ProtocolSettings, estimate: str) -> list[dict[str, Any]]:
     """Of every clip {"task", "policy", "clip", "real", "imagined", "uncertainty"}, pictures by name."""
-    found = []
-    for group in told(read_clips(store, clips), "judge: imagined", say):
+    found, model, side = [], job.model, job.settings.side
+    for group in with_progress(read_clips(job.store, clips), "judge: imagined", job.say):
         parts = [model.fingerprint, model.networks.settings.to_dict(), clips.to_dict(), estimate, side]
         parts += [group.frames, group.actions]
-        make = functools.partial(_imagine, model, group, clips, estimate, side, output / FOLDER)
-        entry = cached(output, f"{FOLDER}/pairs/{group.task}/{group.policy}.json", parts, make)
+        make = functools.partial(_imagine, model, group, clips, estimate, side, job.output / FOLDER)
+        entry = cached(job.output, f"{FOLDER}/pairs/{group.task}/{group.policy}.json", parts, make)
         names = {"task": group.task, "policy": group.policy}
         rows = zip(entry["real"], entry["imagined"], entry["uncertainty"], strict=True)
         for i, (real, imagined, uncertainty) in enumerate(rows):

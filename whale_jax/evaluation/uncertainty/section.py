@@ -3,8 +3,8 @@
 from html import escape
 from typing import Any
 
-from whale_jax.evaluation.report import page
-from whale_jax.evaluation.report.curves import Line, chart, limits, swatch
+from whale_jax.evaluation.report import page, parts
+from whale_jax.evaluation.report.curves import Line, chart, limits
 from whale_jax.evaluation.statistics import COEFFICIENTS
 
 ROLES = {"retracing": "model", "entropy": "wrong", "ensemble": "reconstruction"}
@@ -18,8 +18,7 @@ def uncertainty_section(report: dict) -> str:
       report: `uncertainty` of metrics.json.
     """
     drawn = [name for name in ROLES if name in report["mean"]]
-    legend = "".join(f"<li>{swatch(ROLES[name])}{name}</li>" for name in drawn)
-    controls = "".join(f"<li>{swatch(role)}{text}</li>" for role, text in CONTROLS.items())
+    lines = [(ROLES[name], name) for name in drawn]
     horizon, intro = report["settings"]["horizon"], report["definitions"]
     body = [
         f"<p>Unseen action sequences are imagined for {horizon} steps. At every step the model says how unsure it is, "
@@ -29,10 +28,10 @@ def uncertainty_section(report: dict) -> str:
         f"<h3>Correlation of uncertainty and error</h3>\n{_correlations(report)}",
         "<h3>Risk by coverage</h3>\n<p>The mean error when only the most trusted share of the steps is kept. "
         "A curve that rises to the right means that what was thrown away first was worst.</p>\n",
-        f'<ul class="legend" aria-label="Lines of the charts">{legend}{controls}</ul>\n{_risk(report, drawn)}',
+        f"{parts.legend([*lines, *CONTROLS.items()])}{_risk(report, drawn)}",
         "<h3>Calibration</h3>\n<p>Steps in ten equal groups from most to least trusted: the mean error of each. "
         "An estimate that knows climbs; one that does not stays level.</p>\n",
-        f'<ul class="legend" aria-label="Lines of the charts">{legend}</ul>\n{_calibration(report, drawn)}',
+        f"{parts.legend(lines)}{_calibration(report, drawn)}",
         f"<h3>What it costs</h3>\n{_cost(report)}",
         f"<details><summary>What each estimate is</summary>{page.facts(intro)}</details>",
     ]
@@ -59,17 +58,16 @@ def statement(report: dict[str, Any]) -> str:
 
 def _correlations(report: dict) -> str:
     names = list(report["mean"])
-    head = "".join(f'<th scope="col">{escape(page.words(name))}</th>' for name in names)
-    head = f'<tr><th scope="col">task</th><th scope="col">steps</th><th scope="col" class="text"></th>{head}</tr>'
+    head = parts.head("task", "steps", "<", *map(page.words, names))
     rows = []
     blocks = {task: (entry["pairs"], entry["estimates"]) for task, entry in report["tasks"].items()}
     blocks["mean of tasks"] = ("", report["mean"])
     blocks["retracing less this"] = ("", report["differences"])
     for title, (pairs, estimates) in blocks.items():
         for i, coefficient in enumerate(COEFFICIENTS):
-            first = f'<tr class="first"><th scope="row">{escape(title)}</th>' if not i else "<tr><th></th>"
             cells = "".join(f"<td>{_interval(estimates.get(name, {}).get(coefficient))}</td>" for name in names)
-            rows.append(f'{first}<td>{"" if i else pairs}</td><td class="text">{coefficient}</td>{cells}</tr>\n')
+            head_cells = f'{parts.group_head(title, i)}<td>{"" if i else pairs}</td><td class="text">{coefficient}</td>'
+            rows.append(f"{head_cells}{cells}</tr>\n")
     return page.table("Correlation with the error, 95 % intervals by bootstrap over trajectories", head, rows)
 
 
@@ -89,8 +87,8 @@ def _risk(report: dict, drawn: list[str]) -> str:
             *(Line(name, ROLES[name], coverage, entry["estimates"][name]["risk"]) for name in reversed(drawn)),
         ]
         svg = chart(f"Risk by coverage, {task}", lines, "steps kept (%)", "mean LPIPS", limits(lines))
-        figures.append(f"<figure><figcaption>{escape(task)}</figcaption>{svg}</figure>")
-    return f'<div class="charts">{"".join(figures)}</div>\n'
+        figures.append((task, svg))
+    return parts.figures(figures)
 
 
 def _calibration(report: dict, drawn: list[str]) -> str:
@@ -101,15 +99,12 @@ def _calibration(report: dict, drawn: list[str]) -> str:
             error = entry["estimates"][name]["calibration"]["error"]
             lines.append(Line(name, ROLES[name], range(1, len(error) + 1), error))
         svg = chart(f"Error by trust, {task}", lines, "group, least trusted last", "mean LPIPS", limits(lines), True)
-        figures.append(f"<figure><figcaption>{escape(task)}</figcaption>{svg}</figure>")
-    return f'<div class="charts">{"".join(figures)}</div>\n'
+        figures.append((task, svg))
+    return parts.figures(figures)
 
 
 def _cost(report: dict) -> str:
-    head = (
-        '<tr><th scope="col">estimate</th><th scope="col">further frames a step</th>'
-        '<th scope="col">ms a step</th><th scope="col">times a plain rollout</th></tr>'
-    )
+    head = parts.head("estimate", "further frames a step", "ms a step", "times a plain rollout")
     rows = [
         f'<tr><th scope="row">{escape(page.words(name))}</th><td>{cost["extra_frame_passes"]}</td>'
         f"<td>{page.number(1000 * cost['seconds_per_step'], 1)}</td><td>{page.number(cost['ratio'])}</td></tr>\n"

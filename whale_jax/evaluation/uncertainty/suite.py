@@ -7,18 +7,18 @@ imagined and the real frame. Dimension keys: E trajectories, n steps.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from whale_jax.base.files import cached
-from whale_jax.base.settings import Settings
-from whale_jax.data.store.store import EpisodeStore
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.evaluation import statistics
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, imagine, read_clips, told
+from whale_jax.evaluation.clips import Clips, imagine, read_clips, with_progress
+from whale_jax.evaluation.suite import Job, Section, Suite
+from whale_jax.evaluation.uncertainty import section
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.rollout import Estimator
 from whale_jax.imagination.uncertainty.estimators import STEPS, Ensemble, Entropy, Retracing
@@ -40,32 +40,75 @@ DEFINITIONS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UncertaintySettings(Settings):
-    """What is compared.
+    """What is compared; fields without a default are those of the clips that all suites share."""
 
-    Attributes:
-      steps: K of retracing; the model is given max(K) + 1 frames.
-      horizon: n, steps imagined.
-      episodes: clips for each task and policy; batch_size: clips imagined at once.
-      draws: of the bootstrap; seed: of the draws and of the clips' first frames.
-    """
+    steps: tuple[int, ...] = STEPS  # K of retracing; the model is given max(K) + 1 frames
+    horizon: int = 8  # n, steps imagined
+    episodes: int  # clips for each task and policy
+    batch_size: int  # clips imagined at once
+    draws: int = 1000  # of the bootstrap
+    seed: int  # of the draws and of the clips' first frames
+    start: ClassVar[int] = -1
 
-    steps: tuple[int, ...] = STEPS
-    horizon: int = 8
-    episodes: int = 20
-    batch_size: int = 20
-    draws: int = 1000
-    seed: int = 0
+    def __post_init__(self):
+        check_least(self, horizon=1, episodes=1, batch_size=1, draws=1)
 
     @property
     def context(self) -> int:
         """Frames given, so that every start exists."""
         return max(self.steps) + 1
 
-    def protocol(self) -> ProtocolSettings:
-        """The clips."""
-        return ProtocolSettings(self.context, self.horizon, self.episodes, self.batch_size, start=-1, seed=self.seed)
+
+class Uncertainty(Suite):
+    """Imagines every clip with every estimator, and compares what they said with what came out.
+
+    What a policy of a task came to is kept in `output`/uncertainty, so that the same call goes on where it was stopped.
+    The result has "tasks" by task and estimate, their "mean", "differences" of the means to retracing, "cost" by
+    estimator, "definitions" and "notes".
+    """
+
+    name, title, Settings = "uncertainty", "Uncertainty", UncertaintySettings
+
+    def run(self, job: Job) -> dict[str, Any]:
+        model, settings = job.model, job.settings
+        found = estimators(model, settings.steps)
+        groups = read_clips(job.store, settings)
+        cost = _cost(model, groups[0], found, settings)
+        collected, notes = {}, []
+        for group in with_progress(groups, "uncertainty:", job.say):
+            parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict(), sorted(found)]
+            parts += [group.frames, group.actions]
+            make = functools.partial(_imagine, model, group, found, settings)
+            file = f"uncertainty/{group.task}/{group.policy}.json"
+            for name, values in cached(job.output, file, parts, make).items():
+                collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
+        if "ensemble" not in found:
+            notes.append(
+                "No ensemble was trained beside this model; run its training again with "
+                "--config.stages.ensemble.members=3."
+            )
+        tasks = {
+            task: {name: np.concatenate(each) for name, each in named.items()} for task, named in collected.items()
+        }
+        return _compare(tasks, settings) | {"cost": cost, "definitions": DEFINITIONS, "notes": notes}
+
+    def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
+        return {f"{name}_pearson": found["pearson"][0] for name, found in result["mean"].items()}
+
+    def statement(self, result: dict[str, Any]) -> str:
+        return section.statement(result)
+
+    def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
+        tasks = {
+            task: {name: {c: values[c] for c in statistics.COEFFICIENTS} for name, values in entry["estimates"].items()}
+            for task, entry in result["tasks"].items()
+        }
+        return {"uncertainty": {name: result[name] for name in ("mean", "differences", "cost")} | {"tasks": tasks}}
+
+    def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
+        return [Section(self.name, self.title, section.uncertainty_section(result))]
 
 
 def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, Estimator]:
@@ -81,42 +124,6 @@ def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, E
         "entropy": Entropy(),
     }
     return found | ({"ensemble": Ensemble()} if "ensemble" in model.params else {})
-
-
-def evaluate_uncertainty(
-    model: WorldModel,
-    store: EpisodeStore,
-    settings: UncertaintySettings,
-    output: Path,
-    say: Callable[[str], Any] = lambda text: None,
-) -> dict[str, Any]:
-    """Imagines every clip with every estimator, and compares what they said with what came out.
-
-    What a policy of a task came to is kept in `output`/uncertainty, so that the same call goes on where it was stopped.
-
-    Returns:
-      `uncertainty` of metrics.json: "tasks" by task and estimate, their "mean", "differences" of the means to
-      retracing, "cost" by estimator, "definitions" and "notes".
-
-    Raises:
-      WhaleError: clips that do not fit, frames too small for LPIPS, actions that do not add up.
-    """
-    found = estimators(model, settings.steps)
-    groups = read_clips(store, settings.protocol())
-    cost = _cost(model, groups[0], found, settings)
-    collected, notes = {}, []
-    for group in told(groups, "uncertainty:", say):
-        parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict(), sorted(found)]
-        parts += [group.frames, group.actions]
-        make = functools.partial(_imagine, model, group, found, settings)
-        for name, values in cached(output, f"uncertainty/{group.task}/{group.policy}.json", parts, make).items():
-            collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
-    if "ensemble" not in found:
-        notes.append(
-            "No ensemble was trained beside this model; run its training again with --config.stages.ensemble.members=3."
-        )
-    tasks = {task: {name: np.concatenate(parts) for name, parts in named.items()} for task, named in collected.items()}
-    return _compare(tasks, settings) | {"cost": cost, "definitions": DEFINITIONS, "notes": notes}
 
 
 def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:

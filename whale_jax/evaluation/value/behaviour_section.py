@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from whale_jax.evaluation.report import page
+from whale_jax.evaluation.report import page, parts
 from whale_jax.evaluation.report.curves import Line, chart
 from whale_jax.evaluation.value.embeddings import TRAINING
 
@@ -29,20 +29,16 @@ def behaviour_section(report: dict[str, Any]) -> str:
         f'<li><b style="color: var(--{_role(name)})">{number}</b> {escape(name.removeprefix(TRAINING))}</li>'
         for name, number in numbers.items()
     )
-    figures = [
-        f"<figure><figcaption>{escape(task)}</figcaption>{_chart(task, plane, numbers)}</figure>"
-        for task, plane in tasks.items()
-    ]
+    figures = [(task, _chart(task, plane, numbers)) for task, plane in tasks.items()]
     if report["behaviour"]:
         named = {task: task for task in report["behaviour"]["points"]}
-        figure = _chart("all tasks", report["behaviour"], named)
-        figures.insert(0, f"<figure><figcaption>all tasks</figcaption>{figure}</figure>")
+        figures.insert(0, ("all tasks", _chart("all tasks", report["behaviour"], named)))
     body = (
         "<p>What the model takes an episode's behaviour to be, in the two directions in which the episodes of a chart "
         "differ most. Every point is an episode, every number stands at the mean of its policy. A ranked policy among "
         "those of training is one that the model has learned to condition on; the column <i>shift</i> of the returns "
         "says how far out it is.</p>\n"
-        f'<ul class="legend">{roles}</ul>\n<div class="charts">{"".join(figures)}</div>\n'
+        f'<ul class="legend">{roles}</ul>\n{parts.figures(figures)}'
         f'<ul class="legend">{legend}</ul>'
     )
     return page.section("behaviour", "How the policies behave", body)

@@ -14,7 +14,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings
+from whale_jax.evaluation.clips import Chooses, Clips
 from whale_jax.imagination.world import Policy, WorldModel, begin_episode
 
 PATIENCE = 60.0  # seconds for one answer
@@ -95,7 +95,7 @@ def _act(policy: Guarded, keys: Iterator[jax.Array], frame: np.ndarray, _: np.nd
     return policy(frame[None], next(keys))[0]
 
 
-def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: ProtocolSettings) -> Clips:
+def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: Chooses) -> Clips:
     """The policy's episodes of a task in the simulator, recorded as the checkpoint's were, from the initial states
     of the ranked policies.
 

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from whale_jax.evaluation.report import films as encoding
-from whale_jax.evaluation.report import page, sections
-from whale_jax.evaluation.report.curves import Line, chart, swatch
-from whale_jax.evaluation.report.summary import count, horizons, mean, measures, value_at
+from whale_jax.evaluation.report import page, parts
+from whale_jax.evaluation.report.curves import Line, chart
+from whale_jax.evaluation.report.words import count
 from whale_jax.evaluation.value.scoring import UNITS
+from whale_jax.evaluation.video.measures import MEASURES
+from whale_jax.evaluation.video.section import SERIES, measure_charts
+from whale_jax.evaluation.video.summary import horizons, mean, measures, value_at
 
 MEASURE_NAMES = {
     "rank_correlation": "rank correlation",
@@ -92,17 +95,12 @@ def _charts(report: dict[str, Any]) -> str:
         ends = [min(true), max(true)]
         lines = [Line("perfect", "repeat", ends, ends), Line("policies", "model", true, imagined, points=True)]
         svg = chart(f"Imagined against true return, {task}", lines, "true return", "imagined return")
-        figures.append(f"<figure><figcaption>{escape(task)}</figcaption>{svg}</figure>")
-    return f'<div class="charts">{"".join(figures)}</div>\n'
+        figures.append((task, svg))
+    return parts.figures(figures)
 
 
 def _returns(report: dict[str, Any]) -> str:
-    head = (
-        '<tr><th scope="col">policy</th><th scope="col">true return</th><th scope="col">imagined</th>'
-        '<th scope="col">rank, true</th><th scope="col">imagined</th><th scope="col">uncertainty</th>'
-        '<th scope="col">shift</th>'
-        '<th scope="col">episodes</th><th scope="col" class="text">how</th></tr>'
-    )
+    head = ("policy", "true return", "imagined", "rank, true", "imagined", "uncertainty", "shift", "episodes", "how<")
     rows = []
     for task, entry in report["tasks"].items():
         rows.append(f'<tr class="first"><th scope="row">{escape(task)}</th>{_about(entry)}</tr>\n')
@@ -128,7 +126,7 @@ def _returns(report: dict[str, Any]) -> str:
                     f'<tr><td class="text">{escape(name)}</td><td class="text" colspan="8">failed '
                     f"{escape(each['outcome'])}</td></tr>\n"
                 )
-    return page.table("Mean returns of every policy, best first", head, rows)
+    return page.table("Mean returns of every policy, best first", parts.head(*head), rows)
 
 
 def _about(entry: dict[str, Any]) -> str:
@@ -145,16 +143,14 @@ def _places(values: list[float]) -> list[int]:
 
 
 def _agreement(report: dict[str, Any], unit: str) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in MEASURE_NAMES.values())
-    head = f'<tr><th scope="col">task</th><th scope="col" class="text"></th>{head}</tr>'
+    head = parts.head("task", "<", *MEASURE_NAMES.values())
     rows = []
     for task, entry in report["tasks"].items():
         found = entry.get(f"by_{unit}", {})
         kinds = {"interval": "value", "floor": "random order", "leverage": "one left out"} if found else {}
         for i, (kind, words) in enumerate(kinds.items()):
-            first = f'<tr class="first"><th scope="row">{escape(task)}</th>' if not i else "<tr><th></th>"
             cells = "".join(f"<td>{_cell(kind, found[name][kind])}</td>" for name in MEASURE_NAMES)
-            rows.append(f'{first}<td class="text">{words}</td>{cells}</tr>\n')
+            rows.append(f'{parts.group_head(task, i)}<td class="text">{words}</td>{cells}</tr>\n')
     means = {"value": ("interval", report["mean"]), "random order": ("floor", report["mean_floor"])}
     for words, (kind, values) in means.items():
         cells = "".join(f"<td>{_cell(kind, values[f'by_{unit}'][name])}</td>" for name in MEASURE_NAMES)
@@ -176,20 +172,18 @@ def _frames(frames: dict[str, dict[str, Any]]) -> str:
     """Accuracy of imagined frames at a few horizons, mean of policies and tasks, and curves."""
     cells = [cell for policies in frames.values() for cell in policies.values()]
     names, last = measures(frames), horizons(frames)
-    series = {name: label for name, (_, label) in sections.SERIES.items() if name == "model" or name in cells[0]}
-    head = "".join(f'<th scope="col">{sections.MEASURE_NAMES[name]}</th>' for name in names)
-    head = f'<tr><th scope="col">horizon</th><th scope="col" class="text"></th>{head}</tr>'
+    series = {name: label for name, (_, label) in SERIES.items() if name == "model" or name in cells[0]}
+    head = parts.head("horizon", "<", *(MEASURES[name].title for name in names))
     rows = []
     for horizon in sorted({h for h in (1, 4, 16, 64) if h < last} | {last}):
         for i, (name, label) in enumerate(series.items()):
-            first = f'<tr class="first"><th scope="row">{horizon}</th>' if not i else "<tr><th></th>"
             values = (mean(value_at(cell, name, measure, horizon) for cell in cells) for measure in names)
             row = "".join(f"<td>{page.number(value, 3)}</td>" for value in values)
-            rows.append(f'{first}<td class="text">{label}</td>{row}</tr>\n')
-    legend = "".join(f"<li>{swatch(sections.SERIES[name][0])}{label}</li>" for name, label in series.items())
-    charts = sections.measure_charts(frames, "moving_psnr")
+            rows.append(f'{parts.group_head(str(horizon), i)}<td class="text">{label}</td>{row}</tr>\n')
+    legend = parts.legend((SERIES[name][0], label) for name, label in series.items())
+    charts = measure_charts(frames, MEASURES["moving_psnr"])
     table = page.table(f"Accuracy by horizon, mean of {count(len(cells), 'task-policy pair')}", head, rows)
-    return f'{table}<h3>Moving-region PSNR by horizon</h3><ul class="legend">{legend}</ul>{charts}'
+    return f'{table}<h3>Moving-region PSNR by horizon</h3>{legend}{charts}'
 
 
 def _films(report: dict[str, Any], directory: Path) -> str:
@@ -199,5 +193,5 @@ def _films(report: dict[str, Any], directory: Path) -> str:
             file = directory / each["films"][0]
             if file.is_file():
                 shown = encoding.element(file.read_bytes(), f"{task}, {name}: real and imagined", "controls")
-                figures.append(f"<figure>{shown}<figcaption>{escape(f'{task}, {name}')}</figcaption></figure>")
-    return f'<div class="charts">{"".join(figures)}</div>\n'
+                figures.append((f"{task}, {name}", shown))
+    return parts.figures(figures)

@@ -5,7 +5,7 @@ Dimension keys: P policies, E episodes of each, C given and n imagined frames.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import cached, write
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import check_least
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, compare, imagine, read_clips, told
+from whale_jax.evaluation.clips import Clips, ClipSettings, imagine, read_clips, with_progress
 from whale_jax.evaluation.report.films import encode, side_by_side, suffix
-from whale_jax.evaluation.value import embeddings
+from whale_jax.evaluation.suite import Job, Section, Suite
+from whale_jax.evaluation.value import behaviour_section, embeddings, section
 from whale_jax.evaluation.value.policies import Guarded, PolicyFailure, record_closed_loop
 from whale_jax.evaluation.value.scoring import score
+from whale_jax.evaluation.video.measures import compare
 from whale_jax.imagination.world import Policy, WorldModel
 
 FILM_SIDE = 128  # pixels that a frame is enlarged to
@@ -46,25 +48,119 @@ DEFINITIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ValueSettings(Settings):
-    """What is compared.
+class ValueSettings(ClipSettings):
+    """What is compared, each episode from its first frame on."""
 
-    Attributes:
-      context: C, frames given; horizon: n, frames imagined.
-      episodes: E, initial states, the same for every policy; batch_size: rollouts imagined at once.
-      draws: of bootstrap and permutations; seed: of draws and initial states.
+    horizon: int = 64
+    episodes: int = 10  # E, initial states, the same for every policy
+    batch_size: int = 50  # rollouts imagined at once
+    draws: int = 1000  # of bootstrap and permutations
+    seed: int = 0  # of draws and initial states
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self, draws=1)
+
+    @property
+    def steps(self) -> int:
+        """Recorded steps that a clip needs."""
+        return self.context - 1 + self.horizon
+
+
+class Value(Suite):
+    """Imagines every policy's episodes, in open loop along recorded actions, and ranks the policies.
+
+    A policy of the job acts in the simulator, and in closed loop in the model; one with an attribute `tasks` acts in
+    these alone. What recorded episodes came to is kept in `output`/value, so that the same call goes on where it was
+    stopped.
+    The result has "tasks" with "policies" (returns, uncertainty, success, outcome, films, accuracy of frames),
+    "behaviour" and agreement of "by_policies" and "by_trajectories"; their "mean" and "mean_floor" over tasks;
+    "behaviour" of all tasks; "settings", "definitions", "notes" and "failed".
     """
 
-    context: int = 2
-    horizon: int = 64
-    episodes: int = 10
-    batch_size: int = 50
-    draws: int = 1000
-    seed: int = 0
+    name, title, Settings = "value", "Policies", ValueSettings
+    requires = frozenset({"reward"})
 
-    def protocol(self) -> ProtocolSettings:
-        """The clips: each episode from its first frame on."""
-        return ProtocolSettings(self.context, self.horizon, self.episodes, self.batch_size, start=0, seed=self.seed)
+    def check(self, job: Job) -> None:
+        super().check(job)
+        if not job.given and not job.model.meta.config["data"]["record"]["tasks"]:
+            raise WhaleError(
+                "This model was trained on recordings that no simulator here can go on with; name episodes of the "
+                "policies to be ranked with --data."
+            )
+
+    def run(self, job: Job) -> dict[str, Any]:
+        model, settings = job.model, job.settings
+        store, notes = _long_enough(job.store if job.given else ranked_store(model, settings), settings)
+        notes += _without_embeddings(job, store.names("task"))
+        tasks: dict[str, Any] = {}
+        behaviours: dict[str, embeddings.Rows] = {}
+        for unit in with_progress(_units(job, store), "value:", job.say):
+            entry, clips = _entry(job, unit)
+            tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry
+            if clips and _embeds(job):
+                behaviours.setdefault(unit.task, {})[unit.policy] = embeddings.embed(model, clips.frames, clips.actions)
+        known = {
+            task: embeddings.training_embeddings(model, job.training, task, settings.episodes)
+            for task in (behaviours if job.training else ())
+        }
+        planes, everything = embeddings.describe(known, behaviours, model.networks.settings.behaviour.groups)
+        for task, plane in planes.items():
+            tasks[task]["behaviour"] = plane
+        more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS, "behaviour": everything}
+        return score(tasks, settings.draws, settings.seed) | more
+
+    def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
+        found = result["mean"].get("by_policies", {})
+        return {name: found[name][0] for name in ("rank_correlation", "regret_at_1") if name in found}
+
+    def rescore(self, result: dict[str, Any]) -> dict[str, Any]:
+        settings = ValueSettings.from_dict(result["settings"])
+        return result | score(result["tasks"], settings.draws, settings.seed)
+
+    def statement(self, result: dict[str, Any]) -> str:
+        return section.statement(result)
+
+    def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
+        tasks = {task: _without_curves(entry) for task, entry in result["tasks"].items()}
+        return {"value": {name: result[name] for name in ("mean", "mean_floor", "failed")} | {"tasks": tasks}}
+
+    def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
+        found = [Section(self.name, self.title, section.value_section(result, directory))]
+        if behaviour_section.shown(result):
+            found.append(Section("behaviour", "Behaviour", behaviour_section.behaviour_section(result)))
+        return found
+
+
+def _without_curves(entry: dict[str, Any]) -> dict[str, Any]:
+    """A ranked task without its curves and points."""
+    policies = {
+        name: {key: value for key, value in each.items() if key != "frames"} for name, each in entry["policies"].items()
+    }
+    return {key: value for key, value in entry.items() if key != "behaviour"} | {"policies": policies}
+
+
+def ranked_store(model: WorldModel, settings: ValueSettings) -> EpisodeStore:
+    """Returns episodes of the policies to be ranked.
+
+    They are recorded into `ranked-STEPS` of the work directory unless they are there; longer ones serve as well, as
+    clips begin with an episode's first frame.
+    """
+    config = model.meta.config
+    recording = config["data"]["record"]
+    from whale_jax.data.metaworld.record import record
+
+    steps, root = model.workdir.ranked(settings.steps)
+    return record(
+        root,
+        tasks=recording["tasks"],
+        episodes={"ranked": settings.episodes},
+        image_size=config["model"]["image_size"],
+        camera=recording["camera"],
+        steps=steps,
+        action_repeat=recording["action_repeat"],
+        seed=config["seed"],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,65 +179,17 @@ class _Unit:
         return self.policy.replace(":", ".").replace("/", ".")
 
 
-def evaluate_value(
-    model: WorldModel,
-    store: EpisodeStore,
-    settings: ValueSettings,
-    output: Path,
-    policies: Mapping[str, Policy] | None = None,
-    say: Callable[[str], Any] = lambda text: None,
-    training: EpisodeStore | None = None,
-) -> dict[str, Any]:
-    """Imagines every policy's episodes, in open loop along recorded actions, and ranks the policies.
-
-    What recorded episodes came to is kept in `output`/value, so that the same call goes on where it was stopped.
-
-    Args:
-      model: with a reward model.
-      store: recorded episodes of held-out policies, with rewards.
-      settings: of the comparison.
-      output: for what is kept, and a film of each episode in `output`/films.
-      policies: further ones by name, of frames; each acts in the simulator, and in closed loop in the model. One with
-        an attribute `tasks` acts in these alone.
-      say: hears of progress.
-      training: episodes that the model was trained on; None leaves out how far policies are from them.
-
-    Returns:
-      `value` of metrics.json: "tasks" with "policies" (returns, uncertainty, success, outcome, films, accuracy of
-      frames), "behaviour" and agreement of "by_policies" and "by_trajectories"; their "mean" and "mean_floor" over
-      tasks; "behaviour" of all tasks; "settings", "definitions", "notes" and "failed".
-
-    Raises:
-      WhaleError: no reward model, or no episode of the store is long enough.
-    """
-    check_reward(model)
-    long_enough, notes = _long_enough(store, settings)
+def _units(job: Job, store: EpisodeStore) -> list[_Unit]:
     units = [
         _Unit(group.task, group.policy, "open loop", lambda group=group: group)
-        for group in read_clips(long_enough, settings.protocol())
+        for group in read_clips(store, job.settings)
     ]
-    for name, act in (policies or {}).items():
-        guarded = Guarded(act, model.action_spec)
-        for task in _tasks_of(act, name, long_enough.names("task")):
-            clips = functools.partial(record_closed_loop, model, task, name, guarded, settings.protocol())
+    for name, act in job.policies.items():
+        guarded = Guarded(act, job.model.action_spec)
+        for task in _tasks_of(act, name, store.names("task")):
+            clips = functools.partial(record_closed_loop, job.model, task, name, guarded, job.settings)
             units.append(_Unit(task, name, "closed loop", clips, guarded))
-    notes += _without_embeddings(model, settings, training, long_enough.names("task"))
-    tasks: dict[str, Any] = {}
-    behaviours: dict[str, embeddings.Rows] = {}
-    for unit in told(units, "value:", say):
-        entry, clips = _entry(model, unit, settings, output)
-        tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry
-        if clips and _embeds(model, settings):
-            behaviours.setdefault(unit.task, {})[unit.policy] = embeddings.embed(model, clips.frames, clips.actions)
-    known = {
-        task: embeddings.training_embeddings(model, training, task, settings.episodes)
-        for task in (behaviours if training else ())
-    }
-    planes, everything = embeddings.describe(known, behaviours, model.networks.settings.behaviour.groups)
-    for task, plane in planes.items():
-        tasks[task]["behaviour"] = plane
-    more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS, "behaviour": everything}
-    return score(tasks, settings.draws, settings.seed) | more
+    return units
 
 
 def _tasks_of(policy: Policy, name: str, tasks: list[str]) -> list[str]:
@@ -154,34 +202,24 @@ def _tasks_of(policy: Policy, name: str, tasks: list[str]) -> list[str]:
     return own
 
 
-def check_reward(model: WorldModel) -> None:
-    """Raises WhaleError if the model cannot tell returns."""
-    if "reward" not in model.params:
-        raise WhaleError(
-            f"{model.source} holds no reward model, so imagined returns are unknown; finish its training "
-            "(--until=reward), or leave the value suite out."
-        )
-
-
-def _embeds(model: WorldModel, settings: ValueSettings) -> bool:
+def _embeds(job: Job) -> bool:
     """Whether episodes are as long as the segments that the behaviour model looks at, and there is one."""
-    steps = settings.context - 1 + settings.horizon
-    return "behaviour" in model.params and steps >= model.networks.settings.num_frames
+    return "behaviour" in job.model.params and job.settings.steps >= job.model.networks.settings.num_frames
 
 
-def _without_embeddings(model, settings: ValueSettings, training: EpisodeStore | None, tasks: list[str]) -> list[str]:
+def _without_embeddings(job: Job, tasks: list[str]) -> list[str]:
     """What the reader should know of behaviours that are not described."""
-    if not _embeds(model, settings):
-        size = model.networks.settings.num_frames
+    if not _embeds(job):
+        size = job.model.networks.settings.num_frames
         return [f"Behaviours are not described: that takes a behaviour model and episodes of {size} steps."]
-    if training is None:
+    if job.training is None:
         return ["No training episodes here, so how far policies are from those of training is unknown."]
-    unknown = [task for task in tasks if task not in training.names("task")]
+    unknown = [task for task in tasks if task not in job.training.names("task")]
     return [f"No training episodes of {', '.join(unknown)}, so shifts there are unknown."] if unknown else []
 
 
 def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeStore, list[str]]:
-    needed = settings.context - 1 + settings.horizon
+    needed = settings.steps
     short = [record for record in store.records if record["length"] < needed]
     if len(short) == len(store.records):
         raise WhaleError(
@@ -197,28 +235,26 @@ def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeS
     ]
 
 
-def _entry(
-    model: WorldModel, unit: _Unit, settings: ValueSettings, output: Path
-) -> tuple[dict[str, Any], Clips | None]:
+def _entry(job: Job, unit: _Unit) -> tuple[dict[str, Any], Clips | None]:
     """What the unit came to, and its clips, where it has any."""
     try:
         clips = unit.clips()
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the simulator: {failure}"}, None
-    parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict()]
+    parts = [job.model.fingerprint, job.model.networks.settings.to_dict(), job.settings.to_dict()]
     parts += [clips.frames, clips.actions, clips.rewards, clips.success]
-    make = functools.partial(_imagine, model, unit, clips, settings, output)
+    make = functools.partial(_imagine, job, unit, clips)
     try:
         # Nothing tells whether a policy of frames is still the one that it was.
-        entry = make() if unit.act else cached(output, f"value/{unit.task}/{unit.file}.json", parts, make)
+        entry = make() if unit.act else cached(job.output, f"value/{unit.task}/{unit.file}.json", parts, make)
         return entry, clips
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the model: {failure}"}, clips
 
 
-def _imagine(model: WorldModel, unit: _Unit, clips: Clips, settings: ValueSettings, output: Path) -> dict[str, Any]:
+def _imagine(job: Job, unit: _Unit, clips: Clips) -> dict[str, Any]:
     """Returns, uncertainty and a film of every episode; and, along recorded actions, how good the frames are."""
-    c = settings.context
+    model, settings, c = job.model, job.settings, job.settings.context
     past = clips.actions[:, : c - 1] if unit.act else clips.actions
     extra = {"policy": unit.act, "horizon": settings.horizon, "key": jax.random.key(settings.seed)} if unit.act else {}
     futures = list(imagine(model, clips.frames[:, :c], past, settings.batch_size, uncertainty="entropy", **extra))
@@ -233,16 +269,16 @@ def _imagine(model: WorldModel, unit: _Unit, clips: Clips, settings: ValueSettin
         "imagined": rewards.sum(1).astype(float).tolist(),
         "uncertainty": uncertainty.mean(1).astype(float).tolist(),
         "success": clips.success.tolist(),
-        "films": _films(unit, clips.frames, np.concatenate([clips.frames[:, :c], frames], axis=1), c, output),
+        "films": _films(job, unit, clips.frames, np.concatenate([clips.frames[:, :c], frames], axis=1)),
     }
     # In closed loop the real frames are those of other actions.
     return entry if unit.act else entry | {"frames": compare(model, clips.frames, frames)[0]}
 
 
-def _films(unit: _Unit, real: np.ndarray, imagined: np.ndarray, context: int, output: Path) -> list[str]:
+def _films(job: Job, unit: _Unit, real: np.ndarray, imagined: np.ndarray) -> list[str]:
     names, scale = [], max(1, FILM_SIDE // real.shape[2])
-    for i, pair in enumerate(zip(real, imagined, strict=True)):
-        data, _ = encode(side_by_side(*pair, context=context, scale=scale))
+    for i, pair in enumerate(zip(real, imagined, strict=True) if job.films else ()):
+        data, _ = encode(side_by_side(*pair, context=job.settings.context, scale=scale))
         names.append(f"films/value-{unit.task}-{unit.file}-{i}{suffix(data)}")
-        write(output / names[-1], data)
+        write(job.output / names[-1], data)
     return names

@@ -8,7 +8,9 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.protocol import Clips, ProtocolSettings, measure, other_actions, read_clips
+from whale_jax.evaluation.clips import Clips, ProtocolSettings, read_clips
+from whale_jax.evaluation.video.measures import measure
+from whale_jax.evaluation.video.suite import other_actions
 
 SETTINGS = ProtocolSettings(context=2, horizon=4, episodes=2, start=-1, seed=3)
 

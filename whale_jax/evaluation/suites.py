@@ -1,0 +1,106 @@
+"""The suites, and their settings: from their defaults, a config's `evaluation`, and what a call changes."""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.settings import Settings, check_least
+from whale_jax.evaluation.clips import ClipSettings, ProtocolSettings
+from whale_jax.evaluation.judge.suite import Judge
+from whale_jax.evaluation.suite import Suite
+from whale_jax.evaluation.uncertainty.suite import Uncertainty
+from whale_jax.evaluation.value.suite import Value
+from whale_jax.evaluation.video.suite import Video
+
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (Video(), Value(), Uncertainty(), Judge())}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(ProtocolSettings):
+    """The clips, and how often a stage is evaluated while it is trained."""
+
+    during_training: int = 0  # steps between two evaluations of what a stage can imagine; 0 never evaluates then
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self, during_training=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheapSettings(Settings):
+    """The evaluation during training; a suite joins in once the model has what it requires."""
+
+    suites: tuple[str, ...] = ("video",)
+    episodes: int = 2  # clips for each task and policy
+    horizon: int = 8  # frames imagined
+
+    def __post_init__(self):
+        check_least(self, episodes=1, horizon=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The suites that are run, with the settings of each, and the clips that they share."""
+
+    clips: ProtocolSettings
+    settings: Mapping[str, Any]
+
+
+# The settings behind the groups of a config.
+GROUPS: dict[str, type[Settings]] = {
+    "evaluation": EvaluationSettings,
+    "evaluation.cheap": CheapSettings,
+    **{f"evaluation.{name}": suite.Settings for name, suite in SUITES.items()},
+}
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """Returns every key of every suite with its default, by suite."""
+    return {name: suite.Settings.defaults() for name, suite in SUITES.items()}
+
+
+def check_names(names: Collection[str], changes: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
+    """Raises WhaleError for a name that is no suite's, or for what is said to a suite that is not run."""
+    for name in (*(names or ("",)), *changes):
+        if name not in SUITES:
+            raise unknown_name("suite", name, SUITES)
+    for name in (*changes, *(("value",) if policies else ())):
+        if name not in names:
+            what = "Policies are ranked by" if name == "value" and policies else "There are settings for"
+            raise WhaleError(f"{what} the {name} suite, which is not run; add --suite={name}.")
+
+
+def choose(
+    names: Iterable[str], config: Mapping[str, Any], changes: Mapping[str, Any], **shared: int | None
+) -> Chosen:
+    """Returns the settings of suites.
+
+    Args:
+      names: of the suites.
+      config: `evaluation` of a config; what it lacks has its default.
+      changes: {suite: {key: value}} in its place.
+      shared: `episodes` and `horizon` of all clips but those of the uncertainty suite's horizon; None leaves them.
+
+    Raises:
+      WhaleError: a key does not exist, or settings cannot be followed.
+    """
+    given = {key: value for key, value in shared.items() if value is not None}
+    clips = ProtocolSettings.of(config, **given)
+    settings = {}
+    for name in names:
+        suite = SUITES[name]
+        common = {field: getattr(clips, field) for field in suite.Settings.needed()}
+        own = common | _merged(config.get(name, {}), changes.get(name, {}))
+        own |= given if issubclass(suite.Settings, ClipSettings) else {}
+        settings[name] = suite.Settings.from_dict(own, f"evaluation.{name}")
+        suite.check_settings(settings[name])
+    return Chosen(clips, settings)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(values)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
+        both[key] = _merged(values[key], value) if nested else value
+    return both
