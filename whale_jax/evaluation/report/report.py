@@ -75,7 +75,7 @@ def write_report(
       `path`.
 
     Raises:
-      WhaleError: metrics of another format, a film of unknown encoding, no matplotlib, or no room to write.
+      WhaleError: metrics of another format, a film of unknown encoding, or no room to write.
     """
     path = Path(path)
     check_metrics(metrics)

@@ -91,10 +91,15 @@ figure { margin: 0; }
   font-size: 0.88rem; }
 .legend li { display: flex; align-items: center; gap: 8px; }
 .swatch { width: 30px; height: 8px; flex: none; }
+.swatch path, .chart path { fill: none; stroke: currentColor; stroke-linejoin: round; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr));
   gap: 20px 28px; margin: 10px 0 8px; }
 .charts figcaption { font-size: 0.9rem; font-weight: 600; margin-bottom: 2px; overflow-wrap: anywhere; }
 .chart { display: block; width: 100%; height: auto; overflow: visible; }
+.chart .grid { color: var(--rule); stroke-width: 0.7; }
+.chart .base { color: var(--muted); stroke-width: 0.7; }
+.chart circle { fill: currentColor; }
+.chart text { font: 7.6px var(--sans); fill: var(--muted); }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 20px 24px; }
 .pairs .film div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
 .pairs img { image-rendering: pixelated; }
