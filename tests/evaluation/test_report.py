@@ -66,7 +66,7 @@ def shown(metrics: dict, arm) -> list[Film]:
 def report(tmp_path_factory, arm, invented):
     metrics = invented()
     folder = tmp_path_factory.mktemp("report") / "made on the way"
-    strip = Figure("A film strip.", "three rows of frames", films.filmstrip(arm(), arm(1.0), context=2))
+    strip = Figure("A film strip.", "three rows of frames", films.stills({"real": arm()}, range(1, 16, 4), 2))
     return metrics, write_report(folder / "report.html", metrics, shown(metrics, arm), [strip])
 
 

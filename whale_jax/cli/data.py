@@ -1,4 +1,4 @@
-"""The `whale data` commands: parse, call one function, print."""
+"""`whale collect` and the group `whale data`: parse, call one function, print."""
 
 import argparse
 import json
@@ -6,9 +6,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from whale_jax.cli.options import names_of
 
-def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands to their group: add(name, function, help) gives a parser."""
+
+def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callable[..., Callable]) -> None:
+    """Adds the commands: add(name, function, help) returns a parser, add_group(name, help) an `add` of its own."""
+    command = add("collect", run_collect, "record Meta-World episodes")
+    command.add_argument("--root", required=True, help="directory of the episode store")
+    command.add_argument("--tasks", required=True, help="comma-separated task names, or 'all'")
+    command.add_argument("--policies", help="comma-separated policy names; default: all of each split")
+    command.add_argument("--train", type=int, default=1, help="episodes per task and training policy")
+    command.add_argument("--valid", type=int, default=0, help="held-out episodes per task and training policy")
+    command.add_argument("--test", type=int, default=0, help="episodes per task and unseen policy")
+    command.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
+    command.add_argument("--camera", default="corner", help="camera of the simulator")
+    command.add_argument("--steps", type=int, default=100, help="actions per episode")
+    command.add_argument("--action-repeat", type=int, default=1, help="simulator steps that hold one action")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--workers", type=int, default=0, help="processes; 0 takes one per core")
+
+    add = add_group("data", "data sets: import, export, check, statistics, speed")
     command = add("check", run_check, "which of the 27 data sets are there, and do their actions do as they say?")
     _root_options(command)
     command.add_argument("--output", default="data-check", help="where pictures of first episodes go")
@@ -46,6 +63,25 @@ def _root_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--index", help="directory for indices; default: beside the data")
     command.add_argument("--workers", type=int, default=0, help="processes that index; 0 takes one per core")
     command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_collect(options) -> None:
+    from whale_jax.data.metaworld.record import record
+    from whale_jax.data.metaworld.simulator import TASKS
+
+    store = record(
+        options.root,
+        tasks=TASKS if options.tasks == "all" else names_of(options.tasks),
+        episodes={name: getattr(options, name) for name in ("train", "valid", "test") if getattr(options, name)},
+        image_size=options.image_size,
+        camera=options.camera,
+        steps=options.steps,
+        action_repeat=options.action_repeat,
+        seed=options.seed,
+        workers=options.workers or None,
+        policies=names_of(options.policies),
+    )
+    print(f"{options.root}: {len(store)} episodes, {store.num_frames} frames")
 
 
 def _present(options):

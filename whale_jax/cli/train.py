@@ -4,18 +4,16 @@ import argparse
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable
 
 from whale_jax.base.errors import WhaleError
-
-STUCK = 5.0  # seconds of reading one file
+from whale_jax.cli.options import chosen_config, config_option, names_of, resumable
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) gives a parser."""
+    """Adds the commands: add(name, function, help) returns a parser."""
     command = add("train", run_train, "data, four stages and a report; resumes where it stopped")
-    _config_option(command)
+    config_option(command)
     command.add_argument("--workdir", required=True, help="directory of the run")
     command.add_argument("--reuse", help="work directory of a run whose data and equal, finished stages are taken over")
     command.add_argument("--until", help="stop after this stage: tokenizer, behaviour, dynamics or reward")
@@ -47,13 +45,13 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--json", action="store_true", help="print it as JSON, once")
 
     command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
-    _config_option(command)
+    config_option(command)
     command.add_argument("--mesh", metavar="DATAxMODEL", help="compile every step for so many devices, as 8x1")
     command.add_argument("--stages", help="with --mesh: comma-separated stages; default: all that the config trains")
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = add("scale", run_scale, "a scaling study: sizes by shares of the data, fine-tuned; resumes")
-    _config_option(command, "configs/scaling.py")
+    config_option(command, "configs/scaling.py")
     command.add_argument("--workdir", required=True, help="directory of the study")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
 
@@ -69,7 +67,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="WHAT",
         help="train (default), kernels (of attention) or imagine",
     )
-    _config_option(command)
+    config_option(command)
     command.add_argument("--stages", default="", help="train: comma-separated stages; default: all of the config")
     command.add_argument("--steps", type=int, default=10, help="train, kernels: repetitions to time")
     command.add_argument(
@@ -82,22 +80,6 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _config_option(command: argparse.ArgumentParser, default: str = "configs/quickstart.py") -> None:
-    text = "config file, or file:variant; --config.KEY=VALUE changes a key"
-    command.add_argument("--config", default=default, help=text)
-
-
-def names_of(text: str | None) -> list[str] | None:
-    """The parts of a comma-separated option."""
-    return None if text is None else [name for name in text.split(",") if name]
-
-
-def _load_config(options):
-    from whale_jax.jobs.configuration import load_config, override
-
-    return override(load_config(options.config), options.overrides)
-
-
 def run_train(options) -> int:
     from whale_jax.training import hosts
     from whale_jax.training.profile import parse_window
@@ -105,13 +87,13 @@ def run_train(options) -> int:
     def train() -> None:
         from whale_jax.jobs.pretrain import pretrain
 
-        config, window = _load_config(options), parse_window(options.profile)
+        config, window = chosen_config(options), parse_window(options.profile)
         cluster = hosts.detect(os.environ, options.coordinator, options.num_processes, options.process_id)
         if cluster:
             hosts.join(cluster, options.coordinator_timeout)
         _tell(options.workdir, pretrain(config, options.workdir, options.until, window, options.reuse))
 
-    return _resumable(train)
+    return resumable(train)
 
 
 def run_finetune(options) -> int:
@@ -139,23 +121,7 @@ def run_finetune(options) -> int:
             more = {"scratch": options.scratch, "behaviour": not options.no_behaviour}
             _tell(options.workdir, finetune(job, options.workdir, options.until, **more))
 
-    return _resumable(work)
-
-
-def _resumable(work: Callable[[], None]) -> int:
-    """Exit status of work that SIGTERM and SIGINT stop so that the same command goes on."""
-    from whale_jax.data.store import activity
-    from whale_jax.training import interrupt
-
-    try:
-        with interrupt.handled():
-            work()
-    except interrupt.Interrupted as reason:
-        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr, flush=True)
-        if (reading := activity.longest()) and reading[1] > STUCK:
-            os._exit(interrupt.RESUME_STATUS)  # Python would wait for the thread that reads
-        return interrupt.RESUME_STATUS
-    return 0
+    return resumable(work)
 
 
 def _tell(workdir: str, metrics: dict) -> None:
@@ -183,13 +149,13 @@ def run_inspect(options) -> None:
     if options.mesh is not None:
         from whale_jax.tools.inspect.mesh import inspect_mesh, to_text
 
-        report = inspect_mesh(_load_config(options), options.mesh, names_of(options.stages))
+        report = inspect_mesh(chosen_config(options), options.mesh, names_of(options.stages))
     elif options.stages is not None:
         raise WhaleError("--stages chooses what is compiled for a mesh; give one with --mesh, or leave --stages out.")
     else:
         from whale_jax.tools.inspect.config import inspect, to_text
 
-        report = inspect(_load_config(options))
+        report = inspect(chosen_config(options))
     print(json.dumps(report, indent=1) if options.json else to_text(report))
 
 
@@ -197,10 +163,10 @@ def run_scale(options) -> int:
     from whale_jax.jobs.scaling import scaling_study, to_text
 
     def study() -> None:
-        table = scaling_study(_load_config(options), options.workdir)
+        table = scaling_study(chosen_config(options), options.workdir)
         print(json.dumps(table, indent=1) if options.json else to_text(table))
 
-    return _resumable(study)
+    return resumable(study)
 
 
 def run_replay(options) -> int:
@@ -216,15 +182,15 @@ def run_bench(options) -> None:
         from whale_jax.tools.bench.imagine import bench_imagine, to_text
 
         batches = tuple(int(b) for b in names_of(options.batches))
-        config, more = _load_config(options), (not options.no_compare, not options.no_retracing)
+        config, more = chosen_config(options), (not options.no_compare, not options.no_retracing)
         report = bench_imagine(config, batches, options.horizon, *more)
     elif options.what == "kernels":
         from whale_jax.tools.bench.kernels import bench_kernels, to_text
 
-        report = bench_kernels(_load_config(options), options.steps, options.batch)
+        report = bench_kernels(chosen_config(options), options.steps, options.batch)
     else:
         from whale_jax.tools.bench.stages import bench_stages, to_text
 
         stages = tuple(names_of(options.stages))
-        report = bench_stages(_load_config(options), stages, options.steps, options.batch)
+        report = bench_stages(chosen_config(options), stages, options.steps, options.batch)
     print(json.dumps(report, indent=1) if options.json else to_text(report))
