@@ -1,4 +1,4 @@
-"""The command for policies learnt in a model: parse, call one function, print."""
+"""`whale control`: parses, calls one function, prints."""
 
 import argparse
 import json

@@ -85,7 +85,7 @@ def run_collect(options) -> None:
 
 
 def _present(options):
-    """The data sets of the mixture that are there, however much of them is bad."""
+    """Opens the data sets of the mixture that exist, however many of their records are bad."""
     from whale_jax.data.oxe.mixture import open_mixture
     from whale_jax.data.oxe.recipes import RECIPES, WHALE_X
     from whale_jax.data.rlds.read import find

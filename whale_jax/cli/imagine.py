@@ -24,15 +24,11 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     done.add_argument("--actions", help="typed, as --actions='1,0,0,0*4; 0,0,-1,1*8', or a .csv or .npy file")
     done.add_argument("--random", type=int, metavar="SEED", help="actions drawn evenly from their range")
     done.add_argument("--strip", action="store_true", help="six actions, held: what the model makes of each direction")
-    command.add_argument(
-        "--uncertainty",
-        choices=("retracing", "entropy", "ensemble", "none"),
-        metavar="UNCERTAINTY",
-        help="drawn below: retracing (default), entropy, ensemble or none",
-    )
-    command.add_argument(
-        "--out", required=True, help="film to write (.mp4, .gif, or .png for stills); with --data: DIR"
-    )
+    kinds = ("retracing", "entropy", "ensemble", "none")
+    text = "drawn below: retracing (default), entropy, ensemble or none"
+    command.add_argument("--uncertainty", choices=kinds, metavar="UNCERTAINTY", help=text)
+    text = "film to write (.mp4, .gif, or .png for stills); with --data: DIR"
+    command.add_argument("--out", required=True, help=text)
 
 
 def run_imagine(options) -> None:

@@ -1,4 +1,4 @@
-"""The commands that train and that measure training: parse, call one function, print."""
+"""The commands that train or measure training: parse, call one function, print."""
 
 import argparse
 import functools
@@ -59,20 +59,13 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("directory", help="the directory that the failed run named")
 
     command = add("bench", run_bench, "time a config's training steps, attention or rollouts, on synthetic data")
-    command.add_argument(
-        "what",
-        nargs="?",
-        default="train",
-        choices=("train", "kernels", "imagine"),
-        metavar="WHAT",
-        help="train (default), kernels (of attention) or imagine",
-    )
+    kinds, text = ("train", "kernels", "imagine"), "train (default), kernels (of attention) or imagine"
+    command.add_argument("what", nargs="?", default="train", choices=kinds, metavar="WHAT", help=text)
     config_option(command)
     command.add_argument("--stages", default="", help="train: comma-separated stages; default: all of the config")
     command.add_argument("--steps", type=int, default=10, help="train, kernels: repetitions to time")
-    command.add_argument(
-        "--batch", type=int, default=0, help="train, kernels: every stage's batch size, over all devices"
-    )
+    text = "train, kernels: every stage's batch size, over all devices"
+    command.add_argument("--batch", type=int, default=0, help=text)
     command.add_argument("--batches", default="", help="imagine: numbers of trajectories; default 1,16,64")
     command.add_argument("--horizon", type=int, default=15, help="imagine: frames after the given one")
     command.add_argument("--no-compare", action="store_true", help="imagine: leave the full-window sampler out")
@@ -125,7 +118,7 @@ def run_finetune(options) -> int:
 
 
 def _tell(workdir: str, metrics: dict) -> None:
-    """Says what a run came to and where its report is, if it made one."""
+    """Prints the outcome of a run and the place of its report, if it made one."""
     if metrics:
         from whale_jax.base.workdir import Workdir
         from whale_jax.evaluation.report.report import statements
