@@ -1,6 +1,8 @@
 """Every command of `whale` answers as its help says."""
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 import tiny
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.cli.whale import build_parser, parse_overrides
+from whale_jax.cli.whale import build_parser, main, parse_overrides
 
 COMMANDS = ("doctor", "collect", "train", "watch", "evaluate", "imagine", "inspect", "scale", "replay", "bench")
 
@@ -33,6 +35,56 @@ def test_every_option_has_a_help_text_or_a_plain_name(name, capsys):
         build_parser().parse_args([name, "--help"])
     assert stopped.value.code == 0
     assert "--debug" in capsys.readouterr().out
+
+
+def with_nobody_reading(command: list[str], streams=("stdout",)) -> subprocess.CompletedProcess:
+    """Runs a command whose output goes to a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | dict.fromkeys(streams, writer)
+        env = tiny.environment() | {"PYTHONUNBUFFERED": ""}
+        return subprocess.run(command, cwd=tiny.ROOT, env=env, text=True, **pipes)
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "data check --help", "doctor --json"])
+def test_a_reader_that_leaves_ends_a_command_without_a_word(arguments):
+    done = with_nobody_reading(tiny.command(*arguments.split()))
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_reader_of_errors_that_leaves_changes_nothing_on_stdout():
+    done = with_nobody_reading(tiny.command("traim"), streams=("stderr",))
+    assert (done.returncode, done.stdout) == (141, "")
+    assert with_nobody_reading(tiny.command("traim"), streams=()).returncode == 2
+
+
+def test_a_screen_of_rich_that_nobody_reads_ends_as_quietly():
+    code = (
+        "from rich.console import Console; from whale_jax.cli import train, whale\n"
+        "train.run_replay = lambda options: Console().print('replayed')\n"
+        "raise SystemExit(whale.main(['replay', 'directory']))"
+    )
+    done = with_nobody_reading([sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_head_takes_what_it_wants_of_a_run(trained):
+    command = shlex.join(tiny.command("watch", str(trained[0]), "--once"))
+    script = f"set -o pipefail; {command} | head -n 1"
+    done = subprocess.run(["bash", "-c", script], cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True)
+    assert done.returncode in (0, 141) and done.stderr == "" and len(done.stdout.splitlines()) == 1
+
+
+def test_a_broken_pipe_elsewhere_is_an_error_like_any_other(monkeypatch, capsys):
+    def fail(options):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("whale_jax.cli.train.run_replay", fail)
+    assert main(["replay", "somewhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: BrokenPipeError")
 
 
 def parse(*arguments):

@@ -10,7 +10,8 @@ import tiny
 from PIL import Image
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.cli.whale import build_parser, run_imagine
+from whale_jax.cli.imagine import run_imagine
+from whale_jax.cli.whale import build_parser
 from whale_jax.data.store.storage import write_episode
 from whale_jax.imagination import film
 from whale_jax.imagination.world import Imagination

@@ -1,21 +1,21 @@
-"""The command for policies learnt in a model: parse, call one function, print."""
+"""`whale control`: parses, calls one function, prints."""
 
 import argparse
 import json
 from collections.abc import Callable
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.cli.train import _config_option, _load_config, _resumable
+from whale_jax.cli.options import chosen_config, config_option, resumable
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) gives a parser."""
-    command = add("control", run_control, "policies learnt in a model, with and without a penalty, tried; resumes")
+    """Adds the commands: add(name, function, help) returns a parser."""
+    command = add("control", run_control, "learn policies in a model, with and without a penalty; resumes")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory of the model")
     command.add_argument("--workdir", required=True, help="directory of the study")
-    _config_option(command, "control_small")
+    config_option(command, "control_small")
     command.add_argument("--data", help="episode store; default: the one that the model was trained on")
-    command.add_argument("--part", default="1/1", metavar="I/N", help="of N processes that share the runs, the I-th")
+    command.add_argument("--part", default="1/1", metavar="I/N", help="run as process I of N that share the runs")
     command.add_argument("--json", action="store_true", help="print the tables as JSON")
 
 
@@ -26,10 +26,10 @@ def run_control(options) -> int:
     part = _part(options.part)
 
     def study() -> None:
-        table = control_study(options.checkpoint, options.workdir, _load_config(options), options.data, part)
+        table = control_study(options.checkpoint, options.workdir, chosen_config(options), options.data, part)
         print(json.dumps(table, indent=1) if options.json else to_text(table))
 
-    return _resumable(study)
+    return resumable(study)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The `whale data` commands: parse, call one function, print."""
+"""`whale collect` and the group `whale data`: parse, call one function, print."""
 
 import argparse
 import json
@@ -6,14 +6,31 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from whale_jax.cli.options import names_of
 
-def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands to their group: add(name, function, help) gives a parser."""
-    command = add("check", run_check, "which of the 27 data sets are there, and do their actions do as they say?")
+
+def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callable[..., Callable]) -> None:
+    """Adds the commands: add(name, function, help) returns a parser, add_group(name, help) an `add` of its own."""
+    command = add("collect", run_collect, "record Meta-World episodes")
+    command.add_argument("--root", required=True, help="directory of the episode store")
+    command.add_argument("--tasks", required=True, help="comma-separated task names, or 'all'")
+    command.add_argument("--policies", help="comma-separated policy names; default: all of each split")
+    command.add_argument("--train", type=int, default=1, help="episodes per task and training policy")
+    command.add_argument("--valid", type=int, default=0, help="held-out episodes per task and training policy")
+    command.add_argument("--test", type=int, default=0, help="episodes per task and unseen policy")
+    command.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
+    command.add_argument("--camera", default="corner", help="camera of the simulator")
+    command.add_argument("--steps", type=int, default=100, help="actions per episode")
+    command.add_argument("--action-repeat", type=int, default=1, help="simulator steps per action")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--workers", type=int, default=0, help="processes; 0 uses one per core")
+
+    add = add_group("data", "data sets: import, export, check, statistics, speed")
+    command = add("check", run_check, "which of the 27 data sets are available, and are their actions sound?")
     _root_options(command)
-    command.add_argument("--output", default="data-check", help="where pictures of first episodes go")
+    command.add_argument("--output", default="data-check", help="directory for pictures of first episodes")
 
-    command = add("stats", run_stats, "index the data sets of the mixture that are there; their statistics")
+    command = add("stats", run_stats, "index the available data sets of the mixture and print their statistics")
     _root_options(command)
 
     command = add("bench", run_bench, "time the batches of a mixture, without a model")
@@ -22,34 +39,53 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--frames", type=int, default=8, help="frames of a segment")
     command.add_argument("--batch-size", type=int, default=32, help="segments of a batch")
     command.add_argument("--batches", type=int, default=500, help="batches to time")
-    command.add_argument("--threads", type=int, default=2, help="batches made at the same time")
+    command.add_argument("--threads", type=int, default=2, help="batches in preparation at the same time")
 
     command = add("export", run_export, "write an episode store as an RLDS or a LeRobot data set")
     command.add_argument("--from", dest="source", required=True, help="directory of the episode store")
-    command.add_argument("--to", required=True, help="directory that gets NAME/1.0.0, or for LeRobot NAME")
+    command.add_argument("--to", required=True, help="directory that will contain NAME/1.0.0, or for LeRobot NAME")
     command.add_argument("--name", required=True, help="the data set's name")
     command.add_argument("--format", choices=("rlds", "lerobot"), default="rlds", metavar="FORMAT", help="or lerobot")
 
     command = add("import", run_import, "convert LeRobot, RLDS, a folder of videos or a store into an episode store")
     command.add_argument("--from", dest="source", required=True, help="directory of the data set")
     command.add_argument("--to", required=True, help="directory of the episode store")
-    command.add_argument("--robot", help="what the actions mean: YAML as in configs/robots; RLDS and stores know")
-    command.add_argument("--camera", default="", help="view to use, where there are several")
+    command.add_argument("--robot", help="YAML of the actions, as in configs/robots; not for RLDS and stores")
+    command.add_argument("--camera", default="", help="view to use if there are several")
     command.add_argument("--image-size", type=int, help="side of a frame in pixels; LeRobot, folders: 64")
-    command.add_argument("--valid", type=float, default=0.1, help="share of held-out episodes, the last ones")
-    command.add_argument("--test", type=float, default=0.0, help="share of test episodes, behind them")
-    command.add_argument("--leave-out", default="", help="comma-separated episodes to pass over")
+    command.add_argument("--valid", type=float, default=0.1, help="share of held-out episodes, from the end")
+    command.add_argument("--test", type=float, default=0.0, help="share of test episodes, after them")
+    command.add_argument("--leave-out", default="", help="comma-separated episodes to skip")
 
 
 def _root_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--root", required=True, help="directory that holds the data sets' directories")
-    command.add_argument("--index", help="directory for indices; default: beside the data")
-    command.add_argument("--workers", type=int, default=0, help="processes that index; 0 takes one per core")
+    command.add_argument("--index", help="directory for indices; default: next to the data")
+    command.add_argument("--workers", type=int, default=0, help="indexing processes; 0 uses one per core")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
+def run_collect(options) -> None:
+    from whale_jax.data.metaworld.record import record
+    from whale_jax.data.metaworld.simulator import TASKS
+
+    store = record(
+        options.root,
+        tasks=TASKS if options.tasks == "all" else names_of(options.tasks),
+        episodes={name: getattr(options, name) for name in ("train", "valid", "test") if getattr(options, name)},
+        image_size=options.image_size,
+        camera=options.camera,
+        steps=options.steps,
+        action_repeat=options.action_repeat,
+        seed=options.seed,
+        workers=options.workers or None,
+        policies=names_of(options.policies),
+    )
+    print(f"{options.root}: {len(store)} episodes, {store.num_frames} frames")
+
+
 def _present(options):
-    """The data sets of the mixture that are there, however much of them is bad."""
+    """Opens the data sets of the mixture that exist, however many of their records are bad."""
     from whale_jax.data.oxe.mixture import open_mixture
     from whale_jax.data.oxe.recipes import RECIPES, WHALE_X
     from whale_jax.data.rlds.read import find

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from whale_jax.cli.train import names_of
+from whale_jax.cli.options import names_of
 
 # Where the settings are that have an option of their own; what is not given is None.
 SHORT = {
@@ -22,33 +22,33 @@ SHORT = {
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) gives a parser."""
+    """Adds the commands: add(name, function, help) returns a parser."""
     command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
-    command.add_argument("--output", help="where the report goes; default: the work directory")
+    command.add_argument("--output", help="directory for the report; default: the work directory")
     command.add_argument("--episodes", type=int, help="episodes per task and policy; default: by suite")
-    command.add_argument("--horizon", type=int, help="frames imagined, but by the uncertainty suite; default: by suite")
+    command.add_argument("--horizon", type=int, help="imagined frames, not for uncertainty; default: by suite")
     text = "comma-separated: video, value, uncertainty, judge; --evaluation.SUITE.KEY=VALUE changes a setting of one"
     command.add_argument("--suite", default="video", help=text)
-    command.add_argument("--no-behaviour", action="store_true", help="with behaviour conditioning switched off")
-    command.add_argument("--no-fvd", action="store_true", help="video: leave FVD out, about a second a clip and series")
-    command.add_argument("--policy", default="", help="value: further policies: module:callable, or a run's directory")
-    command.add_argument("--judge-endpoint", metavar="URL", help="judge: address up to, without, /chat/completions")
+    command.add_argument("--no-behaviour", action="store_true", help="switch behaviour conditioning off")
+    command.add_argument("--no-fvd", action="store_true", help="video: skip FVD, about a second per clip and series")
+    command.add_argument("--policy", default="", help="value: your policies: module:callable, or a run's directory")
+    command.add_argument("--judge-endpoint", metavar="URL", help="judge: address, without /chat/completions")
     command.add_argument("--judge-model", metavar="NAME", help="judge: vision-language model; key in WHALE_JUDGE_KEY")
-    command.add_argument("--judge-criteria", metavar="FILE", help="judge: YAML of further criteria by task")
-    command.add_argument("--judge-votes", type=int, metavar="N", help="judge: votes of each pair; default 3")
-    command.add_argument("--judge-max-tokens", type=int, metavar="N", help="judge: of one answer; default 400")
-    command.add_argument("--judge-prices", metavar="IN,OUT", help="judge: dollars for a million tokens in, and out")
+    command.add_argument("--judge-criteria", metavar="FILE", help="judge: YAML with your criteria by task")
+    command.add_argument("--judge-votes", type=int, metavar="N", help="judge: votes per pair; default 3")
+    command.add_argument("--judge-max-tokens", type=int, metavar="N", help="judge: tokens per answer; default 400")
+    command.add_argument("--judge-prices", metavar="IN,OUT", help="judge: dollars per million tokens in, and out")
     text = "judge: stop asking before this is spent"
     command.add_argument("--judge-budget", type=float, metavar="DOLLARS", help=text)
-    command.add_argument("--judge-dry-run", action="store_true", default=None, help="judge: say the cost, ask nothing")
+    command.add_argument("--judge-dry-run", action="store_true", default=None, help="judge: show the cost, ask nothing")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
     command.set_defaults(evaluation=True)
 
-    command = add("report", run_report, "score a metrics.json anew, without its model, and write its report")
-    command.add_argument("--from", dest="source", required=True, help="metrics.json, or the directory that holds it")
-    command.add_argument("--output", help="where the report goes; default: beside it, in report-again")
+    command = add("report", run_report, "score a metrics.json again, without its model, and write its report")
+    command.add_argument("--from", dest="source", required=True, help="metrics.json, or its directory")
+    command.add_argument("--output", help="directory for the report; default: report-again, next to it")
     command.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

@@ -1,109 +1,82 @@
-"""The commands that train and that measure training: parse, call one function, print."""
+"""The commands that train or measure training: parse, call one function, print."""
 
 import argparse
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable
 
 from whale_jax.base.errors import WhaleError
-
-STUCK = 5.0  # seconds of reading one file
+from whale_jax.cli.options import chosen_config, config_option, names_of, resumable
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) gives a parser."""
-    command = add("train", run_train, "data, four stages and a report; resumes where it stopped")
-    _config_option(command)
+    """Adds the commands: add(name, function, help) returns a parser."""
+    command = add("train", run_train, "data, four stages and a report; resumes")
+    config_option(command)
     command.add_argument("--workdir", required=True, help="directory of the run")
-    command.add_argument("--reuse", help="work directory of a run whose data and equal, finished stages are taken over")
+    command.add_argument("--reuse", help="work directory of a run; reuse its data and its identical, finished stages")
     command.add_argument("--until", help="stop after this stage: tokenizer, behaviour, dynamics or reward")
     command.add_argument("--profile", default="", metavar="FIRST:LAST", help="trace these steps of every stage")
-    command.add_argument("--coordinator", default="", metavar="HOST:PORT", help="several: where process 0 listens")
-    command.add_argument("--num-processes", type=int, help="several: how many; srun and mpirun say so themselves")
-    command.add_argument("--process-id", type=int, help="several: which this is, from 0")
-    command.add_argument("--coordinator-timeout", type=float, default=300.0, help="several: seconds to wait")
+    command.add_argument("--coordinator", default="", metavar="HOST:PORT", help="several hosts: address of process 0")
+    command.add_argument("--num-processes", type=int, help="several hosts: number of processes; srun and mpirun set it")
+    command.add_argument("--process-id", type=int, help="several hosts: number of this process, from 0")
+    command.add_argument("--coordinator-timeout", type=float, default=300.0, help="several hosts: seconds to wait")
 
-    command = add("finetune", run_finetune, "a checkpoint on episodes of your own robot, and a report; resumes")
+    command = add("finetune", run_finetune, "fine-tune a checkpoint on episodes of your own robot; resumes")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory to start from")
     text = "episode store, or what `whale data import` takes, which is imported into the work directory"
     command.add_argument("--data", required=True, help=text)
     command.add_argument("--robot", help="YAML file of the robot, for LeRobot data sets and folders")
-    command.add_argument("--camera", default="", help="view to use where the data have several")
+    command.add_argument("--camera", default="", help="view to use if the data have several")
     command.add_argument("--workdir", required=True, help="directory of the run")
     text = "published name or file whose finetune(pretrained, scratch) changes the checkpoint's config"
     command.add_argument("--config", help=text + "; --config.KEY=VALUE changes a key; default: the published steps")
-    command.add_argument("--new-actions", action="store_true", help="draw the inputs of actions anew")
-    command.add_argument("--scratch", action="store_true", help="the same networks, with nothing of the checkpoint")
-    command.add_argument("--no-behaviour", action="store_true", help="without behaviour conditioning")
+    command.add_argument("--new-actions", action="store_true", help="re-initialise the action inputs")
+    command.add_argument("--scratch", action="store_true", help="train the same networks without the checkpoint")
+    command.add_argument("--no-behaviour", action="store_true", help="train without behaviour conditioning")
     command.add_argument("--until", help="stop after this stage, without a report")
-    command.add_argument("--compare", default="", help="train these too, and compare: scratch, no-behaviour")
+    command.add_argument("--compare", default="", help="also train these, and compare: scratch, no-behaviour")
 
-    command = add("watch", run_watch, "how far a run is, from another terminal, until Ctrl-C")
+    command = add("watch", run_watch, "show the progress of a run, from another terminal, until Ctrl-C")
     command.add_argument("workdir", help="directory of the run")
-    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks; default 2")
-    command.add_argument("--once", action="store_true", help="print what is there now, and no more")
-    command.add_argument("--json", action="store_true", help="print it as JSON, once")
+    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between refreshes; default 2")
+    command.add_argument("--once", action="store_true", help="print the current state once")
+    command.add_argument("--json", action="store_true", help="print the current state as JSON")
 
     command = add("inspect", run_inspect, "parameters, FLOPs and memory of a config, without running it")
-    _config_option(command)
-    command.add_argument("--mesh", metavar="DATAxMODEL", help="compile every step for so many devices, as 8x1")
+    config_option(command)
+    command.add_argument("--mesh", metavar="DATAxMODEL", help="compile every step for a mesh such as 8x1")
     command.add_argument("--stages", help="with --mesh: comma-separated stages; default: all that the config trains")
     command.add_argument("--json", action="store_true", help="print JSON")
 
-    command = add("scale", run_scale, "a scaling study: sizes by shares of the data, fine-tuned; resumes")
-    _config_option(command, "scaling")
+    command = add("scale", run_scale, "a scaling study: sizes times shares of the data, fine-tuned; resumes")
+    config_option(command, "scaling")
     command.add_argument("--workdir", required=True, help="directory of the study")
     command.add_argument("--json", action="store_true", help="print the table as JSON")
 
-    command = add("replay", run_replay, "run again a training step that was not finite, and explain it")
+    command = add("replay", run_replay, "repeat a training step that was not finite, and explain it")
     command.add_argument("directory", help="the directory that the failed run named")
 
     command = add("bench", run_bench, "time a config's training steps, attention or rollouts, on synthetic data")
-    command.add_argument(
-        "what",
-        nargs="?",
-        default="train",
-        choices=("train", "kernels", "imagine"),
-        metavar="WHAT",
-        help="train (default), kernels (of attention) or imagine",
-    )
-    _config_option(command)
+    kinds, text = ("train", "kernels", "imagine"), "train (default), kernels (of attention) or imagine"
+    command.add_argument("what", nargs="?", default="train", choices=kinds, metavar="WHAT", help=text)
+    config_option(command)
     command.add_argument("--stages", default="", help="train: comma-separated stages; default: all of the config")
     command.add_argument("--steps", type=int, default=10, help="train, kernels: repetitions to time")
-    command.add_argument(
-        "--batch", type=int, default=0, help="train, kernels: every stage's batch size, over all devices"
-    )
+    text = "train, kernels: every stage's batch size, over all devices"
+    command.add_argument("--batch", type=int, default=0, help=text)
     command.add_argument("--batches", default="", help="imagine: numbers of trajectories; default 1,16,64")
     command.add_argument("--horizon", type=int, default=15, help="imagine: frames after the given one")
-    command.add_argument("--no-compare", action="store_true", help="imagine: leave the full-window sampler out")
-    command.add_argument("--no-retracing", action="store_true", help="imagine: leave retracing out")
+    command.add_argument("--no-compare", action="store_true", help="imagine: skip the full-window sampler")
+    command.add_argument("--no-retracing", action="store_true", help="imagine: skip retracing")
     command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _config_option(command: argparse.ArgumentParser, default: str = "quickstart") -> None:
-    text = "config file or published name, with :variant or not; --config.KEY=VALUE changes a key"
-    command.add_argument("--config", default=default, help=text)
-
-
-def names_of(text: str | None) -> list[str] | None:
-    """The parts of a comma-separated option."""
-    return None if text is None else [name for name in text.split(",") if name]
 
 
 def _whole(text: str) -> int:
     if not text.isdecimal():
         raise WhaleError(f"--batches has {text!r}; give whole numbers of trajectories, such as --batches=1,16.")
     return int(text)
-
-
-def _load_config(options):
-    from whale_jax.jobs.configuration import check_config, load_config, override
-
-    config = override(load_config(options.config), options.overrides)
-    check_config(config)
-    return config
 
 
 def run_train(options) -> int:
@@ -113,13 +86,13 @@ def run_train(options) -> int:
     def train() -> None:
         from whale_jax.jobs.pretrain import pretrain
 
-        config, window = _load_config(options), parse_window(options.profile)
+        config, window = chosen_config(options), parse_window(options.profile)
         cluster = hosts.detect(os.environ, options.coordinator, options.num_processes, options.process_id)
         if cluster:
             hosts.join(cluster, options.coordinator_timeout)
         _tell(options.workdir, pretrain(config, options.workdir, options.until, window, options.reuse))
 
-    return _resumable(train)
+    return resumable(train)
 
 
 def run_finetune(options) -> int:
@@ -147,27 +120,11 @@ def run_finetune(options) -> int:
             more = {"scratch": options.scratch, "behaviour": not options.no_behaviour}
             _tell(options.workdir, finetune(job, options.workdir, options.until, **more))
 
-    return _resumable(work)
-
-
-def _resumable(work: Callable[[], None]) -> int:
-    """Exit status of work that SIGTERM and SIGINT stop so that the same command goes on."""
-    from whale_jax.data.store import activity
-    from whale_jax.training import interrupt
-
-    try:
-        with interrupt.handled():
-            work()
-    except interrupt.Interrupted as reason:
-        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr, flush=True)
-        if (reading := activity.longest()) and reading[1] > STUCK:
-            os._exit(interrupt.RESUME_STATUS)  # Python would wait for the thread that reads
-        return interrupt.RESUME_STATUS
-    return 0
+    return resumable(work)
 
 
 def _tell(workdir: str, metrics: dict) -> None:
-    """Says what a run came to and where its report is, if it made one."""
+    """Prints the outcome of a run and the place of its report, if it made one."""
     if metrics:
         from whale_jax.base.workdir import Workdir
         from whale_jax.evaluation.summary import to_text
@@ -191,13 +148,13 @@ def run_inspect(options) -> None:
     if options.mesh is not None:
         from whale_jax.tools.inspect.mesh import inspect_mesh, to_text
 
-        report = inspect_mesh(_load_config(options), options.mesh, names_of(options.stages))
+        report = inspect_mesh(chosen_config(options), options.mesh, names_of(options.stages))
     elif options.stages is not None:
         raise WhaleError("--stages chooses what is compiled for a mesh; give one with --mesh, or leave --stages out.")
     else:
         from whale_jax.tools.inspect.config import inspect, to_text
 
-        report = inspect(_load_config(options))
+        report = inspect(chosen_config(options))
     print(json.dumps(report, indent=1) if options.json else to_text(report))
 
 
@@ -205,10 +162,10 @@ def run_scale(options) -> int:
     from whale_jax.jobs.scaling import scaling_study, to_text
 
     def study() -> None:
-        table = scaling_study(_load_config(options), options.workdir)
+        table = scaling_study(chosen_config(options), options.workdir)
         print(json.dumps(table, indent=1) if options.json else to_text(table))
 
-    return _resumable(study)
+    return resumable(study)
 
 
 def run_replay(options) -> int:
@@ -225,15 +182,15 @@ def run_bench(options) -> None:
         from whale_jax.tools.bench.imagine import bench_imagine, to_text
 
         batches = tuple(map(_whole, names_of(options.batches)))
-        config, more = _load_config(options), (not options.no_compare, not options.no_retracing)
+        config, more = chosen_config(options), (not options.no_compare, not options.no_retracing)
         report = bench_imagine(config, batches, options.horizon, *more)
     elif options.what == "kernels":
         from whale_jax.tools.bench.kernels import bench_kernels, to_text
 
-        report = bench_kernels(_load_config(options), options.steps, options.batch)
+        report = bench_kernels(chosen_config(options), options.steps, options.batch)
     else:
         from whale_jax.tools.bench.stages import bench_stages, to_text
 
         stages = tuple(names_of(options.stages))
-        report = bench_stages(_load_config(options), stages, options.steps, options.batch)
+        report = bench_stages(chosen_config(options), stages, options.steps, options.batch)
     print(json.dumps(report, indent=1) if options.json else to_text(report))

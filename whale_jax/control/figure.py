@@ -28,7 +28,7 @@ def write_figures(table: Mapping[str, Any], directory: Path) -> None:
 
 
 def _band(axes, updates, curve: list[list[float | None]], colour: str, label: str, dashes=(), bounds=None) -> None:
-    """A mean and, where there are several seeds, its interval."""
+    """Draws a mean and, where there are several seeds, its interval."""
     mean, low, high = (np.array([np.nan if x is None else x for x in part]) for part in zip(*curve, strict=True))
     if bounds is not None:
         low, high = low.clip(*bounds), high.clip(*bounds)
@@ -37,7 +37,7 @@ def _band(axes, updates, curve: list[list[float | None]], colour: str, label: st
 
 
 def _draw_study(study: Mapping[str, Any], path: Path) -> None:
-    """A row a task, a column a method, each beside the run without a penalty."""
+    """Draws one row per task and one column per method, each next to the run without a penalty."""
     present = [name for name in _METHODS if any(name in rows for rows in study.values())]
     columns = [name for name in present if name != _BESIDE] or present
     figure = new_figure(1.2 + 2.9 * len(columns), 0.5 + 2.6 * len(study))

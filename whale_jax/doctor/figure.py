@@ -7,18 +7,7 @@ import numpy as np
 
 from whale_jax.data.contract.actions import ActionSpec, StateSpec
 from whale_jax.data.robot.diagnosis import Axis, Diagnosis, Trajectory
-from whale_jax.evaluation.report.figure import (
-    INK,
-    LEGEND,
-    MODEL,
-    MUTED,
-    RULE,
-    SECOND,
-    check_drawing,
-    new_figure,
-    save,
-    style,
-)
+from whale_jax.evaluation.report.figure import INK, LEGEND, MODEL, MUTED, RULE, SECOND, new_figure, save, style
 
 _MOST_POINTS, _MOST_STEPS, _COLUMNS = 2000, 200, 3
 
@@ -31,7 +20,6 @@ def write_figure(
     Raises:
       WhaleError: matplotlib is not installed, or the disk is full.
     """
-    check_drawing()
     grippers = _grippers(recording, spec, state_spec)
     rows = -(-len(diagnosis.axes) // _COLUMNS)
     figure = new_figure(12, 2.6 * rows + 2.2 * len(grippers) + 0.9)
@@ -90,9 +78,8 @@ def _grippers(recording, spec: ActionSpec, state_spec: StateSpec | None) -> list
 
 
 def _draw_gripper(axes, name: str, command: np.ndarray, opening: np.ndarray) -> None:
-    axes.plot(
-        command, color=MUTED, linewidth=0.8, drawstyle="steps-mid", label="commanded, 1 = open as the spec has it"
-    )
+    label = "commanded, 1 = open as the spec has it"
+    axes.plot(command, color=MUTED, linewidth=0.8, drawstyle="steps-mid", label=label)
     axes.plot(opening, color=MODEL, linewidth=1.5, label="measured opening")
     style(axes, "step", f"{name}: opening over the first episodes")
     axes.legend(fontsize=7, **LEGEND, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)

@@ -19,8 +19,9 @@ from whale_jax.evaluation.suites import SUITES, check_names, choose
 from whale_jax.evaluation.summary import FORMAT, check_metrics, results, write_report
 from whale_jax.evaluation.video.measures import MEASURES
 from whale_jax.imagination.world import Policy, WorldModel, load
+from whale_jax.models.whale.saved import find
 from whale_jax.nn import lpips
-from whale_jax.training.checkpoint import find, newest_meta
+from whale_jax.training.checkpoint import newest_meta
 from whale_jax.training.history import read_history
 
 SAMPLES = 1  # of every clip: nothing is the best of many

@@ -1,9 +1,9 @@
 """The scaling study: dynamics of several sizes on nested shares of the data, before and after fine-tuning.
 
 WORKDIR/base/                       tokenizer and behaviour model, trained once and frozen
-WORKDIR/SIZE-PERCENT/               a cell: the dynamics of one size on a share of the data
+WORKDIR/SIZE-PERCENT/               a cell: the dynamics of one size, trained on a share of the data
 WORKDIR/SIZE-PERCENT/finetuned/     the same, fine-tuned on another episode store
-WORKDIR/scaling.json, scaling.png   table and figure of the cells that are finished
+WORKDIR/scaling.json, scaling.png   table and figure of the finished cells
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ FEWEST = 3  # cells for a fit: a line through two always fits
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneSettings(Settings):
-    """Fine-tuning of each cell's dynamics; what is not named here is as in pre-training.
+    """Fine-tuning of each cell's dynamics; all other settings are as in pre-training.
 
     Attributes:
       root: episode store whose held-out episodes are the test.
@@ -63,12 +63,12 @@ class FinetuneSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ScalingSettings(Settings):
-    """What is studied: every size on every share.
+    """The cells of the study: every size on every share of the data.
 
     Attributes:
       sizes: (num_layers, width, num_heads) of the dynamics by name.
       fractions: shares of the training episodes, ascending, the last one 1.
-      finetune: what follows.
+      finetune: the training that follows in every cell.
     """
 
     sizes: Mapping[str, Sequence[int]]
@@ -89,7 +89,7 @@ class ScalingSettings(Settings):
 
     @property
     def cells(self) -> "list[Cell]":
-        """Every run, small ones first."""
+        """Returns every run, small ones first."""
         sizes = sorted(self.sizes.items(), key=lambda size: size[1][0] * size[1][1] ** 2)
         return [Cell(name, tuple(shape), fraction) for name, shape in sizes for fraction in self.fractions]
 
@@ -116,7 +116,7 @@ class Cell:
         return f"{self.size}-{100 * self.fraction:g}"
 
     def config(self, base: ConfigDict) -> ConfigDict:
-        """The config of its pre-training, from that of the base."""
+        """Returns the config of its pre-training, made from the base's."""
         config = base.copy_and_resolve_references()
         config.name = f"{base.name}-{self.name}"
         config.model.dynamics.transformer = transformer(*self.shape)
@@ -124,7 +124,7 @@ class Cell:
         return config
 
     def costs(self, config: ConfigDict) -> dict[str, float]:
-        """Parameters of the dynamics, and for one step of it tokens, FLOPs and attention's FLOPs beside these."""
+        """Returns the parameters of the dynamics and, per step, tokens, FLOPs, and attention's FLOPs on top."""
         model, stage = model_settings(config), make_stage(config, "dynamics")
         frames, tokens = stage.num_frames, model.tokenizer.num_tokens
         parameters = Networks(model).parameter_counts()["dynamics"]
@@ -141,16 +141,15 @@ class Cell:
 def scaling_study(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     """Trains and fine-tunes every cell, and writes `scaling.json` and `scaling.png` after each.
 
-    A second call goes on where the first one stopped: finished cells are not touched, others resume from their
-    checkpoints.
+    A second call resumes: finished cells stay as they are, others continue from their checkpoints.
 
     Args:
       config: of a run, with a group `scaling`, see `ScalingSettings` and configs/scaling.py.
-      workdir: everything of the study lies there.
+      workdir: directory of the whole study.
 
     Returns:
-      The table as written: "cells" (a list of rows), "fit" by the cells that it is over, and "controls", the test MSE
-      of what no cell changes.
+      The table as written: "cells" (a list of rows), "fit" by the cells that it covers, and "controls", the test MSE
+      of baselines that no cell changes.
 
     Raises:
       WhaleError: the group is missing or wrong, or a store cannot be read; and see `whale_jax.jobs.pretrain.pretrain`.
@@ -174,7 +173,7 @@ def scaling_study(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
 
 
 def _split(config: ConfigDict, workdir: Path) -> tuple[ScalingSettings, ConfigDict]:
-    """The settings of the study, and the config that its runs share, with their data in one place."""
+    """Returns the settings of the study, and the config that its runs share, with their data in one place."""
     if "scaling" not in config:
         raise WhaleError(f"The config {config.name} has no group `scaling`; see configs/scaling.py for an example.")
     settings = ScalingSettings.from_dict(config.scaling.to_dict(), "scaling")
@@ -186,7 +185,7 @@ def _split(config: ConfigDict, workdir: Path) -> tuple[ScalingSettings, ConfigDi
 
 
 def finetuning_config(config: ConfigDict, finetune: FinetuneSettings, start: Path | str) -> ConfigDict:
-    """The config of a cell's fine-tuning: all episodes of the other store, from the checkpoint in `start`."""
+    """Returns the config of a cell's fine-tuning: all episodes of the other store, from the checkpoint in `start`."""
     config = config.copy_and_resolve_references()
     config.name = f"{config.name}-finetuned"
     config.data.root, config.data.mixture, config.data.record.tasks = finetune.root, {}, ()
@@ -197,7 +196,7 @@ def finetuning_config(config: ConfigDict, finetune: FinetuneSettings, start: Pat
 
 
 def _check_settings(directory: Path, config: ConfigDict) -> None:
-    """Raises WhaleError if dynamics that are there already were trained in another way than `config` says."""
+    """Raises WhaleError if existing dynamics were trained with other settings than those of `config`."""
     meta = newest_meta(Workdir(directory).checkpoints("dynamics"))
     if meta and settings_of(meta.config, "dynamics") != settings_of(to_plain(config), "dynamics"):
         raise WhaleError(
@@ -207,7 +206,7 @@ def _check_settings(directory: Path, config: ConfigDict) -> None:
 
 
 class _Study:
-    """What the cells share: the base's config, the clips that they are tested on, and the time they took so far."""
+    """What the cells share: the base's config, the test clips, and the time spent so far."""
 
     def __init__(self, settings: ScalingSettings, base: ConfigDict, workdir: Path):
         self._settings, self._base, self._workdir = settings, base, workdir
@@ -220,7 +219,7 @@ class _Study:
         self._tested_on = [store.records, self._protocol.to_dict()]
 
     def _finetuning_store(self) -> EpisodeStore:
-        """The episodes to fine-tune on, looked at before anything is trained."""
+        """Opens the episodes to fine-tune on, and checks them before anything is trained."""
         finetune = self._settings.finetune
         if not finetune.root:
             raise WhaleError("Say which episodes the study fine-tunes on with --config.scaling.finetune.root=DIR.")
@@ -231,19 +230,19 @@ class _Study:
         return store
 
     def time_left(self, number: int) -> str:
-        """How long the cells from `number` on take, going by those that were trained in this call."""
+        """Says how long the cells from `number` on will take, judged by those trained in this call."""
         if not self._spent:
             return ""
         seconds, flops = map(np.array, zip(*self._spent, strict=True))
         each = np.full(len(self._flops) - number + 1, seconds.mean())
         if len(set(flops)) > 1:
-            # What a step costs beside its FLOPs is most of it where models are small.
+            # Small models spend most of a step on other things than FLOPs, so the line has an intercept.
             line = linregress(flops, seconds)
             each = np.maximum(line.intercept + line.slope * np.array(self._flops[number - 1 :]), seconds.min())
         return f", about {each.sum() / 60:.0f} minutes left"
 
     def controls(self) -> dict[str, float]:
-        """Test MSE of the last given frame, and of the real frames through the frozen tokenizer: the floor."""
+        """Returns the test MSE of the last given frame, and of real frames through the frozen tokenizer: the floor."""
         c, base = self._protocol.context, self._workdir / "base"
 
         def make() -> dict[str, float]:
@@ -256,7 +255,7 @@ class _Study:
         return cached(base, "controls.json", [to_plain(self._base), *self._tested_on], make)
 
     def row(self, cell: Cell) -> tuple[dict[str, Any], bool]:
-        """A cell's row of the table, and whether it was made just now, by training what of it was not trained yet."""
+        """Returns a cell's row of the table, and whether it was made now, by training the rest of the cell."""
         config, before = cell.config(self._base), len(self._spent)
         of = [to_plain(config), self._settings.finetune.to_dict(), *self._tested_on]
         row = cached(self._workdir / cell.name, "cell.json", of, lambda: self._make(cell, config))
@@ -294,7 +293,7 @@ class _Study:
             )
 
     def _error(self, model: WorldModel) -> float:
-        """Test MSE of a model, whatever the units of the actions that it was trained on."""
+        """Returns the test MSE of a model, whatever units of actions it was trained on."""
         model = dataclasses.replace(model, action_spec=self._spec)
         c, size = self._protocol.context, self._protocol.batch_size
 
@@ -305,11 +304,11 @@ class _Study:
 
 
 def pixel_mse(predict: Callable[[Clips], np.ndarray], clips: Sequence[Clips], context: int) -> float:
-    """Mean squared error of predicted pixels on the scale [0, 1], over all frames after the context of all clips.
+    """Returns the mean squared error of predicted pixels in [0, 1], over the frames after the context of all clips.
 
     Args:
-      predict: a group of clips to its predicted frames (E, n, H, W, 3) uint8, or one frame that stands for all n.
-      clips: groups of clips; context: frames of each that are given.
+      predict: maps a group of clips to its predicted frames (E, n, H, W, 3) uint8, or to one frame for all n.
+      clips: groups of clips; context: given frames of each.
     """
     errors = []
     for group in clips:
@@ -319,7 +318,7 @@ def pixel_mse(predict: Callable[[Clips], np.ndarray], clips: Sequence[Clips], co
 
 
 def losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Training loss, the mean of the last tenth of the logged steps, and the last held-out one (None without any)."""
+    """Returns the training loss, a mean over the last tenth of logged steps, and the last held-out loss or None."""
     training = [entry["loss"] for entry in history if "loss" in entry]
     last = training[-math.ceil(LAST * len(training)) :]
     held = [entry["val/loss"] for entry in history if "val/loss" in entry]
@@ -327,9 +326,9 @@ def losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Least squares of training loss = a + b·log10(FLOPs), its R² and number of cells.
+    """Fits training loss = a + b·log10(FLOPs) by least squares; returns a, b, R² and the number of cells.
 
-    None for fewer than three cells, through which any line goes, or for cells of the same FLOPs.
+    Returns None for fewer than three cells, because a line fits any two, and for cells of equal FLOPs.
     """
     if len(rows) < FEWEST or len({row["flops"] for row in rows}) < 2:
         return None
@@ -351,7 +350,7 @@ def _table(config: ConfigDict, rows: list[dict[str, Any]], controls: dict[str, f
 
 
 def to_text(table: Mapping[str, Any]) -> str:
-    """The table for a terminal."""
+    """Returns the table for a terminal."""
     from rich.table import Table
 
     shown = Table(title="loss in nats a token, MSE of pixels on the scale 0 to 1")

@@ -8,7 +8,7 @@ import numpy as np
 
 from whale_jax.evaluation.report.figure import GROUND, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
 
-_FEW, _MANY = "#9cc9ee", "#07325a"  # of little and of all data; between them lies what the report draws a model with
+_FEW, _MANY = "#9cc9ee", "#07325a"  # for little and for all data; the report's colour of a model lies between
 _MARKERS = "osD^vP*X"
 _BELOW = {"handletextpad": 0.5, "columnspacing": 1.6}
 _CONTROLS = {
@@ -18,7 +18,7 @@ _CONTROLS = {
 
 
 def write_figure(table: Mapping[str, Any], path: Path) -> None:
-    """Draws the table of `whale_jax.jobs.scaling.scaling_study` as a PNG: a marker a size, a colour a share of data."""
+    """Draws the table of `scaling_study` as a PNG: one marker per size, one colour per share of the data."""
     figure = new_figure(10.4, 4.6)
     left, right = figure.subplots(1, 2)
     cells = table["cells"]
@@ -33,7 +33,7 @@ def write_figure(table: Mapping[str, Any], path: Path) -> None:
 
 
 def _colours(fractions: list[float]) -> dict[float, Any]:
-    """A colour for each share of the data, the darker the more."""
+    """Returns a colour for each share of the data, darker for more."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("shares", (_FEW, MODEL, _MANY))
@@ -41,7 +41,7 @@ def _colours(fractions: list[float]) -> dict[float, Any]:
 
 
 def _parameters(cells: list[dict[str, Any]], size: str) -> str:
-    """Parameters of a size, in thousands or millions."""
+    """Returns the parameters of a size, in thousands or millions."""
     count = next(cell["parameters"] for cell in cells if cell["size"] == size)
     return f"{count / 1e6:.0f} M" if count >= 1e7 else f"{count / 1e3:.0f} k"
 

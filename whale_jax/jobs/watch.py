@@ -220,15 +220,8 @@ def _means(values: list[float], count: int) -> list[float]:
 
 def to_json(facts: RunFacts) -> str:
     """Returns the facts as JSON. Numbers that are not finite become the strings "nan", "inf" and "-inf"."""
-    return json.dumps(_valid(asdict(facts)), indent=1)
-
-
-def _valid(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _valid(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_valid(entry) for entry in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    strings = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+    return json.dumps(json.loads(json.dumps(asdict(facts)), parse_constant=strings.get), indent=1)
 
 
 def to_text(facts: RunFacts, width: int | None = None) -> str:

@@ -2,26 +2,20 @@
 
 import itertools
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from html import escape
 
-from whale_jax.base.errors import WhaleError
-
-# Colours that matplotlib draws with, each replaced by the page's variable of that name.
-_TOKENS = {
-    "ink": "#010101", "muted": "#010102", "rule": "#010103", "model": "#010104", "repeat": "#010105",
-    "reconstruction": "#010106", "wrong": "#010107", "held-out": "#010108",
-}  # fmt: skip
 # Dashes in units of the line width, so that a line is told by more than its colour.
 DASHES = {
     "model": (), "repeat": (5, 2), "wrong": (1.2, 1.6), "reconstruction": (6, 2, 1.2, 2),
     "held-out": (3.5, 1.8),
 }  # fmt: skip
 WIDTHS = {"model": 2.2}
-_SIZE = (3.6, 2.25)  # inches of 100 units
-_serial = itertools.count(1)
+_WIDTH, _HEIGHT = 260, 162
+_LEFT, _RIGHT, _TOP, _BOTTOM = 35, 254, 13, 132  # edges of the plot; long labels move the left one in
+_DIGIT = 4.9  # width of a digit in the widest of the page's typefaces
+_MOST_X, _MOST_Y = 8, 6  # ticks
 
 
 @dataclass(frozen=True)
@@ -29,9 +23,9 @@ class Line:
     """One line of a chart.
 
     Attributes:
-      label: its name, for the description that a screen reader speaks.
+      label: its name, spoken by a screen reader and shown by a pointer that rests on the line.
       role: one of `DASHES`; settles colour and dashes.
-      x, y: values of equal number; None or NaN in y leaves a gap.
+      x, y: values of equal number; None, NaN or infinity leaves a gap.
       points: draw points that are not joined.
       mark: written at the mean of the points, which are drawn faint then.
     """
@@ -43,6 +37,28 @@ class Line:
     points: bool = False
     mark: str = ""
 
+    def runs(self) -> list[list[tuple[float, float]]]:
+        """The points between two gaps, for each stretch without one."""
+        pairs = zip(self.x, self.y, strict=True)
+        return [list(run) for known, run in itertools.groupby(pairs, lambda pair: all(map(_is_number, pair))) if known]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Values from low to high along pixels from start to end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    ticks: Sequence[float]
+
+    def place(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def labels(self) -> list[tuple[float, str]]:
+        return list(zip(map(self.place, self.ticks), tick_labels(self.ticks), strict=True))
+
 
 def chart(
     title: str,
@@ -52,10 +68,9 @@ def chart(
     y_limits: tuple[float, float] | None = None,
     whole_x: bool = False,
 ) -> str:
-    """A chart as an `<svg>` element.
+    """Returns a chart as an `<svg>` element, which the page's style sheet colours.
 
-    Colours are `var(--model)` and the like, lettering is text in `var(--sans)`, and no identifier repeats
-    between two charts of one process, so that many fit in one page.
+    It holds no identifier, so that many charts fit in one page.
 
     Args:
       title: what the chart shows; spoken, not drawn.
@@ -63,101 +78,122 @@ def chart(
       x_label, y_label: axis labels with units.
       y_limits: fixed limits, for charts that are compared.
       whole_x: whether x counts whole things, and ticks fall on whole numbers.
-
-    Raises:
-      WhaleError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-    except ImportError:
-        raise WhaleError("The report's curves need matplotlib; run `pip install matplotlib`.") from None
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "whale"}):
-        figure = Figure(figsize=_SIZE, dpi=100)
-        axes = figure.add_axes((0.135, 0.185, 0.845, 0.735))
-        figure.patch.set_alpha(0)
-        axes.patch.set_alpha(0)
-        for line in lines:
-            y = [math.nan if value is None else value for value in line.y]
-            width = WIDTHS.get(line.role, 1.5)
-            marker = {"marker": "o", "markersize": 3.5} if len(y) == 1 or line.points else {}
-            marker |= {"linestyle": "none"} if line.points else {}
-            marker |= {"alpha": 0.3, "markersize": 2.5, "markeredgewidth": 0} if line.mark else {}
-            drawn = axes.plot(line.x, y, color=_TOKENS[line.role], linewidth=width, **marker)[0]
-            if DASHES[line.role] and not line.points:
-                drawn.set_dashes(DASHES[line.role])
-        for line in lines:
-            if line.mark:
-                place = (sum(line.x) / len(line.x), sum(line.y) / len(line.y))
-                look = {"color": _TOKENS[line.role], "fontsize": 7.6, "ha": "center", "va": "center"}
-                axes.annotate(line.mark, place, weight="bold", **look)
-        axes.grid(axis="y", color=_TOKENS["rule"], linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(_TOKENS["muted"])
-        axes.tick_params(colors=_TOKENS["muted"], labelsize=7.6, length=2.5, width=0.7)
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 4, 5, 10], integer=whole_x, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-        axes.set_xlabel(x_label, color=_TOKENS["muted"], fontsize=7.6, labelpad=2)
-        axes.set_title(y_label, color=_TOKENS["muted"], fontsize=7.6, loc="left", x=-0.14, pad=5)
-        if y_limits:
-            axes.set_ylim(*y_limits)
-        text = StringIO()
-        figure.savefig(text, format="svg")
-    return _themed(text.getvalue(), _described(title, lines))
-
-
-def swatch(role: str) -> str:
-    """A short sample of a line, for a legend written in HTML."""
-    width = WIDTHS.get(role, 1.5) * 1.2
-    dashes = " ".join(f"{dash * width:g}" for dash in DASHES[role])
-    style = f"stroke: var(--{role}); stroke-width: {width:g}; stroke-dasharray: {dashes or 'none'}"
+    low, high = y_limits or limits(lines) or (0.0, 1.0)
+    y = _Axis(low, high, _BOTTOM, _TOP, nice_ticks(low, high, _MOST_Y))
+    left = max(_LEFT, 8 + _DIGIT * max(len(text) for _, text in y.labels()))
+    x = _x_axis(lines, left, whole_x)
+    grid = "".join(f"M{left:.1f} {place:.1f}H{_RIGHT}" for place, _ in y.labels())
+    base = f"M{left:.1f} {_BOTTOM}H{_RIGHT}" + "".join(f"M{place:.1f} {_BOTTOM}v2.5" for place, _ in x.labels())
+    texts = [_text(4, _TOP - 5, y_label), _text((left + _RIGHT) / 2, _HEIGHT - 8.6, x_label, "middle")]
+    texts += [_text(left - 3.5, place + 2.8, text, "end") for place, text in y.labels()]
+    for place, text in x.labels():
+        texts.append(_text(min(place, _WIDTH - _DIGIT * len(text) / 2), _BOTTOM + 11.8, text, "middle"))
     return (
-        '<svg class="swatch" viewBox="0 0 30 8" aria-hidden="true">'
-        f'<line x1="0" y1="4" x2="30" y2="4" style="{style}"/></svg>'
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_described(title, lines)}">\n'
+        f'<path class="grid" d="{grid}"/>\n{"".join(_drawn(line, x, y) for line in lines)}'
+        f'{"".join(_mark(line, x, y) for line in lines if line.mark and line.runs())}<path class="base" d="{base}"/>\n'
+        f"{''.join(texts)}</svg>"
     )
 
 
+def swatch(role: str) -> str:
+    """Returns a short sample of a line, for a legend written in HTML."""
+    line = f'<path d="M0 4H30" style="{_look(role, 1.2)}"/>'
+    return f'<svg class="swatch" viewBox="0 0 30 8" aria-hidden="true">{line}</svg>'
+
+
 def limits(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """Limits of y that hold every line with a little air; None without a value."""
-    values = [v for line in lines for v in line.y if v is not None and not math.isnan(v)]
-    if not values:
+    """Returns limits of y that hold every line with a little air; None without a value."""
+    return _with_air(value for line in lines for value in line.y)
+
+
+def nice_ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """Returns the multiples of 1, 2 or 5 times a power of ten from low to high, at most `most` of them.
+
+    Args:
+      low, high: finite, low below high.
+      most: at least 3.
+      whole: whether only whole numbers count, of which there may be none.
+    """
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    steps = (max(times * power, float(whole)) for times in (1, 2, 5, 10, 20))
+    slack = 1e-9 * (high - low)  # 0.3 / 0.1 is less than 3
+    spans = ((step, math.ceil((low - slack) / step), math.floor((high + slack) / step)) for step in steps)
+    step, first, last = next(span for span in spans if span[2] - span[1] < most)
+    return [index * step for index in range(first, last + 1)]
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Returns ticks in figures, with as many decimals as the finest of them needs: `0.25`, `1.5M`, `50e−9`."""
+    largest = max(map(abs, ticks), default=0.0)
+    exponent = 3 * math.floor(math.log10(largest) / 3 + 1e-9) if largest and not 1e-4 <= largest < 1e4 else 0
+    suffix = {0: "", 3: "k", 6: "M"}.get(exponent, f"e{exponent}")
+    scaled = [tick / 10.0**exponent for tick in ticks]
+    fits = (all(math.isclose(round(v, d), v, rel_tol=1e-12) for v in scaled) for d in range(16))
+    decimals = next(d for d, enough in enumerate(fits) if enough)
+    return [f"{v:.{decimals}f}{suffix}".replace("-", "\N{MINUS SIGN}") if v else "0" for v in scaled]
+
+
+def _x_axis(lines: Sequence[Line], left: float, whole: bool) -> _Axis:
+    """The axis with as many ticks as have room for their labels."""
+    low, high = _with_air(value for line in lines for value in line.x) or (0.0, 1.0)
+    for most in range(_MOST_X, 2, -1):
+        ticks = nice_ticks(low, high, most, whole)
+        if sum(len(text) + 1.5 for text in tick_labels(ticks)) * _DIGIT <= _RIGHT - left:
+            break
+    return _Axis(low, high, left, _RIGHT, ticks)
+
+
+def _with_air(values: Iterable[float | None]) -> tuple[float, float] | None:
+    known = [value for value in values if _is_number(value)]
+    if not known:
         return None
-    air = 0.05 * (max(values) - min(values)) or 0.5
-    return min(values) - air, max(values) + air
+    low, high = min(known), max(known)
+    largest = max(abs(low), abs(high))
+    # So small a difference is rounding, and its ticks could not be told apart.
+    flat = high - low <= max(1e-9 * largest, 1e-300)
+    air = max(0.5, 0.05 * largest) if flat else 0.05 * (high - low)
+    return low - air, high + air
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _drawn(line: Line, x: _Axis, y: _Axis) -> str:
+    shapes, radius = [], 1.25 if line.mark else 1.75
+    for run in line.runs():
+        places = [f"{x.place(a):.1f} {y.place(b):.1f}" for a, b in run]
+        if line.points or len(run) == 1:
+            centres = (place.split() for place in places)
+            shapes += [f'<circle cx="{a}" cy="{b}" r="{radius}"/>' for a, b in centres]
+        else:
+            shapes.append(f'<path d="M{"L".join(places)}"/>')
+    faint = "; opacity: 0.3" if line.mark else ""
+    return f'<g style="{_look(line.role)}{faint}"><title>{escape(line.label)}</title>{"".join(shapes)}</g>\n'
+
+
+def _mark(line: Line, x: _Axis, y: _Axis) -> str:
+    a, b = (sum(values) / len(values) for values in zip(*itertools.chain(*line.runs()), strict=True))
+    return _text(x.place(a), y.place(b) + 2.8, line.mark, "middle", f"fill: var(--{line.role}); font-weight: 700")
+
+
+def _look(role: str, scale: float = 1.0) -> str:
+    width = scale * WIDTHS.get(role, 1.5)
+    dashes = " ".join(f"{dash * width:g}" for dash in DASHES[role])
+    return f"color: var(--{role}); stroke-width: {width:g}; stroke-dasharray: {dashes or 'none'}"
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", look: str = "") -> str:
+    style = f' style="{look}"' if look else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(text)}</text>\n'
 
 
 def _described(title: str, lines: Sequence[Line]) -> str:
     parts = []
     for line in lines:
-        known = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and not math.isnan(y)]
-        if known:
-            (first, start), (last, end) = known[0], known[-1]
-            parts.append(f"{line.label} from {start:.3g} at {_short(first)} to {end:.3g} at {_short(last)}")
-    return f"{title}: {'; '.join(parts) or 'no values'}."
-
-
-def _themed(svg: str, description: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    # matplotlib's own style sheet would reach every element of the page.
-    svg = re.sub(r"(<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</defs>)\s*", "", svg, flags=re.S)
-    box = re.search(r'viewBox="([^"]*)"', svg).group(1)
-    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    head = f'<svg class="chart" viewBox="{box}" role="img" aria-label="{label}">'
-    svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
-    for name, colour in _TOKENS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    svg = re.sub(r"(font: [\d.]+px|font-family:) [^;\"]*", r"\1 var(--sans)", svg)
-    prefix = f"c{next(_serial)}-"
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}").replace('xlink:href="#', f'href="#{prefix}')
-    return re.sub(r"\n\s*", "\n", svg).strip()
-
-
-def _short(value: float) -> str:
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    return f"{value / 1e3:g}k" if abs(value) >= 1e4 else f"{value:g}"
+        if runs := line.runs():
+            (first, start), (last, end) = runs[0][0], runs[-1][-1]
+            parts.append(f"{line.label} from {start:.3g} at {first:,.10g} to {end:.3g} at {last:,.10g}")
+    return escape(f"{title}: {'; '.join(parts) or 'no values'}.")

@@ -1,4 +1,4 @@
-"""How figures that stand alone are drawn: colours, axes, and the PNG."""
+"""Figures outside the report, drawn by matplotlib: colours, axes, and the PNG."""
 
 import io
 from pathlib import Path
@@ -20,14 +20,15 @@ def check_drawing() -> None:
 
 
 def new_figure(width: float, height: float):
-    """A matplotlib figure of so many inches."""
+    """Returns a matplotlib figure of so many inches; see `check_drawing`."""
+    check_drawing()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, facecolor=GROUND, layout="constrained")
 
 
 def style(axes, x_label: str, title: str) -> None:
-    """Draws axes as all figures have them."""
+    """Gives axes the look of all figures."""
     axes.set_facecolor(GROUND)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -40,7 +41,7 @@ def style(axes, x_label: str, title: str) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure as a PNG that takes the place of `path` when it is whole."""
+    """Writes a figure as a PNG, which takes the place of `path` when it is whole."""
     out = io.BytesIO()
     figure.savefig(out, format="png")
     write(path, out.getvalue())

@@ -1,4 +1,4 @@
-"""Films for people: real beside imagined, enlarged, labelled and encoded to bytes.
+"""Films for people: real next to imagined, enlarged, labelled and encoded to bytes.
 
 Films here are single: `(T, H, W, 3)`, uint8 or float in [0, 1]. Frames are enlarged by whole factors without
 interpolation, so that a viewer sees the model's own pixels.
@@ -23,6 +23,7 @@ from whale_jax.evaluation.report.panels import Curve, enlarge
 H264_ENCODERS = ("libx264", "libopenh264", "h264")
 MP4, WEBP, GIF, PNG = "video/mp4", "image/webp", "image/gif", "image/png"
 SUFFIXES = (".mp4", ".gif", ".png")
+_MAGIC = ((MP4, 4, b"ftyp"), (WEBP, 8, b"WEBP"), (GIF, 0, b"GIF8"), (PNG, 0, b"\x89PNG\r\n\x1a\n"))
 
 _GAP, _STILL_GAP = 8, 4
 _FILM_SIDE, _STILL_SIDE, _MOST_STEPS = 256, 128, 8
@@ -37,7 +38,7 @@ def side_by_side(
     rows: int = 1,
     curve: Curve | None = None,
 ) -> np.ndarray:
-    """One film of the real film on the left and the imagined ones beside it, with a running frame index.
+    """Returns one film: the real film on the left, the imagined ones next to it, and a running frame index.
 
     The first `context` frames are those the model was shown and are marked "given"; the later ones carry
     their horizon, "+1" for the first imagined frame. A bar along the lower edge shows the same.
@@ -60,7 +61,7 @@ def side_by_side(
     films = [real, *imagined]
     if len(labels) != len(films):
         raise WhaleError(f"side_by_side needs a label for each of {len(films)} films, not {len(labels)}.")
-    films = [enlarge(_pair(real, other)[1], scale) for other in films]
+    films = [enlarge(_alike(real, other), scale) for other in films]
     _check_curve(curve, len(films[0]))
     frames, height, width = films[0].shape[:3]
     text = panels.text_size(height)
@@ -83,31 +84,6 @@ def side_by_side(
     return shown
 
 
-def filmstrip(real: np.ndarray, imagined: np.ndarray, every: int = 4, context: int = 0, scale: int = 2) -> bytes:
-    """A PNG of every `every`-th frame: rows real, imagined and absolute error, columns time.
-
-    The error is the largest difference over the channels: black where real and imagined agree, white from a
-    quarter of the range upwards.
-
-    Args:
-      real, imagined: (T, H, W, 3), uint8 or float in [0, 1].
-      every: frames between two columns, counted back from the last frame so that it is always shown.
-      context: number of leading frames that were given to the model.
-      scale: whole factor of enlargement.
-
-    Returns:
-      PNG bytes.
-
-    Raises:
-      WhaleError: the films differ in shape, hold no frame, or `every` is below 1.
-    """
-    real, imagined = _pair(real, imagined)
-    if every < 1:
-        raise WhaleError(f"A film strip shows every n-th frame with n of at least 1, not {every}.")
-    columns = range(len(real) - 1, -1, -every)[::-1]
-    return stills(_with_error({"real": real, "imagined": imagined}), columns, context, scale)
-
-
 def stills(
     films: Mapping[str, np.ndarray],
     columns: Sequence[int],
@@ -115,7 +91,7 @@ def stills(
     scale: int = 2,
     curve: Curve | None = None,
 ) -> bytes:
-    """A PNG of chosen frames: a row for each film, with its name; columns time.
+    """Returns a PNG of chosen frames: a row for each film, with its name; columns are time.
 
     Args:
       films: (T, H, W, 3) each, uint8 or float in [0, 1], of one shape.
@@ -132,7 +108,7 @@ def stills(
     """
     first = next(iter(films.values()))
     _check_curve(curve, len(first))
-    rows = {name: enlarge(_pair(first, film)[1][list(columns)], scale) for name, film in films.items()}
+    rows = {name: enlarge(_alike(first, film)[list(columns)], scale) for name, film in films.items()}
     height, width = next(iter(rows.values())).shape[1:3]
     font = ImageFont.load_default(max(12, min(20, height // 8)))
     names = [*rows, *(_title(curve) if curve else ())]
@@ -158,7 +134,7 @@ def stills(
 
 
 def to_mp4(frames: np.ndarray, fps: float = 8, crf: int = 18) -> bytes:
-    """Encode (T, H, W, 3) uint8 frames as H.264 in MP4 (yuv420p, BT.709).
+    """Encodes (T, H, W, 3) uint8 frames as H.264 in MP4 (yuv420p, BT.709).
 
     Odd heights and widths gain one repeated row or column, which yuv420p needs.
 
@@ -195,19 +171,19 @@ def to_mp4(frames: np.ndarray, fps: float = 8, crf: int = 18) -> bytes:
 
 
 def to_gif(frames: np.ndarray, fps: float = 8) -> bytes:
-    """Encode (T, H, W, 3) uint8 frames as a GIF that loops for ever; 256 colours a frame, 10 ms steps."""
-    # An octree keeps the colours of small things, as a gripper, where the median cut takes those of large areas.
+    """Encodes (T, H, W, 3) uint8 frames as a GIF that loops forever; 256 colours per frame, steps of 10 ms."""
+    # An octree keeps the colours of small things, such as a gripper; the median cut favours large areas.
     images = [Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE) for frame in _frames(frames)]
     return _animation(images, "GIF", fps, optimize=False, disposal=1)
 
 
 def to_webp(frames: np.ndarray, fps: float = 8, quality: int = 85) -> bytes:
-    """Encode (T, H, W, 3) uint8 frames as an animated WebP that loops for ever."""
+    """Encodes (T, H, W, 3) uint8 frames as an animated WebP that loops forever."""
     return _animation([Image.fromarray(frame) for frame in _frames(frames)], "WEBP", fps, quality=quality, method=4)
 
 
 def encode(frames: np.ndarray, fps: float = 8) -> tuple[bytes, str]:
-    """The film as MP4 where this machine can write it, else as animated WebP: bytes and their media type."""
+    """Encodes a film as MP4 where this machine can write it, else as animated WebP; returns bytes and media type."""
     try:
         return to_mp4(frames, fps), MP4
     except WhaleError:
@@ -215,34 +191,29 @@ def encode(frames: np.ndarray, fps: float = 8) -> tuple[bytes, str]:
 
 
 def media_type(data: bytes) -> str:
-    """The media type of encoded bytes, told by how they begin.
+    """Returns the media type of encoded bytes, judged by how they begin.
 
     Raises:
       WhaleError: neither MP4, WebP, GIF nor PNG.
     """
-    if data[4:8] == b"ftyp":
-        return MP4
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return WEBP
-    if data[:4] == b"GIF8":
-        return GIF
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return PNG
+    for mime, place, magic in _MAGIC:
+        if data[place : place + len(magic)] == magic:
+            return mime
     raise WhaleError("These bytes are neither MP4, WebP, GIF nor PNG; encode it with to_mp4 or to_webp.")
 
 
 def suffix(data: bytes) -> str:
-    """The ending of a file that holds an encoded film or picture, such as ".mp4"."""
+    """Returns the suffix for a file that holds these bytes, such as ".mp4"."""
     return "." + media_type(data).partition("/")[2]
 
 
 def data_uri(data: bytes, mime: str) -> str:
-    """`data:MIME;base64,...`, which a page can show without another file."""
+    """Returns `data:MIME;base64,...`, which a page can show without another file."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def element(data: bytes, label: str, options: str) -> str:
-    """The HTML that shows a film: a `<video>` with these attributes, or an `<img>`; `label` is spoken."""
+    """Returns the HTML that shows a film: a `<video>` with these attributes, or an `<img>`; `label` is spoken."""
     mime = media_type(data)
     source, label = data_uri(data, mime), escape(label)
     if mime == MP4:
@@ -251,10 +222,10 @@ def element(data: bytes, label: str, options: str) -> str:
 
 
 def check_output(path: Path | str) -> Path:
-    """`path`, which a film can be written to.
+    """Returns `path` if a film can be written there.
 
     Raises:
-      WhaleError: its name ends in something else than `SUFFIXES`, or nothing can be written there.
+      WhaleError: its name ends in none of `SUFFIXES`, or nothing can be written there.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -270,16 +241,16 @@ def check_output(path: Path | str) -> Path:
 def write_film(
     films: Mapping[str, np.ndarray], path: Path | str, *, context: int = 1, curve: Curve | None = None, fps: int = 8
 ) -> None:
-    """Writes films that run at the same time: together as .mp4 or .gif, or as rows of stills, .png.
+    """Writes films that run at the same time: side by side as .mp4 or .gif, or as rows of stills as .png.
 
     Stills begin with the last given frame. An error is shown where one of the films is called "real".
 
     Args:
-      films: (T, H, W, 3) uint8 each, by what stands beside them; more than three stand in two rows.
+      films: (T, H, W, 3) uint8 each, by label; more than three stand in two rows.
       path: the file.
       context: number of leading frames that were given to the model, at least 1.
       curve: shown below.
-      fps: frames a second.
+      fps: frames per second.
 
     Raises:
       WhaleError: see `check_output`.
@@ -309,11 +280,11 @@ def _frames(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _pair(real: np.ndarray, imagined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    real, imagined = np.asarray(real), np.asarray(imagined)
-    if real.shape != imagined.shape:
-        raise WhaleError(f"The real film is {real.shape} and the imagined one {imagined.shape}; show the same frames.")
-    return _frames(_bytes(real)), _frames(_bytes(imagined))
+def _alike(real: np.ndarray, film: np.ndarray) -> np.ndarray:
+    """Returns a film as uint8 frames; raises WhaleError if it is not of the real one's shape."""
+    if real.shape != film.shape:
+        raise WhaleError(f"The real film is {real.shape} and the imagined one {film.shape}; show the same frames.")
+    return _frames(_bytes(film))
 
 
 def _bytes(film: np.ndarray) -> np.ndarray:
@@ -334,7 +305,7 @@ def _can_encode(av, name: str) -> bool:
 
 
 def _labelled(corners: Sequence[tuple[int, int]], labels: Sequence[str], width: int, text: int) -> Image.Image:
-    """A canvas that holds each label, above where its film will be."""
+    """Returns a canvas with each label above the place of its film."""
     canvas = Image.new("RGB", (corners[-1][0] + width, max(top for _, top in corners) + text + 8), panels.GROUND)
     draw = ImageDraw.Draw(canvas)
     for (left, top), label in zip(corners, labels, strict=True):
@@ -348,7 +319,7 @@ def _title(curve: Curve) -> tuple[str, str]:
 
 
 def _draw_values(draw, curve: Curve, columns: Sequence[int], places, corner: tuple[int, int], font) -> None:
-    """The curve below the columns of stills, whose centres are `places`, and its value at each of them."""
+    """Draws the curve below the columns of stills, whose centres are `places`, and its value at each of them."""
     (left, top), (width, height) = corner, draw.im.size
     high, low = top + 16, height - font.size - 12
     title = "\n".join(_title(curve))
@@ -365,7 +336,7 @@ def _draw_values(draw, curve: Curve, columns: Sequence[int], places, corner: tup
 
 
 def _with_error(films: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The films and, where there is a real one, how far the imagined one is from it."""
+    """Returns the films and, if one is real, the error of the imagined one."""
     if not {"real", "imagined"} <= films.keys():
         return dict(films)
     error = np.abs(films["real"].astype(np.int16) - films["imagined"]).max(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The report's page: its frame and the small pieces of HTML that its sections are made of."""
+"""The report's page: its frame, and the small pieces of HTML that its sections share."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ POLICY = (
 
 
 def document(title: str, header: str, sections: Sequence[str], footer: str) -> str:
-    """The whole page as one HTML document that asks nothing of any server."""
+    """Returns the whole page as one HTML document that loads nothing from any server."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -41,7 +41,7 @@ def document(title: str, header: str, sections: Sequence[str], footer: str) -> s
 
 
 def section(name: str, title: str, body: str) -> str:
-    """A section of the page, reachable as `#name`."""
+    """Returns a section of the page, reachable as `#name`."""
     return (
         f'<section id="{name}" aria-labelledby="{name}-title">\n<h2 id="{name}-title">{title}</h2>\n'
         f"{body}\n</section>\n"
@@ -49,25 +49,25 @@ def section(name: str, title: str, body: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number for a table, a dash where there is none."""
+    """Returns a number for a table; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(values: list[float | None]) -> str:
-    """`0.31 [0.23, 0.38]` of [value, low, high], or `undefined`."""
+    """Returns [value, low, high] as `0.31 [0.23, 0.38]`, or `undefined`."""
     value, low, high = values
     return "undefined" if value is None else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def words(name: str) -> str:
-    """A key as words: `repeat_last_frame` as `repeat last frame`."""
+    """Returns a key as words: `repeat_last_frame` as `repeat last frame`."""
     return re.sub(r"[_\s]+", " ", str(name)).strip()
 
 
 def bars(rows: Iterable[tuple[str, float, str]], total: str) -> str:
-    """A list of horizontal bars: (name, size, size in words), and a last line that gives the total."""
+    """Returns a list of horizontal bars, (name, size, size in words) each, and a last line with the total."""
     rows = list(rows)
     largest = max((size for _, size, _ in rows), default=0) or 1
     items = [
@@ -80,7 +80,7 @@ def bars(rows: Iterable[tuple[str, float, str]], total: str) -> str:
 
 
 def facts(value: dict) -> str:
-    """A dictionary of anything that JSON holds, as a description list; dictionaries within it nest."""
+    """Returns a dictionary of anything that JSON holds as a description list; dictionaries in it nest."""
     rows = [f"<dt>{escape(words(key))}</dt><dd>{_fact(item)}</dd>" for key, item in value.items()]
     return f'<dl class="facts">{"".join(rows)}</dl>'
 
@@ -100,7 +100,7 @@ def _fact(value: object) -> str:
 
 
 def table(caption: str, head: str, rows: Sequence[str]) -> str:
-    """A table of figures that scrolls inside its own frame when the screen is narrow."""
+    """Returns a table of figures that scrolls inside its own frame when the screen is narrow."""
     label = escape(caption)
     return (
         f'<p class="note above">{label}</p>\n'

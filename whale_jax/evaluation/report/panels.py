@@ -33,7 +33,7 @@ class Curve:
 
     @property
     def top(self) -> float:
-        """The upper end of its scale: its largest value, rounded up to 1, 2, 3, 5 or 7 times a power of ten."""
+        """Returns the upper end of its scale: the largest value, rounded up to 1, 2, 3, 5 or 7 times a power of ten."""
         largest = np.nanmax(self.values, initial=0.0)
         if largest <= 0:
             return 1.0
@@ -41,7 +41,7 @@ class Curve:
         return float(next(unit * step for step in (1, 2, 3, 5, 7, 10) if largest <= unit * step * (1 + 1e-6)))
 
     def text(self, value: float) -> str:
-        """A value in figures, to a hundredth of the scale or finer; "none" for NaN."""
+        """Returns a value in figures, to a hundredth of the scale or finer; "none" for NaN."""
         if np.isnan(value):
             return "none"
         decimals = max(0, 2 - int(np.floor(np.log10(self.top))))
@@ -49,33 +49,33 @@ class Curve:
 
 
 def enlarge(film: np.ndarray, scale: int) -> np.ndarray:
-    """Repeat every pixel `scale` times along height and width: (T, H, W, 3) to (T, H·scale, W·scale, 3)."""
+    """Repeats every pixel `scale` times along height and width: (T, H, W, 3) to (T, H·scale, W·scale, 3)."""
     if scale < 1:
         raise WhaleError(f"Films are enlarged by a whole factor of at least 1, not {scale}.")
     return film.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
 def text_size(height: int) -> int:
-    """The size of the text beside frames that are shown `height` pixels high."""
+    """Returns the size of the text next to frames that are shown `height` pixels high."""
     return int(np.clip(height / 12.8, 11, 22))
 
 
 def fitting_font(text: str, width: float, size: int) -> ImageFont.FreeTypeFont:
-    """The largest font of at most `size` in which `text` is at most `width` pixels long."""
+    """Returns the largest font of at most `size` in which `text` is at most `width` pixels long."""
     sizes = range(size, _SMALLEST_TEXT, -1)
     fonts = (ImageFont.load_default(each) for each in sizes)
     return next((font for font in fonts if font.getlength(text) <= width), ImageFont.load_default(_SMALLEST_TEXT))
 
 
 def index_label(index: int, context: int) -> tuple[str, tuple[int, int, int]]:
-    """What a frame is called, and in which colour: given to the model, or so many steps after that."""
+    """Returns the name of a frame and its colour: given to the model, or so many steps after that."""
     if index < context:
         return f"given {index + 1}/{context}", CONTEXT
     return f"+{index - context + 1}", IMAGINED
 
 
 def draw_index(draw: ImageDraw.ImageDraw, index: int, frames: int, context: int, top: int, size: int) -> None:
-    """The frame index below `top`, in text of `size`, and along the lower edge how far the film has run."""
+    """Draws the frame index below `top`, in text of `size`, and along the lower edge how far the film has run."""
     width, height = draw.im.size
     label, colour = index_label(index, context)
     font = ImageFont.load_default(size)
@@ -92,12 +92,12 @@ def draw_index(draw: ImageDraw.ImageDraw, index: int, frames: int, context: int,
 
 
 def uncertainty_height(height: int) -> int:
-    """How high the strip of `draw_uncertainty` is below frames that are shown `height` pixels high."""
+    """Returns the height of the strip of `draw_uncertainty` below frames that are shown `height` pixels high."""
     return text_size(height) + 20 + height // 4
 
 
 def draw_uncertainty(draw: ImageDraw.ImageDraw, curve: Curve, index: int, top: int, height: int, size: int) -> None:
-    """The uncertainty up to frame `index` over the whole film's time, its name and its value at this frame.
+    """Draws the uncertainty up to frame `index` on the whole film's time axis, its name, and its value there.
 
     Args:
       draw: what is drawn on, over its full width.
@@ -118,7 +118,7 @@ def draw_uncertainty(draw: ImageDraw.ImageDraw, curve: Curve, index: int, top: i
 def draw_curve(
     draw: ImageDraw.ImageDraw, curve: Curve, places: Sequence[float], until: int, box: tuple[float, float, float, float]
 ) -> None:
-    """A curve from 0 to its `top`, with a marker at its end.
+    """Draws a curve on a scale from 0 to its `top`, with a marker at its end.
 
     Args:
       places: (T,) where each value stands, in pixels from the left.
@@ -147,5 +147,5 @@ def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int) -> None:
 
 
 def _edges(width: int, frames: int) -> list[int]:
-    """Where each frame's share of the width begins, and the last one's ends, in pixels."""
+    """Returns where each frame's share of the width begins, and where the last one ends, in pixels."""
     return [round(width * step / frames) for step in range(frames + 1)]

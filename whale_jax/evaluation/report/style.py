@@ -1,4 +1,4 @@
-"""How the report looks and what its buttons do."""
+"""The report's style sheet and script."""
 
 SCRIPT = """
 (() => {
@@ -91,10 +91,15 @@ figure { margin: 0; }
   font-size: 0.88rem; }
 .legend li { display: flex; align-items: center; gap: 8px; }
 .swatch { width: 30px; height: 8px; flex: none; }
+.swatch path, .chart path { fill: none; stroke: currentColor; stroke-linejoin: round; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr));
   gap: 20px 28px; margin: 10px 0 8px; }
 .charts figcaption { font-size: 0.9rem; font-weight: 600; margin-bottom: 2px; overflow-wrap: anywhere; }
 .chart { display: block; width: 100%; height: auto; overflow: visible; }
+.chart .grid { color: var(--rule); stroke-width: 0.7; }
+.chart .base { color: var(--muted); stroke-width: 0.7; }
+.chart circle { fill: currentColor; }
+.chart text { font: 7.6px var(--sans); fill: var(--muted); }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 20px 24px; }
 .pairs .film div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
 .pairs img { image-rendering: pixelated; }
@@ -136,9 +141,6 @@ figure { margin: 0; }
 .bars .total { font-weight: 650; }
 details { margin: 12px 0; }
 summary { cursor: pointer; font-size: 0.93rem; color: var(--model); }
-.picture img { display: block; max-width: 100%; height: auto; border-radius: 5px; }
-.picture { margin: 20px 0; }
-.picture figcaption { margin-top: 6px; font-size: 0.88rem; color: var(--muted); max-width: 72ch; }
 footer { margin-top: 48px; padding-bottom: 48px; color: var(--muted); font-size: 0.86rem; }
 @media (max-width: 760px) {
   main, header, footer { padding-left: 18px; padding-right: 18px; }
@@ -154,7 +156,6 @@ footer { margin-top: 48px; padding-bottom: 48px; color: var(--muted); font-size:
   .policy { display: block; font-weight: 600; font-size: 0.92rem; margin-bottom: 6px;
     overflow-wrap: anywhere; }
   .figures th:first-child { white-space: normal; min-width: 6.4rem; overflow-wrap: break-word; }
-  .picture img { max-width: none; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 18px 20px; }
   .facts { grid-template-columns: minmax(6rem, 9.5rem) minmax(0, 1fr); }
   .facts > dt { padding-right: 12px; }

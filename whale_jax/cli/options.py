@@ -1,0 +1,44 @@
+"""What several commands share: options, and work that resumes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+STUCK = 5.0  # seconds of reading one file
+
+
+def config_option(command: argparse.ArgumentParser, default: str = "quickstart") -> None:
+    """Adds `--config` to a command."""
+    text = "config file or published name, with :variant or not; --config.KEY=VALUE changes a key"
+    command.add_argument("--config", default=default, help=text)
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """Returns the parts of a comma-separated option."""
+    return None if text is None else [name for name in text.split(",") if name]
+
+
+def chosen_config(options):
+    """Returns the config that `--config` names, with what `--config.KEY=VALUE` changes."""
+    from whale_jax.jobs.configuration import check_config, load_config, override
+
+    config = override(load_config(options.config), options.overrides)
+    check_config(config)
+    return config
+
+
+def resumable(work: Callable[[], None]) -> int:
+    """Runs work that SIGTERM and SIGINT stop and the same command resumes; returns the exit status."""
+    from whale_jax.data.store import activity
+    from whale_jax.training import interrupt
+
+    try:
+        with interrupt.handled():
+            work()
+    except interrupt.Interrupted as reason:
+        print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr, flush=True)
+        if (reading := activity.longest()) and reading[1] > STUCK:
+            os._exit(interrupt.RESUME_STATUS)  # Python would wait for the thread that reads
+        return interrupt.RESUME_STATUS
+    return 0
