@@ -1,6 +1,6 @@
-"""What the tests cost: seconds of every file, and the names of tests that grew beyond their share.
+"""The cost of the tests: seconds per file, and the names of tests that exceed their budget.
 
-Seconds are of processors, the test's own and its child processes', so that a busy machine changes them little.
+Seconds are processor time of a test and its child processes, so that a busy machine changes them little.
 """
 
 import json

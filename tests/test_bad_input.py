@@ -1,4 +1,4 @@
-"""What bad input gets from the real command line: one sentence, a status that is not 0, and nothing lost."""
+"""The real command line answers bad input with one sentence and a nonzero status, and loses nothing."""
 
 import contextlib
 import json

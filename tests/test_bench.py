@@ -1,4 +1,4 @@
-"""`whale bench`: what its figures count, what it refuses, and the tables made of it."""
+"""`whale bench`: the meaning of its numbers, the input it refuses, and the tables that it makes."""
 
 import importlib.util
 import json

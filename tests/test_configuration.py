@@ -1,4 +1,4 @@
-"""Configs: every shipped one describes networks of the published sizes, and overrides keep each key's type."""
+"""Configs: all that are shipped describe networks of the published sizes, and overrides keep the type of each key."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The doctor tells the truth about this very machine, and what to do about each thing that is missing."""
+"""The doctor reports the true state of this machine, and says what to do about everything that is missing."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`whale doctor actions` on stores on disk: what it prints, draws and returns, with and without a model."""
+"""`whale doctor actions` on stores on disk: its text, picture and exit status, with and without a model."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""README and docs name files that exist, link to headings that exist, and keep to their width."""
+"""README and docs: named files exist, links lead to existing headings, and lines keep to their width."""
 
 import re
 from pathlib import Path

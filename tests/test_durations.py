@@ -1,4 +1,4 @@
-"""What the tests cost is summed up over processes, and what grew beyond its share is named."""
+"""The cost of the tests is summed over processes, and tests that exceed their budget are named."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Fine-tuning from a checkpoint: what is restored, what stays frozen, what is refused."""
+"""Fine-tuning from a checkpoint: what it restores, freezes and refuses."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The plan of the package: imports follow its order, run in no circle, and no folder holds too much."""
+"""The structure of the package: imports follow its order without cycles, and no folder holds too much."""
 
 import ast
 import graphlib

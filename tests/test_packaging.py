@@ -1,4 +1,4 @@
-"""The wheel holds all that the commands need and runs outside of a checkout; the version is stated once."""
+"""The wheel holds everything that the commands need, and runs outside a checkout. The version is stated once."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The whole job on an invented store: what it leaves behind, and that no part is done twice."""
+"""The whole job on an invented store: the files that it leaves, and that it does nothing twice."""
 
 import json
 import socket

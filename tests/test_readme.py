@@ -1,5 +1,6 @@
-"""Every command of the README and of docs/commands.md, run as written but for size, on a world model that trains in a
-minute.
+"""Runs every command of the README and of docs/commands.md as written, on a world model that trains in a minute.
+
+Only sizes are reduced.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The scaling study: what it counts, fits and refuses, and that a study that was killed ends with the same table."""
+"""The scaling study: what it counts, fits and refuses, and that a killed study ends with the same table."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The set-up is skipped when nothing changed and redone when something did; importing Whale costs nothing."""
+"""Set-up is skipped if nothing changed and repeated if something did. Importing Whale costs nothing."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch: what it starts, and when it puts the job back into the queue. Slurm itself is stood in for."""
+"""launch/slurm.sbatch: what it starts, and when it requeues the job. A script takes the place of Slurm itself."""
 
 import os
 import subprocess

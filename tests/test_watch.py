@@ -1,4 +1,4 @@
-"""A run is shown as its files have it: finished, running, stopped, cut short, or from before run.json was written."""
+"""`whale watch` shows a run as its files say: finished, running, stopped, truncated, or older than run.json."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One work directory belongs to one process; whoever comes second is told so, and changes nothing."""
+"""A work directory belongs to one process. A second one is refused and changes nothing."""
 
 import os
 from pathlib import Path

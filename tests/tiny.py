@@ -1,4 +1,4 @@
-"""A world model that trains in seconds, and an invented data set for it. Also a config file for `whale train`.
+"""A world model that trains in seconds, and an invented data set for it. It is also a config file for `whale train`.
 
 Command:  whale train --config=tests/tiny.py --workdir=DIR --config.data.root=DIR
 """

@@ -1,4 +1,4 @@
-"""A study of policies that takes seconds and learns nothing, in the model of tests/tiny.py.
+"""A study of policies in the model of tests/tiny.py, which takes seconds and learns nothing.
 
 Command:  whale control --checkpoint=DIR --config=tests/tiny_control.py --workdir=DIR
 """

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks chat completions, and that can be told to misbehave."""
+"""A local server that speaks the chat completions protocol, and that can be made to misbehave."""
 
 import base64
 import http.server

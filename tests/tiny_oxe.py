@@ -1,4 +1,4 @@
-"""The tiny world model on the 27 data sets of Whale-X, two steps a stage.
+"""The tiny world model on the 27 data sets of Whale-X, with two steps per stage.
 
 Command:  whale train --config=tests/tiny_oxe.py --workdir=DIR --config.data.root=DIR
 """

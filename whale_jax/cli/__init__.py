@@ -1,4 +1,4 @@
-"""The `whale` command: parses, calls one function, prints."""
+"""The `whale` command. It parses, calls one function and prints."""
 
 from whale_jax.base.names import lazy
 

@@ -1,4 +1,4 @@
-"""`whale control`: parses, calls one function, prints."""
+"""`whale control`. It parses, calls one function and prints."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from whale_jax.cli.options import chosen_config, config_option, resumable
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) returns a parser."""
+    """Adds the command. `add(name, function, help)` returns a parser."""
     command = add("control", run_control, "learn policies in a model, with and without a penalty; resumes")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory of the model")
     command.add_argument("--workdir", required=True, help="directory of the study")

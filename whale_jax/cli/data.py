@@ -1,4 +1,4 @@
-"""`whale collect` and the group `whale data`: parse, call one function, print."""
+"""`whale collect` and the group `whale data`. Each command parses, calls one function and prints."""
 
 import argparse
 import json
@@ -10,7 +10,10 @@ from whale_jax.cli.options import names_of
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callable[..., Callable]) -> None:
-    """Adds the commands: add(name, function, help) returns a parser, add_group(name, help) an `add` of its own."""
+    """Adds the commands.
+
+    `add(name, function, help)` returns a parser. `add_group(name, help)` returns an `add` for the group.
+    """
     command = add("collect", run_collect, "record Meta-World episodes")
     command.add_argument("--root", required=True, help="directory of the episode store")
     command.add_argument("--tasks", required=True, help="comma-separated task names, or 'all'")
@@ -85,7 +88,7 @@ def run_collect(options) -> None:
 
 
 def _present(options):
-    """Opens the data sets of the mixture that exist, however many of their records are bad."""
+    """Opens the available data sets of the mixture, however many of their records are bad."""
     from whale_jax.data.oxe.mixture import open_mixture
     from whale_jax.data.oxe.recipes import RECIPES, WHALE_X
     from whale_jax.data.rlds.read import find

@@ -1,4 +1,4 @@
-"""`whale doctor`: parses, calls one function, prints."""
+"""`whale doctor`. It parses, calls one function and prints."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from whale_jax.base.errors import WhaleError
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command: add(name, function, help) returns a parser."""
+    """Adds the command. `add(name, function, help)` returns a parser."""
     command = add("doctor", run_doctor, "check this machine, or a data set's actions")
     command.add_argument("what", nargs="?", choices=("machine", "actions"), default="machine", metavar="SUBJECT")
     command.add_argument("--data", help="actions: an episode store, or the directory of an RLDS data set")

@@ -1,4 +1,4 @@
-"""The commands that evaluate a model and that score an evaluation anew: parse, call one function, print."""
+"""The commands that evaluate a model, or score an evaluation again. Each parses, calls one function and prints."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 from whale_jax.cli.options import names_of
 
-# Where the settings are that have an option of their own; what is not given is None.
+# The settings that have their own option. An option that is not given is None.
 SHORT = {
     "judge_endpoint": "judge.chat.endpoint",
     "judge_model": "judge.chat.model",
@@ -22,7 +22,7 @@ SHORT = {
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) returns a parser."""
+    """Adds the commands. `add(name, function, help)` returns a parser."""
     command = add("evaluate", run_evaluate, "imagine held-out episodes and write report.html and metrics.json")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
@@ -75,7 +75,7 @@ def run_evaluate(options) -> int:
 
 
 def _settings(options, suites: list[str]) -> dict[str, dict[str, Any]]:
-    """{suite: {key: value}} of what is given on the command line."""
+    """Returns the settings given on the command line, as {suite: {key: value}}."""
     from whale_jax.evaluation.suites import SUITES, defaults
     from whale_jax.jobs.configuration import parse_changes
 
@@ -95,7 +95,7 @@ def run_report(options) -> int:
 
 
 def _tell(metrics: dict, output: Path) -> int:
-    """Says where the report is; returns 1 if something could not be measured, for the rest is there all the same."""
+    """Prints the place of the report and the measures that failed. Returns the exit status: 1 if any failed."""
     from whale_jax.evaluation.summary import failures
 
     print(f"report: {output / 'report.html'}", file=sys.stderr)

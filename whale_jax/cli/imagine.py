@@ -1,4 +1,4 @@
-"""`whale imagine`: parses, calls one function, prints."""
+"""`whale imagine`. It parses, calls one function and prints."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from whale_jax.base.errors import WhaleError
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command: add(name, function, help) returns a parser."""
+    """Adds the command. `add(name, function, help)` returns a parser."""
     command = add("imagine", run_imagine, "film what the model imagines along recorded or chosen actions")
     command.add_argument("--checkpoint", required=True, help="work directory or checkpoint directory")
     given = command.add_mutually_exclusive_group(required=True)

@@ -1,4 +1,4 @@
-"""What several commands share: options, and work that resumes."""
+"""Options that several commands share, and the handling of work that resumes."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ def names_of(text: str | None) -> list[str] | None:
 
 
 def chosen_config(options):
-    """Returns the config that `--config` names, with what `--config.KEY=VALUE` changes."""
+    """Returns the config that `--config` names, with the changes of `--config.KEY=VALUE`."""
     from whale_jax.jobs.configuration import check_config, load_config, override
 
     config = override(load_config(options.config), options.overrides)
@@ -29,7 +29,7 @@ def chosen_config(options):
 
 
 def resumable(work: Callable[[], None]) -> int:
-    """Runs work that SIGTERM and SIGINT stop and the same command resumes; returns the exit status."""
+    """Runs work that SIGTERM and SIGINT stop and that the same command resumes. Returns the exit status."""
     from whale_jax.data.store import activity
     from whale_jax.training import interrupt
 
@@ -39,6 +39,6 @@ def resumable(work: Callable[[], None]) -> int:
     except interrupt.Interrupted as reason:
         print(f"stopped ({reason}); run the same command again to resume", file=sys.stderr, flush=True)
         if (reading := activity.longest()) and reading[1] > STUCK:
-            os._exit(interrupt.RESUME_STATUS)  # Python would wait for the thread that reads
+            os._exit(interrupt.RESUME_STATUS)  # a normal exit would wait for the reading thread
         return interrupt.RESUME_STATUS
     return 0

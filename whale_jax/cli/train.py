@@ -1,4 +1,4 @@
-"""The commands that train or measure training: parse, call one function, print."""
+"""The commands that train, or that measure training. Each parses, calls one function and prints."""
 
 import argparse
 import functools
@@ -11,7 +11,7 @@ from whale_jax.cli.options import chosen_config, config_option, names_of, resuma
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands: add(name, function, help) returns a parser."""
+    """Adds the commands. `add(name, function, help)` returns a parser."""
     command = add("train", run_train, "data, four stages and a report; resumes")
     config_option(command)
     command.add_argument("--workdir", required=True, help="directory of the run")

@@ -1,4 +1,4 @@
-"""The `whale` command: parses, calls one function, prints."""
+"""The `whale` command. It parses, calls one function and prints."""
 
 import argparse
 import functools
@@ -14,21 +14,21 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.process import prepare
 from whale_jax.cli import control, data, doctor, evaluate, imagine, train
 
-READER_GONE = 141  # what a shell reports of a command that SIGPIPE ends
-RICH_READER_GONE = 1  # what rich exits with when it meets a pipe that nobody reads
+READER_GONE = 141  # what a shell reports for a command that SIGPIPE ends
+RICH_READER_GONE = 1  # rich's exit status when nobody reads its pipe
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status.
+    """Runs one command and returns the exit status.
 
-    Errors meant for the user are one sentence on stderr, status 2. When the reader of the output leaves, as `head`
-    does, the command ends without a word, status 141.
+    An error meant for the user is one sentence on stderr with status 2. If the reader of the output leaves, as `head`
+    does, the command ends silently with status 141.
     """
     try:
         try:
             return answer(sys.argv[1:] if arguments is None else arguments)
         finally:
-            print(end="", flush=True)  # what is left in the buffer fails here, and not when Python ends
+            print(end="", flush=True)  # a failure to write the rest of the buffer happens here, not at exit
     except BrokenPipeError:
         deserted = unread_outputs()
         if not deserted:
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def answer(arguments: list[str]) -> int:
-    """Parses and runs one command, and says what went wrong; see `main`."""
+    """Parses and runs one command, and prints errors. See `main`."""
     debug = "--debug" in arguments
     try:
         options, rest = build_parser().parse_known_args(arguments)
@@ -63,7 +63,7 @@ def answer(arguments: list[str]) -> int:
 
 
 def unread_outputs() -> list[int]:
-    """Returns which of stdout and stderr lead to a pipe that nobody reads any more."""
+    """Returns which of stdout and stderr are pipes that nobody reads any more."""
     poll = select.poll()
     for output in (1, 2):
         poll.register(output, 0)
@@ -80,7 +80,7 @@ def silence_threads() -> None:
 
 
 def describe(error: Exception) -> str:
-    """Returns an error as a sentence, whether somebody foresaw it or not."""
+    """Returns any error, expected or not, as a sentence."""
     if isinstance(error, WhaleError):
         return str(error)
     if isinstance(error, OSError) and error.errno == 28:
@@ -110,7 +110,7 @@ def parse_overrides(rest: list[str], options: argparse.Namespace) -> list[tuple[
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports what is wrong like every other error: in one sentence, without the usage in front."""
+    """An argument parser that reports errors in one sentence, without the usage, like all other errors."""
 
     def error(self, message: str):
         raise WhaleError(f"{self.prog}: {message}; see {self.prog} --help.")

@@ -1,4 +1,4 @@
-"""Configs: every key with its default, files that override them, and command-line overrides."""
+"""Configs: every key with its default, files that override them, and overrides from the command line."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ from whale_jax.training.optimizer import trained
 from whale_jax.training.settings import LogSettings, MeshSettings, StageSettings
 from whale_jax.training.stage import Stage
 
-# The settings behind every group of keys. A field with a default is a key; the other fields are given by other keys.
+# The settings behind every group of keys. A field with a default is a key. Other keys give the other fields.
 GROUPS: dict[str, type[Settings]] = {
     "": RunSettings,
     "data": DataSettings,
@@ -62,16 +62,16 @@ def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
 
 
 def stage(**overrides: Any) -> ConfigDict:
-    """Returns settings of one training stage, with the values that the paper shares among its tables."""
+    """Returns the settings of a training stage, with the values that the paper's tables share as defaults."""
     config = ConfigDict(StageSettings.defaults())
     config.update(overrides)
     return config
 
 
 def default_config() -> ConfigDict:
-    """Returns every key with its default, which is that of a field of `GROUPS` and explained there.
+    """Returns every key with its default. The fields of `GROUPS` hold the defaults and explain them.
 
-    Sizes and stages, here, are those of Whale-ST at 64 pixels (Tables 5 to 8).
+    Sizes and stages are those of Whale-ST at 64 pixels (Tables 5 to 8).
     """
     tree: dict[str, Any] = {}
     for name, settings in GROUPS.items():
@@ -92,10 +92,10 @@ def default_config() -> ConfigDict:
 
 
 def load_config(reference: str) -> ConfigDict:
-    """Returns the config of a published name or a file, "NAME" or "path/to/file.py", with ":variant" after it or not.
+    """Returns the config of a reference: "NAME" of a published one or "path/to/file.py", with or without ":variant".
 
     Raises:
-      WhaleError: no such name and no such file, or its `get_config` makes no config.
+      WhaleError: there is no such name and no such file, or its `get_config` makes no config.
     """
     name, _, variant = reference.partition(":")
     path, functions = _read(name)
@@ -110,12 +110,13 @@ def load_config(reference: str) -> ConfigDict:
 
 
 def load_change(reference: str) -> Callable[..., ConfigDict]:
-    """Returns what makes a config of a checkpoint's: `finetune(pretrained, scratch=False)` of a name or a file.
+    """Returns the function of a name or a file that changes a checkpoint's config.
 
-    See `whale_jax.jobs.finetune.finetune_config`. The former form, a `get_config(pretrained)`, is read with a note.
+    The function is `finetune(pretrained, scratch=False)`, see `whale_jax.jobs.finetune.finetune_config`. A file in the
+    earlier form, `get_config(pretrained)`, works with a note.
 
     Raises:
-      WhaleError: no such name and no such file, or it makes a config from nothing.
+      WhaleError: there is no such name and no such file, or it makes a config from nothing.
     """
     path, functions = _read(reference)
     change = functions.get("finetune")
@@ -132,12 +133,12 @@ def load_change(reference: str) -> Callable[..., ConfigDict]:
 
 
 def _required(function: Callable) -> bool:
-    """Whether a function takes an argument that has no default."""
+    """Returns whether a function has an argument without a default."""
     return any(p.default is inspect.Parameter.empty for p in inspect.signature(function).parameters.values())
 
 
 def _read(reference: str) -> tuple[Path, dict[str, Callable]]:
-    """The file of a config and the functions that it may define."""
+    """Returns the path of a config file and the functions that it may define."""
     path = find_published("config file", reference, "", ".py")
     if path.suffix != ".py":
         raise WhaleError(f"{path} is no config file, which is Python; see configs/quickstart.py for an example.")
@@ -159,7 +160,7 @@ def _call(path: Path, function: Callable, *arguments: Any) -> ConfigDict:
 
 
 def _guarded(path: Path, run: Callable, *arguments: Any) -> Any:
-    """What a part of a config file returns; what it raises is told in a sentence, with its line in the file."""
+    """Runs a part of a config file, and turns its errors into a sentence with the line in the file."""
     try:
         return run(*arguments)
     except WhaleError:
@@ -174,10 +175,10 @@ def _guarded(path: Path, run: Callable, *arguments: Any) -> Any:
 
 
 def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> ConfigDict:
-    """Sets dotted keys from strings, in place, keeping each key's type.
+    """Sets dotted keys from strings, in place, and keeps each key's type.
 
     Raises:
-      WhaleError: a key does not exist (with the nearest ones that do), or a value has another type.
+      WhaleError: a key does not exist (the message gives the nearest ones), or a value has another type.
     """
     for key, text in assignments:
         group, _, last = key.rpartition(".")
@@ -189,7 +190,7 @@ def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> Conf
 
 
 def _group(config: ConfigDict, name: str) -> ConfigDict | None:
-    """The group of keys with a dotted name, where there is one."""
+    """Returns the group of keys with a dotted name, or None if there is none."""
     node: Any = config
     for part in name.split(".") if name else []:
         node = node[part] if isinstance(node, ConfigDict) and part in node else None
@@ -197,10 +198,10 @@ def _group(config: ConfigDict, name: str) -> ConfigDict | None:
 
 
 def parse_changes(group: str, keys: Mapping[str, Any], assignments: Mapping[str, str]) -> dict[str, Any]:
-    """Returns, as nested dictionaries, the values of those keys of a config's group that are assigned.
+    """Returns the assigned values of a config's group, parsed, as nested dictionaries.
 
     Raises:
-      WhaleError: as `override`.
+      WhaleError: see `override`.
     """
     config = override(ConfigDict({group: keys}), [(f"{group}.{key}", text) for key, text in assignments.items()])
     changes: dict[str, Any] = {}
@@ -214,7 +215,7 @@ def parse_changes(group: str, keys: Mapping[str, Any], assignments: Mapping[str,
 
 
 def _parse(key: str, text: str, current: Any) -> Any:
-    """The value that a text means, of the type of the current one."""
+    """Returns a text as a value of the current value's type."""
     if isinstance(current, ConfigDict):
         raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
     try:
@@ -229,7 +230,7 @@ def _parse(key: str, text: str, current: Any) -> Any:
 
 
 def _scalar(kind: type, text: str) -> Any:
-    """A text as a bool, int, float or str; raises ValueError if it is none."""
+    """Returns a text as a bool, int, float or str. Raises ValueError if it is none."""
     if kind is bool:
         return ("false", "true").index(text.lower()) == 1
     if kind is float and not math.isfinite(float(text)):
@@ -238,7 +239,7 @@ def _scalar(kind: type, text: str) -> Any:
 
 
 def _entry_type(key: str) -> type:
-    """The type of the entries of a tuple that is empty, by its field; of one without a field they are names."""
+    """Returns the type of an empty tuple's entries, from its field. Without a field, the entries are names."""
     group = max((g for g in GROUPS | OPTIONAL if f"{key}.".startswith(f"{g}.")), key=len, default="")
     hint: Any = (GROUPS | OPTIONAL)[group]
     for part in key.removeprefix(f"{group}.").split("."):
@@ -247,21 +248,21 @@ def _entry_type(key: str) -> type:
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config as dictionaries, lists and scalars, as JSON gives them back."""
+    """Returns the config as dictionaries, lists and scalars, as JSON returns them."""
     return json.loads(config.to_json())
 
 
 def stages_of(config: ConfigDict) -> list[str]:
-    """Returns the stages that a config trains, in their order."""
+    """Returns the stages that a config trains, in order."""
     left_out = {"reward": not config.stages.reward.steps, "ensemble": not config.stages.ensemble.members}
     return [name for name in TRAINED if not left_out.get(name)]
 
 
 def group_settings(config: ConfigDict, name: str, **given: Any) -> Any:
-    """Returns the settings of a group of `GROUPS` or `OPTIONAL`, with the fields that other keys give.
+    """Returns the settings of a group in `GROUPS` or `OPTIONAL`, with the fields that other keys give.
 
     Raises:
-      WhaleError: the group is missing, has a key that its settings lack, or a value that they refuse.
+      WhaleError: the group is missing, has a key that its settings lack, or has a value that they refuse.
     """
     node, settings = _group(config, name), (GROUPS | OPTIONAL)[name]
     if node is None:
@@ -273,23 +274,23 @@ def group_settings(config: ConfigDict, name: str, **given: Any) -> Any:
 
 
 def stage_settings(config: ConfigDict, name: str) -> StageSettings:
-    """Returns how a config trains one stage."""
+    """Returns the settings with which a config trains one stage."""
     return group_settings(config, f"stages.{name}")
 
 
 def read_settings(config: ConfigDict) -> ReadSettings:
-    """Returns how a config reads a mixture."""
+    """Returns the settings with which a config reads a mixture."""
     return group_settings(config, "data.read", image_size=config.model.image_size)
 
 
 def make_stage(config: ConfigDict, name: str, spec: ActionSpec | None = None) -> Stage:
-    """Returns a stage of a config; without the action contract of its data for where none matters."""
+    """Returns a stage of a config. `spec` is the action contract of its data, and may be None if none matters."""
     spec = any_spec(config.model.action_dim) if spec is None else spec
     return STAGES[name](Networks(model_settings(config)), spec, stage_settings(config, name))
 
 
 def model_settings(config: ConfigDict) -> WorldModelSettings:
-    """Returns the networks' settings that a config describes."""
+    """Returns the settings of the networks that a config describes."""
     shared = group_settings(config, "model")
     execution = group_settings(config, "model.execution").to_dict()
 
@@ -316,7 +317,7 @@ def model_settings(config: ConfigDict) -> WorldModelSettings:
 def check_config(config: ConfigDict) -> None:
     """Raises WhaleError for a key that no settings have, or a value that they refuse.
 
-    It asks JAX for no device, so that it may be called before processes join and devices are simulated.
+    It does not initialise JAX's devices, so it may be called before processes join and devices are simulated.
     """
     model_settings(config)
     read_settings(config)
@@ -336,7 +337,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def check_buildable(config: ConfigDict) -> None:
-    """Raises WhaleError for a config whose networks cannot be built or trained; shapes alone are traced."""
+    """Raises WhaleError for a config whose networks cannot be built or trained. It only traces shapes."""
     check_config(config)
     networks, parts = Networks(model_settings(config)), {}
     for name in COMPONENTS:

@@ -44,7 +44,7 @@ MakeConfig = Callable[..., ConfigDict]
 
 
 def finetune_config(pretrained: ConfigDict, scratch: bool = False) -> ConfigDict:
-    """Returns the published fine-tuning of a checkpoint with the config `pretrained`; the default `finetune`.
+    """Returns the published fine-tuning of a checkpoint with the config `pretrained`. It is the default `finetune`.
 
     Tokenizer, behaviour model and dynamics take 5,000, 1,000 and 5,000 steps at their own rates, with encoder and
     codebook frozen. The reward model, which the paper lacks, takes 1,000. From scratch, each takes 10,000 steps with
@@ -80,7 +80,11 @@ class Start:
 
 
 def open_start(checkpoint: Path | str) -> Start:
-    """Returns the checkpoint at a directory, or the newest in it; raises WhaleError if none can be read."""
+    """Returns the checkpoint at a directory, or the newest in it.
+
+    Raises:
+      WhaleError: none can be read.
+    """
     directory, step = find(checkpoint)
     return Start(directory, step, read_meta(directory, step))
 
@@ -94,7 +98,7 @@ def open_data(
       robot, camera: see `whale_jax.data.robot.importing.import_data`.
 
     Raises:
-      WhaleError: see there.
+      WhaleError: see `whale_jax.data.robot.importing.import_data`.
     """
     if STORE.holds(Path(data)):
         return open_store(data)
@@ -105,7 +109,7 @@ def open_data(
 
 
 def base_config(start: Start) -> ConfigDict:
-    """Returns the checkpoint's config without its data and devices; keys that it lacks have their defaults."""
+    """Returns the checkpoint's config without its data and devices. Keys that it lacks have their defaults."""
     config, defaults = default_config(), default_config()
     with config.unlocked():
         config.update(ConfigDict(start.meta.config))
@@ -152,7 +156,7 @@ def make_config(
 
 
 def _other_actions(start: Start, spec: ActionSpec) -> bool:
-    """Returns whether the actions equal the checkpoint's in number but not in kinds; notes other names."""
+    """Returns whether the actions equal the checkpoint's in number but not in kinds. Prints a note on other names."""
     if not start.meta.action_spec:
         raise WhaleError(
             f"{start.path / 'meta'} holds no action spec, so that nobody knows what the inputs of its actions expect; "
@@ -196,7 +200,8 @@ class Job:
     Attributes:
       start: the checkpoint. Nothing else of that run is needed.
       store: training and held-out episodes.
-      make: see `make_config`; change: sets further keys of its config.
+      make: see `make_config`.
+      change: sets further keys of its config.
       new_actions: see `make_config`.
     """
 
@@ -210,7 +215,7 @@ class Job:
 def finetune(
     job: Job, workdir: Path | str, until: str | None = None, *, scratch: bool = False, behaviour: bool = True
 ) -> dict[str, Any]:
-    """Fine-tunes a checkpoint on a store's episodes and writes the report; a second call resumes.
+    """Fine-tunes a checkpoint on a store's episodes and writes the report. A second call resumes.
 
     Args:
       workdir: holds everything of this run.
@@ -221,7 +226,7 @@ def finetune(
       The metrics of the report, as `whale_jax.jobs.pretrain.pretrain` does.
 
     Raises:
-      WhaleError: the checkpoint cannot be read, or does not fit the data; see `pretrain`.
+      WhaleError: the checkpoint cannot be read, or does not fit the data. See also `pretrain`.
     """
     start, workdir = job.start, Workdir(workdir)
     if start.directory.parent == workdir.checkpoints(start.directory.name).parent:

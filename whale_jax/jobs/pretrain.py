@@ -61,7 +61,7 @@ def pretrain(
 
     Args:
       config: see `whale_jax.jobs.configuration.default_config`.
-      workdir: holds everything of the run; a second call resumes where the first stopped.
+      workdir: holds everything of the run. A second call resumes where the first stopped.
       until: stop after this stage, without a report.
       profile: (first, last) step of every stage to trace.
       reused: work directory of a run whose equal, finished stages are copied, see `whale_jax.jobs.reuse.reuse`.
@@ -70,7 +70,7 @@ def pretrain(
       The metrics of the report, or {} with `until` or on several hosts, where the report is made separately.
 
     Raises:
-      WhaleError: another process is at work there, or see each part; nothing on disk is lost.
+      WhaleError: another process uses the work directory, or a part fails. Nothing on disk is lost.
     """
     if until is not None and until not in stages_of(config):
         raise unknown_name("stage", until, stages_of(config))
@@ -91,7 +91,7 @@ def pretrain(
 
 
 def _report_suites(config: ConfigDict) -> Chosen:
-    """What the report measures."""
+    """Returns what the report measures."""
     return choose(("video",), config.evaluation.to_dict(), {"video": {"fvd": False}})
 
 
@@ -103,14 +103,14 @@ def _pretrain(
     placement: Placement,
     wanted: list[ProtocolSettings],
 ) -> dict[str, Any]:
-    """Runs `pretrain` once the config is checked and the work directory is this job's alone."""
+    """Runs `pretrain` once the config is checked and the work directory belongs to this job alone."""
     _tell_run(workdir, config, until)
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
     store = _report_store(source, workdir, wanted)
     params: Params = {}
-    # Between stages, too, several hosts stop only where all of them ask each other.
+    # Between stages, too, several hosts may stop only where all of them agree to.
     with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
         for name in stages_of(config):
             with phases.timed(name):
@@ -127,7 +127,7 @@ def _pretrain(
 
 
 def _followed(config: ConfigDict) -> list[ProtocolSettings]:
-    """The clips that are imagined during training, if any; raises WhaleError where they cannot be."""
+    """Returns the clips to imagine during training, if any. Raises WhaleError if that is impossible."""
     every = config.evaluation.during_training
     if every and hosts.several():
         raise WhaleError(
@@ -138,7 +138,7 @@ def _followed(config: ConfigDict) -> list[ProtocolSettings]:
 
 
 def _report_store(source: Source, workdir: Workdir, wanted: list[ProtocolSettings]) -> EpisodeStore | None:
-    """The store from which all these clips can be had; None where none are wanted."""
+    """Returns a store that contains all these clips, or None if none are wanted."""
     if not wanted:
         return None
     needed = max(frames_needed(clips) for clips in wanted)
@@ -189,7 +189,7 @@ class Phases:
 
 
 def _check_stages(config: ConfigDict, placement: Placement) -> None:
-    """Raises WhaleError for what would stop a later stage, before the first one starts."""
+    """Raises WhaleError, before the first stage starts, for anything that would stop a later one."""
     check_buildable(config)
     found = []
     for name in stages_of(config):
@@ -282,12 +282,12 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
 
 
 def frames_needed(protocol: ProtocolSettings) -> int:
-    """Returns the frames that an episode has at least for the report."""
+    """Returns the least number of frames that an episode needs for the report."""
     return max(protocol.start, 0) + protocol.context + protocol.horizon
 
 
 def _check_recording(config: ConfigDict, workdir: Workdir, protocol: ProtocolSettings | None) -> None:
-    """Raises WhaleError, before anything is recorded, if what is to be recorded could not be trained on or reported."""
+    """Raises WhaleError, before anything is recorded, if the episodes could not be used for training or the report."""
     record, root = config.data.record, Path(config.data.root or workdir.data)
     if config.data.mixture or not record.tasks:
         return
@@ -332,7 +332,7 @@ def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeSt
 
 
 def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
-    """Trains one stage by itself, on components that were trained elsewhere; a second call resumes.
+    """Trains one stage by itself, on components that were trained elsewhere. A second call resumes.
 
     Args:
       name: name of the stage, whose checkpoints also hold `frozen`.
@@ -361,9 +361,10 @@ def train_stage(
     profile: tuple[int, int] | None = None,
     store: EpisodeStore | None = None,
 ) -> tuple[Params, dict[str, Any]]:
-    """Trains one stage to its end; returns all components' parameters so far and a summary.
+    """Trains one stage to its end. With a store, its held-out episodes are imagined during training as the config says.
 
-    With a store, its held-out episodes are imagined during training as the config says.
+    Returns:
+      The parameters of all components so far, and a summary.
     """
     stage = make_stage(config, name, source.action_spec)
     run = dataclasses.replace(_run(stage, config, workdir, source, placement), profile=profile)

@@ -22,11 +22,12 @@ IDLE = ("log_every", "save_every", "workers")  # keys that change no parameter
 def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict) -> list[str]:
     """Copies into `workdir` every stage that `source` has finished with the settings that `config` asks for.
 
-    Stages build on each other, so the first one that differs and all after it are trained. If `config` records the
-    same data as `source` and names no root, `config.data.root` is set to the episodes of `source`.
+    Stages build on each other, so the first one that differs and all after it are trained. If `config` records the same
+    data as `source` and names no root, `config.data.root` is set to the episodes of `source`.
 
     Args:
-      source: work directory of a run; workdir: that of the new run, whose existing checkpoints stay.
+      source: work directory of a run.
+      workdir: work directory of the new run, whose existing checkpoints stay.
       config: config of the new run.
 
     Returns:
@@ -72,7 +73,7 @@ def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns the settings of a stage that decide its parameters; keys that an older config lacks have defaults."""
+    """Returns the settings of a stage that decide its parameters. Keys that an older config lacks have defaults."""
     defaults = json.loads(json.dumps(StageSettings().to_dict()))
     return _without_idle(defaults | config["stages"][name])
 

@@ -326,7 +326,7 @@ def losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Fits training loss = a + b·log10(FLOPs) by least squares; returns a, b, R² and the number of cells.
+    """Fits training loss = a + b·log10(FLOPs) by least squares, and returns a, b, R² and the number of cells.
 
     Returns None for fewer than three cells, because a line fits any two, and for cells of equal FLOPs.
     """

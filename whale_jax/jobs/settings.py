@@ -1,4 +1,4 @@
-"""Keys of a config that belong to a run as a whole; every other group is in the package that it is about."""
+"""Keys of a config that belong to a run as a whole. Every other group is in the package that uses it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ class RunSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings(Settings):
-    """Where episodes come from: an episode store, or a mixture of RLDS data sets."""
+    """The source of episodes: an episode store, or a mixture of RLDS data sets."""
 
-    root: str = ""  # episode store, or what the data sets of a mixture lie in; "" is `data` inside the work directory
-    cache_gib: float = 2.0  # decoded episodes that are kept in memory
-    stall_seconds: float = 60.0  # without a batch before the run says what it waits for
-    mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)  # shares by name, as `data.oxe.WHALE_X`
-    subsets: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # data sets of it, by stage
-    allow_missing: bool = False  # mix the data sets that are there
-    index: str = ""  # where the indices of a mixture lie; "" is beside the data
+    root: str = ""  # episode store, or directory of a mixture's data sets; "" is `data` inside the work directory
+    cache_gib: float = 2.0  # decoded episodes to keep in memory
+    stall_seconds: float = 60.0  # time without a batch before the run says what it waits for
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)  # shares by name, as in `data.oxe.WHALE_X`
+    subsets: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # its data sets by stage
+    allow_missing: bool = False  # mix only the available data sets
+    index: str = ""  # directory of a mixture's indices; "" is next to the data
 
     def __post_init__(self):
         check_least(self, cache_gib=0, stall_seconds=0)
@@ -46,7 +46,7 @@ class DataSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ModelKeys(Settings):
-    """What several networks share."""
+    """Keys that several networks share."""
 
     num_frames: int = 16  # T, frames of a training segment and of the rollout window
     image_size: int = 64  # side of a frame in pixels

@@ -27,7 +27,7 @@ from whale_jax.training.history import read_history
 
 CURVE = 30  # points of a loss curve, and columns of its sparkline
 QUIET = 600.0  # seconds without news after which a run that cannot be seen from here counts as stopped
-_CLOCK = 60.0  # seconds by which a clock may have been set since
+_CLOCK = 60.0  # seconds by which a clock may have been changed since then
 _SPEED = ("step_ms", "loader_wait", "frames_per_second", "tflops")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLOURS = {"running": "green", "finished": "blue", "stopped": "red", "waiting": "dim"}
@@ -88,7 +88,7 @@ class RunFacts:
 
 
 def read_facts(workdir: Path | str, now: float | None = None) -> RunFacts:
-    """Reads the progress of the run in a work directory; writes nothing.
+    """Reads the progress of the run in a work directory. Writes nothing.
 
     Args:
       workdir: of `whale train`. A run that is older than run.json is read from its other files.

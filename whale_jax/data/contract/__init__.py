@@ -1,1 +1,1 @@
-"""What passes between packages: episodes, batches, and what actions mean."""
+"""Data that packages exchange: episodes, batches, and the meaning of actions."""

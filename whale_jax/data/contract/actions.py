@@ -1,4 +1,4 @@
-"""What each dimension of an action means, and of what was measured beside the frames."""
+"""What each dimension of an action means, and each column of the robot's measured state."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -22,12 +22,18 @@ _TOLERANCE = 1e-4
 class ActionSpec:
     """The action contract of a data set and of every checkpoint trained on it.
 
-    names, kinds ("delta" | "absolute" | "gripper") and units: one string per dimension;
-    low, high: the range of each dimension in the robot's own units; rate_hz: actions per second;
-    frame: what the deltas are relative to, as "base" or "tool"; opens: the end of a gripper's range at which it is
-    open, "low" or "high"; both are "" where nobody said. range_is: "limits", which no action exceeds, or "quantiles",
-    what most actions lie in: beyond it one is taken for the end of the range.
-    Raises WhaleError when the fields disagree with each other.
+    Attributes:
+      names, units: one string per dimension.
+      kinds: "delta", "absolute" or "gripper" per dimension.
+      low, high: the range of each dimension in the robot's own units.
+      rate_hz: actions per second.
+      frame: what deltas are relative to, such as "base" or "tool"; "" if unknown.
+      opens: the end of a gripper's range at which it is open, "low" or "high"; "" if unknown.
+      range_is: "limits" if no action exceeds the range; "quantiles" if most actions lie in it and the others are
+        clipped.
+
+    Raises:
+      WhaleError: the fields disagree with each other.
     """
 
     names: tuple[str, ...]
@@ -66,19 +72,27 @@ class ActionSpec:
         return len(self.names)
 
     def normalise(self, actions):
-        """Maps low..high to -1..1, clipped to it beyond quantiles; (..., A) numpy or jax array in robot units."""
+        """Maps low..high to -1..1, and clips what lies outside if the range is quantiles.
+
+        Args:
+          actions: (..., A) NumPy or JAX array in robot units.
+        """
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         normal = (actions - low) * (2.0 / (high - low)) - 1.0
         return normal.clip(-1.0, 1.0) if self.range_is == "quantiles" else normal
 
     def denormalise(self, actions):
-        """Returns the inverse of normalise, within the range."""
+        """Maps -1..1 to low..high, the inverse of `normalise` within the range."""
         low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         return (actions + 1.0) * ((high - low) / 2.0) + low
 
     def validate(self, actions: np.ndarray, where: str = "the actions") -> np.ndarray:
-        """Returns actions (..., L, A) unchanged; raises WhaleError naming dimension, step and `where` for an array of
-        another width, a value that is not finite, or one outside low..high by more than 1e-4 if these are limits."""
+        """Returns the actions (..., L, A) unchanged if they fit this spec.
+
+        Raises:
+          WhaleError: the array has another width, a value is not finite, or a value is outside limits by more than
+            1e-4. The message names the dimension, the step and `where`.
+        """
         actions = np.asarray(actions)
         if actions.ndim < 1 or actions.shape[-1] != self.dim:
             raise WhaleError(
@@ -103,7 +117,7 @@ class ActionSpec:
         return actions
 
     def check_same(self, other: "ActionSpec", where: str) -> None:
-        """Raises WhaleError naming the first field in which `other`, the spec of `where`, is another."""
+        """Raises WhaleError for the first field in which `other`, the spec of `where`, differs from this one."""
         if other.dim != self.dim:
             raise WhaleError(
                 f"{where} has actions of {other.dim} dimensions ({', '.join(other.names)}), and the checkpoint's have "
@@ -123,7 +137,11 @@ class ActionSpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ActionSpec":
-        """Returns the inverse of to_json; raises WhaleError when a field is missing that has no default, or unknown."""
+        """Returns the spec that `to_json` wrote.
+
+        Raises:
+          WhaleError: a field is unknown, or one without a default is missing.
+        """
         fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(cls)}
         wrong = sorted((set(data) - set(fields)) | {name for name, needed in fields.items() if needed} - set(data))
         if wrong:
@@ -133,10 +151,13 @@ class ActionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class StateSpec:
-    """What the columns of an episode's `state` are: names and units, one string each.
+    """The meaning of the columns of an episode's `state`: a name and a unit for each.
 
-    A column that is named as an action measures what that action moves: the position that a delta changes, the
-    opening of a gripper (1 open, 0 closed). Raises WhaleError when the fields disagree with each other.
+    A column with the name of an action measures what that action moves. This is the position that a delta changes, or
+    the opening of a gripper (1 open, 0 closed).
+
+    Raises:
+      WhaleError: the fields disagree with each other.
     """
 
     names: tuple[str, ...]
@@ -154,9 +175,9 @@ class StateSpec:
 
 
 def statistics(columns: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Returns mean, std, min, max, q01 and q99 of each of A columns (N,), and N as `transitions`; JSON-able.
+    """Returns mean, std, min, max, q01 and q99 of each of A columns (N,), and N as `transitions`, ready for JSON.
 
-    Columns are taken one at a time, so that those of a million episodes fit into memory.
+    It takes one column at a time, so that the columns of a million episodes fit into memory.
     """
     result: dict[str, Any] = {name: [] for name in ("mean", "std", "min", "max", "q01", "q99")}
     count = 0
@@ -170,5 +191,5 @@ def statistics(columns: Iterable[np.ndarray]) -> dict[str, Any]:
 
 
 def any_spec(dim: int) -> ActionSpec:
-    """Returns an action contract of `dim` dimensions for where none matters."""
+    """Returns an action contract of `dim` dimensions, for code to which its meaning does not matter."""
     return ActionSpec(("a",) * dim, ("delta",) * dim, ("",) * dim, (-1.0,) * dim, (1.0,) * dim, 1.0)

@@ -11,15 +11,15 @@ __all__ = ["Batch", "Episode", "example", "validate"]
 
 @flax.struct.dataclass
 class Batch:
-    """B segments of T frames (a pytree). Frame t carries o_t; a_t taken at frame t leads to o_{t+1}.
+    """B segments of T frames (a pytree). Frame t carries o_t, and a_t, taken at frame t, leads to o_{t+1}.
 
     frames      (B, T, H, W, 3) uint8
     actions     (B, T, A) float32, in the robot's own units
     rewards     (B, T) float32, r_t follows a_t
-    frame_mask  (B, T) bool, the frame is real and not right-padding
-    action_mask (B, T) bool, a_t and r_t are real: False at an episode's final frame and in padding
+    frame_mask  (B, T) bool, True where the frame is real and not right-padding
+    action_mask (B, T) bool, True where a_t and r_t are real: False at an episode's final frame and in padding
     episode     (B,) int32, index of the episode in its store
-    start       (B,) int32, index in that episode of the segment's first frame
+    start       (B,) int32, index of the segment's first frame in that episode
     """
 
     frames: np.ndarray
@@ -57,10 +57,11 @@ def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
 
 
 def validate(batch: Batch) -> Batch:
-    """Returns the batch itself, checked on the host (not inside jit).
+    """Checks a batch on the host (not inside jit) and returns it.
 
-    Raises WhaleError naming the field whose shape or dtype breaks Batch's contract, or whose masked-in
-    values are not finite, or whose mask claims an action on a frame that is not there.
+    Raises:
+      WhaleError: a field has another shape or dtype than `Batch` says, an action or reward is not finite, or a mask
+        claims an action at a frame that is not real.
     """
     if len(batch.frames.shape) != 5:
         raise WhaleError(f"The batch's frames must have axes (B, T, H, W, 3), not shape {batch.frames.shape}.")
@@ -85,7 +86,7 @@ def validate(batch: Batch) -> Batch:
 
 
 def example(batch_size: int, num_frames: int, height: int, width: int, action_dim: int) -> Batch:
-    """Returns a valid Batch of zeros with every mask True, for shapes and tests."""
+    """Returns a valid batch of zeros with every mask True, for shapes and tests."""
     bt = (batch_size, num_frames)
     return Batch(
         frames=np.zeros((*bt, height, width, 3), np.uint8),

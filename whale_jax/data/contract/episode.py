@@ -1,4 +1,4 @@
-"""One recorded episode, free of JAX so that recording processes start fast."""
+"""One recorded episode. Free of JAX, so that recording processes start fast."""
 
 import dataclasses
 from typing import Any
@@ -10,11 +10,14 @@ from whale_jax.base.errors import WhaleError
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """An episode of L steps, one frame more than actions.
+    """An episode of L steps. It has one more frame than actions.
 
-    frames (L+1, H, W, 3) uint8; actions (L, A) float32 in the robot's own units, action t taken at frame t;
-    rewards (L,) float32 and success (L,) bool follow action t; metadata is JSON-able: task, policy, seed, ...
-    state (L+1, S) float32, what the robot measured at each frame; None if it was not recorded.
+    Attributes:
+      frames: (L+1, H, W, 3) uint8.
+      actions: (L, A) float32 in the robot's own units; action t is taken at frame t.
+      rewards, success: (L,) float32 and (L,) bool; both follow action t.
+      metadata: task, policy, seed and the like, ready for JSON.
+      state: (L+1, S) float32, what the robot measured at each frame; None if nothing was recorded.
     """
 
     frames: np.ndarray
@@ -36,7 +39,7 @@ class Episode:
         )
 
     def validate(self, where: str = "the episode") -> "Episode":
-        """Returns the episode itself; raises WhaleError naming the field that breaks the contract above."""
+        """Returns the episode itself, or raises WhaleError naming the field that breaks the contract above."""
         steps = len(self.actions)
         expected = {
             "frames": (np.uint8, 4),

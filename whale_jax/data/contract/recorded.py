@@ -1,4 +1,4 @@
-"""One episode as its source gives it, before the robot's contract is applied, and what must hold of every one."""
+"""One episode as its source gives it, before the robot's contract is applied, and checks that apply to every source."""
 
 import dataclasses
 import importlib
@@ -16,7 +16,7 @@ EXTRA = "pip install 'whale-jax[lerobot]', or in a checkout WHALE_EXTRAS=metawor
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """values (N, C) float64, one row per recorded step; names: of the C columns, or () where the source has none."""
+    """Values (N, C) float64, one row per recorded step, and names of the C columns, or () if the source has none."""
 
     values: np.ndarray
     names: tuple[str, ...] = ()
@@ -27,12 +27,15 @@ class Recorded:
     """One episode of N frames.
 
     Attributes:
-      name: what --leave-out calls it; file: the table it stands in, and first_row: the row of `file` it begins at.
-      times: (N,) seconds, increasing; rate_hz: of the recording.
-      tables: by key, of N rows, or N - 1 where nothing was commanded at the last frame.
-      rewards: float64 and success: bool, one for each row.
-      task: what was to be done, in words; camera: the view that `frames` reads.
-      frames: (rows (K,) ascending, side in pixels) to (K, side, side, 3) uint8.
+      name: its name for --leave-out.
+      file, first_row: the table that holds it, and the row at which it begins there.
+      times: (N,) seconds, increasing.
+      rate_hz: frames per second of the recording.
+      tables: tables by key, of N rows, or of N - 1 rows if nothing was commanded at the last frame.
+      rewards, success: float64 and bool, one value per row.
+      task: what was to be done, in words.
+      camera: the view that `frames` reads.
+      frames: maps ascending rows (K,) and a side in pixels to frames (K, side, side, 3) uint8.
     """
 
     name: str
@@ -52,8 +55,11 @@ class Reader(Protocol):
     """A source of recordings whose actions a robot's contract explains.
 
     Attributes:
-      kind: its name; root: the directory.
-      names: of the episodes, for --leave-out; cameras: that can be chosen; columns: names by key of a table.
+      kind: the name of this kind of source.
+      root: the directory.
+      names: names of the episodes, for --leave-out.
+      cameras: the cameras to choose from.
+      columns: column names of each table, by its key.
     """
 
     kind: str
@@ -63,30 +69,35 @@ class Reader(Protocol):
     columns: Mapping[str, tuple[str, ...]]
 
     def choose_camera(self, camera: str) -> str:
-        """Returns the camera of this name, or the only one; raises WhaleError with their names otherwise."""
-
-    def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """Yields the episodes, their tables checked; pictures are read when they are asked for.
-
-        Args:
-          keys: of the tables to read, those that are not there are left out; camera: as of choose_camera.
-          leave_out: names of episodes to pass over.
+        """Returns the camera with this name, or the only camera for "".
 
         Raises:
-          WhaleError: naming file and row, where what is recorded contradicts itself.
+          WhaleError: there is no such camera, or no name and several cameras. The message lists their names.
+        """
+
+    def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
+        """Yields the episodes and checks their tables. Frames are read only on request.
+
+        Args:
+          keys: tables to read; missing ones are ignored.
+          camera: the camera, from `choose_camera`.
+          leave_out: names of episodes to skip.
+
+        Raises:
+          WhaleError: the recording contradicts itself. The message names the file and the row.
         """
 
     def close(self) -> None:
-        """Closes what was read last."""
+        """Closes the file that was read last."""
 
 
 def broken(name: str, problem: str) -> WhaleError:
-    """Returns the error for an episode that contradicts itself, with the way to go on without it."""
+    """Returns the error for an episode that contradicts itself, with the option that imports the others."""
     return WhaleError(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
 
 
 def check_rows(name: str, file: str, first_row: int, times: np.ndarray, tables: Mapping[str, Table]) -> None:
-    """Raises WhaleError naming file and row for a value that is not finite, or a time that does not increase."""
+    """Raises WhaleError, naming file and row, for a value that is not finite or a time that does not increase."""
     for key, table in {"timestamp": Table(times[:, None]), **tables}.items():
         bad = np.argwhere(~np.isfinite(table.values))
         if len(bad):
@@ -116,7 +127,11 @@ def check_image_size(image_size: int) -> None:
 
 
 def needed(module: str) -> ModuleType:
-    """Returns an optional package that LeRobot data need; raises WhaleError with the command that installs it."""
+    """Imports and returns an optional package that LeRobot data need.
+
+    Raises:
+      WhaleError: it is not installed. The message gives the command that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,11 +1,11 @@
-"""How a measured motion answers to a command: a finite impulse response, and what it says. Free of JAX.
+"""Fits how a measured motion responds to a command, as a finite impulse response. Free of JAX.
 
-Dimension keys: L steps of an episode, K lags. A response's weight at lag k is how much of what is commanded at step
-t - k is moved between frame t and frame t + 1, so that a sound recording has its first weight at lag 0.
+Dimension keys: L steps of an episode, K lags. The weight at lag k is the share of the command at step t - k that is
+moved between frame t and frame t + 1. A sound recording therefore has its first weight at lag 0.
 
-The fit is of differences from step to step, which a policy that follows the measured position does not bend as it bends
-plain values, and it is robust: where the arm touches something, hits the end of its range or stands still, steps
-disagree with the rest and lose their weight.
+The fit uses differences from step to step. A policy that follows the measured position distorts these less than the
+values themselves. The fit is also robust. Where the arm touches something, reaches the end of its range or stands
+still, steps disagree with the others and lose their weight.
 """
 
 import dataclasses
@@ -14,28 +14,30 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 FIRST, LAST = -3, 3
-REACH_SECONDS = 0.15  # an arm that follows its command this slowly is still seen whole
+REACH_SECONDS = 0.15  # the whole response of an arm this slow is still fitted
 _SHORTER = ((FIRST, LAST), (-2, 2), (-1, 1))
-_STILL = 0.05  # of a fast motion: an arm that pushes against something answers to nothing
+_STILL = 0.05  # share of a fast motion; an arm that pushes against something responds to no command
 _ROWS_PER_LAG, _RIDGE, _ROUNDS, _CUT, _DRAWS, _DRAW_ROUNDS, _PIECES = 4, 1e-4, 8, 3.0, 30, 3, 5
 _ONSET, _END, _UNCLEAR, _LEAST_EXPLAINED = 0.3, 0.1, 0.3, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """How one motion answers to one command.
+    """How one motion responds to one command.
 
     Attributes:
-      lags: (K,) int; weights: (K,) motion per command, in the units of the arrays that were fitted.
-      explained: share of the variance of the motion's changes, over the steps that were kept.
-      kept: share of steps that were kept; rows: all steps.
-      sign: +1 or -1, that of the greatest weight.
-      onset: the first lag with real weight; gain: the sum of the weights from there to the response's end.
-      ended: whether that end lies within the lags that were looked at.
-      agreement: share of bootstrap draws of whole episodes that give this sign and this onset.
-      gain_interval: 90 % of the gain in those draws.
-      clear: whether the weights are those of something that follows a command: enough is explained, nearly all weights
-        have one sign, and few lie before the onset. Smooth actions alone, as a script's without noise, leave it open.
+      lags, weights: (K,) int, and (K,) motion per command in the units of the fitted arrays.
+      explained: share of the variance of the motion's changes that the fit explains, over the steps it keeps.
+      kept, rows: share of steps that the fit keeps, and number of all steps.
+      sign: +1 or -1, the sign of the greatest weight.
+      onset: the first lag with a real weight.
+      gain: the sum of the weights from the onset to the end of the response.
+      ended: whether that end lies within the fitted lags.
+      agreement: share of bootstrap draws of whole episodes with the same sign and onset.
+      gain_interval: interval that holds 90 % of the gains in those draws.
+      clear: whether the weights are those of a motion that follows its command. Enough variance must be explained,
+        nearly all weights must have one sign, and few may lie before the onset. Smooth actions, such as those of a
+        script without noise, are not enough to tell.
     """
 
     lags: np.ndarray
@@ -53,18 +55,22 @@ class Response:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns linear correlation of two arrays (N,); NaN for fewer than three, or where one is constant."""
+    """Returns the linear correlation of two arrays (N,).
+
+    It is NaN if they have fewer than three values or if one of them is constant.
+    """
     if len(a) < 3 or a.std() < 1e-9 or b.std() < 1e-9:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def response(commands: Sequence[np.ndarray], motions: Sequence[np.ndarray], rate_hz: float) -> Response | None:
-    """Returns the response of `motions` to `commands`, both one array (L,) for each episode; None if they are too
-    short.
+    """Fits the response of `motions` to `commands`, each with one array (L,) per episode.
 
-    Steps at the ends of an episode, for which a command that matters was not recorded, are left out. Where episodes are
-    short, fewer lags are looked at.
+    Steps at the ends of an episode lack a command that matters and are left out. Short episodes give fewer lags.
+
+    Returns:
+      The response, or None if the episodes are too short.
     """
     longest = (FIRST, LAST + round(REACH_SECONDS * rate_hz))
     for first, last in (longest, *_SHORTER):
@@ -100,7 +106,7 @@ def response(commands: Sequence[np.ndarray], motions: Sequence[np.ndarray], rate
 
 
 def _rows(commands, motions, first: int, last: int) -> tuple[np.ndarray, ...]:
-    """Changes of commands (N, K) at every lag and of motion (N,), and their episode (N,), where there is motion."""
+    """Returns changes of commands (N, K) at every lag, of motion (N,), and their episode (N,), for moving steps."""
     still = _STILL * np.quantile(np.abs(np.concatenate(motions)), 0.95)
     changes, answers, episode = [np.zeros((0, last - first + 1))], [np.zeros(0)], [np.zeros(0, int)]
     for number, (command, motion) in enumerate(zip(commands, motions, strict=True)):
@@ -117,7 +123,7 @@ def _rows(commands, motions, first: int, last: int) -> tuple[np.ndarray, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """Weights (K,) and trust (N,) of a fit, the sign and place of its onset, its gain, its end, the share explained."""
+    """A fit: weights (K,), trust (N,) in the rows, the onset's sign and place, gain, end, and the explained share."""
 
     weights: np.ndarray
     trust: np.ndarray
@@ -129,22 +135,22 @@ class _Fit:
 
 
 def _blocks(episode: np.ndarray) -> np.ndarray:
-    """Returns numbers (N,) of what is drawn together: the rows of an episode, or of a piece where episodes are few."""
+    """Returns the block (N,) of each row, which a bootstrap draw takes as a whole: an episode, or a piece of a few."""
     blocks = np.unique(episode, return_inverse=True)[1]
     return blocks if blocks.max() + 1 >= _PIECES else np.arange(len(episode)) * _PIECES // len(episode)
 
 
 def _counts(blocks: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields how often each row (N,) is in a bootstrap draw of blocks, draw by draw."""
+    """Yields the number of times (N,) that each row is in a bootstrap draw of blocks, one array per draw."""
     rng, total = np.random.default_rng(0), int(blocks.max()) + 1
     for _ in range(_DRAWS):
         yield np.bincount(rng.integers(0, total, total), minlength=total)[blocks]
 
 
 def _fit(changes, answers, counts, trust=None, rounds: int = _ROUNDS) -> _Fit:
-    """Fits ridge least squares to rows that count so often (N,), made anew with Tukey's biweight of the residuals.
+    """Fits ridge least squares to rows repeated `counts` (N,) times, reweighted by Tukey's biweight of the residuals.
 
-    The first round trusts all rows, or as much as `trust` (N,) says.
+    The first round trusts all rows equally, or as `trust` (N,) says.
     """
     drawn = counts > 0
     changes, answers, counts = changes[drawn], answers[drawn], counts[drawn]
@@ -162,7 +168,7 @@ def _fit(changes, answers, counts, trust=None, rounds: int = _ROUNDS) -> _Fit:
     sign = 1 if weights[np.abs(weights).argmax()] >= 0 else -1
     at = int((sign * weights >= _ONSET * np.abs(weights).max()).argmax())
     following = sign * weights[at:]
-    # What comes after the response has ended is noise, which would add up.
+    # The weights after the end of the response are noise, which would add up.
     over = np.append(following < _END * np.abs(weights).max(), True).argmax()
     weight = trust * counts
     explained = 1 - (weight * left**2).sum() / max((weight * answers**2).sum(), 1e-12)

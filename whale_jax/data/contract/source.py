@@ -1,4 +1,4 @@
-"""Where a run's batches come from: a local episode store, or a mixture of RLDS data sets."""
+"""The source of a run's batches: a local episode store, or a mixture of RLDS data sets."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,12 +9,13 @@ from whale_jax.data.contract.batch import Batch
 
 
 class Source(Protocol):
-    """What training needs of data.
+    """What training needs from data.
 
     Attributes:
-      action_spec: what the actions of its batches mean.
-      specs: what the actions of each data set in it mean, by name; empty for a single one.
-      statistics: of the training episodes' actions, see `data.contract.actions.statistics`; of a mixture by name.
+      action_spec: meaning of the actions in its batches.
+      specs: meaning of the actions in each data set of a mixture, by name; empty for a single data set.
+      statistics: statistics of the training episodes' actions (see `data.contract.actions.statistics`), by name for a
+        mixture.
     """
 
     action_spec: ActionSpec
@@ -24,17 +25,19 @@ class Source(Protocol):
     def train(
         self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int], fraction: float = 1.0
     ) -> Iterator[Batch]:
-        """Returns an endless stream of training batches for a stage, exactly resumable.
+        """Returns an endless stream of training batches for a stage, which resumes exactly.
 
-        `fraction` of the training episodes are in it, of each data set and one at least, the same for every shard;
-        those of a smaller fraction are among those of a larger one.
+        It draws from `fraction` of the training episodes in each data set, and from at least one. All shards use the
+        same episodes, and a larger fraction includes the episodes of a smaller one.
         """
 
     def held_out(
         self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int]
     ) -> Iterator[Batch]:
-        """Returns the same of held-out episodes; None if there are none."""
+        """Returns a stream of held-out batches, or None if there are no held-out episodes."""
 
     def report_store(self, root: Path, each: int, min_frames: int) -> Any:
-        """Returns held-out episodes for the report; those of a mixture are written to `root`, `each` of every data
-        set."""
+        """Returns held-out episodes for the report.
+
+        A mixture writes them to `root`, `each` from every data set.
+        """

@@ -1,1 +1,1 @@
-"""LeRobot data sets, read and written."""
+"""Reads and writes LeRobot data sets."""

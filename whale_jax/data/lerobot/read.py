@@ -1,11 +1,11 @@
-"""LeRobot data sets of version 2.0, 2.1 and 3.0, read without torch: tables through pyarrow, videos through PyAV.
+"""Reads LeRobot data sets of version 2.0, 2.1 and 3.0 without torch: tables with pyarrow, videos with PyAV.
 
     v2.1  meta/{info.json,tasks.jsonl,episodes.jsonl}  data/chunk-000/episode_000000.parquet
           videos/chunk-000/CAMERA/episode_000000.mp4
     v3.0  meta/{info.json,tasks.parquet,episodes/chunk-000/file-000.parquet}  data/chunk-000/file-000.parquet
-          videos/CAMERA/chunk-000/file-000.mp4, several episodes to a file
+          videos/CAMERA/chunk-000/file-000.mp4, several episodes per file
 
-Pictures of the dtype "image" lie in the tables instead.
+Pictures of the dtype "image" are in the tables instead.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _PICTURES = ("video", "image")
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """Where one episode lies: its table, and for each camera the file and the second at which it begins there."""
+    """The place of one episode: its table, and per camera the video file with its start and end there in seconds."""
 
     index: int
     length: int
@@ -41,9 +41,14 @@ class _Line:
 class LeRobot:
     """A LeRobot data set.
 
-    root; version; rate_hz; cameras: their keys; columns: names of the columns of each numeric key, "0", "1", ... where
-    they have none; names: of the episodes, for --leave-out.
-    Raises WhaleError naming the file that is missing, cannot be read, or is of another version.
+    Attributes:
+      root, version, rate_hz: directory, format version and frames per second.
+      cameras: keys of the cameras.
+      columns: column names of each numeric key; "0", "1", ... for columns without names.
+      names: names of the episodes, for --leave-out.
+
+    Raises:
+      WhaleError: a file is missing, cannot be read, or is of another version. The message names it.
     """
 
     kind = "LeRobot"
@@ -74,7 +79,11 @@ class LeRobot:
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
-        """Returns the camera of this name, or the only one; raises WhaleError with their names otherwise."""
+        """Returns the camera with this name, or the only camera for "".
+
+        Raises:
+          WhaleError: there is no such camera, or no name and several cameras. The message lists their names.
+        """
         if camera:
             if camera not in self.cameras:
                 raise unknown_name(f"camera in {self.root}", camera, self.cameras)
@@ -88,21 +97,23 @@ class LeRobot:
         return self.cameras[0]
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """Yields one episode after the other, its tables checked; pictures are read when they are asked for.
+        """Yields the episodes one by one and checks their tables. Frames are read only on request.
 
         Args:
-          keys: columns to read beside the time, the task, reward and success; those that are not there are left out.
-          camera: as of choose_camera; leave_out: names of episodes to pass over.
+          keys: columns to read in addition to time, task, reward and success; missing ones are ignored.
+          camera: the camera, from `choose_camera`.
+          leave_out: names of episodes to skip.
 
         Raises:
-          WhaleError: naming file and row, where rows, lengths, indices, times or videos contradict each other.
+          WhaleError: rows, lengths, indices, times or videos contradict each other. The message names the file and the
+            row.
         """
         for line in self._lines:
             if str(line.index) not in leave_out:
                 yield self._recorded(line, [key for key in keys if key in self.columns], camera)
 
     def videos(self, camera: str) -> list[Path]:
-        """Returns the video files of a camera; none where its pictures lie in the tables."""
+        """Returns the video files of a camera, or none if its pictures are in the tables."""
         return sorted({line.videos[camera][0] for line in self._lines if camera in line.videos})
 
     def close(self) -> None:
@@ -141,7 +152,7 @@ class LeRobot:
         return Recorded(name, where, first_row, times, self.rate_hz, tables, rewards, success > 0, task, camera, frames)
 
     def _rows(self, line: _Line) -> tuple[Any, int]:
-        """Returns the rows of one episode, without pictures, and the row of the file at which they begin."""
+        """Returns the rows of one episode without pictures, and its first row in the file."""
         if self._read[0] != line.table:
             if not line.table.exists():
                 raise broken(str(line.index), f"The table {line.table} is missing.")
@@ -165,7 +176,7 @@ class LeRobot:
         return table.slice(int(own[0]), len(own)), int(own[0])
 
     def _check_counted(self, line: _Line, table: Any, first_row: int) -> None:
-        """Checks that frame_index counts from 0, and index by one."""
+        """Checks that `frame_index` counts from 0, and that `index` increases by one."""
         for key in ("frame_index", "index"):
             if key not in table.column_names:
                 continue
@@ -178,7 +189,7 @@ class LeRobot:
                 raise broken(str(line.index), f"{at}: {key} is {found[row]:g} where {expected[row]:g} should follow.")
 
     def _check_video(self, line: _Line, camera: str) -> None:
-        """Checks the frames of the video against the rows, as far as can be told without decoding."""
+        """Checks the number of frames in the video against the rows, as far as possible without decoding."""
         if camera not in line.videos:
             return
         (path, start, end), name = line.videos[camera], str(line.index)
@@ -212,7 +223,7 @@ class LeRobot:
         return read
 
     def _pictures(self, line: _Line, camera: str, rows: np.ndarray, side: int) -> np.ndarray:
-        """Returns frames that lie in the table, as encoded pictures or the paths of their files."""
+        """Returns frames that are in the table, as encoded pictures or as paths to their files."""
         filters = [("episode_index", "=", line.index)]
         cells = self._parquet.read_table(line.table, columns=[camera], filters=filters).column(0).take(rows).to_pylist()
         out = np.empty((len(rows), side, side, 3), np.uint8)
@@ -299,7 +310,7 @@ def _is_depth(feature: dict[str, Any]) -> bool:
 
 
 def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """Returns names of a feature's columns, which may stand in a list, under a heading, or beside their numbers."""
+    """Returns the names of a feature's columns. They may be in a list, under a heading, or next to their numbers."""
     names, width = feature.get("names"), feature["shape"][0]
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
@@ -308,12 +319,12 @@ def _names(feature: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _column(table: Any, key: str) -> np.ndarray:
-    """Returns (N,) float64; a missing value is NaN, and lists of one count as that one."""
+    """Returns a column as (N,) float64. A missing value becomes NaN, and a list of one value that value."""
     return _matrix(table, key, key)[:, 0]
 
 
 def _matrix(table: Any, key: str, where: str) -> np.ndarray:
-    """Returns (N, C) float64."""
+    """Returns a key's values as (N, C) float64."""
     column = table[key].combine_chunks()
     rows = len(column)
     if hasattr(column, "flatten") and "list" in str(column.type):

@@ -1,4 +1,4 @@
-"""Writing LeRobot data sets of version 3.0, as its own tools lay them out; without torch."""
+"""Writes LeRobot data sets of version 3.0, in the layout of LeRobot's own tools and without torch."""
 
 import contextlib
 import dataclasses
@@ -30,10 +30,10 @@ _INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
 def export_lerobot(store: EpisodeStore, root: Path | str, name: str) -> Path:
-    """Writes an episode store as the LeRobot data set ROOT/name, its splits one behind the other; its path.
+    """Writes an episode store as the LeRobot data set ROOT/name, one split after the other, and returns its path.
 
     Raises:
-      WhaleError: it is there already, an episode cannot be read, or its frames have an odd size.
+      WhaleError: the data set exists already, an episode cannot be read, or its frames have an odd size.
     """
     order = sorted(range(len(store)), key=lambda i: store.names("split").index(store.records[i]["split"]))
     splits = [store.records[i]["split"] for i in order]
@@ -48,18 +48,20 @@ def write_lerobot(
     state: StateSpec | None = None,
     splits: Iterable[str] = (),
 ) -> Path:
-    """Writes a data set beside `path` and then into its place.
+    """Writes a data set next to `path`, moves it into place, and returns `path`.
 
-    A row is a frame, with the action taken there: `action`, `observation.state` where there is one, next.reward,
-    next.success and next.done, and the task in words. The last row of an episode holds its final frame; its action is
-    no motion, and reward and success are those of the step that led there.
+    A row is a frame with the action taken there. Its columns are `action`, `observation.state` if there is one,
+    next.reward, next.success and next.done, and the task in words. The last row of an episode holds its final frame.
+    The deltas of its action are zero, and its reward and success repeat those of the step that led there.
 
     Args:
-      episodes: each with further columns (L+1,), the same for all, by key.
-      splits: of the episodes, equal ones together; all "train" without.
+      path: directory of the data set.
+      episodes: pairs of an episode and its additional columns (L+1,) by key; all episodes have the same keys.
+      spec, state: meaning of the actions, and of the state if there is one.
+      splits: split of each episode, equal ones together; by default all are "train".
 
     Raises:
-      WhaleError: it is there already, frames have an odd size, or pyarrow is not installed.
+      WhaleError: the data set exists already, frames have an odd size, or pyarrow is not installed.
     """
     needed("pyarrow.parquet")
     if path.exists():
@@ -73,7 +75,7 @@ def write_lerobot(
 
 @dataclasses.dataclass
 class _Writer:
-    """What is open while a data set is written: a video and the rows that go with it."""
+    """The open video of a data set that is being written, and the rows that go with it."""
 
     root: Path
     spec: ActionSpec
@@ -125,7 +127,7 @@ class _Writer:
             self._close()
 
     def finish(self, splits: list[str]) -> None:
-        """Closes the files and writes what describes them."""
+        """Closes the files and writes the metadata."""
         if not self._lines:
             raise WhaleError(f"There is no episode to write into {self.root.parent}.")
         import pyarrow as pa
@@ -140,7 +142,7 @@ class _Writer:
         (self.root / "meta/info.json").write_text(json.dumps(self._info(first, splits), indent=4))
 
     def close(self) -> None:
-        """Closes a video that was left open, as when an episode could not be read."""
+        """Closes a video that is still open, for example because an episode could not be read."""
         if self._video is not None:
             self._video.close()
 
@@ -201,9 +203,9 @@ class _Writer:
 
 
 class _Film:
-    """A video that is being written: AV1 where its encoder is there and takes the size, else H.264.
+    """A video that is being written: AV1 if that encoder is available and accepts the size, otherwise H.264.
 
-    codec: its name; count, bytes: of the frames, and of what they were encoded to so far.
+    codec is its name; count and bytes are the frames so far and their encoded size.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], rate_hz: float):
@@ -219,7 +221,7 @@ class _Film:
         self._stream.height, self._stream.width, self._stream.pix_fmt = *size, "yuv420p"
 
     def write(self, frames: np.ndarray) -> None:
-        """Encodes frames (N, H, W, 3) uint8, the first of them as a key frame."""
+        """Encodes frames (N, H, W, 3) uint8. The first becomes a key frame."""
         for i, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
             if i == 0:
@@ -228,7 +230,7 @@ class _Film:
             self.count += 1
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining packets and closes the file."""
         self._write(self._stream.encode())
         self._container.close()
 
@@ -238,7 +240,7 @@ class _Film:
 
 
 def _statistics(values: np.ndarray) -> dict[str, Any]:
-    """Returns what LeRobot keeps of a column (N,) or (N, C), per dimension."""
+    """Returns the statistics that LeRobot stores for a column (N,) or (N, C), per dimension."""
     table = values.reshape(len(values), -1).astype(np.float64)
     found = {"min": table.min(0), "max": table.max(0), "mean": table.mean(0), "std": table.std(0)}
     quantiles = np.quantile(table, _QUANTILES, axis=0)
@@ -247,7 +249,7 @@ def _statistics(values: np.ndarray) -> dict[str, Any]:
 
 
 def _of_frames(frames: np.ndarray) -> dict[str, Any]:
-    """Returns statistics of some frames (N, H, W, 3), per colour, from 0 to 1, in the shape (3, 1, 1)."""
+    """Returns statistics of a sample of frames (N, H, W, 3), per colour, from 0 to 1, in the shape (3, 1, 1)."""
     some = frames[:: -(-len(frames) // _SAMPLED)]
     found = _statistics(some.reshape(-1, 3) / np.float32(255))
     found.pop("count")
@@ -255,7 +257,7 @@ def _of_frames(frames: np.ndarray) -> dict[str, Any]:
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns statistics of episodes taken together, weighed by their counts, as LeRobot's own tools do."""
+    """Returns the statistics of all episodes together, weighted by their counts, as LeRobot's own tools do."""
     counts = np.array([part["count"][0] for part in parts], np.float64)
     weights = (counts / counts.sum())[:, None, None, None]
     stacked = {key: np.array([part[key] for part in parts]) for key in parts[0] if key != "count"}
@@ -283,7 +285,7 @@ def _table_of_rows(episodes: list[dict[str, np.ndarray]]) -> Any:
 
 
 def _table_of_tasks(tasks: list[str]) -> Any:
-    """Returns a table whose index is the text, as pandas writes and LeRobot expects it."""
+    """Returns a table whose index is the text, in the form that pandas writes and LeRobot expects."""
     import pyarrow as pa
 
     def described(name: str | None, kind: str, numpy: str, **metadata: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Encoded pictures to uint8 frames of the wanted size."""
+"""Decodes pictures to uint8 frames of a given size."""
 
 import cv2
 import numpy as np
@@ -11,10 +11,10 @@ _JPEG = b"\xff\xd8"
 
 
 def decode_into(out: np.ndarray, data: bytes) -> None:
-    """Decodes a JPEG or PNG into `out` (H, W, 3) uint8 RGB, without keeping its aspect ratio.
+    """Decodes a JPEG or PNG into `out` (H, W, 3) uint8 RGB. The aspect ratio is not kept.
 
-    A JPEG that is larger is scaled by 1/2, 1/4 or 1/8 while it is decoded, as far as 90 % of `out`'s size are left, and
-    from there by interpolation.
+    The decoder scales a larger JPEG by 1/2, 1/4 or 1/8, as long as it stays at or above 90 % of the size of `out`.
+    Interpolation does the rest.
 
     Raises:
       BrokenRecord: the picture does not decode.

@@ -1,4 +1,4 @@
-"""Frames of a video by their times, scaled by the decoder's own library, without decoding more than is needed."""
+"""Reads frames of a video by their times, scaled by the decoder's own library. It decodes no more than it needs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,10 +16,16 @@ _READ_ON = 1.0
 
 
 class Video:
-    """An open video that is read forwards, and sought in only where that saves decoding. A context manager.
+    """An open video, used as a context manager. It reads forwards, and seeks only where that saves decoding.
 
-    path; rate_hz: frames a second; count: frames as its header says, 0 where it does not; decoded: frames so far.
-    Raises WhaleError when the file is missing, cut short, no video, or of a codec that is not there.
+    Attributes:
+      path: the file.
+      rate_hz: frames per second.
+      count: number of frames in the header; 0 if the header does not say.
+      decoded: number of frames decoded so far.
+
+    Raises:
+      WhaleError: the file is missing, truncated or not a video, or there is no decoder for its codec.
     """
 
     def __init__(self, path: Path | str):
@@ -51,11 +57,11 @@ class Video:
         self._container.close()
 
     def read(self, times: np.ndarray, side: int, tolerance: float) -> np.ndarray:
-        """Returns the frames (K, side, side, 3) uint8 RGB at `times` (K,), seconds, ascending; their aspect ratio is
-        not kept.
+        """Returns the frames (K, side, side, 3) uint8 RGB at the given times. The aspect ratio is not kept.
 
         Args:
-          tolerance: seconds by which a frame's time may differ from the one asked for.
+          times: (K,) seconds, ascending.
+          tolerance: seconds by which the time of a frame may differ from the requested one.
 
         Raises:
           WhaleError: the video has no frame at a time, ends before it, or cannot be decoded.
@@ -75,7 +81,7 @@ class Video:
         return out
 
     def _go_to(self, time: float, tolerance: float) -> None:
-        """Seeks to the key frame before `time`, unless reading on is as near."""
+        """Seeks to the key frame before `time`, unless it is close enough to read on from here."""
         at = None if self._next is None else self._next.time
         if self._frames is not None and not self._ended and (at is None or 0 <= time - at + tolerance <= _READ_ON):
             return
@@ -115,7 +121,7 @@ class Video:
             )
 
     def _fourcc(self) -> str:
-        """Returns what the file calls its codec: the sample description of an MP4 follows the box's own 16 bytes."""
+        """Returns the codec's name in the file. In an MP4, it follows the 16 bytes of the sample description's box."""
         with self.path.open("rb") as file:
             data = file.read(2**24)
         place = data.find(b"stsd")
@@ -126,43 +132,52 @@ class Video:
 
 
 class LastVideo:
-    """Keeps the video that was read last open, so that what follows on is read on."""
+    """Keeps the last video open, so that the next read continues in it."""
 
     def __init__(self):
         self._video: Video | None = None
 
     def open(self, path: Path) -> Video:
-        """Opens a video, and closes the one before unless it is the same."""
+        """Returns the open video if it has this path. Otherwise closes it and opens another."""
         if self._video is None or self._video.path != path:
             self.close()
             self._video = Video(path)
         return self._video
 
     def close(self) -> None:
-        """Closes what is open."""
+        """Closes the open video, if any."""
         if self._video is not None:
             self._video.close()
         self._video = None
 
 
 def frame_times(path: Path) -> np.ndarray:
-    """Returns the times (N,) in seconds, ascending, of all frames of a video, without decoding any; raises as Video
-    does."""
+    """Returns the times (N,) in seconds, ascending, of all frames of a video, without decoding any.
+
+    Raises:
+      WhaleError: see `Video`.
+    """
     with Video(path) as video, video._decoding():
         stamps = [packet.pts for packet in video._container.demux(video._stream) if packet.pts is not None]
         return np.sort(np.array(stamps, np.float64)) * float(video._stream.time_base)
 
 
 def scaled(frame: av.VideoFrame, side: int) -> np.ndarray:
-    """Returns a frame as (side, side, 3) uint8 RGB: averaged over areas where it shrinks by 1.5 or more, else
-    interpolated."""
+    """Returns a frame as (side, side, 3) uint8 RGB.
+
+    It averages areas if the frame shrinks by more than 1.5, and interpolates otherwise.
+    """
     shrunk = max(frame.width, frame.height) / side
     kind = Interpolation.AREA if shrunk > 1.5 else Interpolation.BICUBIC
     return frame.reformat(side, side, "rgb24", interpolation=kind).to_ndarray()
 
 
 def picture(source: Path | IO[bytes], side: int, where: str) -> np.ndarray:
-    """Returns a picture file as (side, side, 3) uint8 RGB; raises WhaleError naming `where` when it does not decode."""
+    """Reads a picture file as (side, side, 3) uint8 RGB.
+
+    Raises:
+      WhaleError: the picture does not decode. The message names `where`.
+    """
     try:
         with Image.open(source) as image:
             return scaled(av.VideoFrame.from_image(image.convert("RGB")), side)

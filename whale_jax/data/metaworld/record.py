@@ -1,4 +1,4 @@
-"""Recording a Meta-World data set: which episodes, what is there already, progress, and the manifest."""
+"""Records a Meta-World data set: chooses the missing episodes, shows progress, and writes the manifest."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 
 
 def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
-    """Returns the seed of one episode: another for every episode, the same whatever else is recorded.
+    """Returns the seed of one episode. It differs for every episode and does not depend on what else is recorded.
 
-    Policies to be ranked share theirs, so that none is luckier in where it starts.
+    Ranked policies share their seeds, so that none has luckier starts than another.
     """
     words = [zlib.crc32(word.encode()) for word in (split, task, *([] if split == "ranked" else [policy]))]
     return int(np.random.SeedSequence([seed, *words, index]).generate_state(1)[0] >> 1)
@@ -40,7 +40,11 @@ def plan(
     action_repeat: int,
     seed: int,
 ) -> list[Job]:
-    """Returns every episode that the arguments of `record` ask for; WhaleError for a name that does not exist."""
+    """Returns a job for every episode that the arguments of `record` ask for.
+
+    Raises:
+      WhaleError: a name does not exist.
+    """
     metaworld.check_names(tasks=tasks, policies=policies or (), camera=camera)
     for split in episodes:
         if split not in SPLIT_POLICIES:
@@ -83,15 +87,22 @@ def record(
 ) -> EpisodeStore:
     """Records Meta-World episodes into `root`, in parallel processes, and opens the store.
 
-    episodes: split -> number for each task and policy; "train" and "valid" use TRAIN_POLICIES, "test" the unseen
-    TEST_POLICIES and "ranked" the unseen RANKED_POLICIES (`policies` keeps only some of them). Each episode has
-    `steps` actions, each held for `action_repeat` simulator steps (80 a second), steps + 1 frames of image_size x
-    image_size, and a seed of its own that follows from `seed`. Complete episodes that are already there are kept,
-    so that the same call goes on after a kill, and other tasks can be added later.
+    Complete episodes that exist already are kept. The same call therefore resumes after a kill, and other tasks can be
+    added later.
 
-    Raises WhaleError for unknown names, a store recorded with other settings, a full disk, no GL, or an
-    episode whose process dies. Whatever happens, no process and no partial file is left, and nothing complete
-    is lost.
+    Args:
+      episodes: number of episodes per task and policy, by split. "train" and "valid" use TRAIN_POLICIES, "test" the
+        unseen TEST_POLICIES, and "ranked" the unseen RANKED_POLICIES.
+      image_size: side of a frame in pixels.
+      steps: actions per episode; an episode has steps + 1 frames.
+      action_repeat: simulator steps per action, of which there are 80 a second.
+      seed: gives every episode its own seed.
+      workers: number of processes; None uses one per core.
+      policies: keeps only these policies of each split.
+
+    Raises:
+      WhaleError: a name is unknown, the store was recorded with other settings, the disk is full, there is no GL, or
+        the process of an episode dies. No process and no partial file is left behind, and nothing complete is lost.
     """
     if workers is not None and workers < 0:
         raise WhaleError(f"{workers} processes record nothing; give 1 or more, or 0 for one per core.")
@@ -124,7 +135,7 @@ def record(
 
 
 def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
-    """Records `missing` and adds their headers; removes what an interrupted process left half-written."""
+    """Deletes what an interrupted process left half-written, records the `missing` episodes and adds their headers."""
     if not missing:
         return
     there = len(jobs) - len(missing)

@@ -1,7 +1,7 @@
-"""Off-screen rendering: which GL library works here, and small upright frames at a tenth of the usual cost.
+"""Off-screen rendering: finds a GL library that works, and draws small upright frames at a tenth of the usual cost.
 
-`python -m whale_jax.data.metaworld.rendering` prints the value for MUJOCO_GL,
-or says on stderr what to install and ends with status 2.
+`python -m whale_jax.data.metaworld.rendering` prints the value for MUJOCO_GL.
+If none works, it says on stderr what to install and exits with status 2.
 """
 
 import atexit
@@ -35,7 +35,7 @@ _INSTALL = (
 
 
 def _probe(name: str) -> str | None:
-    """Returns None when MuJoCo renders a frame with MUJOCO_GL=name in a process of its own; otherwise the reason."""
+    """Returns None if MuJoCo renders a frame with MUJOCO_GL=name in its own process, and otherwise the reason."""
     env = {**os.environ, "MUJOCO_GL": name}
     env.pop("PYOPENGL_PLATFORM", None)
     command = [sys.executable, "-c", _PROBE]
@@ -54,8 +54,11 @@ def _probe(name: str) -> str | None:
 def find_gl() -> str:
     """Returns the value for MUJOCO_GL that renders off screen on this machine.
 
-    A value already set is kept when it works; then "egl" and "osmesa" are tried, each in a process of its
-    own. Raises WhaleError saying what to install when none works, or that MuJoCo itself is missing.
+    A value that is already set is kept if it works. Otherwise "egl" and then "osmesa" are tried, each in its own
+    process.
+
+    Raises:
+      WhaleError: none works, or MuJoCo itself is missing. The message says what to install.
     """
     failed = {}
     for name in dict.fromkeys((os.environ.get("MUJOCO_GL", "").strip().lower(), "egl", "osmesa")):
@@ -72,13 +75,13 @@ def find_gl() -> str:
 
 
 def use_gl() -> str:
-    """Sets MUJOCO_GL to what find_gl gives, before anything asks MuJoCo to render; the name."""
+    """Sets MUJOCO_GL to the result of `find_gl`, before MuJoCo renders anything, and returns it."""
     name = os.environ["MUJOCO_GL"] = find_gl()
     return name
 
 
 def _gl_context(side: int):
-    """Returns a current GL context of `side` x `side` pixels, even if MuJoCo was imported before use_gl."""
+    """Returns a current GL context of `side` x `side` pixels, even if MuJoCo was imported before `use_gl`."""
     name = use_gl()
     try:
         context = importlib.import_module(f"mujoco.{name}").GLContext(side, side)
@@ -109,8 +112,8 @@ def area_reduce(image: np.ndarray, factor: int) -> np.ndarray:
 def simplify_meshes(model, cell: float):
     """Returns a copy of `model`, for drawing only, whose mesh vertices are merged on a grid of `cell` metres.
 
-    A software renderer spends its time on vertices, and most of a robot's triangles are smaller than a pixel.
-    Faces that collapse are dropped; those that stay keep their normals.
+    A software renderer spends its time on vertices, and most of a robot's triangles are smaller than a pixel. Faces
+    that collapse are dropped. The others keep their normals.
     """
     model = copy.copy(model)
     for i in range(model.nmesh):
@@ -134,11 +137,14 @@ def simplify_meshes(model, cell: float):
 
 
 class FrameRenderer:
-    """Draws square frames of one MuJoCo model from one of its cameras; physics is untouched.
+    """Draws square frames of a MuJoCo model from one of its cameras. The physics stays untouched.
 
-    One render at `oversample` times the size, without shadows, reflections or multisampling, is reduced by
-    area. A camera that hangs upside-down (Meta-World v3's corner cameras) is turned by 180 degrees. Raises
-    WhaleError for an unknown camera, or when no GL works.
+    It renders once at `oversample` times the size, without shadows, reflections or multisampling, and reduces the
+    picture by area. It turns the picture of a camera that hangs upside down (Meta-World v3's corner cameras) by 180
+    degrees.
+
+    Raises:
+      WhaleError: the camera is unknown, or no GL works.
     """
 
     def __init__(self, model, camera: str, image_size: int, oversample: int | None = None):
@@ -150,7 +156,7 @@ class FrameRenderer:
         self._mujoco, self._model, self._camera_id = mujoco, model, names.index(camera)
         self._factor = oversample or (4 if image_size <= 64 else 2)
         side = image_size * self._factor
-        # A pixel of the frame covers about 1.3 m / image_size of the scene: merge below a fifth of it.
+        # A pixel covers about 1.3 m / image_size of the scene. Vertices within a fifth of that are merged.
         drawn = simplify_meshes(model, cell=0.256 / image_size)
         drawn.vis.quality.offsamples = 0
         drawn.vis.quality.shadowsize = 0
@@ -167,12 +173,12 @@ class FrameRenderer:
         self._view.fixedcamid = self._camera_id
         self._rect = mujoco.MjrRect(0, 0, side, side)
         self._pixels = np.empty((side, side, 3), np.uint8)
-        # Free the context before the process ends its GL; the weak reference lets it go earlier.
+        # The context must be freed before the process ends its GL. The weak reference lets it go earlier.
         reference = weakref.ref(self)
         atexit.register(lambda: reference() and reference().close())
 
     def render(self, data) -> np.ndarray:
-        """Returns the frame (S, S, 3) uint8 of this state, upright."""
+        """Returns the upright frame (S, S, 3) uint8 of this state."""
         mujoco = self._mujoco
         self._gl.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
@@ -186,9 +192,9 @@ class FrameRenderer:
         return np.ascontiguousarray(frame[:, ::-1] if upside_down else frame[::-1])
 
     def close(self) -> None:
-        """Frees the GL context; the renderer cannot be used again."""
+        """Frees the GL context. The renderer cannot be used afterwards."""
         if self._gl is not None:
-            # GL frees the numbers it is given in whichever context is current, also if they are another's.
+            # GL frees these numbers in the current context, even if they belong to another one.
             self._gl.make_current()
             self._context.free()
             self._gl.free()
@@ -200,7 +206,7 @@ class FrameRenderer:
 
 
 def main() -> int:
-    """Prints the name of the GL that works, or the sentence that says what to do."""
+    """Prints the name of a GL that works, or a sentence that says what to do. Returns the exit status."""
     try:
         print(find_gl())
     except WhaleError as error:

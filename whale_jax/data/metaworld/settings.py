@@ -1,4 +1,4 @@
-"""Settings of recording."""
+"""Settings for recording."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ SPLIT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class RecordSettings(Settings):
-    """What `whale train` records when the store is not complete."""
+    """What `whale train` records if the store is incomplete."""
 
-    tasks: tuple[str, ...] = ()  # without any, nothing is recorded
-    # Of each task and policy, by split.
+    tasks: tuple[str, ...] = ()  # if empty, nothing is recorded
+    # Episodes per task and policy, by split.
     episodes: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"train": 500, "valid": 10, "test": 500})
-    steps: int = 100  # actions of an episode
-    action_repeat: int = 1  # simulator steps, of which there are 80 a second, that hold one action
+    steps: int = 100  # actions per episode
+    action_repeat: int = 1  # simulator steps per action; there are 80 a second
     camera: str = "corner"
     workers: int = 0  # processes; 0 takes one per core
 

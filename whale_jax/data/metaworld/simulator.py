@@ -1,7 +1,7 @@
 """Meta-World: tasks, scripted policies and reproducible episodes. Importable without MuJoCo and JAX.
 
-The 20 tasks and the mix of policies follow the WHALE paper (Meta-World, six training policies, three unseen
-ones); noise levels and cross-environment offsets are this project's choice, since the paper leaves them open.
+The 20 tasks and the mix of policies follow the WHALE paper (Meta-World, six training policies, three unseen ones). The
+paper does not give noise levels and cross-environment offsets, so those are this project's choice.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ TRAIN_POLICIES = (
     "cross-environment-b",
 )
 TEST_POLICIES = ("expert-noise-0.5", "expert-or-random", "cross-environment-c")
-# Those to be ranked: none is trained on, and from the first to the last of a kind they do less well.
+# Policies to rank. None is used in training, and within a kind each does worse than the one before.
 RANKED_POLICIES = TEST_POLICIES + (
     "expert-noise-0.1",
     "expert-noise-1.0",
@@ -74,18 +74,21 @@ ACTION_SPEC = ActionSpec(
     frame="base",
     opens="low",
 )
-# The hand's position and the opening of the gripper lead every observation.
+# Every observation begins with the hand's position and the opening of the gripper.
 STATE_SPEC = StateSpec(names=ACTION_SPEC.names, units=("m", "m", "m", "1 open, 0 closed"))
 
 
 def action_spec(action_repeat: int = 1) -> ActionSpec:
-    """Returns what an action means that the simulator is given `action_repeat` times in a row: as many centimetres."""
+    """Returns the meaning of an action that is repeated for `action_repeat` simulator steps.
+
+    A delta of 1 then moves the hand by as many centimetres.
+    """
     travel = f"{0.01 * action_repeat:g} m"
     units = (travel, travel, travel, "effort")
     return dataclasses.replace(ACTION_SPEC, units=units, rate_hz=ACTION_SPEC.rate_hz / action_repeat)
 
 
-# A cross-environment policy is the script of the task so many places further in TASKS.
+# A cross-environment policy is the script of another task, this many places further in TASKS.
 _CROSS = {f"cross-environment-{letter}": places for letter, places in zip("abcde", (3, 7, 11, 14, 17), strict=True)}
 _CHUNK = 5
 
@@ -95,7 +98,7 @@ Enough = Callable[[list[bool]], bool]
 
 
 def check_names(tasks=(), policies=(), camera: str | None = None) -> None:
-    """Raises WhaleError with the nearest names for a task, policy or camera that does not exist."""
+    """Raises WhaleError, with the nearest names, for a task, policy or camera that does not exist."""
     for kind, given, valid in (("task", tasks, TASKS), ("policy", policies, POLICIES)):
         for name in given:
             if name not in valid:
@@ -116,21 +119,22 @@ def _metaworld():
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Returns the library versions that decide what an episode looks like."""
+    """Returns the versions of the libraries that decide how an episode looks."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("metaworld", "mujoco", "numpy", "gymnasium")}
 
 
 def make_env(task: str, camera: str = "corner", seed: int = 0):
-    """Returns the Gymnasium environment of a task, its goal observable and redrawn at each reset from `seed` on.
+    """Returns the Gymnasium environment of a task. Its goal is observable and drawn again from `seed` at each reset.
 
-    Raises WhaleError for an unknown task or camera, or when Meta-World is missing.
+    Raises:
+      WhaleError: the task or camera is unknown, or Meta-World is missing.
     """
     check_names(tasks=(task,), camera=camera)
     environments, _ = _metaworld()
     env = environments[f"{task}-v3"](camera_name=camera)
-    # What Meta-World's own goal-observable classes do, without their extra reset.
+    # Meta-World's own goal-observable classes do this too, but with an extra reset.
     env._partially_observable = False
     env._freeze_rand_vec = False
     env.seeded_rand_vec = True
@@ -145,17 +149,19 @@ def make_env(task: str, camera: str = "corner", seed: int = 0):
 def _scripted(task: str) -> Policy:
     _, scripts = _metaworld()
     script = scripts[f"{task}-v3"]()
-    # Some scripts change the observation that they are given.
+    # Some scripts change their argument, so each gets a copy.
     return lambda obs: np.clip(script.get_action(obs.copy()), -1.0, 1.0)
 
 
 def make_policy(task: str, name: str, seed: int) -> Policy:
-    """Returns the policy `name` for `task`: observation (39,) -> action (4,) float32 in [-1, 1].
+    """Returns the policy `name` for `task`, a function from observation (39,) to action (4,) float32 in [-1, 1].
 
-    Drawn from `seed` alone. expert: Meta-World's script; random: uniform; expert-noise-s: the expert's
-    clipped action plus N(0, s^2); expert-or-random-p: random with probability p (0.5 if it is not said), else the
-    expert, for five steps at a time; cross-environment-a to -e: the script of another task, fed this one's
-    observations.
+    Its random numbers depend on `seed` alone.
+      expert: Meta-World's script.
+      random: uniform actions.
+      expert-noise-s: the expert's clipped action plus N(0, s^2).
+      expert-or-random-p: for five steps at a time, random with probability p (0.5 by default) and otherwise the expert.
+      cross-environment-a to -e: the script of another task, given the observations of this one.
     """
     check_names(tasks=(task,), policies=(name,))
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -188,8 +194,15 @@ def make_policy(task: str, name: str, seed: int) -> Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Played:
-    """An episode of L steps: frames (L+1, H, W, 3) uint8 and observations (L+1, 39), and of each step the action, the
-    reward, which adds up over the simulator steps that the action was held for, and the success, (L, ...)."""
+    """An episode of L steps that was played in the simulator.
+
+    Attributes:
+      frames: (L+1, H, W, 3) uint8.
+      observations: (L+1, 39).
+      actions: (L, 4).
+      rewards: (L,), summed over the simulator steps of each action.
+      success: (L,).
+    """
 
     frames: np.ndarray
     observations: np.ndarray
@@ -199,7 +212,7 @@ class Played:
 
 
 class Simulator:
-    """The environment and renderer of one task, made once for many episodes (making them takes 0.3 s)."""
+    """The environment and renderer of one task. Making one takes 0.3 s, so it serves many episodes."""
 
     def __init__(self, task: str, *, image_size: int = 64, camera: str = "corner"):
         self.task, self.camera, self.image_size = task, camera, image_size
@@ -208,24 +221,28 @@ class Simulator:
         self._seed = None
 
     def reset(self, seed: int) -> np.ndarray:
-        """Begins the episode of `seed`, below 2^53; its first observation, (39,) float64."""
+        """Begins the episode of `seed`, a number below 2^53, and returns its first observation (39,) float64."""
         self._env.seed(seed)
         self._seed = seed
         obs = self._env.reset()[0]
-        # Meta-World moves things after MuJoCo has computed where they are: the camera would see them where they were.
+        # Meta-World moves objects after MuJoCo has computed their places, and the camera would see the old ones.
         self._set_physics(self._physics())
         return obs
 
     def frame(self) -> np.ndarray:
-        """Returns what the camera sees now, (image_size, image_size, 3) uint8."""
+        """Returns the camera's current view, (image_size, image_size, 3) uint8."""
         return self._renderer.render(self._env.data)
 
     def play(self, act: Act, seed: int, steps: int, action_repeat: int = 1, enough: Enough = lambda _: False) -> Played:
-        """Plays the episode of `seed`; the same seed and actions give the same bits whatever was simulated before.
+        """Plays the episode of `seed`.
+
+        The same seed and actions give the same bits, whatever was simulated before.
 
         Args:
-          act: (frame, observation) to an action (4,), which is held for `action_repeat` simulator steps.
-          steps: actions at most; enough: tells from the success of each step so far whether to end earlier.
+          act: maps (frame, observation) to an action (4,).
+          steps: greatest number of actions.
+          action_repeat: simulator steps per action.
+          enough: says whether to end early, from the success of each step so far.
         """
         observations, frames = [self.reset(seed)], [self.frame()]
         actions, rewards, success = [], [], []
@@ -238,10 +255,10 @@ class Simulator:
         return Played(*map(np.array, (frames, observations, actions, rewards, success)))
 
     def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
-        """Records one episode of a policy of `POLICIES`, as `play` plays it."""
+        """Records one episode of a policy in `POLICIES`, see `play`."""
         policy = make_policy(self.task, policy_name, seed)
         with warnings.catch_warnings():
-            # The scripts warn that they exceed [-1, 1]; every action is clipped here.
+            # The scripts warn that they exceed [-1, 1], but every action is clipped.
             warnings.filterwarnings("ignore", message="Constant")
             played = self.play(lambda _, obs: policy(obs), seed, steps, action_repeat)
         metadata = {
@@ -263,10 +280,12 @@ class Simulator:
         return episode.validate(f"{self.task}/{policy_name}")
 
     def hold(self, action: np.ndarray, times: int = 1) -> tuple[np.ndarray, float, bool]:
-        """Takes `action`, (4,), for so many simulator steps.
+        """Repeats `action` (4,) for `times` simulator steps.
 
-        Returns the observation after them, (39,) float64, whose first three are the hand's position in metres,
-        their summed reward, and whether one of them succeeded.
+        Returns:
+          The observation after them, (39,) float64, which begins with the hand's position in metres.
+          Their summed reward.
+          Whether any of them succeeded.
         """
         total, success = 0.0, False
         for _ in range(times):
@@ -275,10 +294,13 @@ class Simulator:
         return obs, total, success
 
     def state(self) -> np.ndarray:
-        """Returns an exact snapshot for `restore`, (S,) float64: which episode, how far it is, and MuJoCo's own state.
+        """Returns an exact snapshot for `restore`, (S,) float64: the episode, its progress, and MuJoCo's own state.
 
         Meta-World's get_env_state leaves out the mocap body that pulls the hand, the controls and the solver's warm
-        start. Raises WhaleError before the first episode.
+        start.
+
+        Raises:
+          WhaleError: no episode has begun.
         """
         if self._seed is None:
             raise WhaleError(f"The simulator of {self.task} has no state yet; begin an episode with reset(seed).")
@@ -287,10 +309,12 @@ class Simulator:
         return np.concatenate([episode, env._prev_obs, self._physics()])
 
     def restore(self, state: np.ndarray) -> None:
-        """Goes back to a snapshot of `state`, which may come from another simulator of the same task.
+        """Returns to a snapshot from `state`, which may come from another simulator of the same task.
 
-        Frames, observations, rewards and the steps left are from here on what they were there, bit for bit. Raises
-        WhaleError for a snapshot of another task.
+        From here on, frames, observations, rewards and the remaining steps are the same as there, bit for bit.
+
+        Raises:
+          WhaleError: the snapshot is of another task.
         """
         env = self._env
         task, seed, path_length = (int(value) for value in state[:3])
@@ -299,7 +323,7 @@ class Simulator:
             raise WhaleError(
                 f"A simulator of {self.task} cannot restore a snapshot of {TASKS[task]}; make one of that."
             )
-        # A reset writes the goal and the places of things into the model, which is no part of MuJoCo's state.
+        # A reset writes the goal and the places of objects into the model, which MuJoCo's state does not include.
         if seed != self._seed:
             self.reset(seed)
         env.curr_path_length, env._prev_obs = path_length, last_obs.copy()
@@ -314,7 +338,7 @@ class Simulator:
         return physics
 
     def _set_physics(self, physics: np.ndarray) -> None:
-        """MuJoCo's state, and with it where everything is."""
+        """Sets MuJoCo's state and computes where everything is."""
         from mujoco import mj_forward, mj_setState, mjtState
 
         env, kind = self._env, mjtState.mjSTATE_INTEGRATION.value
@@ -332,9 +356,10 @@ class Simulator:
 def rollout(
     task: str, policy_name: str, seed: int, steps: int = 100, image_size: int = 64, camera: str = "corner"
 ) -> Episode:
-    """Records one episode of `steps` actions from a fresh environment; all of it a function of the seed.
+    """Records one episode of `steps` actions in a new environment. The seed decides all of it.
 
-    Raises WhaleError for an unknown task, policy or camera, or when Meta-World or a working GL is missing.
+    Raises:
+      WhaleError: a task, policy or camera is unknown, or Meta-World or a working GL is missing.
     """
     check_names(tasks=(task,), policies=(policy_name,), camera=camera)
     simulator = Simulator(task, image_size=image_size, camera=camera)

@@ -1,4 +1,4 @@
-"""Episodes recorded side by side. Free of JAX, so that its processes start fast."""
+"""Records episodes in parallel. Free of JAX, so that its processes start fast."""
 
 import dataclasses
 import traceback
@@ -12,15 +12,15 @@ from whale_jax.data.metaworld.rendering import find_gl
 from whale_jax.data.metaworld.simulator import Simulator
 from whale_jax.data.store.storage import write_episode
 
-# One thread each: the processes already fill the cores, and llvmpipe's threads would fight over them.
+# One thread per process, because the processes already fill the cores and more threads would compete for them.
 _SINGLE = {"LP_NUM_THREADS": "0"} | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-_simulators: dict[str, Simulator] = {}  # of this process: the one of the task at hand, for making one takes 0.3 s
+_simulators: dict[str, Simulator] = {}  # of this process, for the current task; making one takes 0.3 s
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One episode to record: where to, of what, with which seed and settings."""
+    """One episode to record: its place in the store, task, policy, seed and settings."""
 
     root: Path
     file: str
@@ -35,7 +35,7 @@ class Job:
 
 
 def _record(job: Job) -> dict[str, Any]:
-    """Simulates and writes an episode; its header."""
+    """Simulates and writes an episode, and returns its header."""
     try:
         if job.task not in _simulators:
             while _simulators:
@@ -51,8 +51,9 @@ def _record(job: Job) -> dict[str, Any]:
 
 
 def record_all(jobs: list[Job], count: int) -> Generator[tuple[Job, dict[str, Any]], None, None]:
-    """Runs the jobs in `count` processes; yields each with its header when it is done.
+    """Runs the jobs in `count` processes, and yields each with its header when it is done.
 
-    Raises WhaleError naming the episode when one fails or its process dies. No process is left behind.
+    Raises:
+      WhaleError: an episode fails or its process dies. The message names the episode, and no process is left behind.
     """
     return run_all(_record, jobs, count, lambda job: f"recording {job.file}", {"MUJOCO_GL": find_gl(), **_SINGLE})

@@ -1,4 +1,4 @@
-"""The 27 Open X-Embodiment data sets of Whale-X: one row each, their index, their mixture."""
+"""The 27 Open X-Embodiment data sets of Whale-X: a table row for each, their indices, their mixture."""
 
 from whale_jax.base.names import lazy
 

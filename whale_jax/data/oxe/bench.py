@@ -1,4 +1,4 @@
-"""`whale data bench`: how fast batches come from a mixture, beside what the decoder alone does on the same pictures."""
+"""`whale data bench`: the speed of a mixture's batches, next to that of the decoder alone on the same pictures."""
 
 import concurrent.futures
 import time
@@ -19,13 +19,13 @@ _SECONDS = 3.0
 def bench(
     mixture: Mixture, settings: ReadSettings, batch_size: int, num_frames: int, batches: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Measures frames a second over `batches` batches after the first, memory on the way, and the decoder's own speed.
+    """Measures frames per second over `batches` batches after the first, memory use, and the decoder's own speed.
 
-    "decoder_frames_per_second" decodes as many threads' worth of the same JPEG pictures at their full size, and does
-    nothing else; None if the data sets hold other pictures.
+    "decoder_frames_per_second" is for decoding the same JPEG pictures at full size, in as many threads, and nothing
+    else. It is None if the data sets hold other pictures.
 
     Raises:
-      WhaleError: no batches are asked for; see `Mixture.batches`.
+      WhaleError: `batches` is below 1; see also `Mixture.batches`.
     """
     if batches < 1:
         raise WhaleError(f"{batches} batches cannot be timed; give at least 1.")
@@ -59,8 +59,10 @@ def bench(
 
 
 def decoder_speed(mixture: Mixture, threads: int) -> float | None:
-    """Measures pictures a second that the JPEG decoder alone does, in so many threads, on pictures drawn by the
-    shares."""
+    """Measures pictures per second of the JPEG decoder alone, in `threads` threads.
+
+    The pictures are drawn according to the mixture's shares. The result is None if none of them is a JPEG.
+    """
     counts = np.maximum(1, np.round(mixture.weights * _PICTURES)).astype(int)
     drawn = [pictures(index, count) for index, count in zip(mixture.indices, counts, strict=True)]
     encoded = [picture for some in drawn for picture in some if picture[:2] == b"\xff\xd8"]
@@ -82,7 +84,7 @@ def decoder_speed(mixture: Mixture, threads: int) -> float | None:
 
 
 def pictures(index: Index, count: int) -> list[bytes]:
-    """Returns the first `count` encoded pictures of a data set, or as many as there are."""
+    """Returns the first `count` encoded pictures of a data set, or all if there are fewer."""
     found = []
     for number in range(len(index.episodes)):
         row = index.episodes[number]

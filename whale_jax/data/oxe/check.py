@@ -1,4 +1,4 @@
-"""`whale data check`: which of the 27 data sets are there, and do their actions do what they are said to do?"""
+"""`whale data check`: which of the 27 data sets are available, and whether their actions do what they should."""
 
 import dataclasses
 import itertools
@@ -23,11 +23,14 @@ _AGAINST, _FOLLOWS, _POSITION, _MARGIN = -0.2, 0.2, 0.8, 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What is known of one data set.
+    """The result of checking one data set.
 
     Attributes:
-      name; status: "ok", "missing" or an error's sentence; index: None unless it is ok.
-      measured: correlations of actions with what was measured; suspicions: sentences.
+      name: name of the data set.
+      status: "ok", "missing" or an error's sentence.
+      index: its index; None unless the status is "ok".
+      measured: correlations of actions with measurements, by name.
+      suspicions: sentences on what looks wrong.
     """
 
     name: str
@@ -54,7 +57,7 @@ class Checked:
 
 
 def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Checked]:
-    """Yields a Checked for each of the 27 data sets, in the order of Table 11.
+    """Yields a result for each of the 27 data sets, in the order of Table 11.
 
     Raises:
       WhaleError: `root` is no directory, or holds none of them.
@@ -83,8 +86,11 @@ def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, w
 
 
 def _measure(index: Index) -> dict[str, float]:
-    """Returns correlations, over the first episodes, of each delta with the motion that followed and of the gripper's
-    command with its measured opening; "x absolute" and the like: of the delta with the position itself."""
+    """Returns correlations of the actions with measurements, over the first episodes.
+
+    A delta is compared with the motion that followed, and the gripper's command with its measured opening. "x absolute"
+    and the like compare a delta with the position itself.
+    """
     found = state_reader(index.recipe, index.dataset)
     pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
     if found is None or not pairs:
@@ -128,7 +134,7 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
 
 
 def to_text(findings: list[Checked]) -> str:
-    """Returns what `check` found, for a terminal."""
+    """Returns the results of `check` for a terminal."""
     lines = []
     for f in findings:
         if f.status == "missing":

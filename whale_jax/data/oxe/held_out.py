@@ -1,4 +1,4 @@
-"""Whole episodes of indexed data sets, and the held-out ones of a mixture, as episode stores."""
+"""Reads whole episodes of indexed data sets, and writes the held-out ones of a mixture as an episode store."""
 
 import dataclasses
 import importlib.metadata
@@ -20,13 +20,16 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 
 
 def write_held_out(mixture: Mixture, root: Path, image_size: int, each: int, min_frames: int) -> EpisodeStore:
-    """Writes the first `each` held-out episodes of min_frames or more of every data set, as an episode store for the
-    report.
+    """Writes held-out episodes of every data set as an episode store for the report.
 
-    Actions are in the mixture's units. What `root` holds already is kept.
+    Actions are in the mixture's units. An existing store in `root` is kept.
+
+    Args:
+      each: greatest number of episodes per data set.
+      min_frames: least number of frames of an episode.
 
     Raises:
-      WhaleError: no data set has two that are long enough.
+      WhaleError: no data set has two episodes that are long enough.
     """
     if (root / MANIFEST).exists():
         return open_store(root)
@@ -51,15 +54,17 @@ def write_held_out(mixture: Mixture, root: Path, image_size: int, each: int, min
 
 
 def _long_enough(index: Index, each: int, min_frames: int) -> np.ndarray:
-    """Returns numbers of the episodes to take; none where there are not two, for one's actions are another's wrong
-    ones."""
+    """Returns the numbers of the episodes to take, or none if there are fewer than two.
+
+    The report needs two, because it uses the actions of one as the wrong actions of another.
+    """
     rows = index.episodes
     found = np.flatnonzero(rows["held_out"] & (rows["frames"] >= min_frames))[:each]
     return found if len(found) > 1 else found[:0]
 
 
 def whole_episodes(index: Index, image_size: int, numbers: np.ndarray | None = None) -> Iterator[Episode | str]:
-    """Yields whole episodes in the data set's own units; for one that cannot be read, the cause."""
+    """Yields whole episodes in the data set's own units, or the cause for an episode that cannot be read."""
     for number in range(len(index.episodes)) if numbers is None else numbers:
         row = index.episodes[number]
         frames = np.empty((row["frames"], image_size, image_size, 3), np.uint8)
@@ -90,7 +95,11 @@ def write_store(
     progress: bool = True,
     **more: Any,
 ) -> dict[str, int]:
-    """Writes episodes and their manifest, which holds `more`; how many could not be read, by cause."""
+    """Writes episodes and a manifest with the additional keys `more`.
+
+    Returns:
+      The number of episodes that could not be read, by cause.
+    """
     lines, left_out = [], {}
     with Progress(root.name, "Copied", "episodes", total, 0, "frames", progress) as bar:
         for episode in episodes:

@@ -1,4 +1,4 @@
-"""The 27 data sets, and what `export_rlds` wrote, as episode stores."""
+"""Copies one of the 27 data sets, or one that `export_rlds` wrote, into an episode store."""
 
 import dataclasses
 from collections import Counter
@@ -23,16 +23,19 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 def import_rlds(
     source: Path | str, root: Path | str, image_size: int | None = None, progress: bool = True
 ) -> tuple[EpisodeStore, dict[str, int]]:
-    """Copies an RLDS data set into the local episode store `root`; the store, and the episodes left out by cause.
+    """Copies an RLDS data set into the local episode store `root`.
 
-    A data set that `export_rlds` wrote comes back as it was. One of the 27 that `data.oxe` knows gives its main
-    view, `image_size` pixels wide and high, its standard actions, and what is known to be measured as the state.
+    A data set that `export_rlds` wrote is restored unchanged. One of the 27 that `data.oxe` knows gives its main view,
+    `image_size` pixels wide and high, its standard actions, and its known measurements as the state.
 
     Args:
       source: DIR/<name>/<version>, or DIR/<name> with one version.
 
+    Returns:
+      The store, and the number of episodes left out by cause.
+
     Raises:
-      WhaleError: another data set, no image_size for a known one, or `root` holds something already.
+      WhaleError: the data set is unknown, a known one lacks `image_size`, or `root` holds a data set already.
     """
     root, image_size = Path(root), image_size or 0
     if (root / MANIFEST).exists():
@@ -53,8 +56,11 @@ def import_rlds(
 
 
 def one_version(source: Path | str) -> RldsDataset:
-    """Returns the data set at DIR/<name>/<version>, or DIR/<name> with one version; raises WhaleError where that is
-    not one."""
+    """Returns the data set at DIR/<name>/<version>, or at DIR/<name> with one version.
+
+    Raises:
+      WhaleError: there is no such data set, or several versions.
+    """
     path = epath.Path(source)
     versions = [path] if (path / INFO).exists() else sorted(p.parent for p in path.glob(f"*/{INFO}"))
     if len(versions) != 1:
@@ -63,10 +69,10 @@ def one_version(source: Path | str) -> RldsDataset:
 
 
 def known_index(source: Path | str) -> Index | None:
-    """Returns the index of one of the 27 data sets that are known; None for one that `export_rlds` wrote.
+    """Returns the index of one of the 27 known data sets, or None for a data set that `export_rlds` wrote.
 
     Raises:
-      WhaleError: another data set.
+      WhaleError: it is another data set.
     """
     dataset = one_version(source)
     return None if is_exported(dataset) else open_index(_recipe(dataset), dataset)
@@ -83,7 +89,7 @@ def _recipe(dataset: RldsDataset) -> Recipe:
 
 
 def _with_state(index: Index, episodes: Iterator[Episode | str]) -> Iterator[Episode | str]:
-    """Yields all episodes of an index with what was measured; the cause for one whose measurements do not fit."""
+    """Yields all episodes of an index with their measurements, or the cause if the measurements do not fit."""
     for episode, (_, state) in zip(episodes, measured(index), strict=True):
         if isinstance(episode, str) or state is not None:
             yield episode if isinstance(episode, str) else dataclasses.replace(episode, state=state)

@@ -1,10 +1,11 @@
-"""An index of an RLDS data set: where each frame lies in its file, and the standard action that was taken there.
+"""The index of an RLDS data set: the place of each frame in its file, and the standard action taken there.
 
-One pass over the files, in parallel and resumable, makes it; afterwards any segment of any episode is two reads, so
-that training draws segments evenly from all of them without a shuffle buffer. Dimension key: N frames of an episode.
+One pass over the files makes it, in parallel and resumable. After that, any segment of any episode takes two reads.
+Training can thus draw segments evenly from all episodes without a shuffle buffer. Dimension key: N frames of an
+episode.
 
-    INDEX/frames.bin    one FRAME for every frame of every episode, one behind the other
-    INDEX/episodes.npy  one EPISODE for every episode
+    INDEX/frames.bin    one FRAME per frame of every episode, one after another
+    INDEX/episodes.npy  one EPISODE per episode
     INDEX/index.json    files, instructions, statistics, and what was left out and why
 """
 
@@ -41,17 +42,21 @@ HELD_OUT = ("val", "valid", "validation")
 HELD_OUT_SHARE, HELD_OUT_LEAST = 0.05, 2
 UNUSED = ("test",)
 FILTERED = "not successful"
-_POOL_FROM_BYTES = 256 << 20  # less is read before further processes have started
+_POOL_FROM_BYTES = 256 << 20  # less data is read before more processes have started
 
 
 class Index:
-    """The index of one data set, opened by `open_index`.
+    """The index of one data set. Made by `open_index`.
 
     Attributes:
-      recipe, dataset: what it is; path: where it lies.
-      episodes: (E,) EPISODE; files: the data files that EPISODE.file counts; texts: the instructions.
+      recipe, dataset: the data set's row in the table, and its copy on disk.
+      path: directory of the index.
+      episodes: (E,) EPISODE.
+      files: the data files, which EPISODE.file numbers.
+      texts: the instructions, which EPISODE.text numbers.
       statistics: mean, std, min, max, q01, q99 (7 numbers each), transitions and episodes, of the training episodes.
-      left_out: number of episodes by cause; `seen`: episodes in the files.
+      left_out: number of episodes left out, by cause.
+      seen: number of episodes in the files.
     """
 
     def __init__(self, recipe: Recipe, dataset: RldsDataset, path: Path):
@@ -70,7 +75,7 @@ class Index:
 
     @property
     def bad(self) -> dict[str, int]:
-        """The episodes that were left out because something is wrong with them, by cause."""
+        """Number of episodes left out because something is wrong with them, by cause."""
         return {cause: count for cause, count in self.left_out.items() if cause != FILTERED}
 
     @property
@@ -79,7 +84,7 @@ class Index:
         return self.recipe.swapped is not None and self.dataset.images[self.recipe.camera][:2] == self.recipe.swapped
 
     def frames(self, first: int, count: int) -> np.ndarray:
-        """Returns `count` FRAMEs from number `first` on; safe to call from several threads."""
+        """Returns `count` FRAMEs from number `first` on. It may be called from several threads."""
         data = os.pread(self._frames, count * FRAME.itemsize, first * FRAME.itemsize)
         return np.frombuffer(data, FRAME)
 
@@ -91,17 +96,17 @@ def open_index(
     workers: int = 0,
     progress: bool = True,
 ) -> Index:
-    """Opens the index of a data set, made first where it is not there or the data or the recipe have changed.
+    """Opens the index of a data set. Makes it first if it is missing, or if the data or the recipe have changed.
 
     Args:
-      recipe, dataset: what is read, and the copy of it on disk.
-      cache: directory for indices; None puts them beside the data, or into the user's cache if that cannot be written.
-      workers: processes that read; 0 takes one per core.
-      progress: whether to show it.
+      recipe, dataset: the data set's row in the table, and its copy on disk.
+      cache: directory for indices; None puts them next to the data, or into the user's cache if that is not writable.
+      workers: reading processes; 0 uses one per core.
+      progress: whether to show progress.
 
     Raises:
-      WhaleError: a field or the camera is missing, no episode is left, or the disk is full. What was read before an
-        interruption is kept.
+      WhaleError: a field or the camera is missing, no episode is left, or the disk is full. Files read before an
+        interruption need not be read again.
     """
     path = _place(recipe, dataset, cache)
     if not (path / "index.json").exists():
@@ -124,10 +129,9 @@ def _place(recipe: Recipe, dataset: RldsDataset, cache: Path | str | None) -> Pa
 
 
 def _key(recipe: Recipe, dataset: RldsDataset) -> str:
-    """Returns a hash of what the index depends on: the data's description, its files' sizes, the recipe and its
-    helpers.
+    """Returns a hash of what the index depends on: the data's description, file sizes, the recipe and its helpers.
 
-    Sizes of remote files are left to the description: to ask for ten thousand takes minutes.
+    Remote files count by the description alone, because asking for ten thousand sizes takes minutes.
     """
     digest = hashlib.sha256(FORMAT.encode())
     digest.update((dataset.path / INFO).read_bytes() + repr(sorted(dataset.fields.items())).encode())
@@ -173,7 +177,7 @@ def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: 
 
 
 def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, job: tuple[str, int]) -> int:
-    """Reads one file and writes its part of the index; the number of episodes that were there."""
+    """Reads one file, writes its part of the index, and returns the number of its episodes."""
     split, number = job
     read, path = episode_reader(recipe, dataset), dataset.splits[split][number]
     frames, lengths, texts, left_out, seen = [], [], [], Counter(), 0
@@ -256,7 +260,7 @@ def _actions(recipe: Recipe, steps: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _text(values: np.ndarray | None) -> str:
-    """Returns the instruction at an episode's first step: text, or code points that end in zeros."""
+    """Returns the instruction at an episode's first step. It is stored as text, or as code points padded with zeros."""
     if values is None or not len(values):
         return ""
     first = values[0]
@@ -266,7 +270,7 @@ def _text(values: np.ndarray | None) -> str:
 
 
 def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[str, Path]]) -> None:
-    """Writes the index from its parts, beside and then into its place."""
+    """Writes the index from its parts into a temporary directory, and moves it into place."""
     with replacing_directory(path) as beside:
         episodes, texts, left_out, seen, first = [], {}, Counter(), 0, 0
         with replacing(beside / "frames.bin") as out:
@@ -305,7 +309,7 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[st
 
 
 def _statistics(frames: Path, episodes: np.ndarray) -> dict[str, Any]:
-    """Returns statistics of the actions of these episodes."""
+    """Returns statistics of the actions in these episodes."""
     table = np.memmap(frames, FRAME, "r")
     used = np.zeros(len(table), bool)
     for row in episodes:

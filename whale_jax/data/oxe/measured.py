@@ -1,4 +1,4 @@
-"""What the robots of the 27 data sets measured beside the frames, where that is known.
+"""The known measurements of the robots in the 27 data sets.
 
 Dimension keys: N frames of an episode, S columns.
 """
@@ -18,9 +18,12 @@ _OPENING = "larger is more open"
 
 
 def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Callable[[bytes], np.ndarray]] | None:
-    """Returns what is measured, and a function from a record to it, (N, S) float32; None where nothing is known to be.
+    """Returns the meaning of the measurements and a function from a record to them, (N, S) float32.
 
     The function raises BrokenRecord for a record without these numbers.
+
+    Returns:
+      The spec and the function, or None if no measurement is known.
     """
     columns = [
         (name, (key, first + d, 1))
@@ -50,9 +53,9 @@ def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Calla
 
 
 def measured(index: Index) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields (actions (N - 1, 7), state (N, S) or None where it does not fit the frames) of each episode, in order.
+    """Yields actions (N - 1, 7) and state (N, S) of each episode in order.
 
-    Nothing where nothing is known to be measured.
+    The state is None if it does not fit the frames. A data set without known measurements yields nothing.
     """
     found = state_reader(index.recipe, index.dataset)
     if found is None:

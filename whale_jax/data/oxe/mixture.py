@@ -1,8 +1,8 @@
-"""A weighted mixture of indexed RLDS data sets, drawn segment by segment; no shuffle buffer and no TensorFlow.
+"""A weighted mixture of indexed RLDS data sets, drawn segment by segment. No shuffle buffer and no TensorFlow.
 
-Dimension key: B segments, T frames. Segment k of a data set is a pure function of its index, Grain permutes and mixes
-these numbers, and a batch reads and decodes the frames of its own segments alone. So every segment is equally likely
-to come next, the iterator's state is a position, and memory does not grow with the data.
+Dimension keys: B segments, T frames. Segment k of a data set is a pure function of its index. Grain permutes and mixes
+these numbers, and a batch reads and decodes only the frames of its own segments. So every segment is equally likely to
+come next, the iterator's state is a position, and memory does not grow with the data.
 """
 
 import sys
@@ -31,20 +31,22 @@ from whale_jax.data.store.batches import BatchIterator, check_sizes, masks
 from whale_jax.data.store.store import nested_share
 
 RATE_HZ = 10.0
-# The stand-in for a segment that cannot be read lies a large prime further on: in another episode and most often in
-# another file, and at every attempt in another place.
+# The substitute for an unreadable segment is a large prime further on: in another episode, mostly in another file,
+# and at every attempt in another place.
 _TRIES, _STRIDE, _JUDGED_AFTER = 20, 7919, 200
 _MEMORY_EVERY = 100
-# As good as for ever. Grain's own number for that, sys.maxsize, is no longer exact once it is divided by weights.
+# Practically endless. Grain's own number for that, sys.maxsize, becomes inexact when it is divided by weights.
 _MANY, _ENDLESS = 1 << 16, 1 << 50
 
 
 class Mixture:
-    """Data sets and their shares. Made by open_mixture.
+    """Data sets and their shares. Made by `open_mixture`.
 
     Attributes:
-      indices: one Index for each data set; weights: (number of data sets,) shares that sum to 1.
-      action_spec: what the actions of its batches mean; specs: what each data set's own mean, by name.
+      indices: one index per data set.
+      weights: (number of data sets,) shares that sum to 1.
+      action_spec: meaning of the actions in its batches.
+      specs: meaning of each data set's own actions, by name.
     """
 
     def __init__(self, indices: Iterable[Index], weights: Iterable[float]):
@@ -65,10 +67,10 @@ class Mixture:
         return {index.recipe.name: index.spec for index in self.indices}
 
     def select(self, names: Iterable[str]) -> "Mixture":
-        """Returns the part of the mixture with these names, its shares made to sum to 1.
+        """Returns the part of the mixture with these names. Its shares again sum to 1.
 
         Raises:
-          WhaleError: it has none of them.
+          WhaleError: the mixture has none of them.
         """
         wanted = set(names)
         kept = [(i, w) for i, w in zip(self.indices, self.weights, strict=True) if i.recipe.name in wanted]
@@ -79,7 +81,7 @@ class Mixture:
         return Mixture(*zip(*kept, strict=True))
 
     def with_held_out(self, shards: int) -> "Mixture | None":
-        """Returns the data sets that have a held-out episode for each of so many shards; None if there are none."""
+        """Returns the data sets that have a held-out episode for each of `shards` shards, or None if there are none."""
         enough = [i.recipe.name for i in self.indices if i.episodes["held_out"].sum() >= shards]
         return self.select(enough) if enough else None
 
@@ -94,16 +96,20 @@ class Mixture:
         shard: tuple[int, int] = (0, 1),
         fraction: float = 1.0,
     ) -> "MixtureIterator":
-        """Returns an endless stream of batches of segments, by the shares.
+        """Returns an endless stream of batches of segments, drawn by the shares.
 
-        All segments of a data set come once, in an order of the seed, before any comes again. shard (index, count)
-        takes every count-th episode, so that shards share no frame. Batch k is a function of the data, the settings,
-        seed, shard and k. A segment with a picture that does not decode is counted and another one takes its place.
-        `fraction` of each data set's episodes are drawn from, see `nested_share`; what actions are scaled by is of all.
+        All segments of a data set come once, in an order from the seed, before any comes again. Batch k depends only on
+        the data, the settings, seed, shard and k. A segment with a picture that does not decode is counted, and another
+        one takes its place.
+
+        Args:
+          shard: (index, count); this shard takes every count-th episode, so that shards share no frame.
+          fraction: share of each data set's episodes to draw from, see `nested_share`. The scale of the actions is
+            always that of all episodes.
 
         Raises:
-          WhaleError: a size is 0, a data set has too few episodes for so many shards, or the batches do not fit into
-            the budget; from next(): too many segments are bad, or memory grows.
+          WhaleError: a size is 0, a data set has too few episodes for the shards, or the batches exceed the memory
+            budget. From next(): too many segments are bad, or memory grows.
         """
         check_sizes(batch_size, num_frames)
         chosen = [_episodes(index, held_out, fraction, seed) for index in self.indices]
@@ -131,24 +137,24 @@ class Mixture:
 
 
 def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
-    """Returns 0 to total - 1 in a random order for ever, another order each time."""
+    """Returns 0 to total - 1 in random order, endlessly and in another order each time."""
     if total >= _MANY:
         numbers = grain.MapDataset.range(total).shuffle(int(seed.generate_state(1)[0]))
     else:
-        # Grain's permutation takes milliseconds a number where there are few, so some epochs are laid out beforehand.
+        # For few numbers, Grain's permutation takes milliseconds per number, so some epochs are laid out beforehand.
         rng = np.random.default_rng(seed)
         numbers = grain.MapDataset.source(np.concatenate([rng.permutation(total) for _ in range(-(-_MANY // total))]))
     return numbers.repeat(_ENDLESS // len(numbers))
 
 
 def _episodes(index: Index, held_out: bool, fraction: float, seed: int) -> np.ndarray:
-    """Returns numbers of the training or held-out episodes that are drawn from."""
+    """Returns the numbers of the training or held-out episodes to draw from."""
     here = np.flatnonzero(index.episodes["held_out"] == held_out)
     return here[nested_share(len(here), fraction, seed)]
 
 
 class _Table:
-    """The segments of one data set that one shard draws from: every count-th of the episodes `here`."""
+    """The segments of one data set from which one shard draws: every count-th of the episodes `here`."""
 
     def __init__(self, index: Index, here: np.ndarray, held_out: bool, num_frames: int, shard: tuple[int, int]):
         self.rows = here[shard[0] :: shard[1]]
@@ -172,7 +178,7 @@ class _Table:
 
 
 class _Reader:
-    """Turns numbers of segments into a batch, in whichever thread Grain calls it."""
+    """Turns numbers of segments into a batch, in any thread in which Grain calls it."""
 
     def __init__(self, mixture: Mixture, tables: list[_Table], settings: ReadSettings, num_frames: int):
         self._mixture, self._tables, self._settings, self._num_frames = mixture, tables, settings, num_frames
@@ -192,7 +198,7 @@ class _Reader:
             )
 
     def read(self, chosen: tuple[np.ndarray, np.ndarray]) -> Batch:
-        """Returns the batch of these (data set, segment) numbers, each (B,)."""
+        """Returns the batch for the numbers of data sets and of segments, each (B,)."""
         b, t, side = len(chosen[0]), self._num_frames, self._settings.image_size
         frames = np.empty((b, t, side, side, 3), np.uint8)
         actions, rewards = np.zeros((b, t, DIM), np.float32), np.zeros((b, t), np.float32)
@@ -210,8 +216,7 @@ class _Reader:
         return validate(Batch(frames, actions, rewards, frame_mask, action_mask, episode, start))
 
     def _segment(self, number: int, segment: int, out: np.ndarray) -> tuple[int, int, np.ndarray]:
-        """Returns (episode, start, FRAMEs) of a segment or of the one that stands in for it; `out` (T, H, W, 3) is
-        filled."""
+        """Fills `out` (T, H, W, 3) with a segment, or with its substitute, and returns its (episode, start, FRAMEs)."""
         table, index = self._tables[number], self._mixture.indices[number]
         for attempt in range(_TRIES):
             episode, start = table.segment((segment + attempt * _STRIDE) % table.total)
@@ -239,7 +244,9 @@ class _Reader:
 
 
 def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.ndarray:
-    """Decodes frames of an episode from `start` on into `out` (T, H, W, 3), zeros behind its end; their FRAMEs.
+    """Decodes frames of an episode from `start` on into `out` (T, H, W, 3), and returns their FRAMEs.
+
+    Frames after the episode's end are zeros.
 
     Raises:
       BrokenRecord: a picture does not decode.
@@ -262,7 +269,7 @@ def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.n
 
 
 class MixtureIterator(BatchIterator):
-    """Batches of a mixture; it knows what was drawn from each data set and watches the process's memory."""
+    """Batches of a mixture. It counts the segments drawn from each data set and watches the process's memory."""
 
     def __init__(self, dataset, identity: dict[str, Any], mixture: Mixture, reader: _Reader, hosts: int):
         super().__init__(dataset, identity)
@@ -299,8 +306,10 @@ class MixtureIterator(BatchIterator):
         return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken, also on another number of hosts, whose shards hold other episodes: their
-        order is another from here on."""
+        """Continues from `state`, also on another number of hosts.
+
+        The shards of another number of hosts hold other episodes, so the order differs from here on.
+        """
         super().set_state(state)
         if state["hosts"] != self._hosts:
             print(
@@ -312,11 +321,11 @@ class MixtureIterator(BatchIterator):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each data set's share of the segments so far."""
+        """Each data set's share of the segments drawn so far."""
         return dict(zip(self._mixture.names, (self._drawn / max(self._drawn.sum(), 1)).tolist(), strict=True))
 
     def report(self) -> str:
-        """Returns one line: shares drawn beside those asked for, and what was bad."""
+        """Returns one line with the shares drawn, the shares requested, and what was bad."""
         asked = self._mixture.weights
         parts = [f"{n} {100 * s:.1f} ({100 * w:.1f})" for (n, s), w in zip(self.shares.items(), asked, strict=True)]
         bad = [f"{count} segments of {name}: {cause}" for (name, cause), count in sorted(self._reader.bad.items())]
@@ -333,17 +342,17 @@ def open_mixture(
     workers: int = 0,
     progress: bool = True,
 ) -> Mixture:
-    """Opens the data sets of `weights` under `root`, indexed.
+    """Opens and indexes the data sets of `weights` under `root`.
 
     Args:
       root: a directory, or a gs:// or s3:// address whose reader is installed.
       weights: shares by name, see `whale_jax.data.oxe.recipes.WHALE_X`; those of 0 are left out.
-      allow_missing: mixes what is there, and says what is not.
-      max_bad_share: of a data set's episodes that may be unreadable.
+      allow_missing: mixes the available data sets, and says which are missing.
+      max_bad_share: share of a data set's episodes that may be unreadable.
       cache, workers, progress: see `whale_jax.data.oxe.index.open_index`.
 
     Raises:
-      WhaleError: a data set is missing, of another version or worse than max_bad_share; unknown names or weights.
+      WhaleError: a data set is missing, of another version or worse than max_bad_share; a name or weight is wrong.
     """
     shares = check_weights(dict(weights))
     check_root(root)

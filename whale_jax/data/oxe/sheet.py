@@ -1,4 +1,4 @@
-"""A picture of an episode: its frames in a row, and its standard actions below them."""
+"""Draws an episode: its frames in a row, and its standard actions below them."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from whale_jax.data.store.store import EpisodeStore
 
 @dataclasses.dataclass(frozen=True)
 class MixtureSource:
-    """A mixture; the stages named in `subsets` see only those data sets of it."""
+    """The batches of a mixture. The stages named in `subsets` use only those data sets."""
 
     mixture: Mixture
     settings: ReadSettings

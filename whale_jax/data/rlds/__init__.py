@@ -1,4 +1,4 @@
-"""RLDS data sets, without TensorFlow."""
+"""Reads and writes RLDS data sets without TensorFlow."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ INFO = "dataset_info.json"
 
 
 def is_rlds(path: Path) -> bool:
-    """Tells whether a directory is a version of an RLDS data set, or holds versions of one."""
+    """Returns whether a directory is a version of an RLDS data set, or holds versions of one."""
     return (path / INFO).exists() or any(path.glob(f"*/{INFO}"))

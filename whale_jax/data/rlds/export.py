@@ -1,4 +1,4 @@
-"""An episode store as an RLDS data set, and back."""
+"""Writes an episode store as an RLDS data set, and reads it back."""
 
 import io
 import json
@@ -23,14 +23,14 @@ _OWN = "whale.json"
 
 
 def export_rlds(store: EpisodeStore, root: Path | str, name: str) -> Path:
-    """Writes an episode store as the RLDS data set ROOT/name/1.0.0, pictures as PNG so that nothing is lost; its path.
+    """Writes an episode store as the RLDS data set ROOT/name/1.0.0, and returns its path. PNG keeps pictures lossless.
 
-    A step holds observation/image, observation/state where the store has it, action, reward, discount, success,
-    is_first, is_last, is_terminal and the task as language_instruction; the last step holds the final frame and state,
-    its action and reward are zero.
+    A step holds observation/image, observation/state if the store has it, action, reward, discount, success, is_first,
+    is_last, is_terminal and the task as language_instruction. The last step holds the final frame and state, and its
+    action and reward are zero.
 
     Raises:
-      WhaleError: it is there already, or an episode cannot be read.
+      WhaleError: the data set exists already, or an episode cannot be read.
     """
     features = _features(store)
     with Progress(name, "Written", "episodes", len(store), 0, "frames") as bar:
@@ -106,12 +106,12 @@ def _png(frame: np.ndarray) -> bytes:
 
 
 def is_exported(dataset: RldsDataset) -> bool:
-    """Tells whether `export_rlds` wrote a data set."""
+    """Returns whether `export_rlds` wrote a data set."""
     return (dataset.path / _OWN).exists()
 
 
 def import_exported(dataset: RldsDataset, root: Path, progress: bool = True) -> None:
-    """Writes the episode store that a data set was exported from."""
+    """Restores the episode store from which a data set was exported."""
     info = json.loads((dataset.path / _OWN).read_text())
     keys = [f"steps/{key}" for key in ("action", "reward", "success")]
     state = ["steps/observation/state"] if info.get("state_spec") else []

@@ -1,9 +1,9 @@
-"""RLDS data sets on disk, as TFDS lays them out, read without TensorFlow.
+"""Reads RLDS data sets from disk, in the layout of TFDS and without TensorFlow.
 
     ROOT/<name>/<version>/features.json, dataset_info.json, <name>-<split>.tfrecord-00000-of-00042
 
-A record is one episode: a serialised tf.train.Example whose feature "steps/<key>" holds that field of all steps. An
-episode's pictures lie one behind the other in it, so that a frame's place in the file is known once it was looked up.
+A record is one episode: a serialised tf.train.Example whose feature "steps/<key>" holds that field for all steps. An
+episode's pictures follow one another in the record, so the place of a frame in the file has to be found only once.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class RldsDataset:
 
     @property
     def remote(self) -> bool:
-        """Whether it lies behind an address such as gs:// rather than on a disk."""
+        """Whether the data set is at an address such as gs:// rather than on a disk."""
         return "://" in str(self.path)
 
     @functools.cached_property
@@ -68,7 +68,7 @@ class RldsDataset:
 
     @functools.cached_property
     def splits(self) -> dict[str, list[epath.Path]]:
-        """The files of each split, in order; raises WhaleError for a format other than TFRecord."""
+        """The files of each split, in order. Raises WhaleError for a format other than TFRecord."""
         splits = {name: [epath.Path(p) for p in split.filepaths] for name, split in self._builder.info.splits.items()}
         for paths in splits.values():
             if other := [path.name for path in paths if ".tfrecord" not in path.name]:
@@ -79,7 +79,7 @@ class RldsDataset:
 
     @property
     def shard_lengths(self) -> dict[str, list[int]]:
-        """How many episodes each file holds, by split, as TFDS counted them when the files were written."""
+        """Number of episodes in each file, by split, as TFDS counted them when it wrote the files."""
         return {name: list(split.shard_lengths) for name, split in self._builder.info.splits.items()}
 
     @functools.cached_property
@@ -99,10 +99,10 @@ class RldsDataset:
         return {key: feature.shape for key, feature in found.items() if isinstance(feature, tfds.features.Image)}
 
     def parser(self, keys: Iterable[str]):
-        """Returns a function from a record to a dictionary of arrays by key, for keys of `fields`.
+        """Returns a function from a record to a dictionary of arrays, for these keys of `fields`.
 
         Raises:
-          WhaleError: a key that the data set does not have.
+          WhaleError: the data set does not have a key.
         """
         from tensorflow_datasets.core.example_parser import ExampleParserNp
 
@@ -128,7 +128,7 @@ def _parse(parser, keys: tuple[str, ...], record: bytes) -> dict[str, np.ndarray
 
 
 def inflate(values: np.ndarray) -> np.ndarray:
-    """Returns float32 numbers (N, columns) of a field that TFDS stored as one compressed string for each step."""
+    """Returns a field that TFDS stored as one compressed string per step, as float32 numbers (N, columns)."""
     return np.stack([np.frombuffer(zlib.decompress(value), np.float32) for value in values])
 
 
@@ -139,11 +139,10 @@ def check_root(root: epath.PathLike) -> None:
 
 
 def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] | None = None) -> RldsDataset | None:
-    """Returns the newest of the known versions of a data set under `root`, by any of its names; None if it is not
-    there.
+    """Returns the newest known version of a data set under `root`, by any of its names, or None if there is none.
 
     Raises:
-      WhaleError: it is there in other versions only.
+      WhaleError: only other versions exist.
     """
     for name in builders:
         directory = epath.Path(root) / name
@@ -162,7 +161,7 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
 
 
 def masked_crc(data: bytes) -> int:
-    """Returns the checksum of TFRecord files."""
+    """Returns the masked checksum that TFRecord files use."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
 
@@ -171,7 +170,7 @@ def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
     """Yields each record of a TFRecord file with the offset of its first byte.
 
     Raises:
-      BrokenRecord: the file ends within a record, or a checksum is wrong; nothing behind it can be found.
+      BrokenRecord: the file ends within a record, or a checksum is wrong. Nothing after it can be read.
     """
     with path.open("rb") as file:
         offset = 0
@@ -187,9 +186,9 @@ def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
 
 
 def spans(record: bytes, key: str) -> np.ndarray:
-    """Returns where the strings of one feature lie in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
+    """Returns where the strings of one feature are in a serialised tf.train.Example: (N, 2) int64 offsets and sizes.
 
-    Protocol buffers tell no offsets, and copy every picture on the way to the sizes; so the headers alone are read.
+    It reads only the headers. Protocol buffers give no offsets, and would copy every picture to give its size.
 
     Raises:
       BrokenRecord: the record has no such feature.
@@ -206,7 +205,7 @@ def spans(record: bytes, key: str) -> np.ndarray:
 
 
 def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yields (number, (start, end)) of the fields of a message; all of an Example's are length-delimited, below 16."""
+    """Yields (number, (start, end)) of a message's fields. In an Example, all are length-delimited and below 16."""
     while at < end:
         tag = record[at]
         size, at = _varint(record, at + 1)

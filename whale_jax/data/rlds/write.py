@@ -1,4 +1,4 @@
-"""Writing RLDS data sets that TFDS, and all that reads it, opens; without TensorFlow."""
+"""Writes RLDS data sets that TFDS, and every program that uses it, can open. No TensorFlow."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,14 +19,15 @@ def write_dataset(
     per_file: int = 100,
     description: str = "",
 ) -> Path:
-    """Writes ROOT/name/version beside and then into its place; its path.
+    """Writes a data set next to ROOT/name/version, moves it into place, and returns its path.
 
     Args:
-      features: a tfds.features.FeaturesDict; splits: serialised records of it (`features.serialize_example`) by split.
-      per_file: records in a file.
+      features: a tfds.features.FeaturesDict.
+      splits: serialised records (`features.serialize_example`) by split.
+      per_file: records per file.
 
     Raises:
-      WhaleError: the version is there already.
+      WhaleError: the version exists already.
     """
     import tensorflow_datasets as tfds
 
@@ -63,7 +64,7 @@ def write_dataset(
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
-    """Writes a TFRecord file; how many records it holds and their bytes."""
+    """Writes a TFRecord file, and returns its number of records and their bytes."""
     count = total = 0
     with path.open("wb") as file:
         for record in records:

@@ -1,1 +1,1 @@
-"""A user's own recordings, through the contract of a robot's actions."""
+"""A user's own recordings, read through the contract of a robot's actions."""

@@ -1,4 +1,4 @@
-"""A robot's contract, written once in YAML: what each column of its recordings means, and what to make of it."""
+"""A robot's contract, written once in YAML: the meaning of each column of its recordings, and how to convert it."""
 
 import dataclasses
 import difflib
@@ -30,11 +30,14 @@ class Dimension:
     """One dimension of the actions.
 
     Attributes:
-      name; kind: "delta", "absolute" or "gripper", as it is in the source; unit: of the source.
-      source, state: columns of the source's action, and of its measured state (() if it has none): one, or the four of
-        a quaternion x, y, z, w, of which `angle` (0, 1, 2) is the angle about x, y or z.
-      range: (low, high) in metres and radians, or None for quantiles of the training episodes.
-      keep: an absolute command stays one, as for joints.
+      name: its name.
+      kind: "delta", "absolute" or "gripper", as in the source.
+      unit: unit in the source.
+      source, state: columns of the source's action and of its measured state (() if there is none). This is one column,
+        or the four of a quaternion x, y, z, w.
+      angle: 0, 1 or 2 for the angle about x, y or z of a quaternion.
+      range: (low, high) in metres and radians; None for quantiles of the training episodes.
+      keep: keeps an absolute command as it is, for example for joints.
       opening, state_opening: (closed, open) values of a gripper's command and of its measurement.
     """
 
@@ -55,12 +58,12 @@ class Dimension:
 
     @property
     def stored_kind(self) -> str:
-        """The kind of what is stored: a pose becomes the motion between poses, unless it is kept."""
+        """The kind that is stored. A pose becomes the motion between poses, unless `keep` is set."""
         return "delta" if self.kind == "absolute" and not self.keep else self.kind
 
     @property
     def stored_unit(self) -> str:
-        """Metres, radians, or the opening of a gripper."""
+        """The unit that is stored: metres, radians, or the opening of a gripper."""
         if self.kind == "gripper":
             return GRIPPER_UNIT
         return {"cm": "m", "mm": "m", "deg": "rad"}.get(self.unit, self.unit)
@@ -71,10 +74,12 @@ class Robot:
     """The contract of a robot.
 
     Attributes:
-      name, file; rate_hz: actions a second to store, or None for the source's own.
-      action, state: keys of the source whose columns, side by side, are meant by numbers and names.
-      camera: the view to use, or "" where there is but one; frame: what deltas are relative to, "base" or "tool".
-      absolute: poses become motion between consecutive "command"s, or between measured ones ("state").
+      name, file: its name and its YAML file.
+      rate_hz: actions per second to store; None for the source's own rate.
+      action, state: keys of the source. Numbers and names in the contract mean columns of these, joined side by side.
+      camera: the view to use; "" if there is only one.
+      frame: what deltas are relative to, "base" or "tool".
+      absolute: which poses become motion: consecutive commands ("command"), or measured poses ("state").
     """
 
     name: str
@@ -89,16 +94,18 @@ class Robot:
 
     @property
     def measured(self) -> tuple[Dimension, ...]:
-        """The dimensions whose state is recorded."""
+        """The dimensions with a recorded state."""
         return tuple(d for d in self.dimensions if d.state)
 
 
 def load_robot(path: Path | str) -> Robot:
-    """Reads a robot's YAML file, by path or a published one by name; see configs/robots for annotated examples.
+    """Reads a robot's YAML file, given as a path or as the name of a published one.
+
+    See configs/robots for annotated examples.
 
     Raises:
-      WhaleError: naming file, line and key: no such file, no YAML, an unknown or missing key, a value that is not
-        among those it may have.
+      WhaleError: the file does not exist or is not YAML, or a key or value is unknown or missing. The message names
+        file, line and key.
     """
     path = find_published("robot file", str(path), "robots", ".yaml")
     try:
@@ -115,7 +122,7 @@ def load_robot(path: Path | str) -> Robot:
 
 
 class _Reader:
-    """A parsed file with the lines its values stand on."""
+    """A parsed file, with the line of each value."""
 
     def __init__(self, file: str, data: Any, node: yaml.Node | None):
         self._file, self._data, self._node = file, data, node

@@ -1,7 +1,7 @@
-"""Are the actions of a recording what its spec says? Lag, sign, scale and kind of every dimension, the gripper's end.
+"""Checks whether a recording's actions are what its spec says: lag, sign, scale and kind, and the gripper's open end.
 
-What is asked of the data alone; `whale_jax.doctor.model` asks a model as well. Free of JAX. Dimension keys:
-L steps of an episode, A dimensions of an action, S columns of the state.
+It uses the data alone. `whale_jax.doctor.model` also uses a model. Free of JAX. Dimension keys: L steps of an episode,
+A dimensions of an action, S columns of the state.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from whale_jax.data.contract.response import Response, correlation, response
 
 WRONG, SUSPICIOUS, NOTE = "wrong", "suspicious", "note"
 
-_CONSTANT = 1e-6  # of a dimension's range
+_CONSTANT = 1e-6  # share of a dimension's range
 _AGREEMENT, _SHARED_AGREEMENT = 0.9, 0.6
-# Contact makes an arm move less than it is told to, never more.
+# Contact makes an arm move less than commanded, never more.
 _TOO_LITTLE, _TOO_MUCH, _TOO_MUCH_AT_LEAST = (0.62, 0.75), 1.3, 1.15
-_LATENCY_SECONDS = 0.1  # a sound arm may answer so late
+_LATENCY_SECONDS = 0.1  # delay that a sound arm may have
 _AGAINST, _FOLLOWS, _SAME = -0.4, 0.8, 0.3
 _WINDOW = 4
 _UNIT = re.compile(r"^(?:([0-9.]+(?:e[-+]?\d+)?)\s+)?(m|cm|mm|rad|deg)(/s)?$")
@@ -31,8 +31,10 @@ _UNIT = re.compile(r"^(?:([0-9.]+(?:e[-+]?\d+)?)\s+)?(m|cm|mm|rad|deg)(/s)?$")
 class Trajectory:
     """One episode without its pictures.
 
-    actions (L, A) in the robot's units; state (L + 1, S), or None; change (L,), by how much of the range the picture
-    changes at each step on average, or None.
+    Attributes:
+      actions: (L, A) in the robot's units.
+      state: (L + 1, S), or None.
+      change: (L,) mean change of the picture at each step, as a share of its range, or None.
     """
 
     actions: np.ndarray
@@ -42,12 +44,14 @@ class Trajectory:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One result of the examination.
 
     Attributes:
-      severity: "wrong", "suspicious" or "note"; about: lag, sign, scale, kind, gripper, constant, still or unknown.
-      dimensions: names of those that it concerns; sentence: what it is; fix: what to do, "" if nothing.
-      evidence: the figures that it rests on.
+      severity: "wrong", "suspicious" or "note".
+      about: lag, sign, scale, kind, gripper, constant, still or unknown.
+      dimensions: names of the dimensions that it concerns.
+      sentence, fix: the result, and what to do; the fix is "" if there is nothing to do.
+      evidence: the numbers behind it.
     """
 
     severity: str
@@ -60,11 +64,12 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """A delta beside the motion that was measured of it.
+    """A delta and its measured motion.
 
     Attributes:
-      name; commands, motions: (L,) for each episode, the motion in the command's unit where both units are known.
-      response: of the motion to the command, or None where there is too little of either.
+      name: name of the dimension.
+      commands, motions: (L,) per episode; the motion is in the command's unit if both units are known.
+      response: response of the motion to the command; None if there is too little of either.
       scaled: whether a gain of 1 is right.
     """
 
@@ -76,13 +81,13 @@ class Axis:
 
     @property
     def certain(self) -> bool:
-        """Whether the response can be believed."""
+        """Whether the response can be trusted."""
         return self.response is not None and self.response.clear and self.response.agreement >= _AGREEMENT
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found, the worst first, and the responses that it rests on; steps and episodes are counts."""
+    """The findings, worst first, the responses behind them, and the numbers of episodes and steps."""
 
     findings: tuple[Finding, ...]
     axes: tuple[Axis, ...]
@@ -91,11 +96,12 @@ class Diagnosis:
 
 
 def diagnose(recording: Sequence[Trajectory], spec: ActionSpec, state_spec: StateSpec | None = None) -> Diagnosis:
-    """Examines every dimension of the actions of some episodes.
+    """Examines every dimension of the actions in some episodes.
 
     Args:
-      recording: episodes; those without a state count for the dimensions that need none.
-      spec: what the actions are said to mean; state_spec: what the columns of the states are.
+      recording: episodes. Those without a state are used only for dimensions that need none.
+      spec: the stated meaning of the actions.
+      state_spec: the meaning of the states' columns.
     """
     findings = [*_constant(recording, spec)]
     dead = {name for finding in findings for name in finding.dimensions}
@@ -118,7 +124,7 @@ def diagnose(recording: Sequence[Trajectory], spec: ActionSpec, state_spec: Stat
 
 
 def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Returns the findings, the worst first."""
+    """Returns the findings, worst first."""
     return tuple(sorted(findings, key=lambda finding: (WRONG, SUSPICIOUS, NOTE).index(finding.severity)))
 
 
@@ -142,7 +148,7 @@ def _unmeasured(names: Sequence[str]) -> Finding:
 
 
 def _factor(action_unit: str, state_unit: str, rate_hz: float) -> float | None:
-    """Returns how much of the state's unit an action of 1.0 moves in one step; None where the units do not say."""
+    """Returns how far an action of 1.0 moves in one step, in the state's unit, or None if the units do not say."""
     action, state = _UNIT.match(action_unit), _UNIT.match(state_unit)
     if not action or not state or state[3]:
         return None
@@ -154,7 +160,7 @@ def _factor(action_unit: str, state_unit: str, rate_hz: float) -> float | None:
 
 
 def _motion(state: np.ndarray, unit: str) -> np.ndarray:
-    """Differences (L,) of a column (L + 1,), those of angles wrapped."""
+    """Returns the differences (L,) of a column (L + 1,). Those of angles are wrapped."""
     turn = {"rad": 2 * np.pi, "deg": 360.0}.get(unit)
     motion = np.diff(np.asarray(state, np.float64))
     return motion if turn is None else (motion + turn / 2) % turn - turn / 2
@@ -184,7 +190,7 @@ def _examine_delta(
 
 
 def _absolute(commands, motions, places) -> bool:
-    """Returns whether commands follow the places, and their changes the motions better than they do themselves."""
+    """Returns whether commands follow the places, and their changes follow the motions better than the commands do."""
     changes = [np.diff(command, prepend=np.nan)[1:] for command in commands]
     moved = _joined_correlation(changes, [motion[1:] for motion in motions])
     plain = _joined_correlation(commands, motions)
@@ -215,16 +221,16 @@ def _sign(axis: Axis) -> Iterator[Finding]:
 
 
 def _summed(series: np.ndarray) -> np.ndarray:
-    """Sums over windows of a few steps, (L - 3,); of what is shorter, (1,)."""
+    """Returns sums over windows of a few steps, (L - 3,), or (1,) for a shorter series."""
     return np.convolve(series, np.ones(min(_WINDOW, len(series))), "valid")
 
 
 def _lag(axes: Sequence[Axis], spec: ActionSpec) -> Iterator[Finding]:
-    """Yields an offset of whole steps, which most axes must share."""
+    """Yields an offset of whole steps if most axes share it."""
     clear = [axis for axis in axes if axis.response is not None and axis.response.clear]
     chosen = [axis for axis in clear if axis.certain]
     if not chosen:
-        # Of axes that are less certain, each supports the others.
+        # Axes that are less certain support each other if they agree.
         chosen = [axis for axis in clear if axis.response.agreement >= _SHARED_AGREEMENT]
         chosen = chosen if len({axis.response.onset for axis in chosen}) == 1 < len(chosen) else []
     onsets = {axis.name: axis.response.onset for axis in chosen}
@@ -251,7 +257,7 @@ _NUMBERS = {1: "one", 2: "two", 3: "three"}
 
 
 def _scale(axes: Sequence[Axis]) -> Iterator[Finding]:
-    """Yields a scale that the axes share, or else that of one of them."""
+    """Yields a scale that the axes share, or otherwise the scales of single axes."""
     certain = [axis for axis in axes if axis.certain and axis.scaled]
     if not certain:
         return
@@ -297,7 +303,7 @@ def _examine_absolute(
         fix = 'give it the kind "delta", or write positions in its place'
         sentence = f"{name} looks delta, not absolute: it follows the measured motion and not the position"
         return [Finding(WRONG, "kind", (name,), sentence, fix, {"motion": moved, "position": followed})], None
-    # The changes of a position that is commanded answer as a delta does.
+    # The changes of a commanded position act like a delta.
     changes = [np.diff(command) for command in commands]
     factor = _factor(spec.units[d], unit, spec.rate_hz)
     later = [motion[1:] / (factor or 1.0) for motion in motions]
@@ -314,7 +320,7 @@ def _examine_gripper(
     followed = _joined_correlation(commands, openings)
     evidence = {"correlation": followed}
     if not abs(followed) >= -_AGAINST:
-        # An effort that changes faster than fingers travel shows in how they set out alone.
+        # If the effort changes faster than the fingers travel, only the start of their motion shows its sign.
         axis = Axis(name, commands, [np.diff(s.state[:, column].astype(np.float64)) for s in measured], None, False)
         found = response(axis.commands, axis.motions, spec.rate_hz)
         axis = dataclasses.replace(axis, response=found)
@@ -342,7 +348,7 @@ _EXAMINE: dict[str, Callable[..., tuple[list[Finding], Axis | None]]] = {
 
 
 def _from_pictures(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:
-    """Yields a lag between how much is commanded and how much the picture changes."""
+    """Yields a lag between the size of the commands and the change of the picture."""
     seen = [steps for steps in recording if steps.change is not None]
     deltas = [d for d, kind in enumerate(spec.kinds) if kind == "delta"]
     if not seen or not deltas:

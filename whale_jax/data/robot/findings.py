@@ -1,4 +1,4 @@
-"""What an import found, for a terminal."""
+"""Reports what an import found."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,13 +16,19 @@ _SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a source held and what was made of it.
+    """The contents of a source and of the store made from it.
 
     Attributes:
-      kind; splits: episodes by split; frames: stored; rate_hz: stored; source_hz: lowest and highest recorded.
-      camera: the view taken; cameras: all there are; tasks: episodes by text; spec: the actions' contract.
-      actions: (min, mean, max, share beyond the range) of each dimension; empty where they were not converted.
-      left_out: episodes and rows by cause; repaired: values by what was done to them.
+      kind: kind of source.
+      splits: number of episodes by split.
+      frames, rate_hz: number and rate of the stored frames.
+      source_hz: lowest and highest recorded rate.
+      camera, cameras: the view that was used, and all views.
+      tasks: number of episodes by text.
+      spec: contract of the actions.
+      actions: (min, mean, max, share beyond the range) of each dimension; empty if they were not converted.
+      left_out: number of episodes and rows left out, by cause.
+      repaired: number of values by how they were repaired.
     """
 
     kind: str
@@ -48,7 +54,7 @@ class Found:
         camera: str,
         left_out: dict[str, int],
     ) -> "Found":
-        """Describes a LeRobot data set or a folder: the episodes kept, their motion and splits."""
+        """Describes a LeRobot data set or a folder, from the imported episodes, their motion and their splits."""
         actions = np.concatenate([motion.actions for _, motion in pairs])
         outside = (actions < np.float32(spec.low)) | (actions > np.float32(spec.high))
         columns = (actions.min(0), actions.mean(0, dtype=np.float64), actions.max(0), outside.mean(0))
@@ -71,7 +77,7 @@ class Found:
 
     @classmethod
     def of_store(cls, store: EpisodeStore, kind: str, left_out: dict[str, int] | None = None) -> "Found":
-        """Describes a source whose actions were taken as they are."""
+        """Describes a source whose actions were copied unchanged."""
         spec, camera = store.action_spec, str(store.info.get("camera", ""))
         return cls(
             kind=kind,
@@ -103,7 +109,7 @@ def _repaired(motions: Sequence[Motion]) -> dict[str, int]:
 
 
 def to_text(found: Found, root: str) -> str:
-    """Returns what was found, as lines."""
+    """Returns what was found, as lines for a terminal."""
     splits = ", ".join(f"{count} {split}" for split, count in found.splits.items())
     low, high = found.source_hz
     same = abs(high / found.rate_hz - 1) < 0.02 and abs(low / found.rate_hz - 1) < 0.02

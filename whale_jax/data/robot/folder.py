@@ -1,9 +1,9 @@
-"""A folder of episodes, each a video or a directory of pictures with a CSV of its actions.
+"""A folder of episodes. Each is a video or a directory of pictures, with a CSV of its actions.
 
     NAME.mp4 + NAME.csv,  or  NAME/000000.png ... + NAME.csv or NAME/actions.csv
 
-The header of the CSV names its columns: `timestamp` (seconds), `reward`, `success`, `task` and `state.*` are what they
-say, all others are the action. There are as many rows as frames, or one fewer.
+The header of the CSV names its columns. `timestamp` (seconds), `reward`, `success`, `task` and `state.*` have the
+meaning of their names, and all other columns are the action. There are as many rows as frames, or one fewer.
 """
 
 import csv
@@ -25,12 +25,12 @@ _TEXT = "task"
 
 
 def is_folder(root: Path) -> bool:
-    """Tells whether a directory holds a table, a video or a directory of pictures."""
+    """Returns whether a directory holds a table, a video or a directory of pictures."""
     return any(_tables_and_films(root))
 
 
 def _tables_and_films(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Returns the CSVs and the videos or directories of pictures, by the episode's name."""
+    """Returns the CSVs, and the videos or directories of pictures, by the episode's name."""
     tables = {path.stem: path for path in root.glob("*.csv")}
     films = {path.stem: path for path in sorted(root.iterdir()) if path.suffix.lower() in VIDEOS}
     for path in sorted(root.iterdir()):
@@ -42,11 +42,19 @@ def _tables_and_films(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 class Folder:
-    """A folder of episodes in the order of their names.
+    """A folder of episodes, in the order of their names.
 
-    root; rate_hz: None, for each episode has its own; cameras: (); columns: of the first episode's CSV, by key;
-    names: of the episodes. `assumed_hz` is the rate of pictures that have no times.
-    Raises WhaleError for a CSV without frames or the reverse.
+    Args:
+      root: the directory.
+      assumed_hz: rate of pictures that have no times; None if unknown.
+
+    Attributes:
+      cameras: always empty.
+      columns: columns of the first episode's CSV, by key.
+      names: names of the episodes.
+
+    Raises:
+      WhaleError: a CSV has no frames, or frames have no CSV.
     """
 
     kind = "folder"
@@ -61,15 +69,15 @@ class Folder:
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
-        """Returns "main"; a folder has one view, so that another name is passed over."""
+        """Returns "main". A folder has one view, so any other name is ignored."""
         return "main"
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
-        """Yields one episode after the other, its CSV checked against its frames; these are decoded when asked for.
+        """Yields the episodes one by one and checks each CSV against its frames, which are decoded only on request.
 
         Raises:
-          WhaleError: naming file and row, for what is no number or goes back in time, and for frames and rows that
-            disagree.
+          WhaleError: a value is not a number, time goes backwards, or frames and rows disagree. The message names file
+            and row.
         """
         for name, frames, table in self._pairs:
             if name not in leave_out:
@@ -122,8 +130,7 @@ class Folder:
         return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
 
     def _times(self, values: dict[str, np.ndarray], shown: np.ndarray, filmed: bool, path: Path) -> np.ndarray:
-        """Returns when each frame was seen: by the table, else by the video, else at the rate that the robot's file
-        gives."""
+        """Returns the time of each frame, from the table, or else the video, or else the rate in the robot's file."""
         if "timestamp" in values:
             times = values["timestamp"]
             missing = len(shown) - len(times)
@@ -153,7 +160,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Its numeric columns by name, (N,) float64, and its texts; raises WhaleError naming the row of a bad number."""
+    """Returns the numeric columns by name, (N,) float64, and the texts. Raises WhaleError for a bad number."""
     header = _header(path)
     if not header or len(set(header)) != len(header):
         raise WhaleError(f"{path} needs a first row that names its columns, each once; it has: {', '.join(header)}.")

@@ -1,4 +1,4 @@
-"""`whale data import`: what a roboticist has (LeRobot, RLDS, a folder, another store) becomes an episode store."""
+"""`whale data import`: converts recordings (LeRobot, RLDS, a folder, another store) into an episode store."""
 
 import contextlib
 import dataclasses
@@ -40,7 +40,7 @@ _SLUG = 60
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One episode to write: its file in the store, what its source gives, what is made of it, and its metadata."""
+    """One episode to write: its file in the store, its source, its converted motion, and its metadata."""
 
     file: str
     recorded: Recorded
@@ -59,20 +59,24 @@ def import_data(
     leave_out: Collection[str] = (),
     progress: bool = True,
 ) -> tuple[EpisodeStore, Found]:
-    """Converts `source` once into the episode store `root`; the store, and what was found.
+    """Converts `source` into the episode store `root`.
 
-    LeRobot data sets and folders need the robot's contract; RLDS and stores bring theirs, and their splits. Every table
-    is checked before the first picture is decoded. Complete episodes are kept, so that the same call goes on after a
-    kill.
+    LeRobot data sets and folders need the robot's contract. RLDS data sets and stores bring their own, and their
+    splits. Every table is checked before the first picture is decoded. Complete episodes are kept, so the same call
+    resumes after a kill.
 
     Args:
-      robot: YAML file, see configs/robots; camera: view to use where there are several.
-      image_size: side of a frame in pixels; None keeps that of a store, and is 64 for LeRobot and folders.
-      valid, test: shares of the episodes for these splits, the last ones of the source.
-      leave_out: names of episodes to pass over.
+      robot: YAML file, see configs/robots.
+      camera: view to use if there are several.
+      image_size: side of a frame in pixels; None keeps the size of a store, and is 64 for LeRobot and folders.
+      valid, test: shares of the episodes for these splits, from the end of the source.
+      leave_out: names of episodes to skip.
+
+    Returns:
+      The store, and what was found in the source.
 
     Raises:
-      WhaleError: what is wrong, in which file and row, and what mends it.
+      WhaleError: something is wrong with the source. The message says what, in which file and row, and how to fix it.
     """
     kind, root = kind_of(source), Path(root)
     if image_size is not None:
@@ -113,7 +117,7 @@ def _plan(
     shares: tuple[float, float],
     leave_out: set[str],
 ) -> tuple[Found, ActionSpec, dict[str, Any], list[_Job]]:
-    """Reads and checks all tables; what was found, the actions' contract, what all episodes share, and the jobs."""
+    """Reads and checks all tables. Returns the findings, the actions' contract, the shared metadata, and the jobs."""
     for name in sorted(leave_out):
         if name not in reader.names:
             raise unknown_name(f"episode in {reader.root}", name, reader.names)
@@ -152,7 +156,7 @@ def _plan(
 
 
 def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
-    """Returns the control rate that all episodes have; raises WhaleError naming the first two that differ."""
+    """Returns the control rate of all episodes. Raises WhaleError naming the first two that differ."""
     for recorded in recordings[1:]:
         first = recordings[0]
         if abs(recorded.rate_hz / first.rate_hz - 1) > _RATES_DIFFER:
@@ -165,9 +169,9 @@ def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
 
 
 def split_names(count: int, valid: float, test: float) -> list[str]:
-    """Returns the split of each of `count` episodes: the last ones are for "valid" and, behind them, "test".
+    """Returns the split of each of `count` episodes. The last ones are for "valid" and, after those, "test".
 
-    A share above 0 takes one episode at least, and one is always left to train on.
+    A share above 0 takes at least one episode. At least one is always left for training.
     """
     tests = min(max(1, round(test * count)), count - 1) if test else 0
     valids = min(max(1, round(valid * count)), count - 1 - tests) if valid else 0
@@ -175,8 +179,7 @@ def split_names(count: int, valid: float, test: float) -> list[str]:
 
 
 def slugs_of(texts: Iterable[str]) -> dict[str, str]:
-    """Returns a directory name for each text, another for each; the first of those that look alike keeps the plain
-    one."""
+    """Returns a different directory name for each text. Of texts with the same plain name, the first keeps it."""
     slugs: dict[str, str] = {}
     for text in texts:
         if text not in slugs:
@@ -187,7 +190,7 @@ def slugs_of(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str, Any], progress: bool) -> None:
-    """Writes the episodes that are not there yet, and then the manifest."""
+    """Writes the missing episodes, and then the manifest."""
     with locked(root / ".lock"):
         headers = existing(root, {job.file for job in jobs})
         check_settings(root, headers, shared)
@@ -210,7 +213,7 @@ def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str,
 
 
 def _written(root: Path, jobs: list[_Job], spec: ActionSpec) -> Iterator[tuple[_Job, dict[str, Any]]]:
-    """Yields (job, header) of each episode once it is on the disk; pictures are decoded while others are compressed."""
+    """Yields (job, header) of each episode once it is on disk. It decodes pictures while others are compressed."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
@@ -230,5 +233,5 @@ def _episode(job: _Job, spec: ActionSpec) -> Episode:
 
 
 def _versions() -> dict[str, str]:
-    """Returns the library versions that decide what a frame looks like."""
+    """Returns the versions of the libraries that decide how a frame looks."""
     return {"av": version("av"), "numpy": version("numpy")}

@@ -1,4 +1,4 @@
-"""From what a robot logged to the actions that are stored: poses to motion, units, gripper, and the control rate."""
+"""Converts what a robot logged to stored actions: poses to motion, units, the gripper, and the control rate."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -17,11 +17,16 @@ _LEAST_RANGE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """What is stored of an episode of L steps, but for its frames.
+    """The stored form of an episode of L steps, without its frames.
 
-    actions (L, A) float32 in m, rad and 1 open, 0 closed; state (L+1, S) float32 or None;
-    rewards (L,) float32, success (L,) bool; rows (L+1,): the source's frames; wrapped: angles taken over pi;
-    dropped: rows after the last whole step; outside: gripper values beyond open or closed.
+    Attributes:
+      actions: (L, A) float32 in m, rad and 1 open, 0 closed.
+      state: (L+1, S) float32, or None.
+      rewards, success: (L,) float32 and (L,) bool.
+      rows: (L+1,) row of each frame in the source.
+      wrapped: number of angles that passed pi.
+      dropped: number of rows after the last whole step.
+      outside: number of gripper values beyond open or closed.
     """
 
     actions: np.ndarray
@@ -35,13 +40,14 @@ class Motion:
 
 
 def convert(robot: Robot, recorded: Recorded, rate_hz: float) -> Motion:
-    """Applies a robot's contract to one episode, at rate_hz.
+    """Applies a robot's contract to one episode, at `rate_hz`.
 
-    The deltas of a step add up to the recorded motion in its time, split by time where a recorded step lies in two. A
-    gripper and what is kept absolute take the last command of the step, frames and state the nearest recorded ones.
+    The deltas of a step add up to the recorded motion in its time. A recorded step that belongs to two is split by
+    time. A gripper and a kept absolute command take the last value of the step. Frames and state take the nearest
+    recorded one.
 
     Raises:
-      WhaleError: a column of the contract is not in the source, or rate_hz is above the recording's.
+      WhaleError: a column of the contract is not in the source, or `rate_hz` is above the recording's rate.
     """
     steps = len(recorded.times) - 1
     action = _joined(robot, recorded, robot.action, "action")
@@ -74,12 +80,11 @@ def convert(robot: Robot, recorded: Recorded, rate_hz: float) -> Motion:
 
 
 def action_spec(robot: Robot, motions: Iterable[Motion], rate_hz: float) -> ActionSpec:
-    """Returns the contract of the stored actions: ranges are those of the robot's file, or else the 1 % and 99 %
-    quantiles.
+    """Returns the contract of the stored actions.
 
-    Neither is a limit: a recording has outliers, and a policy acts beyond what was recorded.
-
-    A dimension that never changes has a range of 1 to either side, so that it normalises to 0 and stays there.
+    Its ranges come from the robot's file, or else are the 1 % and 99 % quantiles. They are not limits, because a
+    recording has outliers and a policy goes beyond the recording. A dimension that never changes gets a range of 1 to
+    either side, so that it normalises to 0 and stays there.
     """
     actions = np.concatenate([m.actions for m in motions])
     ranges = []
@@ -104,20 +109,23 @@ def action_spec(robot: Robot, motions: Iterable[Motion], rate_hz: float) -> Acti
 
 
 def state_spec(robot: Robot) -> StateSpec | None:
-    """Returns what the stored state is: each column has the name of the action that moves it; None without one."""
+    """Returns the meaning of the stored state, or None without one.
+
+    Each column has the name of the action that moves it.
+    """
     if not robot.measured:
         return None
     return StateSpec(tuple(d.name for d in robot.measured), tuple(d.stored_unit for d in robot.measured))
 
 
 def wrap(angles: np.ndarray) -> np.ndarray:
-    """Returns angles in radians, taken into -pi to pi; those that lie there are returned bit for bit."""
+    """Returns angles in radians, wrapped to -pi to pi. Angles in that range are returned bit for bit."""
     inside = np.abs(angles) <= np.pi
     return np.where(inside, angles, (angles + np.pi) % (2 * np.pi) - np.pi)
 
 
 class _Grid:
-    """The steps of an episode at the stored rate, over those at which it was recorded."""
+    """The steps of an episode at the stored rate, in terms of the N recorded rows."""
 
     def __init__(self, recorded: Recorded, rate_hz: float, robot: Robot):
         times = recorded.times
@@ -139,20 +147,22 @@ class _Grid:
         self.used = int((self._step < count).sum())
 
     def sums(self, deltas: np.ndarray) -> np.ndarray:
-        """Returns the motion in each step, of deltas (N - 1,)."""
+        """Returns the motion in each step from recorded deltas (N - 1,)."""
         if self._same:
             return deltas
         return np.diff(np.interp(self._at, self._times, np.append(0.0, np.cumsum(deltas))))
 
     def last(self, commands: np.ndarray) -> np.ndarray:
-        """Returns the latest of commands (N - 1,) in each step."""
+        """Returns the last of the commands (N - 1,) in each step."""
         if self._same:
             return commands
         return commands[np.searchsorted(self._step, np.arange(len(self._at) - 1), side="right") - 1]
 
     def totals(self, values: np.ndarray) -> np.ndarray:
-        """Returns values (N - 1,) added up over the rows that begin in each step; those behind the last one count to
-        it."""
+        """Returns sums of values (N - 1,) over the rows that begin in each step.
+
+        Rows after the last step count towards it.
+        """
         count = len(self.rows) - 1
         if self._same or count == 0:
             return values[:count]
@@ -160,7 +170,7 @@ class _Grid:
 
 
 def _steps(robot: Robot, d: Dimension, action: Table, state: Table | None, steps: int) -> tuple[np.ndarray, int, int]:
-    """Returns (N - 1,) values of a dimension, how many angles were wrapped, and how many grippers beyond their ends."""
+    """Returns values (N - 1,) of a dimension, and the numbers of wrapped angles and of clipped gripper values."""
     values = _column(d, d.source, action, robot)
     if d.kind == "gripper":
         return _opening(values[:steps], d.opening)
@@ -176,7 +186,7 @@ def _steps(robot: Robot, d: Dimension, action: Table, state: Table | None, steps
 
 
 def _commanded(poses: np.ndarray, steps: int) -> np.ndarray:
-    """Returns motion (N - 1,) between commands: the one given at a frame less the one before; the first has none."""
+    """Returns the motion (N - 1,) between commands, each minus the one before. The first is zero."""
     return np.diff(poses[:steps], prepend=poses[:1])
 
 
@@ -192,7 +202,7 @@ def _state(d: Dimension, robot: Robot, state: Table) -> np.ndarray:
 
 
 def _outcome(recorded: Recorded, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rewards and success (N - 1,); an outcome told with the last frame belongs to the step that led there."""
+    """Returns rewards and success (N - 1,). An outcome at the last frame belongs to the step that led there."""
     rewards, success = recorded.rewards[:steps].copy(), recorded.success[:steps].astype(np.float64)
     if len(recorded.rewards) > steps and steps:
         rewards[-1] = max(rewards[-1], recorded.rewards[-1])
@@ -201,7 +211,7 @@ def _outcome(recorded: Recorded, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _joined(robot: Robot, recorded: Recorded, keys: tuple[str, ...], what: str) -> Table:
-    """Returns the tables of these keys side by side."""
+    """Returns the tables of these keys, joined side by side."""
     for key in keys:
         if key not in recorded.tables:
             raise WhaleError(
@@ -214,7 +224,7 @@ def _joined(robot: Robot, recorded: Recorded, keys: tuple[str, ...], what: str) 
 
 
 def _column(d: Dimension, columns: tuple[int | str, ...], table: Table, robot: Robot) -> np.ndarray:
-    """Returns (N,) of one dimension in metres, radians, or a gripper's raw values."""
+    """Returns (N,) of one dimension, in metres, radians, or a gripper's raw values."""
     places = []
     for column in columns:
         width = table.values.shape[1]

@@ -1,4 +1,4 @@
-"""The kinds of sources that recordings come from, a row for each."""
+"""The kinds of sources that recordings come from, one row each."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,13 +17,17 @@ from whale_jax.data.store.store import EpisodeStore
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of source: one that knows what its actions mean has `copy`, one that needs a robot's contract `open`.
+    """A kind of source.
+
+    One that knows the meaning of its actions has `copy`. One that needs a robot's contract has `open`.
 
     Attributes:
-      name; what: the name in a sentence; marks: what such a directory holds; holds: whether a directory does.
-      open: (directory, rate in Hz of pictures that have no times) to a reader.
-      copy: (source, root, side of a frame, progress) to the store at `root`, and episodes left out by cause.
-      steps: (source, number of episodes) to what the action doctor examines.
+      name, what: its name, and its name in a sentence.
+      marks: what a directory of this kind contains.
+      holds: says whether a directory is of this kind.
+      open: maps (directory, rate in Hz for pictures without times) to a reader.
+      copy: maps (source, root, side of a frame, progress) to the store at `root` and the episodes left out by cause.
+      steps: maps (source, number of episodes) to what the action doctor examines.
     """
 
     name: str
@@ -58,10 +62,10 @@ READERS = (STORE, RLDS, LEROBOT, FOLDER)
 
 
 def kind_of(source: Path | str, kinds: tuple[Kind, ...] = READERS) -> Kind:
-    """Returns the kind of a directory, or of an address such as gs://..., which only RLDS may have.
+    """Returns the kind of a directory, or of an address such as gs://..., which must be RLDS.
 
     Raises:
-      WhaleError: it is not there, or of none of `kinds`.
+      WhaleError: there is no such directory, or it is of none of `kinds`.
     """
     if "://" in str(source):
         return RLDS
@@ -78,13 +82,12 @@ def kind_of(source: Path | str, kinds: tuple[Kind, ...] = READERS) -> Kind:
 
 
 def read_steps(path: Path | str, episodes: int) -> Recording:
-    """Reads at most so many episodes, evenly from all, without their pictures, of a source that knows its actions.
+    """Reads up to `episodes` episodes without their pictures, evenly spread, from a source that knows its actions.
 
-    Of episodes without a state, how much the picture changes at each step is read in its place, where the data are an
-    episode store.
+    For episodes of an episode store without a state, it reads how much the picture changes at each step.
 
     Raises:
-      WhaleError: the directory is no such source, or what it holds cannot be read; `episodes` is below 1.
+      WhaleError: the directory is no such source, its contents cannot be read, or `episodes` is below 1.
     """
     if episodes < 1:
         raise WhaleError(f"--episodes={episodes} leaves nothing to examine; give 1 or more.")

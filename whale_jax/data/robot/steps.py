@@ -1,4 +1,4 @@
-"""Actions and measurements of some episodes, whichever format the data have, for the action doctor. Free of JAX."""
+"""Reads actions and measurements of some episodes, in any format, for the action doctor. Free of JAX."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from whale_jax.data.store.store import open_store
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Episodes without their pictures, what their actions and states mean, and how many episodes there are in all."""
+    """Episodes without their pictures, the meaning of their actions and states, and the total number of episodes."""
 
     recording: list[Trajectory]
     spec: ActionSpec
@@ -24,12 +24,12 @@ class Recording:
 
 
 def evenly(total: int, count: int) -> np.ndarray:
-    """Returns numbers below `total`, at most `count` of them, evenly spread and ascending."""
+    """Returns at most `count` numbers below `total`, evenly spread and ascending."""
     return np.unique(np.linspace(0, total - 1, min(total, count)).round().astype(int))
 
 
 def store_steps(path: Path | str, episodes: int) -> Recording:
-    """Reads episodes of an episode store, and how much the picture changes where no state was recorded."""
+    """Reads episodes of an episode store. Without a recorded state, it reads how much the picture changes."""
     store = open_store(path)
     recording = []
     for number in evenly(len(store), episodes):
@@ -51,7 +51,7 @@ def rlds_steps(path: Path | str, episodes: int) -> Recording:
     from whale_jax.data.oxe.measured import measured, state_reader
 
     index = known_index(path)
-    if index is None:  # written by `whale data export`: it comes back as the store that it was
+    if index is None:  # written by `whale data export`, so its store can be restored
         with tempfile.TemporaryDirectory() as place:
             return store_steps(import_rlds(path, Path(place) / "store")[0].root, episodes)
     found, total = state_reader(index.recipe, index.dataset), len(index.episodes)

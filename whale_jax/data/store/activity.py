@@ -1,4 +1,4 @@
-"""What the reading threads are busy with, so that a loader that stands still can be explained."""
+"""Tracks what the reading threads are busy with, so that a stalled loader can be explained."""
 
 import contextlib
 import threading
@@ -10,7 +10,7 @@ _reading: dict[int, tuple[str, float]] = {}
 
 @contextlib.contextmanager
 def reading(what: object) -> Iterator[None]:
-    """Notes that this thread reads `what` (a path) while inside."""
+    """Notes that this thread reads `what` (a path) inside the context."""
     thread = threading.get_ident()
     _reading[thread] = (str(what), time.monotonic())
     try:
@@ -20,7 +20,7 @@ def reading(what: object) -> Iterator[None]:
 
 
 def longest() -> tuple[str, float] | None:
-    """Returns what has been read for longest and for how many seconds; None if nothing is being read."""
+    """Returns the longest read in progress and its seconds, or None if nothing is being read."""
     entries = list(_reading.values())
     if not entries:
         return None

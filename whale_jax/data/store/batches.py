@@ -1,4 +1,4 @@
-"""Batches of segments from a local episode store, through Grain; no TensorFlow."""
+"""Batches of segments from a local episode store, through Grain. No TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -19,9 +19,9 @@ from whale_jax.data.store.store import EpisodeStore
 
 
 class EpisodeCache:
-    """Decoded episodes, the least recently used dropped first so that they never exceed `max_bytes`.
+    """A cache of decoded episodes of at most `max_bytes`, which drops the least recently used ones first.
 
-    Safe to call from several threads; an episode larger than the bound is returned and not kept.
+    It may be called from several threads. An episode larger than the limit is returned but not stored.
     """
 
     def __init__(self, read: Callable[[int], Episode], max_bytes: int):
@@ -51,7 +51,7 @@ class EpisodeCache:
 
 
 def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
-    """Returns every (episode, start) pair in order, (S, 2) int32; starts run from 0 to max(0, L+1-num_frames)."""
+    """Returns every (episode, start) pair in order, (S, 2) int32. Starts run from 0 to max(0, L+1-num_frames)."""
     counts = np.array([max(1, r["length"] + 2 - num_frames) for r in store.records])
     episode = np.repeat(np.arange(len(counts)), counts)
     start = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -59,18 +59,22 @@ def segments(store: EpisodeStore, num_frames: int) -> np.ndarray:
 
 
 def masks(frames: np.ndarray, actions: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns Batch.frame_mask and Batch.action_mask, (B, T) bool, of segments that start with so many real ones,
-    (B,)."""
+    """Returns `Batch.frame_mask` and `Batch.action_mask`, (B, T) bool.
+
+    Args:
+      frames, actions: (B,) number of real frames and actions at the start of each segment.
+      num_frames: T.
+    """
     position = np.arange(num_frames)
     return position < frames[:, None], position < actions[:, None]
 
 
 def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) -> Batch:
-    """Returns the Batch of these (episode, start) pairs (B, 2); short episodes are right-padded and masked."""
+    """Returns the batch of these (episode, start) pairs (B, 2). Short episodes are right-padded and masked."""
     episodes = [read(int(e)) for e, _ in pairs]
     first = episodes[0]
     b, t = len(pairs), num_frames
-    # Only padding needs zeros, and it is rare: clear it row by row instead of clearing every frame.
+    # Only padding needs zeros, and it is rare. It is cleared row by row below, rather than every frame here.
     frames = np.empty((b, t, *first.frames.shape[1:]), np.uint8)
     actions = np.zeros((b, t, first.actions.shape[1]), np.float32)
     rewards = np.zeros((b, t), np.float32)
@@ -96,7 +100,7 @@ def collate(pairs: np.ndarray, read: Callable[[int], Episode], num_frames: int) 
 
 
 class BatchIterator(Iterator[Batch]):
-    """Batches with an exact, JSON-able position: what follows set_state(get_state()) is bit-equal."""
+    """Batches with an exact position, ready for JSON: what follows set_state(get_state()) is bit-equal."""
 
     def __init__(self, dataset: grain.IterDataset, identity: dict[str, Any]):
         self._iterator = iter(dataset)
@@ -109,13 +113,14 @@ class BatchIterator(Iterator[Batch]):
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns where the next batch is, and of which stream; independent of prefetching."""
+        """Returns the position of the next batch and the identity of the stream. It does not depend on prefetching."""
         return {"position": dict(self._iterator.get_state()), "stream": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken; raises WhaleError when it is the state of another stream.
+        """Continues from `state`. Other hosts, and another number of hosts, may continue from the state of one.
 
-        Any of several hosts may go on from the state of one, and so may another number of hosts.
+        Raises:
+          WhaleError: the state is of another stream.
         """
         for key, value in self._identity.items():
             if state["stream"].get(key) != value:
@@ -127,11 +132,11 @@ class BatchIterator(Iterator[Batch]):
         self._iterator.set_state(dict(state["position"]))
 
     def report(self) -> str:
-        """Returns a line for the log on what was drawn so far; empty where there is nothing to say."""
+        """Returns a line for the log on the segments drawn so far, or "" if there is nothing to say."""
         return ""
 
     def allow_growth(self, nbytes: int) -> None:
-        """Says that the process will grow by so much for reasons of its own, such as writing checkpoints."""
+        """Allows the process to grow by `nbytes` for reasons other than reading, such as writing checkpoints."""
 
     def close(self) -> None:
         """Stops the prefetching threads."""
@@ -166,21 +171,25 @@ def batches(
 ) -> BatchIterator:
     """Returns segments of `num_frames` frames in batches of `batch_size`.
 
-    With shuffle the stream is infinite: all (episode, start) pairs in an order of the seed, another one each
-    epoch, no pair twice in an epoch. Without it the stream is one pass in order, and the last batch may be
-    smaller. shard (index, count) takes its part of every batch of `count` times the size, so that the shards'
-    batches one after another are the batch of a single process; an incomplete last one is then left out.
-    Batch number k is a function of (store, seed, shard, k) alone. Decoded episodes are kept up to
-    cache_bytes; `prefetch` batches are made ahead in as many threads (0: in the caller's).
+    Batch number k depends only on (store, seed, shard, k).
 
-    Raises WhaleError for settings that give no batch, and from next() for a file that breaks the contract.
+    Args:
+      shuffle: True gives an infinite stream, with all (episode, start) pairs in an order from the seed that changes
+        every epoch. No pair comes twice in an epoch. False gives one pass in order, and its last batch may be smaller.
+      shard: (index, count) of this process, which takes its part of every batch of `count` times the size. The shards'
+        batches one after another are the batch of a single process. With several, an incomplete last batch is left out.
+      cache_bytes: decoded episodes to keep in memory.
+      prefetch: batches to make ahead, in as many threads; 0 makes them in the caller's thread.
+
+    Raises:
+      WhaleError: the settings give no batch. From next(): a file breaks the contract.
     """
     pairs = segments(store, num_frames)
     _check(store, batch_size, num_frames, shard, len(pairs))
     read = EpisodeCache(store.read, cache_bytes)
     dataset = grain.MapDataset.range(len(pairs))
     if shuffle:
-        # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs; spread them first.
+        # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs. This spreads them.
         spread = int(np.random.SeedSequence([seed, len(pairs)]).generate_state(1)[0])
         dataset = dataset.shuffle(spread).repeat()
     dataset = dataset.batch(batch_size * shard[1], drop_remainder=shard[1] > 1)
@@ -200,7 +209,7 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class LocalSource:
-    """An episode store; cache_bytes of decoded episodes are kept."""
+    """The batches of an episode store, which keeps `cache_bytes` of decoded episodes in memory."""
 
     store: EpisodeStore
     cache_bytes: int

@@ -1,4 +1,4 @@
-"""One episode store from another, file by file."""
+"""Copies an episode store to another, file by file."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,14 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 def copy_store(
     source: Path | str, root: Path, image_size: int | None, progress: bool
 ) -> tuple[EpisodeStore, dict[str, int]]:
-    """Copies a store, each file read and checked first; the store, and nothing left out. What is there is kept."""
+    """Copies a store file by file, and checks each file first. Episodes that exist already are kept.
+
+    Returns:
+      The new store, and an empty dictionary, because nothing is left out.
+
+    Raises:
+      WhaleError: a file cannot be read, another size is requested, or `root` is the same store or holds other episodes.
+    """
     store = open_store(source)
     if image_size and store.image_size != (image_size, image_size):
         raise WhaleError(

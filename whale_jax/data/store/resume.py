@@ -1,4 +1,4 @@
-"""What lets a stopped job that writes episodes go on: a lock, what is there already, and whether it fits."""
+"""Helps a stopped job that writes episodes to resume: finds existing episodes and checks that they fit."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from whale_jax.data.store.storage import MANIFEST, read_header, read_manifest
 
 
 def existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """The headers of the episodes that are there; a broken one that is wanted counts as absent."""
+    """Returns the headers of the existing episodes. A broken episode that is wanted counts as missing."""
     headers = {}
     for path in sorted(root.glob("episodes/*/*/*/[!.]*.npz")):
         file = path.relative_to(root).as_posix()
@@ -21,7 +21,7 @@ def existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Raises WhaleError when what is there was recorded with other settings; nothing is changed."""
+    """Raises WhaleError if the existing episodes were recorded with other settings. It changes nothing."""
     there = {file: header["metadata"] for file, header in headers.items()}
     if (root / MANIFEST).exists():
         there[MANIFEST] = read_manifest(root)

@@ -1,9 +1,9 @@
-"""Episodes on disk: one compressed .npz each and a JSON manifest (the DreamerV3 habit). Free of JAX.
+"""Episodes on disk: a compressed .npz file each, and a JSON manifest (as in DreamerV3). Free of JAX.
 
     ROOT/manifest.json
     ROOT/episodes/<split>/<task>/<policy>/0000.npz
 
-Every file holds enough (its header) to write the manifest anew.
+The header of every file holds enough to rebuild the manifest.
 """
 
 import json
@@ -30,7 +30,7 @@ _PARSING = threading.Lock()
 
 
 def remove_partial(root: Path | str) -> int:
-    """Deletes what a killed process left half-written under `root`; the number of files deleted."""
+    """Deletes files that a killed process left half-written under `root`, and returns their number."""
     partial = list(Path(root).glob("episodes/**/.*.tmp")) + list(Path(root).glob(".*.tmp"))
     for path in partial:
         path.unlink(missing_ok=True)
@@ -38,14 +38,15 @@ def remove_partial(root: Path | str) -> int:
 
 
 def episode_file(split: str, task: str, policy: str, index: int) -> str:
-    """Where an episode lies, relative to the root of its store."""
+    """Returns the path of an episode relative to the root of its store."""
     return f"episodes/{split}/{task}/{policy}/{index:04d}.npz"
 
 
 def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
     """Writes one episode atomically and returns its header.
 
-    Raises WhaleError for an invalid episode, or when the disk is full; no partial file is left behind.
+    Raises:
+      WhaleError: the episode is invalid, or the disk is full. No partial file is left behind.
     """
     path = Path(path)
     episode.validate(str(path))
@@ -74,7 +75,7 @@ def _broken(path: Path, error: Exception | str) -> WhaleError:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The npz archive and its header; whatever is wrong with the file becomes a WhaleError."""
+    """Opens an npz archive and yields it with its header. Any fault of the file becomes a WhaleError."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = json.loads(str(_array(archive, "header")))
@@ -86,7 +87,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def _array(archive: Any, name: str) -> np.ndarray:
-    """One array of an npz archive, safe to call from several threads.
+    """Returns one array of an npz archive. It may be called from several threads.
 
     NumPy parses an array's description as Python source, which CPython 3.11 may refuse when two threads do it at once.
     """
@@ -108,13 +109,17 @@ def _other_schema(path: Path, found: dict[str, Any]) -> WhaleError:
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """Format, version, metadata, length, return and success of one file, without decoding its frames."""
+    """Returns format, version, metadata, length, return and success of one file, without decoding its frames."""
     with _opened(Path(path)) as (_, header):
         return header
 
 
 def read_episode(path: Path | str) -> Episode:
-    """One episode; raises WhaleError for a file that is missing, truncated, altered or of another schema."""
+    """Reads one episode.
+
+    Raises:
+      WhaleError: the file is missing, truncated, altered or of another schema.
+    """
     path = Path(path)
     with _opened(path) as (archive, header):
         there = ("state",) if "state" in archive.files else ()
@@ -123,7 +128,7 @@ def read_episode(path: Path | str) -> Episode:
 
 
 def record_of(file: str, header: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's line about one episode."""
+    """Returns the manifest's entry for one episode."""
     known = {**header["metadata"], **header, "file": file}
     return {key: known[key] for key in _KEYS}
 
@@ -138,10 +143,11 @@ def write_manifest(
     versions: dict[str, str],
     **settings: Any,
 ) -> None:
-    """Writes ROOT/manifest.json atomically: what every episode shares, then one line per episode.
+    """Writes ROOT/manifest.json atomically: what all episodes share, and an entry for each episode.
 
-    Of `settings`, `state_spec` (its to_json) says what the episodes' states are, `statistics` what the actions
-    amount to (see `whale_jax.data.contract.actions.statistics`); the rest is for the reader.
+    Args:
+      settings: further keys for the reader. `state_spec` (its to_json) gives the meaning of the episodes' states, and
+        `statistics` those of the actions (see `whale_jax.data.contract.actions.statistics`).
     """
     manifest = {
         "format": FORMAT,
@@ -157,7 +163,11 @@ def write_manifest(
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """ROOT/manifest.json; raises WhaleError when it is absent, unreadable or of another format or version."""
+    """Reads ROOT/manifest.json.
+
+    Raises:
+      WhaleError: it is missing, unreadable or of another format or version.
+    """
     path = root / MANIFEST
     if not root.is_dir():
         raise WhaleError(f"There is no data set at {root}; record one with `whale collect`, or correct the path.")
@@ -184,15 +194,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def scan(root: Path | str) -> dict[str, dict[str, Any]]:
-    """The header of every episode file under `root`, by file name relative to it."""
+    """Returns the header of every episode file under `root`, by its path relative to `root`."""
     root = Path(root)
     return {str(p.relative_to(root)): read_header(p) for p in sorted(root.glob("episodes/*/*/*/[!.]*.npz"))}
 
 
 def rebuild_manifest(root: Path | str) -> None:
-    """Writes the manifest anew from the episodes that are there (a recording that was stopped on purpose).
+    """Writes the manifest anew from the existing episodes, for a recording that was stopped on purpose.
 
-    Raises WhaleError when there are none, or when they were recorded with different settings.
+    Raises:
+      WhaleError: there are no episodes, or they were recorded with different settings.
     """
     headers = scan(root)
     if not headers:

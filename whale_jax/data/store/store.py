@@ -1,4 +1,4 @@
-"""The episodes of a directory, checked, selected and read. Free of JAX."""
+"""Opens, checks, selects and reads the episodes of a directory. Free of JAX."""
 
 import zipfile
 from collections.abc import Iterable
@@ -14,24 +14,28 @@ from whale_jax.data.store import activity
 from whale_jax.data.store.storage import MANIFEST, read_episode, read_manifest
 
 Names = str | Iterable[str] | None
-HELD_OUT = ("test", "ranked", "valid")  # what a model is tried on, the furthest from its training first
+HELD_OUT = ("test", "ranked", "valid")  # splits to test a model on, the furthest from its training first
 
 
 def nested_share(total: int, fraction: float, seed: int) -> np.ndarray:
-    """Returns numbers below `total` (N,) int64, ascending: a share of them drawn by `seed`, and one at least.
+    """Returns a share of the numbers below `total`, drawn by `seed`: (N,) int64, ascending, at least one.
 
-    With the same total and seed those of a smaller fraction are among those of a larger one.
+    With the same total and seed, a larger fraction includes the numbers of a smaller one.
     """
     order = np.random.default_rng([seed, total]).permutation(total)
     return np.sort(order[: max(1, round(fraction * total))])
 
 
 class EpisodeStore:
-    """A directory of episodes, or a selection of it. Made by open_store.
+    """A directory of episodes, or a selection from it. Made by `open_store`.
 
-    root: Path; action_spec: ActionSpec; state_spec: StateSpec, or None where the episodes have no state;
-    image_size: (H, W); records: one dictionary per episode
-    (file, task, policy, split, index, seed, length, return, success); info: the rest of the manifest.
+    Attributes:
+      root: the directory.
+      action_spec: meaning of the actions.
+      state_spec: meaning of the states; None if the episodes have none.
+      image_size: (H, W).
+      records: one dictionary per episode (file, task, policy, split, index, seed, length, return, success).
+      info: the rest of the manifest.
     """
 
     def __init__(self, root: Path, info: dict[str, Any], records: list[dict[str, Any]]):
@@ -50,17 +54,18 @@ class EpisodeStore:
 
     @property
     def num_frames(self) -> int:
-        """Frames in all episodes together, the final ones included."""
+        """Number of frames in all episodes, including the final ones."""
         return sum(record["length"] + 1 for record in self.records)
 
     def names(self, key: str) -> list[str]:
-        """Returns the splits, tasks or policies (key: "split", "task" or "policy") that occur, sorted."""
+        """Returns the existing splits, tasks or policies, sorted, for the key "split", "task" or "policy"."""
         return sorted({record[key] for record in self.records})
 
     def select(self, split: Names = None, tasks: Names = None, policies: Names = None) -> "EpisodeStore":
         """Returns the episodes of these splits, tasks and policies (a name, several names, or None for all).
 
-        Raises WhaleError with the nearest names for an unknown one, or when no episode is left.
+        Raises:
+          WhaleError: a name is unknown (the message gives the nearest ones), or no episode is left.
         """
         wanted = {"split": split, "task": tasks, "policy": policies}
         wanted = {k: [v] if isinstance(v, str) else list(v) for k, v in wanted.items() if v is not None}
@@ -75,9 +80,10 @@ class EpisodeStore:
         return EpisodeStore(self.root, self.info, records)
 
     def held_out(self) -> "EpisodeStore":
-        """Returns the episodes of unseen policies (test), or else of ranked ones, or else those kept out of training.
+        """Returns the episodes of unseen policies (test), or else the ranked ones, or else those kept out of training.
 
-        Raises WhaleError when there are none.
+        Raises:
+          WhaleError: there are no such episodes.
         """
         splits = self.names("split")
         for split in HELD_OUT:
@@ -94,7 +100,11 @@ class EpisodeStore:
         return EpisodeStore(self.root, self.info, [self.records[i] for i in chosen])
 
     def read(self, index: int) -> Episode:
-        """Returns episode `index`, decoded; raises WhaleError for a file that breaks the contract."""
+        """Reads and decodes episode `index`.
+
+        Raises:
+          WhaleError: the file breaks the contract.
+        """
         record = self.records[index]
         path = self.root / record["file"]
         with activity.reading(path):
@@ -114,10 +124,11 @@ class EpisodeStore:
 
 
 def open_store(root: Path | str) -> EpisodeStore:
-    """Opens a recorded data set after checking that all of it is there.
+    """Opens a recorded data set after checking that it is complete.
 
-    Raises WhaleError, saying what to do, for a directory that is missing, empty, half-written (files missing
-    or truncated) or of another format or version.
+    Raises:
+      WhaleError: the directory is missing, empty, half-written (files missing or truncated) or of another format or
+        version. The message says what to do.
     """
     root = Path(root)
     manifest = read_manifest(root)
