@@ -32,7 +32,7 @@ import tiny  # noqa: E402
 
 # RLDS is read with packages that the quick start does without.
 NEED_OXE = [
-    "test_oxe_training.py",
+    "jobs/test_oxe_training.py",
     *(f"data/oxe/test_{name}.py" for name in ("check", "convert", "mixture", "recipes")),
     "data/rlds/test_rlds.py",
 ]

@@ -73,7 +73,7 @@ COVERED = {
     "whale data import --from=DIR --to=STORE --robot=configs/robots/arx5.yaml",
     "whale inspect --config=configs/whale_x.py:large --json",
     "whale inspect --config=configs/whale_x.py:large --mesh=8x1 --json",
-    "whale scale --config=FILE --workdir=DIR",  # run by test_scaling.py
+    "whale scale --config=FILE --workdir=DIR",  # run by jobs/test_scaling.py
     "whale control --checkpoint=DIR --config=configs/control_small.py --workdir=DIR",  # run by control/test_study.py
     "whale bench --config=FILE",
     "whale bench kernels --config=FILE",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-sys.path.insert(0, str(Path(__file__).parent / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.metaworld.simulator import ACTION_SPEC

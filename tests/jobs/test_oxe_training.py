@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-sys.path.insert(0, str(Path(__file__).parent / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import oxe_schemas as schemas
 from oxe_schemas import SAMPLE
 

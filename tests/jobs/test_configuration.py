@@ -40,7 +40,7 @@ def load(reference: str):
 
 
 # Every value of the default, and what each published config changes of it.
-FROZEN = json.loads((tiny.ROOT / "tests" / "frozen_configs.json").read_text())
+FROZEN = json.loads(Path(__file__).with_name("frozen_configs.json").read_text())
 
 
 def millions(count: int) -> int:
