@@ -1,13 +1,14 @@
 """Learning to act in imagined environments.
 
-Importing it registers "whale/Dream-v0" with Gymnasium, as gymnasium.make("whale_jax.control:whale/Dream-v0") does.
+Importing this package registers "whale/Dream-v0" with Gymnasium. gymnasium.make("whale_jax.control:whale/Dream-v0")
+imports it.
 """
 
 DREAM = "whale/Dream-v0"
 
 
 def register() -> None:
-    """Registers the environment `DREAM` with Gymnasium, unless it is; free of JAX."""
+    """Registers the environment `DREAM` with Gymnasium, if it is not registered yet; does not import JAX."""
     import gymnasium
 
     if DREAM not in gymnasium.registry:

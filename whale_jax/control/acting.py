@@ -1,4 +1,4 @@
-"""What learning a policy in the model and searching for one there have in common: acting on imagined frames.
+"""Acting on imagined frames, which learning a policy in the model and searching for one have in common.
 
 Dimension keys: B rollouts, S stacked frames, A actions.
 """
@@ -22,11 +22,11 @@ from whale_jax.training.sharding import Params
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How imagined rewards are made.
+    """How imagined rewards are computed.
 
     Attributes:
-      estimator: of the uncertainty that is penalised, None for none.
-      penalty: its weight.
+      estimator: estimates the penalised uncertainty; None for no penalty.
+      penalty: weight of the uncertainty.
       generated: share of imagined transitions in a batch; 0 learns from recorded ones alone.
     """
 
@@ -37,11 +37,11 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """How far a run goes.
+    """The length of a run and of its parts.
 
     Attributes:
-      updates: of the policy in all; every: updates between two trials.
-      cycle: updates of one compiled call; imagined: steps that it imagines.
+      updates: updates of the policy in all; every: updates between two trials.
+      cycle: updates in one compiled call; imagined: steps that the call imagines.
     """
 
     updates: int
@@ -55,7 +55,7 @@ class Program:
     """The compiled programs of one run.
 
     Attributes:
-      networks: of the world model; drq: the policy's; settings: of the study; method: of this run.
+      networks: the world model's; drq: the policy's networks; settings: the study's; method: that of this run.
     """
 
     networks: Networks
@@ -65,18 +65,18 @@ class Program:
 
     @functools.cached_property
     def cycle(self):
-        """(params, recorded, starts, state) to the state after a cycle of updates, and scalars.
+        """The jitted map from (params, recorded, starts, state) to the state after a cycle of updates, and scalars.
 
-        `params` are the world model's, `starts` the rows of the recorded that rollouts may start from; the state's
-        buffers are given away.
+        `params` are the world model's, and `starts` are the recorded rows where rollouts may start. The state's buffers
+        are donated.
         """
         return jax.jit(self._cycle, donate_argnums=3)
 
     def dream_from(self, params: Params, recorded: Replay, rows: jax.Array, act: Any, horizon: int, key: jax.Array):
-        """Acts on from recorded rows (B,), each of which has the frames of a rollout's context.
+        """Acts on imagined frames from recorded rows (B,) on, each of which has the frames of a rollout's context.
 
         Returns:
-          As `dream`, but frames (B, S + horizon, H, W, 3), the given ones first, and rewards scaled.
+          As `dream`, but the frames (B, S + horizon, H, W, 3) begin with the given ones, and rewards are scaled.
         """
         settings = self.settings
         rows = rows[:, None] + jnp.arange(1 - settings.rollout.context, 1)
@@ -90,12 +90,12 @@ class Program:
         """Acts on imagined frames.
 
         Args:
-          state: rollouts that were started; given: (B, S, H, W, 3) uint8, their newest frames.
-          act: (stacked frames (B, H, W, 3 S), key) to normalised actions (B, A).
+          state: started rollouts; given: (B, S, H, W, 3) uint8, their newest frames.
+          act: maps (stacked frames (B, H, W, 3 S), key) to normalised actions (B, A).
 
         Returns:
-          Frames (B, horizon, H, W, 3) uint8, actions (B, horizon, A), rewards (B, horizon) as the model predicts them,
-          and uncertainty (B, horizon), zeros without an estimator.
+          Frames (B, horizon, H, W, 3) uint8, actions (B, horizon, A), the model's predicted rewards (B, horizon), and
+          uncertainty (B, horizon), which is zero without an estimator.
         """
         temperature, estimator = self.settings.rollout.temperature, self.method.estimator
 
@@ -117,9 +117,10 @@ class Program:
 
     @functools.cached_property
     def imagined_return(self):
-        """(params, policy's parameters, first frames (B, H, W, 3), key) to (B,) returns of the steps compared.
+        """The jitted map from (params, policy's parameters, first frames (B, H, W, 3), key) to returns (B,).
 
-        From one given frame each, without noise, in the environment's units.
+        The returns cover the compared steps. Each rollout starts from one given frame and acts without noise. Returns
+        are in the environment's units.
         """
 
         def run(params, policy, frames, key):
@@ -127,7 +128,7 @@ class Program:
                 self.networks, params, frames[:, None], jnp.zeros((len(frames), 0, self.drq.action_dim))
             )
             given = jnp.repeat(frames[:, None], self.settings.learner.stack, axis=1)
-            # The plain reward, whatever is penalised in learning, so that methods can be compared.
+            # The plain reward without any penalty, so that methods can be compared.
             plain = dataclasses.replace(self, method=Method(None, 0.0, 1.0))
 
             def act(seen, key):

@@ -1,4 +1,4 @@
-"""What a study needs of its model and of its data, asked before its first run."""
+"""Checks of a study's model and data, made before its first run."""
 
 import functools
 
@@ -15,7 +15,7 @@ from whale_jax.imagination.world import WorldModel
 
 
 def check_study(programs: Programs, store: EpisodeStore) -> None:
-    """Raises WhaleError if a model or an episode store lacks what some run of a study needs."""
+    """Raises WhaleError if the model or the episode store lacks a part that a run of the study needs."""
     model, settings = programs.model, programs.settings
     _check_parts(model, settings)
     model.check_episodes(store, settings.rollout.context)
@@ -28,7 +28,7 @@ def check_study(programs: Programs, store: EpisodeStore) -> None:
 
 
 def recordings(store: EpisodeStore, task: str) -> EpisodeStore:
-    """The episodes that a policy for the task learns from."""
+    """Selects the episodes from which a policy for the task learns."""
     return store.select(split="train", tasks=task)
 
 
@@ -82,7 +82,7 @@ def _reaching(store: EpisodeStore, frames: int) -> int:
 
 
 def _try_uncertainty(programs: Programs, method: str) -> None:
-    """Lets the estimator refuse the model, as its first step would, by shapes alone."""
+    """Traces a rollout with the estimator on shapes alone, so that a model it does not fit fails now."""
     model, context = programs.model, programs.settings.rollout.context
     program = programs.learning(method, 1.0, 1.0)
     size, dim = model.networks.settings.tokenizer.image_size, model.action_spec.dim

@@ -1,7 +1,7 @@
 """DrQ-v2 (Yarats et al. 2021): an actor and two critics on stacked frames, as pure functions of their state.
 
-The learner of the WHALE paper is not named; this is the one of iVideoGPT's model-based runs, without anything that
-asks the environment. Dimension keys: B transitions, H W pixels, S stacked frames, A actions.
+The WHALE paper does not name its learner. This one is that of iVideoGPT's model-based runs, without the parts that
+query the environment. Dimension keys: B transitions, H W pixels, S stacked frames, A actions.
 """
 
 import dataclasses
@@ -25,25 +25,25 @@ Params = dict[str, Any]
 class DrqSettings(Settings):
     """Settings of the learner, shared by all tasks."""
 
-    stack: int = 3  # S, frames that the policy sees
-    channels: tuple[int, ...] = (32, 32, 32, 32)  # of the encoder's convolutions, as are the next two
+    stack: int = 3  # S, frames that the policy sees at once
+    channels: tuple[int, ...] = (32, 32, 32, 32)  # of the encoder's convolutions, like the next two
     kernels: tuple[int, ...] = (3, 3, 3, 3)
     strides: tuple[int, ...] = (2, 1, 1, 1)
     feature: int = 50  # width of the heads' input
     hidden: int = 1024  # width of their two layers
-    shift: int = 4  # pixels by which frames are moved at random while learning
+    shift: int = 4  # most pixels by which frames are moved at random while learning
     learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 1e-6
-    tau: float = 0.01  # share of the critics that goes into their targets with every update
+    tau: float = 0.01  # share of the critics that each update mixes into their targets
     discount: float = 0.99  # of one step
-    n_step: int = 3  # steps whose rewards a target adds up
+    n_step: int = 3  # steps whose rewards a target sums
     batch_size: int = 256  # B
     std: float = 0.3  # exploration's deviation falls from here
     final_std: float = 0.1  # to here
-    std_updates: int = 100_000  # in so many updates
+    std_updates: int = 100_000  # over this many updates
     std_clip: float = 0.3  # bound of the noise in updates
-    # Weight of the squared distance to the recorded actions beside the normalised value (Fujimoto and Gu 2021); 0
-    # leaves it out.
+    # Weight of the squared distance to the recorded actions, added to the normalised value (Fujimoto and Gu 2021); 0
+    # leaves the distance out.
     imitation: float = 0.0
 
     def __post_init__(self):
@@ -65,8 +65,8 @@ class Transitions:
     Attributes:
       frames, next_frames: (B, H, W, 3 S) uint8.
       actions: (B, A) normalised.
-      rewards: (B,) discounted sum over the steps; discounts: (B,) of what follows them.
-      recorded: (B,) bool, whether the action is one of the data's.
+      rewards: (B,) discounted sum over the steps; discounts: (B,) factor of the value after them.
+      recorded: (B,) bool, whether the action comes from the data.
     """
 
     frames: jax.Array
@@ -79,7 +79,12 @@ class Transitions:
 
 @flax.struct.dataclass
 class Learner:
-    """What an update changes: parameters {"encoder", "critic", "actor"}, the target critic, optimisers, and a count."""
+    """The parts that an update changes.
+
+    Attributes:
+      params: {"encoder", "critic", "actor"}; target: the target critic's parameters.
+      optimizer: optimiser states; updates: () int32, updates so far.
+    """
 
     params: Params
     target: Params
@@ -88,7 +93,7 @@ class Learner:
 
 
 class Encoder(nn.Module):
-    """Features (B, F) of frames (B, H, W, 3 S) uint8."""
+    """A network from frames (B, H, W, 3 S) uint8 to features (B, F)."""
 
     settings: DrqSettings
 
@@ -102,7 +107,7 @@ class Encoder(nn.Module):
 
 
 class _Conv(nn.Module):
-    """A convolution without padding, as a product of patches: on CPUs XLA's own is ten times slower in a loop."""
+    """A convolution without padding, as a product of patches: XLA's own is ten times slower in a loop on CPUs."""
 
     channels: int
     size: int
@@ -119,7 +124,7 @@ class _Conv(nn.Module):
 
 
 class Actor(nn.Module):
-    """The mean (B, A) in [-1, 1] of the policy's actions, from features (B, F)."""
+    """A network from features (B, F) to the mean (B, A), in [-1, 1], of the policy's actions."""
 
     settings: DrqSettings
     action_dim: int
@@ -130,7 +135,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Two values (2, B) of actions (B, A), from features (B, F)."""
+    """A network from features (B, F) and actions (B, A) to two values (2, B)."""
 
     settings: DrqSettings
 
@@ -161,14 +166,14 @@ _conv = nn.initializers.orthogonal(2**0.5)
 
 @dataclasses.dataclass(frozen=True)
 class Drq:
-    """The networks of one learner and its update; parameters are the caller's."""
+    """The networks of one learner and its update; the caller keeps the parameters."""
 
     settings: DrqSettings
     action_dim: int
     image_size: tuple[int, int]
 
     def init(self, key: jax.Array) -> Learner:
-        """A learner with fresh networks."""
+        """Returns a learner with fresh networks."""
         keys = jax.random.split(key, 3)
         frames = jnp.zeros((1, *self.image_size, 3 * self.settings.stack), jnp.uint8)
         encoder = Encoder(self.settings).init(keys[0], frames)["params"]
@@ -177,7 +182,7 @@ class Drq:
         critic = Critic(self.settings).init(keys[2], features, jnp.zeros((1, self.action_dim)))["params"]
         params = {"encoder": encoder, "critic": critic, "actor": actor}
         optimizer = {name: self._optimizer.init(part) for name, part in _parts(params).items()}
-        # A copy: the state is donated, and no buffer may be given away twice.
+        # A copy: the state is donated, and no buffer may be donated twice.
         return Learner(params, jax.tree.map(jnp.copy, critic), optimizer, jnp.int32(0))
 
     @functools.cached_property
@@ -185,36 +190,36 @@ class Drq:
         return optax.adamw(self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
     def std(self, updates: jax.Array) -> jax.Array:
-        """Deviation of exploration after so many updates."""
+        """Returns the deviation of exploration after `updates` updates."""
         s = self.settings
         share = jnp.clip(updates / s.std_updates, 0.0, 1.0)
         return s.std + share * (s.final_std - s.std)
 
     def mean_action(self, params: Params, frames: jax.Array) -> jax.Array:
-        """(B, A) normalised actions of the policy for frames (B, H, W, 3 S), without noise."""
+        """Returns the policy's normalised actions (B, A) for frames (B, H, W, 3 S), without noise."""
         return self._actor(params["actor"], self._encode(params["encoder"], frames))
 
     def last_layer(self, params: Params) -> Params:
-        """The actor's, that puts out actions before the tanh: {"kernel": (hidden, A), "bias": (A,)}."""
+        """Returns the actor's last layer, whose output the tanh follows: {"kernel": (hidden, A), "bias": (A,)}."""
         return params["actor"]["_Head_0"]["Dense_2"]
 
     def with_last_layer(self, params: Params, layer: Params) -> Params:
-        """Parameters with another last layer of the actor."""
+        """Replaces the last layer of the actor."""
         head = params["actor"]["_Head_0"] | {"Dense_2": layer}
         return params | {"actor": params["actor"] | {"_Head_0": head}}
 
     def explore(self, params: Params, frames: jax.Array, std: jax.Array, key: jax.Array) -> jax.Array:
-        """The policy's actions with noise, within [-1, 1]."""
+        """Returns the policy's actions with noise, within [-1, 1]."""
         return _noisy(self.mean_action(params, frames), std, key)
 
     def update(self, learner: Learner, batch: Transitions, key: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
-        """One step of critics with their encoder, then of the actor, then of the target; and scalars of it."""
+        """Updates the critics with their encoder, then the actor, then the target; also returns scalars."""
         s, std = self.settings, self.std(learner.updates)
         keys = jax.random.split(key, 4)
         frames = random_shift(keys[0], batch.frames, s.shift)
         after = self._encode(learner.params["encoder"], random_shift(keys[1], batch.next_frames, s.shift))
         following = _noisy(self._actor(learner.params["actor"], after), std, keys[2], s.std_clip)
-        # The smaller of two critics: the larger is more often too high.
+        # The smaller of the two values, for the larger is more often too high.
         target = batch.rewards + batch.discounts * self._critic(learner.target, after, following).min(0)
         target = jax.lax.stop_gradient(target)
 
@@ -264,21 +269,21 @@ class Drq:
 
 
 def _parts(params: Params) -> dict[str, Params]:
-    """What each optimiser moves: the encoder learns from the critics alone."""
+    """Groups parameters by optimiser; the encoder learns from the critics alone."""
     return {"critic": {name: params[name] for name in ("encoder", "critic")}, "actor": {"actor": params["actor"]}}
 
 
 def _noisy(mean: jax.Array, std: jax.Array, key: jax.Array, bound: float | None = None) -> jax.Array:
-    """Actions with noise of deviation `std`, cut at `bound`, within [-1, 1]; gradients pass as without the cut."""
+    """Adds noise of deviation `std`, cut at `bound`, and clips to [-1, 1]; gradients ignore both cuts."""
     noise = std * jax.random.normal(key, mean.shape)
     noise = noise if bound is None else noise.clip(-bound, bound)
     noisy = (mean + noise).clip(-1.0, 1.0)
-    # Straight through: the value is the clipped one, the gradient is the mean's, which a clip would stop.
+    # Straight through: the value is clipped, but the gradient is the mean's, which a clip would stop.
     return mean + jax.lax.stop_gradient(noisy - mean)
 
 
 def random_shift(key: jax.Array, frames: jax.Array, pixels: int) -> jax.Array:
-    """Each of frames (B, H, W, C) moved by up to so many pixels, its edges repeated."""
+    """Moves each of the frames (B, H, W, C) at random by up to `pixels` pixels, repeating its edges."""
     if not pixels:
         return frames
     height, width = frames.shape[1:3]

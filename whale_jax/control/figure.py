@@ -1,4 +1,4 @@
-"""The figures of a study: success over updates by task, and what exploiting the model looks like."""
+"""The figures of a study: success over updates by task, and the exploit probe's real and imagined returns."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ _RETURNS = ("return", "imagined_return")
 
 
 def write_figures(table: Mapping[str, Any], directory: Path) -> None:
-    """Writes control.png, and probe.png where a probe was run, of the table of `whale_jax.control.study`."""
+    """Writes control.png, and probe.png if a probe was run, from the table of `whale_jax.control.study`."""
     if table["study"]:
         _draw_study(table["study"], directory / "control.png")
     if table["probe"]:

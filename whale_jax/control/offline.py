@@ -1,4 +1,4 @@
-"""Offline model-based learning of one policy: imagine, add to the replay, update; all of it compiled.
+"""Offline model-based learning of one policy: imagine, add to the replay, update. All of it is compiled.
 
 Dimension keys: B rollouts, H horizon, S stacked frames, A actions.
 """
@@ -20,11 +20,11 @@ from whale_jax.training.sharding import Params
 
 @flax.struct.dataclass
 class LearningState:
-    """What a run of learning carries on.
+    """The state of a learning run between updates.
 
     Attributes:
       learner: networks and optimisers; imagined: ring of transitions, None without imagination.
-      segments: () int32, imagined runs written so far; key: of all that is random from here on.
+      segments: () int32, imagined runs written so far; key: the source of all later randomness.
     """
 
     learner: Learner
@@ -35,7 +35,7 @@ class LearningState:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learning(Program):
-    """Actor and critics learn from recorded transitions and from those that the policy takes in the model."""
+    """The actor and critics learn from recorded transitions and from those that the policy takes in the model."""
 
     @property
     def pace(self) -> Pace:
@@ -44,7 +44,7 @@ class Learning(Program):
         return Pace(self.settings.updates, self.settings.trial.every, rollout.every, imagined)
 
     def init(self, key: jax.Array) -> LearningState:
-        """The state before the first update."""
+        """Returns the state before the first update."""
         key, init_key = jax.random.split(key)
         rollout, imagined = self.settings.rollout, None
         if self.method.generated:
@@ -55,7 +55,7 @@ class Learning(Program):
         return LearningState(self.drq.init(init_key), imagined, jnp.int32(0), key)
 
     def policy(self, state: LearningState) -> PolicyParams:
-        """Parameters for `Drq.mean_action`."""
+        """Returns the parameters for `Drq.mean_action`."""
         return state.learner.params
 
     def _cycle(self, params: Params, recorded: Replay, starts: jax.Array, state: LearningState):
@@ -91,7 +91,7 @@ class Learning(Program):
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
     def _imagine(self, params: Params, recorded: Replay, starts: jax.Array, learner: Learner, key: jax.Array):
-        """Frames (B, S + H, H, W, 3), actions (B, H, A), penalised rewards (B, H), and scalars of B rollouts."""
+        """Imagines B rollouts: frames (B, S + H, H, W, 3), actions (B, H, A), penalised rewards (B, H), and scalars."""
         settings, keys = self.settings.rollout, jax.random.split(key)
         rows = jax.random.choice(keys[0], starts, (settings.starts,))
         std = self.drq.std(learner.updates)

@@ -1,4 +1,4 @@
-"""Policies that were learnt, on disk and as callables."""
+"""Learnt policies, on disk and as callables."""
 
 import json
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ FORMAT = "whale-policy/1"
 
 
 def save_policy(directory: Path, drq: Drq, params: dict[str, Any], spec: ActionSpec, task: str) -> None:
-    """Writes what acting needs: networks' settings, encoder, actor, the meaning of its actions, and what it is for."""
+    """Writes the parts that acting needs: the networks' settings, encoder, actor, action spec and task."""
     directory = directory.absolute()
     with ocp.StandardCheckpointer() as checkpointer:
         needed = {name: params[name] for name in ("encoder", "actor")}
@@ -36,30 +36,34 @@ def save_policy(directory: Path, drq: Drq, params: dict[str, Any], spec: ActionS
 
 
 class FrameStack:
-    """The newest frames of episodes that are seen one frame after the other; the first is repeated."""
+    """The newest frames of episodes that are seen frame by frame; the first frame is repeated."""
 
     def __init__(self, count: int):
         self._count, self._seen = count, []
 
     def clear(self) -> None:
-        """Forgets the frames seen."""
+        """Forgets all frames."""
         self._seen = []
 
     def add(self, frames: np.ndarray) -> np.ndarray:
-        """Takes the next frames (B, H, W, 3), or the first of other episodes; (B, H, W, 3 count), oldest first."""
+        """Adds the next frames (B, H, W, 3), or the first of new episodes.
+
+        Returns:
+          (B, H, W, 3 count), oldest first.
+        """
         before = self._seen if self._seen and self._seen[-1].shape == frames.shape else [frames] * self._count
         self._seen = [*before[1:], frames]
         return np.concatenate(self._seen, axis=-1)
 
 
 class LearntPolicy:
-    """A policy (frames (B, H, W, 3) uint8, key) to raw actions (B, A) float32, as `WorldModel.imagine` takes it.
+    """A policy that maps (frames (B, H, W, 3) uint8, key) to raw actions (B, A) float32, for `WorldModel.imagine`.
 
-    It remembers the frames that it was shown since `reset`, for it sees several at once.
+    It remembers the frames since `reset`, because it acts on several at once.
 
     Attributes:
-      tasks: those that it was trained for.
-      action_spec: what its actions mean.
+      tasks: the tasks that it was trained for.
+      action_spec: the meaning of its actions.
     """
 
     def __init__(self, drq: Drq, params: dict[str, Any], spec: ActionSpec, tasks: tuple[str, ...]):
@@ -68,7 +72,7 @@ class LearntPolicy:
         self._seen = FrameStack(drq.settings.stack)
 
     def reset(self) -> None:
-        """Forgets the frames seen: another episode begins."""
+        """Forgets all frames, because a new episode begins."""
         self._seen.clear()
 
     def __call__(self, frames: np.ndarray, key: jax.Array) -> np.ndarray:
@@ -77,10 +81,10 @@ class LearntPolicy:
 
 
 def load_policy(directory: Path | str) -> LearntPolicy:
-    """The policy of a run's directory, or of the `policy` directory in it.
+    """Loads the policy in a run's directory, or in the `policy` directory below it.
 
     Raises:
-      WhaleError: there is none, or it is of another format.
+      WhaleError: there is no policy, or it has another format.
     """
     directory = Path(directory).absolute()
     directory = directory / "policy" if (directory / "policy").is_dir() else directory
@@ -103,7 +107,7 @@ def load_policy(directory: Path | str) -> LearntPolicy:
 
 
 def named_policies(names: Iterable[str]) -> dict[str, Policy]:
-    """Policies by the names that a user gives them: "module:callable", or the directory of a run of `whale control`.
+    """Loads policies by the names that users give: "module:callable", or the directory of a run of `whale control`.
 
     Raises:
       WhaleError: see `load_policy` and `whale_jax.evaluation.value.policies.find_policy`.

@@ -15,18 +15,21 @@ from whale_jax.training.sharding import Params
 
 
 class Programs:
-    """What the runs of a study learn or search with."""
+    """The programs that the runs of a study learn or search with."""
 
     def __init__(self, model: WorldModel, settings: ControlSettings):
         self.model, self.settings = model, settings
         self._made: dict[tuple[type, str, float, float], Program] = {}
 
     def learning(self, method: str, penalty: float, generated: float) -> Learning:
-        """Those that learn, penalising the uncertainty named `method`, or none if it names none or weighs nothing."""
+        """Returns the program that learns with a penalty on the uncertainty named `method`.
+
+        There is no penalty if `method` names no uncertainty, or if `penalty` or `generated` is 0.
+        """
         return self._program(Learning, method, penalty, generated)
 
     def search(self, method: str, penalty: float) -> Search:
-        """Those that search the model, penalising likewise."""
+        """Returns the program that searches the model, with a penalty as in `learning`."""
         return self._program(Search, method, penalty, 1.0)
 
     def _program(self, kind: type, method: str, penalty: float, generated: float):
@@ -41,11 +44,11 @@ class Programs:
     def begin(
         self, program: Program, replay: Replay, starts: jax.Array, key: jax.Array, warmup: int
     ) -> LearningState | SearchState:
-        """The state of a run before its first update.
+        """Returns the state of a run before its first update.
 
         Args:
-          replay, starts: what is recorded, and its rows that rollouts may start from.
-          warmup: updates of a policy from recorded transitions alone, which a search begins with.
+          replay, starts: the recorded transitions, and the rows where rollouts may start.
+          warmup: updates, on recorded transitions alone, of the policy that a search begins with.
         """
         if isinstance(program, Learning):
             return program.init(key)
@@ -56,7 +59,7 @@ class Programs:
         return program.init(key, alone.policy(state), replay)
 
     def params(self, program: Program) -> Params:
-        """The world model's parameters, and what the estimator needs beside them."""
+        """Returns the world model's parameters, with those that the estimator needs as well."""
         params, estimator = dict(self.model.params), program.method.estimator
         if estimator is not None and "lpips" in estimator.needs:
             params["lpips"] = lpips.weights()

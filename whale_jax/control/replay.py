@@ -1,6 +1,6 @@
-"""Transitions to learn from: strips of frames on the device, recorded or imagined, sampled inside compiled loops.
+"""Transitions to learn from: runs of frames on the device, recorded or imagined, sampled inside compiled loops.
 
-Dimension keys: F frames in all, M rows that a transition may start from, B transitions, S stacked frames, A actions.
+Dimension keys: F frames in all, M rows where a transition may start, B transitions, S stacked frames, A actions.
 """
 
 import flax.struct
@@ -14,12 +14,12 @@ from whale_jax.data.contract.episode import Episode
 
 @flax.struct.dataclass
 class Replay:
-    """Runs of frames one after another, each with the action taken at it.
+    """Runs of frames one after another, each frame with the action taken at it.
 
     Attributes:
-      frames: (F, H, W, 3) uint8; actions: (F, A) float32 normalised; rewards: (F,) float32 of the step that follows.
-      first, last: (F,) int32, rows where the frame's run begins and ends; no action is taken at its last.
-      rows: (M,) int32, those that a transition may start from.
+      frames: (F, H, W, 3) uint8; actions: (F, A) float32 normalised; rewards: (F,) float32 of the next step.
+      first, last: (F,) int32, the rows where the frame's run begins and ends; no action is taken at the last row.
+      rows: (M,) int32, the rows where a transition may start.
     """
 
     frames: jax.Array
@@ -31,11 +31,11 @@ class Replay:
 
 
 def recorded(episodes: list[Episode], normalise, reward_scale: float) -> Replay:
-    """All transitions of recorded episodes.
+    """Returns all transitions of recorded episodes.
 
     Args:
-      normalise: raw actions to normalised ones.
-      reward_scale: what rewards are multiplied by.
+      normalise: maps raw actions to normalised ones.
+      reward_scale: factor of the rewards.
     """
     lengths = np.array([episode.length + 1 for episode in episodes])
     ends = np.cumsum(lengths)
@@ -53,13 +53,13 @@ def recorded(episodes: list[Episode], normalise, reward_scale: float) -> Replay:
 
 
 def reaching_back(replay: Replay, frames: int) -> jax.Array:
-    """Rows, int32, at which a run has so many frames, their own among them."""
+    """Returns the rows, int32, at which a run already has `frames` frames, counting the row's own."""
     behind = np.arange(len(replay.frames)) - np.asarray(replay.first)
     return jnp.asarray(np.flatnonzero(behind >= frames - 1), jnp.int32)
 
 
 def ring(segments: int, stack: int, horizon: int, image_size: tuple[int, int], action_dim: int) -> Replay:
-    """Room for so many imagined runs of `stack` given frames and `horizon` imagined ones."""
+    """Allocates room for `segments` imagined runs of `stack` given frames and `horizon` imagined ones."""
     length = stack + horizon
     size = segments * length
     first = np.repeat(np.arange(segments) * length, length)
@@ -75,11 +75,11 @@ def ring(segments: int, stack: int, horizon: int, image_size: tuple[int, int], a
 
 
 def write(replay: Replay, segment: jax.Array, frames: jax.Array, actions: jax.Array, rewards: jax.Array) -> Replay:
-    """A ring with runs written from number `segment` on.
+    """Writes R runs to a ring, from run number `segment` on.
 
     Args:
-      frames: (R, stack + horizon, H, W, 3) uint8; actions: (R, horizon, A); rewards: (R, horizon). The ring's number of
-        runs is a multiple of R, and so is `segment`.
+      segment: a multiple of R, as is the ring's number of runs.
+      frames: (R, stack + horizon, H, W, 3) uint8; actions: (R, horizon, A); rewards: (R, horizon).
     """
     count, length = frames.shape[:2]
     before = length - 1 - actions.shape[1]
@@ -97,13 +97,17 @@ def write(replay: Replay, segment: jax.Array, frames: jax.Array, actions: jax.Ar
 
 
 def stacked(replay: Replay, rows: jax.Array, stack: int) -> jax.Array:
-    """(B, H, W, 3 S) uint8: the frames of rows (B,) and those before them, oldest first; a run's first is repeated."""
+    """Stacks the frames of rows (B,) and those before them, oldest first, repeating a run's first frame.
+
+    Returns:
+      (B, H, W, 3 S) uint8.
+    """
     back = rows[:, None] - jnp.arange(stack - 1, -1, -1)
     return join(replay.frames[jnp.maximum(back, replay.first[rows][:, None])])
 
 
 def join(frames: jax.Array) -> jax.Array:
-    """(B, H, W, 3 S) of frames (B, S, H, W, 3)."""
+    """Joins frames (B, S, H, W, 3) along their channels, (B, H, W, 3 S)."""
     batch, stack, height, width, colours = frames.shape
     return frames.transpose(0, 2, 3, 1, 4).reshape(batch, height, width, stack * colours)
 
@@ -118,15 +122,16 @@ def sample(
     filled: jax.Array,
     imagined: bool,
 ) -> Transitions:
-    """`count` transitions drawn evenly from the first `filled` rows that one may start from.
+    """Draws `count` transitions uniformly from the first `filled` rows where one may start.
 
-    Each reaches over n steps, or as many as its run has left; no run ends for good, so that what follows counts.
+    Each spans n steps, or as many as its run has left. No run ends in a terminal state, so the value of its last frame
+    always counts.
     """
     rows = replay.rows[jax.random.randint(key, (count,), 0, filled)]
     steps = jnp.minimum(n_step, replay.last[rows] - rows)
     ahead = jnp.arange(n_step)
     rewards = replay.rewards[jnp.minimum(rows[:, None] + ahead, len(replay.rewards) - 1)]
-    # Where a run ends earlier, later rewards are another run's.
+    # Rewards after the end of a run belong to the next run.
     weights = jnp.where(ahead < steps[:, None], discount**ahead, 0.0)
     return Transitions(
         frames=stacked(replay, rows, stack),

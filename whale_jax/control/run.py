@@ -1,4 +1,4 @@
-"""One run of a study: a policy for one task by one method and seed, tried as it learns; resumes bit for bit."""
+"""One run of a study: a policy for one task, method and seed, tried as it learns. A run resumes bit for bit."""
 
 import contextlib
 import dataclasses
@@ -38,10 +38,10 @@ class Job:
     """One run.
 
     Attributes:
-      name: of its directory within the study's.
-      task: of Meta-World; method: of `whale_jax.control.settings.METHODS`; seed: of the learner.
+      name: its directory below the study's.
+      task: a task of Meta-World; method: one of `whale_jax.control.settings.METHODS`; seed: the learner's seed.
       penalty: lambda; generated: share of imagined transitions in a batch.
-      search: whether the policy is searched for in the model alone (the probe), and not learnt.
+      search: whether the run searches the model alone for a policy (the probe) instead of learning one.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Job:
 
 
 class Workshop:
-    """What the runs on one task share: the programs, and the task's recorded transitions on the device."""
+    """The parts that all runs on one task share: the programs, and the task's recorded transitions on the device."""
 
     def __init__(self, programs: Programs, store: EpisodeStore, task: str):
         self.programs, self.model, self.settings, self.task = programs, programs.model, programs.settings, task
@@ -64,19 +64,19 @@ class Workshop:
         self.starts = reaching_back(self.replay, self.settings.rollout.context)
 
     def trial(self) -> Trial:
-        """The task's simulator, seen and driven as the recordings were; to be closed."""
+        """Opens the task's simulator with the camera and action repeat of the recordings; the caller closes it."""
         spec, size = self.model.action_spec, self.store.image_size[0]
         return Trial(self.task, recorded_as(self.model, self.store), spec, size, self.settings.trial)
 
 
 def recorded_as(model: WorldModel, store: EpisodeStore) -> dict[str, Any]:
-    """The camera and the action repeat of a store, or of the model's own data where it does not say."""
+    """Returns the camera and the action repeat of a store; the model's own data fill in those it does not name."""
     own = model.meta.config["data"]["record"]
     return {name: store.info.get(name, own[name]) for name in ("camera", "action_repeat")}
 
 
 def made_of(model: WorldModel, store: EpisodeStore, settings: ControlSettings, job: Job) -> str:
-    """A digest of all that a run's result depends on."""
+    """Returns a digest of everything that a run's result depends on."""
     plain = settings.to_dict()
     for study_wide in ("tasks", "methods", "seeds", "penalties", *(() if job.search else ("probe",))):
         del plain[study_wide]
@@ -87,10 +87,10 @@ def made_of(model: WorldModel, store: EpisodeStore, settings: ControlSettings, j
 
 
 def result_of(directory: Path, made: str) -> dict[str, Any] | None:
-    """What the run in a directory came to; None until it is finished.
+    """Reads the result of the run in a directory; None until the run is finished.
 
     Raises:
-      WhaleError: it was made of something else than `made` says, see `made_of`.
+      WhaleError: the run's digest is not `made`, see `made_of`.
     """
     path = directory / "result.json"
     return _checked(json.loads(path.read_text()), made, directory) if path.exists() else None
@@ -106,17 +106,19 @@ def _checked(found: dict[str, Any], made: str, directory: Path) -> dict[str, Any
 
 
 class PolicyRun:
-    """A run in its directory: what it has come to, and the steps that take it further."""
+    """A run in its directory: its progress so far, and the steps that continue it."""
 
     def __init__(self, shop: Workshop, job: Job, directory: Path, made: str):
-        """Of what it is made is told by `made_of`."""
+        """Takes the job, its directory, and its digest from `made_of`."""
         self._shop, self._job, self._directory, self._made_of = shop, job, directory, made
 
     def train(self) -> dict[str, Any]:
-        """Learns and tries the policy, from its last trial on if it was stopped; the end is bit for bit the same.
+        """Learns and tries the policy.
+
+        A stopped run resumes from its last trial and ends with bit for bit the same result.
 
         Raises:
-          WhaleError: it was begun with other settings, another model or other data, or another process is at it.
+          WhaleError: the run was begun with other settings, another model or other data, or another process runs it.
         """
         with locked(self._directory / ".lock"):
             result = result_of(self._directory, self._made_of) or self._train()
@@ -164,7 +166,7 @@ class PolicyRun:
         return state
 
     def _try(self, program: Program, trial: Trial, act, state: State) -> dict[str, Any]:
-        """The policy's success and returns in the simulator, and the returns that the model imagines for it."""
+        """Measures the policy's success and returns in the simulator, and its returns in the model."""
         started, policy = time.perf_counter(), program.policy(state)
         outcome = trial.run(lambda frames: act(policy, frames), self._shop.settings.learner.stack)
         imagined = program.imagined_return(self._shop.model.params, policy, outcome.first, jax.random.key(0))
@@ -188,7 +190,7 @@ class PolicyRun:
         )
 
     def _save(self, manager, state: State, history: list) -> None:
-        # The next update gives the buffers away while they are being written.
+        # A copy: the next update donates the buffers while they are being written.
         items = {"state": ocp.args.StandardSave(jax.tree.map(np.array, _plain(state)))}
         items["history"] = ocp.args.JsonSave({"made_of": self._made_of, "history": history})
         manager.save(history[-1]["updates"], args=ocp.args.Composite(**items))
@@ -208,12 +210,12 @@ class PolicyRun:
 
 
 def _plain(state: State) -> dict[str, Any]:
-    """The state as nested dictionaries of arrays, as Orbax takes it."""
+    """Converts the state to nested dictionaries of arrays, as Orbax takes it."""
     return flax.serialization.to_state_dict(state.replace(key=jax.random.key_data(state.key)))
 
 
 def _whole(like: State, saved: dict[str, Any]) -> State:
-    """The inverse of `_plain`."""
+    """Inverts `_plain`."""
     plain = like.replace(key=jax.random.key_data(like.key))
     state = flax.serialization.from_state_dict(plain, saved)
     return state.replace(key=jax.random.wrap_key_data(jnp.asarray(state.key)))

@@ -1,4 +1,4 @@
-"""Searching the model for a policy: the exploit probe, in which nothing recorded holds the policy.
+"""Search for a policy in the model alone: the exploit probe, where no recorded data constrain the policy.
 
 Dimension keys: D directions, S starts, H horizon, A actions.
 """
@@ -18,11 +18,11 @@ from whale_jax.training.sharding import Params
 
 @flax.struct.dataclass
 class SearchState:
-    """What a search carries on.
+    """The state of a search between updates.
 
     Attributes:
-      params: of the policy, {"encoder", "actor"}.
-      starts: (S,) int32 rows of the recorded that every candidate starts from; key: of all that is random.
+      params: the policy's parameters, {"encoder", "actor"}.
+      starts: (S,) int32, recorded rows where every candidate starts; key: the source of all randomness.
     """
 
     params: PolicyParams
@@ -32,11 +32,12 @@ class SearchState:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Search(Program):
-    """Evolution strategies (Salimans et al. 2017) on the actor's last layer, for the return that the model imagines.
+    """Evolution strategies (Salimans et al. 2017) on the actor's last layer, which maximise the imagined return.
 
-    Pairs of candidates lie on either side of the policy; all act from the same recorded beginnings of episodes, and
-    the policy moves towards those whose imagined return less λ times its uncertainty is the higher, differences being
-    measured in its standard deviation over the candidates (Mania et al. 2018).
+    Candidates come in pairs on either side of the policy, and all act from the same recorded beginnings of episodes.
+    Each candidate's value is its imagined return minus λ times its uncertainty. The policy moves towards the candidates
+    of higher value. Differences are divided by the standard deviation of the values over the candidates (Mania et al.
+    2018).
     """
 
     @property
@@ -46,7 +47,7 @@ class Search(Program):
         return Pace(probe.updates, probe.every, cycle=1, imagined=imagined)
 
     def init(self, key: jax.Array, policy: PolicyParams, replay: Replay) -> SearchState:
-        """The state before the first update of a policy that was learnt; starts are drawn from distinct episodes."""
+        """Returns the state before the first update of a learnt policy; starts are drawn from distinct episodes."""
         key, draw = jax.random.split(key)
         settings, first = self.settings, np.asarray(replay.first)
         rows = np.asarray(reaching_back(replay, settings.rollout.context))
@@ -55,7 +56,7 @@ class Search(Program):
         return SearchState({name: policy[name] for name in ("encoder", "actor")}, starts, key)
 
     def policy(self, state: SearchState) -> PolicyParams:
-        """Parameters for `Drq.mean_action`."""
+        """Returns the parameters for `Drq.mean_action`."""
         return state.params
 
     def _cycle(self, params: Params, recorded: Replay, starts: jax.Array, state: SearchState):
@@ -63,7 +64,7 @@ class Search(Program):
         key, noise_key, act_key = jax.random.split(state.key, 3)
         layer = self.drq.last_layer(state.params)
         noise = _noise(noise_key, layer, probe.directions)
-        # Mirrored pairs: what all candidates have in common cancels in their difference.
+        # In mirrored pairs, the part common to all candidates cancels in the difference.
         apart = jax.tree.map(lambda n: probe.deviation * jnp.concatenate([n, -n]), noise)
         layers = jax.tree.map(lambda x, n: x + n, layer, apart)
         rewards, uncertainty = self._imagine(params, recorded, state, layers, act_key)
@@ -76,7 +77,7 @@ class Search(Program):
         return state.replace(params=self.drq.with_last_layer(state.params, layer), key=key), metrics
 
     def _imagine(self, params: Params, recorded: Replay, state: SearchState, layers: PolicyParams, key: jax.Array):
-        """Sums of scaled rewards and of uncertainty over the horizon, (2 D,) each, means over the starts."""
+        """Sums scaled rewards and uncertainty over the horizon and averages them over the starts, (2 D,) each."""
         probe, candidates = self.settings.probe, 2 * self.settings.probe.directions
 
         def one(layer, seen):
@@ -92,7 +93,7 @@ class Search(Program):
 
 
 def _noise(key: jax.Array, layer: PolicyParams, count: int) -> PolicyParams:
-    """`count` draws for every leaf, of deviation 1 in what the layer puts out for inputs of order one."""
+    """Draws noise `count` times for every leaf; it has deviation 1 in the layer's output for inputs of order one."""
     leaves, tree = jax.tree.flatten(layer)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(tree, [_draw(k, (count, *x.shape)) for k, x in zip(keys, leaves, strict=True)])
@@ -100,5 +101,5 @@ def _noise(key: jax.Array, layer: PolicyParams, count: int) -> PolicyParams:
 
 def _draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     inputs = shape[1] if len(shape) > 2 else 1
-    # Smaller for a layer of more inputs, whose outputs so move by as much.
+    # Divided by the root of the number of inputs, so that outputs of any layer move equally far.
     return jax.random.normal(key, shape) / inputs**0.5

@@ -9,7 +9,7 @@ from whale_jax.control.drq import DrqSettings
 from whale_jax.data.metaworld.simulator import check_names
 from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES
 
-# How a policy is trained: with a penalty on what the named uncertainty says, with none, or without imagination.
+# How a policy is trained: with a penalty on the named uncertainty, without a penalty, or without imagination.
 METHODS = (*UNCERTAINTIES, "none", "offline")
 
 
@@ -17,11 +17,11 @@ METHODS = (*UNCERTAINTIES, "none", "offline")
 class RolloutSettings(Settings):
     """How transitions are imagined."""
 
-    context: int = 4  # given frames that every rollout starts from
+    context: int = 4  # given frames at the start of every rollout
     horizon: int = 4  # imagined frames after them
-    starts: int = 256  # rollouts at a time
-    every: int = 1000  # updates between two such times
-    capacity: int = 100_000  # newest imagined transitions that are kept
+    starts: int = 256  # rollouts made at a time
+    every: int = 1000  # updates between two rounds of rollouts
+    capacity: int = 100_000  # most imagined transitions kept, the newest ones
     temperature: float = 0.0  # of token sampling
 
     def __post_init__(self):
@@ -38,10 +38,10 @@ class TrialSettings(Settings):
     """How a policy is tried in the simulator."""
 
     every: int = 2000  # updates between two trials
-    episodes: int = 20  # of each
-    steps: int = 100  # that an episode has at most
-    compared: int = 50  # steps from its start over which its return is set beside the imagined one
-    seed: int = 0  # of the episodes' initial states
+    episodes: int = 20  # episodes per trial
+    steps: int = 100  # most steps of an episode
+    compared: int = 50  # first steps over which its return is compared with the imagined one
+    seed: int = 0  # seed of the episodes' initial states
 
     def __post_init__(self):
         check_least(self, every=1, episodes=1, compared=1, steps=self.compared, seed=0)
@@ -49,22 +49,22 @@ class TrialSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSettings(Settings):
-    """The exploit probe: policies that are searched for in the model alone, by the weight of the penalty.
+    """The exploit probe: searches for policies in the model alone, one per penalty weight and seed.
 
-    The task is the study's first.
+    Its task is the first of the study.
     """
 
-    penalties: tuple[float, ...] = ()  # weights to sweep; none leaves the probe out
-    method: str = UNCERTAINTIES[0]  # the uncertainty that they are of
-    seeds: tuple[int, ...] = (0,)  # of the policies
-    warmup: int = 2000  # updates from recorded transitions alone, of the policy that a search begins with
-    updates: int = 15  # of a search
+    penalties: tuple[float, ...] = ()  # weights to sweep; () leaves the probe out
+    method: str = UNCERTAINTIES[0]  # the penalised uncertainty
+    seeds: tuple[int, ...] = (0,)  # seeds of the policies
+    warmup: int = 2000  # updates, on recorded transitions alone, of the policy that a search begins with
+    updates: int = 15  # updates of a search
     every: int = 3  # updates between two trials
-    directions: int = 8  # pairs of candidates of an update
-    starts: int = 4  # recorded beginnings that each of them acts from
-    horizon: int = 16  # steps whose imagined return is what is searched for
-    deviation: float = 0.3  # of candidates' actions from the policy's, before the tanh
-    rate: float = 0.2  # of an update
+    directions: int = 8  # pairs of candidates per update
+    starts: int = 4  # recorded beginnings from which each candidate acts
+    horizon: int = 16  # imagined steps whose return the search maximises
+    deviation: float = 0.3  # deviation of candidates' actions from the policy's, before the tanh
+    rate: float = 0.2  # step size of an update
 
     def __post_init__(self):
         check_one_of(self, UNCERTAINTIES, "method")
@@ -82,19 +82,19 @@ class ProbeSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ControlSettings(Settings):
-    """One study: every task by every method by every seed."""
+    """Settings of one study: every task, with every method and every seed."""
 
-    tasks: tuple[str, ...]  # of Meta-World
+    tasks: tuple[str, ...]  # tasks of Meta-World
     methods: tuple[str, ...] = METHODS
-    seeds: tuple[int, ...] = (0, 1, 2)  # of learners
-    updates: int = 100_000  # of each run
+    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of the learners
+    updates: int = 100_000  # updates of each run
     generated: float = 0.5  # share of imagined transitions in a batch
-    # Lambda of each uncertainty: a reward is what the model predicts less lambda times the uncertainty.
+    # Lambda of each uncertainty: a reward is the model's prediction minus lambda times the uncertainty.
     penalties: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"retracing": 50.0, "entropy": 0.1, "ensemble": 5000.0}
     )
-    # What rewards are multiplied by. Where an action is held for several simulator steps their rewards add up; one over
-    # their number gives the mean that the paper's penalties are for.
+    # Factor of the rewards. If an action is held for several simulator steps, their rewards add up. One over the number
+    # of steps gives the mean reward, for which the paper's penalties are meant.
     reward_scale: float = 1.0
     probe: ProbeSettings = ProbeSettings()
     learner: DrqSettings = DrqSettings()

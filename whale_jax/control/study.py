@@ -1,8 +1,8 @@
 """The study of the paper's Figure 4: policies learnt in the model, with and without a penalty on its uncertainty.
 
-WORKDIR/TASK/METHOD-SEED/     a run: result.json, and policy/ which `whale evaluate --policy` takes
+WORKDIR/TASK/METHOD-SEED/     a run: result.json, and policy/, which `whale evaluate --policy` takes
 WORKDIR/TASK/probe-LAMBDA-SEED/   a run of the exploit probe
-WORKDIR/control.json, control.png, probe.png   tables and figures of the runs that are finished
+WORKDIR/control.json, control.png, probe.png   tables and figures of the finished runs
 """
 
 import itertools
@@ -36,21 +36,21 @@ def control_study(
     data: Path | str | None = None,
     part: Part = (1, 1),
 ) -> dict[str, Any]:
-    """Learns every policy that is not there yet, and writes tables and figures after each.
+    """Learns every policy that is missing, and writes tables and figures after each.
 
     Args:
-      checkpoint: of the world model, which is not changed.
-      workdir: everything of the study lies there.
-      config: with a group `control`, see `ControlSettings` and configs/control_small.py.
+      checkpoint: the world model's checkpoint, which does not change.
+      workdir: directory of the whole study.
+      config: has a group `control`, see `ControlSettings` and configs/control_small.py.
       data: episode store; None takes the one that the model was trained on.
-      part: (i, n): the i-th of n processes or machines that share the runs of one workdir, each taking every n-th.
+      part: (i, n): this is the i-th of n processes or machines that share one workdir; each takes every n-th run.
 
     Returns:
-      The tables, as `whale_jax.control.tables.summary` makes them.
+      The tables, as `whale_jax.control.tables.summary` returns them.
 
     Raises:
-      WhaleError: the group is missing or wrong, the model or the data lack what a run needs, or the workdir holds
-        runs that were made with other settings.
+      WhaleError: the group is missing or wrong, the model or the data lack a part that a run needs, or the workdir
+        holds runs made with other settings.
     """
     settings, workdir = control_settings(config), Path(workdir)
     check_drawing()
@@ -58,7 +58,7 @@ def control_study(
     store, programs = open_store(data or model.episodes), Programs(model, settings)
     check_study(programs, store)
     with locked(workdir / ".lock", wait=True):
-        pass  # a directory that cannot be written is refused before anything is compiled
+        pass  # fails here, before anything is compiled, if the directory cannot be written
     shops, spent, mine = {}, [], jobs(settings)[part[0] - 1 :: part[1]]
     made = {job: made_of(model, store, settings, job) for job in jobs(settings)}
     for number, job in enumerate(mine, start=1):
@@ -79,7 +79,7 @@ def _left(runs: int, spent: list[float]) -> str:
 
 
 def control_settings(config: ConfigDict) -> ControlSettings:
-    """The settings of a study; raises WhaleError if the config has none."""
+    """Reads the settings of a study; raises WhaleError if the config has none."""
     if "control" not in config:
         raise WhaleError(
             f"The config {config.name} has no group `control`; see configs/control_small.py for an example."
@@ -88,7 +88,7 @@ def control_settings(config: ConfigDict) -> ControlSettings:
 
 
 def jobs(settings: ControlSettings) -> list[Job]:
-    """All runs: a task after the other, of each the seeds one after the other, and the probe in the end."""
+    """Returns all runs: task by task, seed by seed within a task, and the probe at the end."""
     found = []
     for task, seed, method in itertools.product(settings.tasks, settings.seeds, settings.methods):
         generated = 0.0 if method == "offline" else settings.generated
@@ -101,7 +101,7 @@ def jobs(settings: ControlSettings) -> list[Job]:
 
 
 def report(workdir: Path, settings: ControlSettings, name: str, made: Mapping[Job, str]) -> dict[str, Any]:
-    """Tables and figures of the runs that are finished; of processes that share the workdir one at a time."""
+    """Writes tables and figures of the finished runs; a lock lets only one process write at a time."""
     from whale_jax.control.figure import write_figures
 
     with locked(workdir / ".lock", wait=True):

@@ -1,6 +1,6 @@
-"""What a study's runs say together: curves over updates with intervals across seeds, and their ends.
+"""Tables of a study's runs: curves over updates with intervals across seeds, and their ends.
 
-Plain functions of what the runs wrote.
+The functions here are pure functions of the runs' results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 def across(values: Sequence[float]) -> list[float | None]:
-    """[mean, low, high] of one value a seed, with Student's 95 % interval; None, None for a single seed."""
+    """Returns [mean, low, high] of one value per seed: Student's 95 % interval, or None, None for a single seed."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return [mean, None, None]
@@ -23,18 +23,21 @@ def across(values: Sequence[float]) -> list[float | None]:
 
 
 def summary(found: Mapping[Any, list[dict[str, Any]]], planned: int) -> dict[str, Any]:
-    """The tables of the finished runs.
+    """Computes the tables of the finished runs.
 
     Args:
-      found: of each finished run, a `whale_jax.control.run.Job`, its trials.
-      planned: how many runs there are in all.
+      found: the trials of each finished run, by its `whale_jax.control.run.Job`.
+      planned: number of runs in all.
 
     Returns:
-      "study": by task and method, and "probe": by task and penalty, a dictionary of "updates" (a list), every one of
-      `MEASURES` as a list of [mean, low, high] across seeds, "last" (the mean over the later half of the trials of each
-      seed, then across seeds), "end" (of the last trial), "best", "drop" (from the best trial to the last), "gain" (of
-      the last trial's success over that of the run without penalty and of the same seed), "seeds", and "speed"
-      {"updates_per_second", …}; "runs" {"finished", "planned"}.
+      "study" by task and method, "probe" by task and penalty, and "runs" {"finished", "planned"}. Each entry of "study"
+      and "probe" is a dictionary of:
+        "updates": a list.
+        each of `MEASURES`: a list of [mean, low, high] across seeds.
+        "last": the mean over the later half of each seed's trials, then across seeds; "end": the last trial.
+        "best": the best trial; "drop": from the best trial to the last.
+        "gain": the last trial's success minus that of the run without penalty with the same seed.
+        "seeds": their number; "speed": {"updates_per_second", …}.
     """
     study: dict[str, dict[str, Any]] = {}
     probe: dict[str, dict[str, Any]] = {}
@@ -74,13 +77,13 @@ def _row(histories: list[list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _speed(timed: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians over trials."""
+    """Computes the medians over trials."""
     names = ("updates_per_second", "imagined_steps_per_second", "trial_seconds")
     return {name: float(np.median([x[name] for x in timed])) for name in names if timed and name in timed[0]}
 
 
 def to_text(table: Mapping[str, Any]) -> str:
-    """The tables for a terminal."""
+    """Formats the tables for a terminal."""
     runs = table["runs"]
     lines = [f"{runs['finished']} of {runs['planned']} runs are finished."]
     head = f"{'':<12}{'success at the end':>20}{'over no penalty':>23}{'later half':>20}{'best':>7}{'drop':>7}"

@@ -1,4 +1,4 @@
-"""Policies tried in the simulator that the data came from."""
+"""Trials of policies in the simulator that recorded the data."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Outcome:
     """E episodes of one policy.
 
     Attributes:
-      success: (E,) bool, whether a step of it succeeded.
-      returns: (E,) float32, sum of rewards of the steps compared, in the environment's units.
-      first: (E, H, W, 3) uint8, what each began with.
-      steps: (E,) int, taken until the first success, or in all where there is none.
+      success: (E,) bool, whether any step succeeded.
+      returns: (E,) float32, sum of the rewards of the compared steps, in the environment's units.
+      first: (E, H, W, 3) uint8, the first frames.
+      steps: (E,) int, steps up to the first success, or in all if there is none.
     """
 
     success: np.ndarray
@@ -32,17 +32,17 @@ class Outcome:
 
 
 class Trial:
-    """The simulator of one task, recorded as the data were, with fixed initial states."""
+    """The simulator of one task, with the camera and action repeat of the data and fixed initial states."""
 
     def __init__(self, task: str, record: dict[str, Any], spec: ActionSpec, image_size: int, settings: TrialSettings):
         self._simulator = Simulator(task, image_size=image_size, camera=record["camera"])
         self._repeat, self._spec, self._settings = record["action_repeat"], spec, settings
 
     def run(self, act: Callable[[np.ndarray], np.ndarray], stack: int) -> Outcome:
-        """Every episode, each until it succeeds but at least for the steps compared.
+        """Runs every episode until it succeeds, but at least for the compared steps.
 
         Args:
-          act: stacked frames (1, H, W, 3 S) uint8 to a normalised action (1, A).
+          act: maps stacked frames (1, H, W, 3 S) uint8 to a normalised action (1, A).
           stack: S.
         """
         results = []

@@ -1,1 +1,1 @@
-"""What is wrong with a machine, or with a data set's actions."""
+"""Diagnosis of a machine, and of a data set's actions."""

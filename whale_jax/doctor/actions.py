@@ -36,14 +36,16 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Returns whether nothing is wrong; suspicious findings do not count."""
+        """Whether nothing is wrong; suspicious findings do not count."""
         return not any(finding.severity == WRONG for finding in self.findings)
 
 
 def examine(
     data: Path | str, checkpoint: Path | str | None = None, episodes: int | None = None, output: Path | str = "doctor"
 ) -> Report:
-    """Examines a data set's actions, and with a checkpoint their effect on its predictions; draws OUTPUT/actions.png.
+    """Examines a data set's actions, and draws OUTPUT/actions.png.
+
+    With a checkpoint, also measures the effect of the actions on the model's predictions.
 
     Args:
       data: an episode store, or the directory of an RLDS data set; with a checkpoint an episode store.

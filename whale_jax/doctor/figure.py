@@ -64,7 +64,7 @@ def _draw_scatter(axes, axis: Axis) -> None:
 
 
 def _grippers(recording, spec: ActionSpec, state_spec: StateSpec | None) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Returns (name, command (L,) as opening 0 to 1, measured opening (L,)) per gripper; first episodes in a row."""
+    """Returns per gripper (name, command (L,) as opening 0 to 1, measured opening (L,)), over the first episodes."""
     measured = [steps for steps in recording if steps.state is not None]
     found = []
     for d, name in enumerate(spec.names):

@@ -1,4 +1,4 @@
-"""Checks what this machine offers Whale, and says how to add what is missing: the `whale doctor` command."""
+"""Checks whether this machine can run Whale, and says how to add missing parts: the `whale doctor` command."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 GIB = 2**30
-NEEDED_MEMORY, NEEDED_DISK = 6 * GIB, 2 * GIB  # what the quick start takes, with some room
+NEEDED_MEMORY, NEEDED_DISK = 6 * GIB, 2 * GIB  # the needs of the quick start, with some room
 
 # The purpose of each optional part. Its packages are read from the installed metadata.
 PARTS = {
@@ -104,7 +104,7 @@ def _pip(wanted: str) -> str:
 
 
 def _set_up(wheel: str = "whale-jax") -> str:
-    """Returns the command that installs what Whale cannot run without."""
+    """Returns the command that installs the parts that Whale cannot run without."""
     root = _checkout()
     return f"bash {_near(root / 'launch' / 'setup.sh')}" if root else _pip(wheel)
 

@@ -42,7 +42,7 @@ def try_checkpoint(checkpoint: Path | str, data: Path | str) -> tuple[tuple[dict
 
 
 def _clips(store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
-    """Returns frames (E, C + n, H, W, 3) and actions (E, C + n + 1, A), with one more action at either end."""
+    """Reads frames (E, C + n, H, W, 3) and actions (E, C + n + 1, A), with one more action at either end."""
     store = store.held_out()
     long = [i for i, record in enumerate(store.records) if record["length"] >= CONTEXT + HORIZON + 1]
     if len(long) < 2:
@@ -51,7 +51,7 @@ def _clips(store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
             "comparison needs two; record longer ones with `whale collect --steps`, or leave --checkpoint out."
         )
     records = [store.records[long[i]] for i in evenly(len(long), CLIPS)]
-    # One frame more at either end than is imagined, for the actions beyond it.
+    # One more frame at either end than the model sees, for the actions there.
     settings = ProtocolSettings(context=CONTEXT + 1, horizon=HORIZON + 1, episodes=CLIPS, start=-1)
     groups = read_clips(EpisodeStore(store.root, store.info, records), settings)
     frames = np.concatenate([group.frames for group in groups])
@@ -86,8 +86,12 @@ def try_actions(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> t
       frames: (E, C + n, H, W, 3) uint8; actions: (E, C + n + 1, A), with one more at either end.
 
     Returns:
-      For each, {"actions", "moving_psnr" in dB, "difference": [value, low, high] to the recorded, 99 % by a paired
-      bootstrap over clips, "clips"}. Clips in which nothing moves do not count.
+      For each alternative, {"actions", "moving_psnr" in dB, "difference": [value, low, high], "clips"}. The difference
+      is to the recorded actions, with a 99 % interval by a paired bootstrap over clips. Clips in which nothing moves do
+      not count.
+
+    Raises:
+      WhaleError: fewer than two clips have something that moves.
     """
     scores = {name: _score(model, frames, tried) for name, tried in alternatives(actions, model.action_spec).items()}
     moving = np.isfinite(scores["recorded"])
@@ -113,7 +117,7 @@ def _score(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.nda
     """Returns the moving-region PSNR (E,) of each clip, averaged over its imagined frames; NaN if nothing moves."""
     scores = []
     for start in range(0, len(frames), BATCH):
-        # The last batch is filled up, so that one program serves all.
+        # The last batch is filled up, so that all batches share one program.
         rows = np.minimum(np.arange(start, start + BATCH), len(frames) - 1)
         given, real = frames[rows, :CONTEXT], frames[rows, CONTEXT:]
         imagined = model.imagine(given, actions[rows]).frames
@@ -125,7 +129,7 @@ def _score(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.nda
 
 
 def findings(rows: Sequence[dict[str, Any]], spec: ActionSpec) -> tuple[Finding, ...]:
-    """Returns the findings in rows of `try_actions`: changes that surely predict better, dimensions without effect."""
+    """Returns the findings in rows of `try_actions`: changes that clearly predict better, dimensions without effect."""
     by_name = {row["actions"]: row["difference"] for row in rows}
     found = []
     for name in spec.names:

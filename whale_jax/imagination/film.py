@@ -1,4 +1,4 @@
-"""Films of what a model imagines from a recorded episode, or from one picture."""
+"""Films that a model imagines from a recorded episode, or from one picture."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ from whale_jax.imagination.world import WorldModel
 
 HORIZON = 16
 
-# What an action looks like on screen, by what recorded the episode and its camera.
+# How an action looks on screen, by the episode's source and its camera.
 _ON_SCREEN = {
     ("metaworld", "corner"): {
         "x -1": "left", "x +1": "right", "z -1": "down", "z +1": "up", "gripper -1": "open", "gripper +1": "close"
@@ -24,17 +24,17 @@ _ON_SCREEN = {
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a model is given, and what was recorded after it.
+    """The frames that a model is given, and the recording that follows them.
 
     Attributes:
-      source: the file that it comes from, and the frame.
+      source: the file and the first frame, in words.
       given: (C, H, W, 3) uint8, C >= 1 frames.
-      past: (C - 1, A) float32, the actions between them; (0, 0) for one frame.
-      last: (A,) float32, the action that led to the last of them; None if there was none.
-      frames: (m, H, W, 3) uint8, those recorded after the given ones; m is 0 for a picture.
-      actions: (m, A) float32, those that led to them.
+      past: (C - 1, A) float32, the actions between the given frames; (0, 0) for one frame.
+      last: (A,) float32, the action that led to the last given frame; None if there was none.
+      frames: (m, H, W, 3) uint8, the frames recorded after the given ones; m is 0 for a picture.
+      actions: (m, A) float32, the actions that led to `frames`.
       words: see `whale_jax.imagination.sequences.directions`.
-      action_spec: of the recorded actions; None if that is not known, as for a picture.
+      action_spec: describes the recorded actions; None if unknown, as for a picture.
     """
 
     source: str
@@ -49,13 +49,14 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class ImaginedFilm:
-    """Films that share their given frames.
+    """Films that begin with the same given frames.
 
     Attributes:
       films: (C + n, H, W, 3) uint8 each, by name.
-      context: C.
-      uncertainty: (C + n,) float32, NaN where there is none, as for given frames; None if it was not estimated.
-      estimate: what the uncertainty is, in words.
+      context: C, the number of given frames.
+      uncertainty: (C + n,) float32, NaN for given frames and wherever else there is no value; None if it was not
+        estimated.
+      estimate: the name and unit of the uncertainty.
       notes: see `Imagination`.
     """
 
@@ -67,7 +68,7 @@ class ImaginedFilm:
 
 
 def episode_scene(path: Path | str, start: int = 0, context: int = 2) -> Scene:
-    """The `context` frames of a recorded episode (.npz) from frame `start` on, and what followed.
+    """Reads `context` frames of a recorded episode (.npz) from frame `start` on, and the recording after them.
 
     Raises:
       WhaleError: the episode cannot be read or is too short.
@@ -96,10 +97,10 @@ def episode_scene(path: Path | str, start: int = 0, context: int = 2) -> Scene:
 
 
 def image_scene(path: Path | str) -> Scene:
-    """A picture as the only given frame.
+    """Reads a picture as the only given frame.
 
     Raises:
-      WhaleError: no such file, or it is no picture.
+      WhaleError: the file does not exist or is not a picture.
     """
     try:
         with Image.open(path) as image:
@@ -121,11 +122,13 @@ def choose_actions(
     seed: int | None = None,
     horizon: int | None = None,
 ) -> np.ndarray:
-    """What is done after the given frames, (n, A) float32; without a choice, what was done in the recording.
+    """Returns the actions (n, A) float32 to take after the given frames.
+
+    These are the recorded actions unless `action`, `actions` or `seed` says otherwise.
 
     Args:
-      spec: the robot's, which the actions must agree with.
-      scene: what is given.
+      spec: the robot's action spec, which the actions must obey.
+      scene: the given frames and their recording.
       action: "a,b,c,d", held over the horizon.
       actions: see `given_actions`.
       seed: see `random_actions`.
@@ -159,9 +162,10 @@ def choose_actions(
 def imagine_film(
     model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None = "retracing"
 ) -> ImaginedFilm:
-    """What follows a scene if the actions (n, A) are taken, beside what was recorded, if that is as long.
+    """Imagines what follows a scene if the actions (n, A) are taken.
 
-    The recorded film is called "real" where the actions are the recorded ones, else "recorded".
+    Adds the recorded film if the recording is long enough. It is called "real" if the actions are the recorded ones,
+    else "recorded".
 
     Raises:
       WhaleError: see `WorldModel.imagine`.
@@ -177,7 +181,9 @@ def imagine_film(
 
 
 def imagine_directions(model: WorldModel, scene: Scene, horizon: int | None = None) -> ImaginedFilm:
-    """What follows a scene if each of the `directions` of the robot is held over the horizon, `HORIZON` by default.
+    """Imagines what follows a scene if the robot holds each of its `directions` over the horizon.
+
+    The horizon is `HORIZON` by default.
 
     Raises:
       WhaleError: see `WorldModel.imagine` and `directions`.
@@ -196,7 +202,7 @@ def _count(horizon: int | None) -> int:
 
 
 def _imagine(model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None):
-    """The imagination of a scene along actions (B, n, A)."""
+    """Imagines B futures of a scene, along actions (B, n, A)."""
     if scene.action_spec is not None:
         model.action_spec.check_same(scene.action_spec, scene.source)
     size = model.networks.settings.tokenizer.image_size
@@ -214,6 +220,6 @@ def _over_the_film(future, context: int) -> np.ndarray | None:
     if future.uncertainty is None:
         return None
     values = future.uncertainty[0].astype(np.float32)
-    if "branches" in future.parts:  # without a start to retrace from, the estimate is of another scale
+    if "branches" in future.parts:  # with no start to retrace from, the estimate has another scale
         values = np.where(future.parts["branches"][0] > 0, values, np.nan)
     return np.concatenate([np.full(context, np.nan, np.float32), values])

@@ -1,4 +1,4 @@
-"""Rollout with behaviour inferred anew at every step (docs/method.md §6), at the cost of one frame a step.
+"""Rollout that infers behaviour at every step (docs/method.md §6), at the cost of one frame per step.
 
 The prior, the dynamics and the tokenizer's decoder keep the keys and values of the frames in a window of T. A full
 window is cut to its newest half, whose state is computed once (`refill`), so that every step equals the full
@@ -23,17 +23,17 @@ Estimates = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class RolloutState:
-    """The window of B trajectories; what lies after `time` is never read.
+    """The window of B trajectories; entries after `time` are never read.
 
     Attributes:
       time: () int32, index of the current frame in the window.
       frames: (B, T, H, W, 3) uint8, given and imagined.
-      ids: (B, T, N) int32 their tokens.
+      ids: (B, T, N) int32, the tokens of the frames.
       actions: (B, T, A) float32 normalised.
-      z: (B, T, Z) behaviour embeddings, kept as they were inferred.
-      decoder: state with the current frame; prior: state without it.
-      dynamics: state without it in `parallel`, with it in `maskgit`.
-      memory: what an estimator keeps of the window.
+      z: (B, T, Z) behaviour embeddings, each kept as it was first inferred.
+      decoder: cache that includes the current frame; prior: cache without the current frame.
+      dynamics: cache without the current frame in `parallel`, with it in `maskgit`.
+      memory: the estimator's memory of the window.
     """
 
     time: jax.Array
@@ -48,44 +48,44 @@ class RolloutState:
 
 
 class Estimator(Protocol):
-    """Says how far to trust an imagined step; see `whale_jax.imagination.uncertainty` for those that there are.
+    """An estimate of how far to trust an imagined step; `whale_jax.imagination.uncertainty` holds those available.
 
     Attributes:
-      needs: entries of the parameters that it reads beside the world model's own.
+      needs: names of the parameters that it reads in addition to the world model's own.
     """
 
     needs: tuple[str, ...]
 
     def fill(self, networks: Networks, params: Params, state: RolloutState, count: int) -> Any:
-        """Its memory of a window that was filled with `count` frames; the last of them is the current one."""
+        """Returns its memory of a window that holds `count` frames, the last of which is the current one."""
 
     def estimate(
         self, networks: Networks, params: Params, state: RolloutState, entropy: jax.Array
     ) -> tuple[Any, Estimates]:
-        """Its memory after a step, and named estimates (B,) of it, one of them "uncertainty".
+        """Returns its memory after a step, and named estimates (B,) of the step, among them "uncertainty".
 
         Args:
-          state: after the step; the judged frame, its tokens and its action stand at the window's end.
+          state: the state after the step; the new frame, its tokens and its action stand at the window's end.
           entropy: (B,) predictive entropy of the step's tokens in nats.
         """
 
 
 def at(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x[:, index] for a traced index."""
+    """Returns x[:, index] for a traced index."""
     return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
 
 
 def put(x: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
-    """x with x[:, index] = value for a traced index."""
+    """Returns x with x[:, index] = value for a traced index."""
     return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), index, axis=1)
 
 
 def start(
     networks: Networks, params: Params, frames: jax.Array, actions: jax.Array, estimator: Estimator | None = None
 ) -> RolloutState:
-    """State after C given frames (B, C, H, W, 3) uint8 and the C - 1 normalised actions between them.
+    """Returns the state after C given frames (B, C, H, W, 3) uint8 and the C - 1 normalised actions between them.
 
-    C is at most the model's window; the embeddings of all given frames come from one pass of the prior.
+    C is at most the model's window. One pass of the prior embeds all given frames.
     """
     settings = networks.settings
     actions = jnp.pad(actions, ((0, 0), (0, 1), (0, 0)))
@@ -97,14 +97,14 @@ def start(
 
 
 def _fill(networks: Networks, params: Params, estimator: Estimator | None, frames, ids, actions, z) -> RolloutState:
-    """State whose window holds these frames and nothing else; the last one is the current frame."""
+    """Returns the state whose window holds these frames and nothing else; the last one is the current frame."""
     settings = networks.settings
     size, count = settings.num_frames, frames.shape[1]
     _, decoder = networks.decode_more(params, ids, TimeCache.empty(size))
     prior = None
     if settings.dynamics.embedding_dim:
         _, prior = networks.infer_behaviour_more(params, frames, previous_actions(actions), TimeCache.empty(size))
-        # Its last frame is taken back: the prior sees that frame again in the step that follows.
+        # The last frame is removed from the cache, for the prior sees it again in the next step.
         prior = prior.until(count - 1)
     dynamics = fill_dynamics(networks, params, ids, actions, z)
 
@@ -117,7 +117,7 @@ def _fill(networks: Networks, params: Params, estimator: Estimator | None, frame
 
 
 def fill_dynamics(networks: Networks, params: Params, ids, actions, z) -> TimeCache:
-    """The dynamics' state as in `RolloutState`, of a window (B, C, …) whose last frame is the current one."""
+    """Returns the dynamics' cache, as in `RolloutState`, for a window (B, C, …) that ends with the current frame."""
     masked = networks.settings.dynamics.decode_mode == "maskgit"
     mask = jnp.zeros(ids.shape, bool) if masked else None
     empty = TimeCache.empty(networks.settings.num_frames)
@@ -126,8 +126,8 @@ def fill_dynamics(networks: Networks, params: Params, ids, actions, z) -> TimeCa
 
 
 def refill(networks: Networks, params: Params, state: RolloutState, estimator: Estimator | None = None) -> RolloutState:
-    """A full window cut to its newest half, its state computed anew."""
-    # Half, as a balance: cut by less and windows are recomputed more often, by more and less history is seen.
+    """Cuts a full window to its newest half and recomputes the state."""
+    # Half is a balance: a smaller cut recomputes windows more often, a larger one leaves less history.
     keep = networks.settings.num_frames // 2
     parts = (state.frames, state.ids, state.actions, state.z)
     return _fill(networks, params, estimator, *(x[:, -keep:] for x in parts))
@@ -136,8 +136,8 @@ def refill(networks: Networks, params: Params, state: RolloutState, estimator: E
 def make_room(
     networks: Networks, params: Params, state: RolloutState, estimator: Estimator | None = None
 ) -> RolloutState:
-    """The state with room for one more frame."""
-    # A loop of no or one turn: unlike a branch, it leaves the state where it lies instead of copying it.
+    """Returns the state with room for one more frame."""
+    # A loop of zero or one turns: unlike a branch, it updates the state in place instead of copying it.
     full = networks.settings.num_frames - 1
     return jax.lax.while_loop(lambda s: s.time == full, lambda s: refill(networks, params, s, estimator), state)
 
@@ -154,11 +154,11 @@ def step(
     """Imagines one frame.
 
     Args:
-      state: window up to o_t, started with the same estimator.
+      state: a window up to o_t, started with the same estimator.
       action: (B, A) normalised a_t.
       key: for sampling tokens.
       temperature: of sampling; 0 takes the arg-max.
-      estimator: of the step's uncertainty.
+      estimator: estimates the step's uncertainty.
 
     Returns:
       The state with o_{t+1}; that frame (B, H, W, 3) uint8; and the estimates, {} without an estimator.
@@ -176,7 +176,7 @@ def advance(
     temperature: float,
     estimator: Estimator | None = None,
 ) -> tuple[RolloutState, tuple[jax.Array, Estimates]]:
-    """`step` of a window that has room for the frame."""
+    """Imagines one frame as `step` does, in a window that has room for it."""
     t = state.time
     z = jnp.zeros((action.shape[0], 0))
     if networks.settings.dynamics.embedding_dim:
@@ -202,15 +202,15 @@ def advance(
 
 
 def to_bytes(frames: jax.Array) -> jax.Array:
-    """uint8 frames of float ones in [0, 1]."""
+    """Converts frames from floats in [0, 1] to uint8."""
     return jnp.round(frames * 255.0).astype(jnp.uint8)
 
 
 def _infer(networks: Networks, params: Params, state: RolloutState) -> tuple[jax.Array, TimeCache]:
-    """z_t (B, Z) from the current frame and the action before it."""
+    """Infers z_t (B, Z) from the current frame and the action before it; returns it with the prior's new cache."""
     t = state.time
     before = jnp.where(t > 0, at(state.actions, jnp.maximum(t - 1, 0)), 0.0)
-    # As in `previous_actions`: the first frame of a window has no action before it, and says so.
+    # As in `previous_actions`, a flag marks the first frame of a window, which has no action before it.
     first = jnp.broadcast_to(jnp.float32(t == 0), (before.shape[0], 1))
     previous = jnp.concatenate([before, first], axis=-1)[:, None]
     log_p, prior = networks.infer_behaviour_more(params, at(state.frames, t)[:, None], previous, state.prior)
@@ -220,15 +220,15 @@ def _infer(networks: Networks, params: Params, state: RolloutState) -> tuple[jax
 def next_tokens(
     networks: Networks, params: Params, cache: TimeCache, ids, actions, z, key, temperature: float
 ) -> tuple[jax.Array, jax.Array, TimeCache]:
-    """Tokens that follow S frames side by side.
+    """Predicts the tokens that follow each of S frames, side by side.
 
     Args:
-      cache: the dynamics' state as in `RolloutState`. Its places are those of the frames that enter the dynamics (the
-        current ones in `parallel`, the new ones in `maskgit`); without places S is 1.
+      cache: the dynamics' cache as in `RolloutState`. Its places are those of the frames that enter the dynamics (the
+        current ones in `parallel`, the new ones in `maskgit`). Without places, S is 1.
       ids, actions, z: (B, S, N), (B, S, A), (B, S, Z) of the current frames.
 
     Returns:
-      Tokens (B, S, N), the entropy (B, S) of their first pass, and the dynamics' new state.
+      Tokens (B, S, N), the entropy (B, S) of their first pass, and the dynamics' new cache.
     """
     settings = networks.settings.dynamics
     z = z if settings.embedding_dim else None
@@ -238,7 +238,7 @@ def next_tokens(
     time, places = cache.time, cache.places
 
     def predict(ids, mask, cache):
-        # The new frame's slot is written in every pass, and last with the tokens that were chosen.
+        # Every pass writes the new frame's slot; the last one writes the chosen tokens.
         return networks.predict_more(params, ids, actions, z, mask, cache.replace(time=time, places=places))
 
     ids, h, cache = maskgit_decode(predict, cache.replace(places=None), key, settings, ids.shape, temperature)
@@ -259,7 +259,7 @@ def rollout(
     Args:
       frames: (B, C, H, W, 3) uint8.
       actions: (B, C - 1 + n, A) normalised; the first C - 1 lie between the given frames.
-      estimator: of each step's uncertainty.
+      estimator: estimates each step's uncertainty.
 
     Returns:
       Frames (B, n, H, W, 3) uint8 and named estimates (B, n).
@@ -269,7 +269,7 @@ def rollout(
 
     def body(state, inputs):
         action, i = inputs
-        # By the step's own number, so that a longer horizon begins with the same frames.
+        # Folding in the step's number makes a longer horizon begin with the same frames.
         return step(networks, params, state, action, jax.random.fold_in(key, i), temperature, estimator)
 
     future = actions[:, past:].swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""What is done while the model imagines: action sequences that are typed, read, drawn or held. Free of JAX."""
+"""Action sequences to imagine: typed, read from a file, drawn at random or held. This file does not use JAX."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,12 @@ _FILES = (".csv", ".npy")
 
 
 def typed(text: str) -> np.ndarray:
-    """Actions (n, A) float32 from text such as "1,0,0,0*4; 0,0,-1,1*8": parts in order, each taken so many times.
+    """Parses actions (n, A) float32 from text such as "1,0,0,0*4; 0,0,-1,1*8".
+
+    The parts follow in order; the number after a * says how often a part is taken.
 
     Raises:
-      WhaleError: a part that is not numbers, and perhaps a number of times, or parts of different lengths.
+      WhaleError: a part is not numbers with an optional count, or parts differ in length.
     """
     parts = [part.strip() for part in text.split(";") if part.strip()]
     actions = [_part(part, index) for index, part in enumerate(parts, start=1)]
@@ -45,10 +47,10 @@ def _part(text: str, index: int) -> np.ndarray:
 
 
 def read_actions(path: Path | str) -> np.ndarray:
-    """Actions (n, A) float32 from a .npy array, or a .csv file with an action a line and no header.
+    """Reads actions (n, A) float32 from a .npy array, or from a .csv file with one action per line and no header.
 
     Raises:
-      WhaleError: no such file, or it is no table of numbers.
+      WhaleError: the file does not exist or is not a table of numbers.
     """
     path = Path(path)
     try:
@@ -77,23 +79,25 @@ def _read_csv(path: Path) -> np.ndarray:
 
 
 def given_actions(text: str) -> np.ndarray:
-    """Actions (n, A) float32: those of a .csv or .npy file if `text` is the name of one, else those typed in it."""
+    """Returns actions (n, A) float32: read from the .csv or .npy file that `text` names, else parsed from `text`."""
     return read_actions(text) if Path(text.strip()).suffix in _FILES else typed(text)
 
 
 def random_actions(spec: ActionSpec, count: int, seed: int) -> np.ndarray:
-    """Actions (count, A) float32, each dimension drawn evenly from its range by `seed`, at least 0."""
+    """Draws actions (count, A) float32 uniformly from the range of each dimension; `seed` is at least 0."""
     if seed < 0:
         raise WhaleError(f"The seed of random actions is {seed}; give a whole number from 0 up.")
     return np.random.default_rng(seed).uniform(spec.low, spec.high, (count, spec.dim)).astype(np.float32)
 
 
 def resting(spec: ActionSpec, last: np.ndarray | None = None) -> np.ndarray:
-    """The action (A,) float32 that changes nothing: deltas of 0 and the last command, or the middle of its range.
+    """Returns the action (A,) float32 that changes nothing.
+
+    Deltas are 0. Other dimensions repeat the last command, or take the middle of their range if there was none.
 
     Args:
-      spec: the robot's.
-      last: the command before, (A,) in the robot's units; None if there was none.
+      spec: the robot's action spec.
+      last: the previous command, (A,) in the robot's units; None if there was none.
     """
     low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
     kept = (low + high) / 2 if last is None else np.asarray(last, np.float32)
@@ -103,14 +107,15 @@ def resting(spec: ActionSpec, last: np.ndarray | None = None) -> np.ndarray:
 def directions(
     spec: ActionSpec, last: np.ndarray | None = None, words: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
-    """The actions to either end of a dimension, all others at rest: label -> (A,) float32, at most six.
+    """Returns actions to either end of a dimension, with all others at rest: label -> (A,) float32, at most six.
 
-    With a gripper they are two deltas and the gripper; of three deltas or more, which begin with a position, the
-    first and the third, so that one moves sideways and one in height. Without a gripper they are three deltas.
+    With a gripper, the dimensions are the gripper and two deltas. Of three or more deltas, which begin with a position,
+    the first and the third are taken, so that one moves sideways and one in height. Without a gripper, the dimensions
+    are the first three deltas.
 
     Args:
       spec, last: see `resting`.
-      words: what to call an action, by its plain label: the dimension's name and value, as in "x -1".
+      words: names of actions by their plain label, which is the dimension's name and value, as in "x -1".
 
     Raises:
       WhaleError: no dimension is a delta or a gripper.

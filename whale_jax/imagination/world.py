@@ -1,4 +1,4 @@
-"""What a user holds: a world model loaded from a checkpoint directory."""
+"""A world model loaded from a checkpoint directory: the object that users hold."""
 
 import dataclasses
 import functools
@@ -32,11 +32,11 @@ class Imagination:
 
     Attributes:
       frames: (B, n, H, W, 3) uint8.
-      actions: (B, n, A) float32, those taken, in the robot's own units.
+      actions: (B, n, A) float32, the actions taken, in the robot's own units.
       rewards: (B, n) float32; None if the checkpoint has no reward model.
-      uncertainty: (B, n) float32, of every step; None unless asked for.
-      parts: further estimates (B, n) by name, those that `uncertainty` is made of.
-      notes: what a reader of these figures should know, in sentences.
+      uncertainty: (B, n) float32, one value per step; None unless requested.
+      parts: the estimates (B, n), by name, from which `uncertainty` is computed.
+      notes: sentences that a reader of these figures should know.
     """
 
     frames: np.ndarray
@@ -48,11 +48,11 @@ class Imagination:
 
     @property
     def accumulated(self) -> np.ndarray | None:
-        """(B, n) float32, uncertainty summed from the first step up to each; its last column is the trajectory's."""
+        """(B, n) float32, the uncertainty summed up to each step; the last column is that of the whole trajectory."""
         return None if self.uncertainty is None else np.cumsum(self.uncertainty, axis=1)
 
 
-# Compiled once for all models of the same settings; estimators and temperature are part of the program.
+# Compiled once for all models with the same settings. Estimator and temperature are part of the program.
 _STATIC = ("networks", "temperature", "estimator")
 _rollout = jax.jit(rollouts.rollout, static_argnames=_STATIC)
 _step = jax.jit(rollouts.step, static_argnames=_STATIC)
@@ -71,12 +71,12 @@ def _reward(networks: Networks, params: Params, *transitions: jax.Array) -> jax.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WorldModel:
-    """Networks, parameters and the action contract of one checkpoint.
+    """The networks, parameters and action spec of one checkpoint.
 
     Attributes:
-      networks: the modules; params: all components' parameters by name.
-      action_spec: what the actions mean; actions passed in and out are in its units.
-      meta: the checkpoint's description of itself; source: where it came from.
+      networks: the modules; params: the parameters of all components, by name.
+      action_spec: the meaning of the actions; actions passed in and out are in its units.
+      meta: the checkpoint's description of itself; source: its directory.
     """
 
     networks: Networks
@@ -99,19 +99,19 @@ class WorldModel:
         """Imagines what the camera would see.
 
         Args:
-          frames: (B, C, H, W, 3) uint8, C >= 1 frames that were seen.
+          frames: (B, C, H, W, 3) uint8, C >= 1 given frames.
           actions: (B, C - 1 + n, A) in the robot's own units; the first C - 1 lie between the given frames.
-            With `policy`, those C - 1 alone (None if C is 1).
+            With `policy`, give only those C - 1 (None if C is 1).
           key: a JAX key for sampling; not needed at temperature 0.
-          policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), in place of given actions. One that remembers
-            frames has a method `reset`, which is called before the first.
+          policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), instead of given actions. A policy that remembers
+            frames has a method `reset`, which is called before the first frame.
           horizon: n; only with `policy`.
           uncertainty: "retracing", "entropy" or "ensemble", an estimator of `whale_jax.imagination.uncertainty` with
-            settings of your own, or None.
+            your own settings, or None.
           temperature: of token sampling; 0 takes the most likely tokens.
 
         Raises:
-          WhaleError: wrong shapes or types, actions that are not finite or out of range, no trained dynamics.
+          WhaleError: shapes or types are wrong, actions are out of range or not finite, or dynamics are not trained.
         """
         frames, actions = np.asarray(frames), self._actions(frames, actions, policy, horizon)
         self._check_frames(frames)
@@ -121,7 +121,7 @@ class WorldModel:
             if temperature > 0 or policy is not None:
                 raise WhaleError("imagine() needs key=jax.random.key(...) to sample tokens or to run a policy.")
             key = jax.random.key(0)
-        # Earlier frames than the window holds are not seen.
+        # The window holds no frames before these.
         drop = max(0, frames.shape[1] - self.networks.settings.num_frames)
         frames, actions = frames[:, drop:], actions[:, drop:]
         if policy is None:
@@ -148,12 +148,12 @@ class WorldModel:
 
     @property
     def episodes(self) -> Path:
-        """The episode store of the run that made the checkpoint; of a mixture, its held-out episodes."""
+        """The episode store of the run that made the checkpoint; for a mixture, its held-out episodes."""
         return self.workdir.episodes(self.meta.config.get("data", {}))
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all parameters, by name, shape and content."""
+        """SHA-256 of the names, shapes and values of all parameters."""
         whole = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(dict(self.params)):
             array = np.asarray(leaf)
@@ -170,10 +170,10 @@ class WorldModel:
         return "on" if any(np.asarray(x).any() for x in weights) else "switched off"
 
     def without_behaviour(self) -> "WorldModel":
-        """The same model with behaviour conditioning switched off: embeddings weigh nothing in its predictions.
+        """Returns the model with behaviour conditioning switched off: embeddings have no weight in its predictions.
 
         Raises:
-          WhaleError: it was trained without.
+          WhaleError: the model was trained without behaviour conditioning.
         """
         if not self.networks.settings.dynamics.embedding_dim:
             raise WhaleError(f"{self.source} was trained without behaviour conditioning; there is none to switch off.")
@@ -184,7 +184,7 @@ class WorldModel:
         return dataclasses.replace(self, params=params)
 
     def check_episodes(self, store: EpisodeStore, context: int) -> None:
-        """Raises WhaleError if dreams cannot begin with `context` frames of a store's episodes."""
+        """Raises WhaleError if dreams cannot begin with `context` frames of the store's episodes."""
         size, window = self.networks.settings.frame_size, self.networks.settings.num_frames
         if context > window:
             raise WhaleError(
@@ -198,22 +198,22 @@ class WorldModel:
         self.action_spec.check_same(store.action_spec, str(store.root))
 
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
-        """Frames (B, T, H, W, 3) uint8 through the tokenizer and back, in windows of the model's length."""
+        """Encodes and decodes frames (B, T, H, W, 3) uint8 with the tokenizer, in windows of the model's length."""
         self._check_frames(np.asarray(frames))
         size = self.networks.settings.num_frames
         parts = [frames[:, i : i + size] for i in range(0, frames.shape[1], size)]
         return np.concatenate([np.asarray(_reconstruct(self.networks, self.params, part)) for part in parts], axis=1)
 
     def untrained(self, components: Collection[str]) -> list[str]:
-        """Returns what imagining needs beyond components of these names."""
+        """Returns the components that imagining needs and that are not among `components`."""
         conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
         return [c for c in ("tokenizer", *conditioned, "dynamics") if c not in components]
 
     def params_for(self, estimator: rollouts.Estimator | None) -> Params:
-        """All components' parameters and what the estimator needs beside them, on every device of the mesh.
+        """Returns all parameters, with those that the estimator needs as well, on every device of the mesh.
 
         Raises:
-          WhaleError: what imagining or the estimator needs is not trained.
+          WhaleError: a component that imagining or the estimator needs is not trained.
         """
         if missing := self.untrained(self.params):
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
@@ -238,7 +238,7 @@ class WorldModel:
         return make_mesh()
 
     def _spread(self, *arrays: np.ndarray) -> list[jax.Array]:
-        """Arrays (B, …) sharded by trajectory, with the last one repeated until B divides over the devices."""
+        """Shards arrays (B, …) by trajectory; the last one is repeated until B divides over the devices."""
         missing = -len(arrays[0]) % self._mesh.shape["data"]
         arrays = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
         return put_batch(arrays, self._mesh)
@@ -307,7 +307,7 @@ class WorldModel:
 
 
 def begin_episode(policy: Policy) -> None:
-    """Tells a policy that remembers frames, which one with a method `reset` does, that other ones follow."""
+    """Tells a policy that a new episode begins, if it remembers frames and so has a method `reset`."""
     if hasattr(policy, "reset"):
         policy.reset()
 
@@ -330,16 +330,16 @@ def _notes(estimator, estimates: dict[str, np.ndarray]) -> tuple[str, ...]:
 
 
 def load(directory: Path | str, dataset: str | None = None) -> WorldModel:
-    """The world model of a checkpoint: a work directory, a stage's directory, or a step's.
+    """Loads the world model of a checkpoint.
 
-    Of a directory of steps it is the newest that can be read; what is passed over is said.
+    If the directory holds several steps, takes the newest one that can be read and says which ones it skipped.
 
     Args:
-      directory: that of the checkpoint.
-      dataset: of a model that was trained on a mixture, the data set in whose own units actions are given.
+      directory: a work directory, or the directory of a stage or of a step.
+      dataset: for a model trained on a mixture, the data set in whose units actions are given.
 
     Raises:
-      WhaleError: there is no checkpoint, it cannot be read, or it was trained on no such data set.
+      WhaleError: there is no checkpoint, it cannot be read, or it was not trained on that data set.
     """
     stage_directory, newest = find(directory)
     asked = Path(directory).absolute() == stage_directory / str(newest)

@@ -1,1 +1,1 @@
-"""Measurements of training and sampling, and what a config costs."""
+"""Measurements of training and sampling, and the costs of a config."""

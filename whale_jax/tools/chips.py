@@ -1,4 +1,4 @@
-"""What accelerators can do by their makers' data sheets: the denominators of MFU and of the tables in docs/scale.md."""
+"""Accelerators by their makers' data sheets: the denominators of MFU and of the tables in docs/scale.md."""
 
 import dataclasses
 import re
@@ -9,12 +9,12 @@ class Chip:
     """One kind of accelerator.
 
     Attributes:
-      name: as the tables say it; kind: what `jax.Device.device_kind` contains.
+      name: its name in the tables; kind: a part of `jax.Device.device_kind`.
       tflops: dense bfloat16 matrix products with float32 sums, TFLOP/s.
       memory_gib: usable memory in GiB; memory_gbs: its bandwidth in GB/s.
       node_gbs: GB/s that one chip sends to the others of its node while it receives as much.
-      network_gbs: GB/s that a node of eight sends to others, whatever a ring through all chips passes on: a port of
-        400 Gb/s a chip (A100: 200), or one of 100 Gb/s for all eight where cards sit on PCIe.
+      network_gbs: GB/s that a node of eight sends to other nodes, regardless of what a ring through all chips passes
+        on: one port of 400 Gb/s per chip (A100: 200), or one of 100 Gb/s for all eight if cards sit on PCIe.
     """
 
     name: str
@@ -36,7 +36,7 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls so, or None if it is not listed, as slower versions of the same name are not."""
+    """Returns the chip of this JAX name, or None if it is not listed, like slower versions of the same name."""
     if re.search(r"PCIe|NVL|Laptop|4090 D", device_kind):
         return None
     return next((chip for chip in CHIPS if re.search(rf"\b{chip.kind}\b", device_kind)), None)

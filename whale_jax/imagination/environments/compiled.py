@@ -1,4 +1,4 @@
-"""What an environment compiles: dreams with keys of their own, begun anew where they end."""
+"""The compiled programs of an environment: dreams with their own keys, restarted when they end."""
 
 import functools
 
@@ -17,9 +17,9 @@ class Carry:
     """B dreams between two calls.
 
     Attributes:
-      dreams: their state.
-      keys: (B,) JAX keys, one stream for each, drawn from when it steps and when it begins.
-      done: (B,) bool, whose last step was truncated.
+      dreams: the state of the dreams.
+      keys: (B,) JAX keys, one stream per dream, which its steps and its starts draw from.
+      done: (B,) bool, whether the dream's last step was truncated.
     """
 
     dreams: DreamState
@@ -29,15 +29,15 @@ class Carry:
 
 @flax.struct.dataclass
 class Outcome:
-    """Of one step of B environments, in Gymnasium's conventions.
+    """The results of one step of B environments, in Gymnasium's conventions.
 
     Attributes:
       obs: (B, H, W, 3) uint8.
       reward: (B,) float32; terminated, truncated: (B,) bool.
-      info: (B,) by name, of the step.
-      stepped: (B,) bool, False where there was no step, as a dream began anew in its place.
-      start: (B,) int32, the starting state that the observation goes back to.
-      final_obs: (B, H, W, 3) uint8, the frame that a dream ended with; None unless they begin anew in the same step.
+      info: (B,) arrays of the step, by name.
+      stepped: (B,) bool, False where a dream restarted instead of stepping.
+      start: (B,) int32, the starting state of the dream that is observed.
+      final_obs: (B, H, W, 3) uint8, the last frame of a dream that ended; None unless dreams restart in the same step.
     """
 
     obs: jax.Array
@@ -50,20 +50,20 @@ class Outcome:
     final_obs: jax.Array | None = None
 
 
-# As a static argument a dream is jit's key: equal ones share a program, which jit keeps for good. Parameters are no
-# part of the key (`compare=False`) and travel as an argument, so that a dropped model frees its memory: take the dream
-# as `Dream.without_arrays` gives it. The carry that is given to a call is used up by it.
+# As a static argument, a dream is jit's key: equal dreams share a program, which jit keeps for good. Parameters are not
+# part of the key (`compare=False`) but an argument, so that a dropped model frees its memory. Pass the dream that
+# `Dream.without_arrays` returns. A call consumes the carry that it is given.
 
 
 def blank(dream: Dream, params: Params, seeds: list[int]) -> Carry:
-    """A carry whose dreams are all still to be reset."""
+    """Returns a carry whose dreams have not been reset yet."""
     shapes = jax.eval_shape(dream.blank, params)
     dreams = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype)), shapes)
     return Carry(dreams, keys_of(seeds), jax.device_put(np.zeros(len(seeds), bool)))
 
 
 def seed(carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
-    """The carry in which the dreams of the mask that have a seed draw from it."""
+    """Gives new keys to the dreams of the mask that have a seed."""
     seeded = np.array([seed is not None for seed in seeds]) & mask
     keys = keys_of([seed or 0 for seed in seeds])
     return carry.replace(keys=jnp.where(jnp.asarray(seeded), keys, carry.keys))
@@ -71,9 +71,9 @@ def seed(carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
-    """Begins the dreams of the mask, at `start` (B,) or, where that is negative, anywhere.
+    """Begins the dreams of the mask, each at `start` (B,) or, where that is negative, at a random starting state.
 
-    Gives the carry, observations and (B,) int32 starting states.
+    Returns the carry, the observations and the starting states (B,) int32.
     """
     carry = _renew(dream, params, carry, mask, start)
     return carry, carry.dreams.frame, carry.dreams.start
@@ -87,8 +87,8 @@ def _renew(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: j
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
-    """Imagines a frame of every dream, and begins those anew whose turn it is."""
-    # In next-step mode an ended dream spends a call on beginning anew, and its action counts for nothing.
+    """Imagines a frame of every dream, and restarts the ended dreams as `mode` says."""
+    # In next-step mode an ended dream uses the call to restart, and its action is ignored.
     idle = carry.done if mode == AutoresetMode.NEXT_STEP else jnp.zeros_like(carry.done)
     keys, fresh = _split(carry.keys, ~idle)
     dreams, frame, reward, terminated, truncated, info = dream.step(params, carry.dreams, action, fresh, idle)
@@ -104,13 +104,13 @@ def step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action
 
 
 def keys_of(seeds: list[int]) -> jax.Array:
-    """(B,) keys, each of its own seed of any size."""
-    # Gymnasium's seeds may be larger than the 32 bits that `jax.random.key` tells apart on its own.
+    """Returns (B,) keys, one from each seed; seeds may have any size."""
+    # Gymnasium's seeds may exceed the 32 bits that `jax.random.key` distinguishes.
     data = [np.random.SeedSequence(seed).generate_state(2) for seed in seeds]
     return jax.random.wrap_key_data(jnp.asarray(np.stack(data), jnp.uint32), impl="threefry2x32")
 
 
 def _split(keys: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys after those of the mask were drawn from, and what was drawn; a stream is the dream's own affair."""
+    """Draws from the keys of the mask; returns all keys, and the keys drawn. No other dream's stream moves."""
     both = jax.vmap(jax.random.split)(keys)
     return jnp.where(mask, both[:, 0], keys), both[:, 1]

@@ -1,7 +1,7 @@
-"""Imagined environments as pure functions: many dreams of one world model, each with a clock of its own.
+"""Imagined environments as pure functions: many dreams of one world model, each with its own clock.
 
-A dream is exactly what `WorldModel.imagine` shows for the same context and actions, whatever its neighbours do: their
-windows are cut and they begin anew at moments of their own, a few at a time, at the cost of those few.
+A dream shows exactly what `WorldModel.imagine` shows for the same context and actions, whatever its neighbours do.
+Dreams cut their windows and restart at different moments, a few at a time, at the cost of those few.
 
 Dimension keys: B dreams, C frames of context, A actions, N starting states.
 """
@@ -26,7 +26,7 @@ from whale_jax.models.heads.reward import expected_reward
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training.sharding import Params
 
-# On a CPU so many dreams are stepped at once: of more, what a step computes leaves the processor's caches.
+# Dreams stepped at once on a CPU; with more, the values of a step no longer fit the processor's caches.
 ABREAST = 16
 
 Info = dict[str, jax.Array]
@@ -35,15 +35,15 @@ Step = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
 
 @dataclasses.dataclass(frozen=True)
 class DreamSettings(Settings):
-    """What a dream is."""
+    """Settings of a dream."""
 
-    context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back its 3 actions at once
+    context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back 3 actions at once
     horizon: int = 16  # steps after which a dream is truncated
     uncertainty: str = "retracing"  # or "entropy", "ensemble", or "" for none
-    penalty: float = 0.0  # λ; the reward is the model's less λ times the step's uncertainty
+    penalty: float = 0.0  # λ; the reward is the model's minus λ times the step's uncertainty
     max_uncertainty: float = float("inf")  # a dream is truncated by a step that is more uncertain
     temperature: float = 0.0  # of token sampling; 0 takes the most likely tokens
-    reward: bool = True  # take the model's reward; without it the reward is the penalty's alone
+    reward: bool = True  # take the model's reward; without it the reward is the penalty alone
 
     def __post_init__(self):
         check_least(self, context=1, horizon=1, temperature=0)
@@ -64,10 +64,10 @@ class DreamState:
     """B dreams.
 
     Attributes:
-      window: each dream's, a batch of one, along a leading axis (B,) of every leaf.
-      frame: (B, H, W, 3) uint8, the newest.
-      steps: (B,) int32, imagined since the dream began.
-      start: (B,) int32, index of its starting state.
+      window: the windows, each a batch of one, along a leading axis (B,) of every leaf.
+      frame: (B, H, W, 3) uint8, the newest frames.
+      steps: (B,) int32, steps imagined since the dream began.
+      start: (B,) int32, index of the starting state.
     """
 
     window: rollouts.RolloutState
@@ -80,18 +80,18 @@ class DreamState:
 class Dream:
     """B dreams of one world model: `reset`, `step` and `reset_where` are pure and can be scanned under one jit.
 
-    Made by `make_dream`. Those that differ in `params` and `origins` alone are equal, as they compile to the same.
+    Made by `make_dream`. Dreams that differ only in `params` and `origins` are equal, as they compile to the same code.
 
     Attributes:
       num_envs: B.
       settings: see `DreamSettings`.
-      networks: the world model's.
-      action_spec: what actions mean; they are given in its units.
-      estimator: of each step's uncertainty, or None.
-      params: the world model's parameters, what the estimator needs, and "starts": {"frames": (N, C, H, W, 3) uint8,
+      networks: the networks of the world model.
+      action_spec: the meaning of actions, which are given in its units.
+      estimator: estimates each step's uncertainty; None for no estimate.
+      params: the world model's parameters, those of the estimator, and "starts": {"frames": (N, C, H, W, 3) uint8,
         "actions": (N, C - 1, A) float32 normalised}.
-      origins: (N, 2) int32, of each starting state the episode in the store and its first frame.
-      chunk: dreams whose windows are computed anew at once.
+      origins: (N, 2) int32, the episode in the store and the first frame, for each starting state.
+      chunk: dreams whose windows are recomputed at once.
       abreast: dreams that are stepped at once.
     """
 
@@ -113,20 +113,20 @@ class Dream:
     def reset_where(
         self, params: Params, state: DreamState, mask: jax.Array, key: jax.Array, start: jax.Array | None = None
     ) -> tuple[DreamState, jax.Array]:
-        """Begins some dreams anew, and leaves the others as they are.
+        """Restarts some dreams and leaves the others unchanged.
 
         Args:
           params: as `self.params`.
-          state: of all dreams.
-          mask: (B,) bool, which to begin anew.
-          key: for drawing the starting states: one, or (B,) of them, one for each dream.
-          start: (B,) int32 indices of starting states; where it is negative one is drawn. None draws all.
+          state: the state of all dreams.
+          mask: (B,) bool, the dreams to restart.
+          key: draws the starting states; one key, or one per dream (B,).
+          start: (B,) int32 indices of starting states; one is drawn where the index is negative. None draws all.
 
         Returns:
           The state and its newest frames (B, H, W, 3) uint8.
         """
         count = len(params["starts"]["frames"])
-        # Drawn for all, also for those that stay, so that a dream's stream is not moved by its neighbours.
+        # Drawn for all dreams, even those that stay, so that no dream's stream depends on its neighbours.
         drawn = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(self._keys(key))
         chosen = drawn if start is None else jnp.where(start < 0, drawn, start)
 
@@ -145,19 +145,19 @@ class Dream:
 
         Args:
           params: as `self.params`.
-          state: of all dreams.
+          state: the state of all dreams.
           action: (B, A) float32 in the robot's own units; clipped to their range.
-          key: for sampling tokens: one, or (B,) of them, one for each dream.
-          idle: (B,) bool, dreams to be begun anew right after, whose step means nothing; None if there are none.
+          key: samples the tokens; one key, or one per dream (B,).
+          idle: (B,) bool, dreams that restart right after, so that their step is ignored; None if there are none.
 
         Returns:
           The state; its newest frames (B, H, W, 3) uint8; rewards (B,) float32; terminated (B,) bool, always False,
-          as the model predicts no ends; truncated (B,) bool; and info (B,) by name: the estimates, one of them
-          "uncertainty"; "reward_model", the reward without penalty; and "start".
+          as the model does not predict terminations; truncated (B,) bool; and info (B,) by name: the estimates, among
+          them "uncertainty"; "reward_model", the reward without penalty; and "start".
         """
         window = self._make_room(params, state.window, idle)
         spec = self.action_spec
-        # On the device a wrong value cannot raise; Gymnasium's interface has checked what came from the host.
+        # A wrong value cannot raise on the device; Gymnasium's interface has checked actions from the host.
         action = jnp.clip(action, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
         action = spec.normalise(action)
         window, (frame, estimates) = self._advance(params, window, action, self._keys(key), idle)
@@ -170,8 +170,8 @@ class Dream:
         return state, frame, reward, jnp.zeros_like(truncated), truncated, info
 
     def blank(self, params: Params) -> DreamState:
-        """A state of zeros, for `reset_where` to fill."""
-        # Shapes alone: what a begun dream looks like, without beginning one.
+        """Returns a state of zeros, for `reset_where` to fill."""
+        # Shapes alone: finds the state's layout without starting a dream.
         shapes = jax.eval_shape(self._begin, params, jnp.zeros(self.num_envs, jnp.int32))
         window, frame = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         count = jnp.zeros(self.num_envs, jnp.int32)
@@ -199,8 +199,8 @@ class Dream:
         shapes = jax.eval_shape(jax.vmap(one), window, action, keys)[1]
         outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        # There is always a turn, so that what the parameters alone give is better computed once for all visits: these
-        # read the step's parameters, and not those that `for_rows` ties to each visit.
+        # There is always a turn, so values of the parameters alone are better computed once for all visits. The visits
+        # therefore read the step's parameters, and not those that `for_rows` ties to each visit.
         def move(_, rows, carry):
             return write_rows(carry, rows, jax.vmap(one)(read_rows(carry[0], rows), action[rows], keys[rows]))
 
@@ -217,7 +217,7 @@ class Dream:
         return for_rows(full if idle is None else full & ~idle, self.chunk, cut, params, window)
 
     def without_arrays(self) -> "Dream":
-        """The dream as jit's key: all that its compiled programs depend on, and no array to be kept with them."""
+        """Returns the dream as jit's key: all that its compiled programs depend on, without arrays."""
         return dataclasses.replace(self, params={}, origins=np.zeros((0, 2), np.int32))
 
     def _reward(self, params: Params, before: jax.Array, action: jax.Array, after: jax.Array) -> jax.Array:
@@ -231,11 +231,11 @@ class Dream:
 
 
 def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: DreamSettings | None = None) -> Dream:
-    """Dreams of `model` that begin at the states of a store's episodes, see `read_starts`.
+    """Makes dreams of `model` that begin in the store's episodes, see `read_starts`.
 
     Raises:
-      WhaleError: the model lacks what the settings need, or the episodes are another robot's, of another size or too
-        short.
+      WhaleError: the model lacks a component that the settings need, or the episodes are of another robot, of another
+        image size or too short.
     """
     settings = DreamSettings() if settings is None else settings
     if num_envs < 1:
@@ -251,7 +251,7 @@ def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: 
 
 
 def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSettings) -> Dream:
-    """`make_dream` from starting states that were read, which are taken as they are."""
+    """Makes dreams that begin at the given starting states, which are not checked; see `make_dream`."""
     estimator = resolve(settings.uncertainty, model.action_spec) if settings.uncertainty else None
     given = jax.device_put({"frames": starts.frames, "actions": starts.actions})
     params = {**model.params_for(estimator), "starts": given}
@@ -266,5 +266,5 @@ def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSe
         chunk=max(1, num_envs // 16),
         abreast=ABREAST if jax.default_backend() == "cpu" else num_envs,
     )
-    jax.eval_shape(dream.blank, params)  # refuses here what the estimator would refuse at the first reset
+    jax.eval_shape(dream.blank, params)  # an estimator that cannot run raises here, not at the first reset
     return dream

@@ -1,4 +1,4 @@
-"""Gymnasium environments that a world model imagines: "whale/Dream-v0", alone or as many at once.
+"""Gymnasium environments that a world model imagines: "whale/Dream-v0", one or many at once.
 
 import gymnasium
 env = gymnasium.make("whale_jax.control:whale/Dream-v0", checkpoint="runs/quickstart")
@@ -30,9 +30,9 @@ RENDER_MODES = ("rgb_array",)
 class DreamVectorEnv(gymnasium.vector.VectorEnv):
     """B imagined environments, stepped by one compiled call.
 
-    Observations are the newest frames (B, H, W, 3) uint8; actions (B, A) float32 are in the robot's own units. Rewards
-    are the model's, less a penalty on uncertainty if asked for; dreams are truncated, and never terminated. Every
-    step's info has the estimates of its uncertainty, "reward_model" and "start", the index of the starting state.
+    Observations are the newest frames (B, H, W, 3) uint8. Actions (B, A) float32 are in the robot's own units. Rewards
+    are the model's, minus a penalty on uncertainty if requested. Dreams are truncated, never terminated. Every step's
+    info has the estimates of its uncertainty, "reward_model" and "start", the index of the starting state.
     """
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -51,22 +51,22 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         render_mode: str | None = None,
         **settings: Any,
     ):
-        """Loads a checkpoint and the episodes that dreams begin from.
+        """Loads a checkpoint and the episodes that dreams begin with.
 
         Args:
           checkpoint: a directory as for `whale_jax.load`, or a world model.
           num_envs: B.
-          data: episodes, or their directory; None takes those that the checkpoint's run was trained on.
-          split, tasks: of the episodes, see `EpisodeStore.select`.
+          data: episodes, or their directory; None takes the episodes that the checkpoint was trained on.
+          split, tasks: select the episodes, see `EpisodeStore.select`.
           dataset: see `whale_jax.load`.
-          autoreset_mode: when a dream that has ended begins anew: "NextStep", "SameStep" or "Disabled".
-          device_observations: give jax arrays, and copy nothing to the host; of actions that are jax arrays shape and
-            type alone are then checked, and they are clipped to the action space.
+          autoreset_mode: when an ended dream restarts: "NextStep", "SameStep" or "Disabled".
+          device_observations: return jax arrays and copy nothing to the host. Actions that are jax arrays are then
+            checked for shape and type only, and clipped to the action space.
           render_mode: "rgb_array" or None.
           settings: the fields of `DreamSettings`.
 
         Raises:
-          gymnasium.error.Error: there is no such checkpoint, setting or data, or they do not go together.
+          gymnasium.error.Error: the checkpoint, a setting or the data do not exist, or they do not fit each other.
         """
         try:
             model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, dataset)
@@ -84,7 +84,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         device_observations: bool = False,
         render_mode: str | None = None,
     ) -> "DreamVectorEnv":
-        """The environment of dreams that were made; arguments and errors as above."""
+        """Wraps dreams that were already made; arguments and errors are those of the class."""
         made = cls.__new__(cls)
         made._take(dream, autoreset_mode, device_observations, render_mode)
         return made
@@ -107,17 +107,17 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         self._begun, self._done = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None):
-        """Begins dreams anew.
+        """Restarts dreams.
 
         Args:
-          seed: dream i takes seed + i; a list has one for each; None goes on with the streams of before.
+          seed: dream i takes seed + i; a list has one seed per dream; None continues the current streams.
           options: "start", the index of a starting state or (B,) of them; "reset_mask" (B,) bool, the dreams to begin.
 
         Returns:
           Observations of all dreams, and info {"start": (B,) int32}.
 
         Raises:
-          gymnasium.error.Error: an option or a seed that cannot be.
+          gymnasium.error.Error: an option or a seed is not valid.
         """
         self._check_open()
         seeds = parse_seeds(seed, self.num_envs)
@@ -149,12 +149,12 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
 
         Returns:
           Observations, rewards (B,) float32, terminations (B,) bool, truncations (B,) bool and info, as Gymnasium's
-          vector environments give them; with `device_observations` info has all keys in every step, and "final_obs"
+          vector environments return them. With `device_observations`, info has all keys in every step, and "final_obs"
           is one array.
 
         Raises:
-          gymnasium.error.ResetNeeded: a dream was not begun, or has ended and does not begin anew by itself.
-          gymnasium.error.InvalidAction: actions of another shape or type, not finite or out of range.
+          gymnasium.error.ResetNeeded: a dream has not begun, or has ended and does not restart by itself.
+          gymnasium.error.InvalidAction: actions have the wrong shape or type, or are out of range or not finite.
         """
         self._check_open()
         self._check_begun()
@@ -167,10 +167,10 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         return outcome.obs, outcome.reward, outcome.terminated, outcome.truncated, _info(outcome)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The newest frames (H, W, 3) uint8 of all dreams; None without a render mode.
+        """Returns the newest frames (H, W, 3) uint8 of all dreams; None without a render mode.
 
         Raises:
-          gymnasium.error.ResetNeeded: there are none yet.
+          gymnasium.error.ResetNeeded: there are no frames yet.
         """
         if self.render_mode is None:
             return None
@@ -180,7 +180,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         return tuple(np.array(self._carry.dreams.frame))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Lets go of the dreams."""
+        """Releases the dreams."""
         self._carry = None
 
     def _check_open(self) -> None:
@@ -216,7 +216,7 @@ class DreamEnv(gymnasium.Env):
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}
 
     def __init__(self, checkpoint: Path | str | WorldModel, *, render_mode: str | None = None, **arguments: Any):
-        """Arguments and errors as of `DreamVectorEnv`, without those of many environments."""
+        """Takes the arguments of `DreamVectorEnv`, except those for many environments, and raises the same errors."""
         for name in {"num_envs", "autoreset_mode", "device_observations"} & set(arguments):
             raise error.Error(f"{name} is of many environments at once; make them with gymnasium.make_vec.")
         self._envs = DreamVectorEnv(
@@ -227,19 +227,19 @@ class DreamEnv(gymnasium.Env):
         self.observation_space, self.action_space = self._envs.single_observation_space, self._envs.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Begins a dream; options: "start", the index of its starting state."""
+        """Begins a dream; the option "start" is the index of its starting state."""
         super().reset(seed=seed)
         obs, info = self._envs.reset(seed=seed, options=options)
         return obs[0], _alone(info)
 
     def step(self, action: np.ndarray):
-        """Imagines a frame; arguments, results and errors as of one row of `DreamVectorEnv.step`."""
+        """Imagines a frame; arguments, results and errors are those of one row of `DreamVectorEnv.step`."""
         action = check_actions(action, self.action_space.shape, self.dream.action_spec)
         obs, reward, terminated, truncated, info = self._envs.step(action[None])
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _alone(info)
 
     def render(self) -> np.ndarray | None:
-        """The newest frame (H, W, 3) uint8; None without a render mode."""
+        """Returns the newest frame (H, W, 3) uint8; None without a render mode."""
         frames = self._envs.render()
         return None if frames is None else frames[0]
 
@@ -248,14 +248,14 @@ class DreamEnv(gymnasium.Env):
 
 
 def spaces_of(dream: Dream) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-    """Of one dream's observations (H, W, 3) uint8, and of its actions (A,) float32 in the robot's own units."""
+    """Returns the spaces of a dream's observations (H, W, 3) uint8 and actions (A,) float32 in the robot's units."""
     height, width = dream.networks.settings.tokenizer.image_size
     low, high = (np.array(x, np.float32) for x in (dream.action_spec.low, dream.action_spec.high))
     return gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8), gymnasium.spaces.Box(low, high)
 
 
 def _masked(info: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Gymnasium's layout: zero where the mask is not, the mask beside each name, and no name that nobody has."""
+    """Returns info in Gymnasium's layout: zeros outside the mask, a mask per name, and {} for an empty mask."""
     if not mask.any():
         return {}
     shown = {name: np.where(mask, values, np.zeros_like(values)) for name, values in info.items()}

@@ -1,4 +1,4 @@
-"""What is asked of an environment, checked: actions, seeds and options."""
+"""Checks of what callers give an environment: actions, seeds and options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,16 @@ from whale_jax.base.errors import unknown_name
 from whale_jax.data.contract.actions import ActionSpec
 
 OPTIONS = ("start", "reset_mask")
-TOLERANCE = 1e-4  # as `ActionSpec.validate` has it
+TOLERANCE = 1e-4  # as in `ActionSpec.validate`
 
 
 def check_actions(actions: Any, shape: tuple[int, ...], spec: ActionSpec, on_device: bool = False) -> Any:
-    """The actions as float32, in numpy; JAX arrays are `on_device` checked for shape and type alone, and stay there.
+    """Checks actions and returns them as float32 in numpy.
+
+    With `on_device`, JAX arrays stay on the device and only their shape and type are checked.
 
     Raises:
-      gymnasium.error.InvalidAction: another shape or type, or a value that is not finite or out of range.
+      gymnasium.error.InvalidAction: the shape or type is wrong, or a value is out of range or not finite.
     """
     on_device = on_device and isinstance(actions, jax.Array)
     array = actions if on_device else np.asarray(actions)
@@ -49,10 +51,10 @@ def check_actions(actions: Any, shape: tuple[int, ...], spec: ActionSpec, on_dev
 
 
 def parse_seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
-    """One for each of `count` dreams, as Gymnasium hands them out: seed, seed + 1, and so on.
+    """Returns one seed per dream, as Gymnasium assigns them: seed, seed + 1, and so on.
 
     Raises:
-      gymnasium.error.Error: another number of them, or no whole numbers from 0 up.
+      gymnasium.error.Error: there are not `count` seeds, or one is not a whole number from 0 up.
     """
     seeds = [seed] * count if seed is None or np.isscalar(seed) else list(seed)
     if len(seeds) != count:
@@ -65,15 +67,15 @@ def parse_seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int
 
 
 def parse_options(options: Mapping[str, Any] | None, count: int, starts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starting states (count,) int32, -1 for one to be drawn, and the dreams to begin, (count,) bool.
+    """Returns starting states (count,) int32, -1 for one to be drawn, and the dreams to begin, (count,) bool.
 
     Args:
       options: see `OPTIONS`.
-      count: of dreams.
-      starts: of starting states.
+      count: number of dreams.
+      starts: number of starting states.
 
     Raises:
-      gymnasium.error.Error: an option that does not exist, a mask that is none, or a starting state that is not there.
+      gymnasium.error.Error: an option or a starting state does not exist, or the mask is not valid.
     """
     options = {} if options is None else dict(options)
     for name in options:

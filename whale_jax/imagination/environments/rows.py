@@ -1,4 +1,4 @@
-"""Work on some rows of a batch, at the cost of those rows alone: what one compiled program cannot skip by a mask."""
+"""Work on some rows of a batch at the cost of those rows alone, which a mask in a compiled program cannot do."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,26 +12,27 @@ T = TypeVar("T")
 
 
 def for_rows(mask: jax.Array, size: int, visit: Callable[[Params, jax.Array, T], T], params: Params, state: T) -> T:
-    """Visits the rows of a mask, `size` at once, until none is left.
+    """Visits the rows of a mask, `size` at a time, until none is left.
 
     Args:
       mask: (B,) bool.
-      size: rows of one visit.
-      visit: (params, rows (size,) int32, state) to the state with these rows changed, and no others.
-      params: what the visits read.
-      state: of all B rows.
+      size: rows per visit.
+      visit: maps (params, rows (size,) int32, state) to the state with only these rows changed.
+      params: parameters that the visits read.
+      state: the state of all B rows.
 
     Returns:
       The state after all visits.
     """
 
-    # Compiled shapes are fixed, while how many rows are due is known only when the program runs. A branch or a mask
-    # would compute all B rows every time; a while loop over chunks computes none where none is due, which is the usual
-    # case, and as many chunks as it takes where some are.
-    # A last chunk with fewer than `size` rows left fills up with the first of them (the arg-max of a mask is its first
-    # True). That row is then computed and written several times, each time from the same old state to the same new one.
-    # XLA moves what depends on the parameters alone, such as casts of all weights, out of a loop, where it would run
-    # also when there is no turn. Behind the barrier they look like values of this turn, so that it stays inside.
+    # Compiled shapes are fixed, but the number of due rows is known only when the program runs. A branch or a mask
+    # would compute all B rows every time. A while loop over chunks computes nothing when no row is due, the usual case,
+    # and otherwise as many chunks as it takes.
+    # If fewer than `size` rows are left, the chunk is filled up with the first of them (the arg-max of a mask is its
+    # first True). That row is then computed and written several times, each time from the same old state to the same
+    # new one.
+    # XLA moves work on the parameters alone, such as casts of all weights, out of a loop, where it would run even when
+    # there is no turn. The barrier makes the parameters look like values of this turn, so that such work stays inside.
     def turn(carry):
         left, state = carry
         rows = jnp.nonzero(left, size=size, fill_value=jnp.argmax(left))[0].astype(jnp.int32)
@@ -42,10 +43,10 @@ def for_rows(mask: jax.Array, size: int, visit: Callable[[Params, jax.Array, T],
 
 
 def read_rows(tree: Any, rows: jax.Array) -> Any:
-    """These rows of every leaf."""
+    """Returns these rows of every leaf."""
     return jax.tree.map(lambda x: x[rows], tree)
 
 
 def write_rows(tree: T, rows: jax.Array, values: T) -> T:
-    """The tree with these rows of every leaf replaced."""
+    """Replaces these rows of every leaf."""
     return jax.tree.map(lambda x, value: x.at[rows].set(value), tree, values)

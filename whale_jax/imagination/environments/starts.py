@@ -1,4 +1,4 @@
-"""Where dreams begin: stretches of recorded episodes. Free of JAX."""
+"""The starts of dreams: stretches of recorded episodes. This file does not use JAX."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 
-MEMORY = 256 * 2**20  # bytes of frames at most
+MEMORY = 256 * 2**20  # most bytes of frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Starts:
 
     Attributes:
       frames: (N, C, H, W, 3) uint8.
-      actions: (N, C - 1, A) float32 normalised, those between the frames.
-      origins: (N, 2) int32, the episode's index in the store and its first frame that is shown.
+      actions: (N, C - 1, A) float32 normalised, between the frames.
+      origins: (N, 2) int32, the episode's index in the store and the index of its first frame shown.
     """
 
     frames: np.ndarray
@@ -30,15 +30,15 @@ class Starts:
 
 
 def read_starts(store: EpisodeStore, context: int, spec: ActionSpec, memory: int = MEMORY) -> Starts:
-    """All stretches of `context` frames that are followed by a recorded action, in the order of the episodes.
+    """Reads all stretches of `context` frames that are followed by a recorded action, in the order of the episodes.
 
-    Where their frames would take more than `memory` bytes, as many as fit are taken, evenly spread over all.
+    If their frames would take more than `memory` bytes, reads as many as fit, evenly spread over all.
 
     Args:
       store: the episodes.
       context: C.
-      spec: the model's, by which actions are normalised.
-      memory: bytes.
+      spec: the model's action spec, which normalises the actions.
+      memory: most bytes of frames.
 
     Raises:
       WhaleError: no episode is long enough, or one breaks the contract.

@@ -1,7 +1,7 @@
 """How far to trust an imagined step (docs/method.md §8, §9).
 
-Every estimate is of one transition, from the state that a rollout has at that step; none is trained. Further ones are
-classes with the three members of `rollout.Estimator`, and are given to `WorldModel.imagine` as they are.
+Every estimate concerns one transition and is made from the rollout's state at that step. No estimator is trained. To
+add one, write a class with the three members of `rollout.Estimator` and pass an instance to `WorldModel.imagine`.
 
 Dimension keys: B trajectories, K retracing steps, M ensemble members.
 """
@@ -43,7 +43,7 @@ class Entropy:
 class Retracing:
     """Mean LPIPS between the step's frame and its retraced predictions, times the predictive entropy.
 
-    Where no start lies far enough back, the mean is over those that do; where none does, it is the entropy alone.
+    The mean covers only the starts that the window reaches. If it reaches none, the estimate is the entropy alone.
 
     Attributes:
       additive: which action dimensions add up, see `additive_dimensions`.
@@ -74,7 +74,7 @@ class Retracing:
             )
 
     def estimate(self, networks, params, state, entropy):
-        """Also "disagreement", the mean LPIPS; "branches", how many starts there were; "entropy"."""
+        """Adds "disagreement", the mean LPIPS; "branches", the number of starts; and "entropy"."""
         frames, exist = retrace(networks, params, state, self.steps, np.array(self.additive), self.hold_z)
         judged = at(state.frames, state.time)[:, None]
         every = jnp.concatenate([judged, frames], axis=1)
@@ -82,7 +82,7 @@ class Retracing:
         layers = [x.reshape(*every.shape[:2], *x.shape[1:]) for x in layers]
         apart = lpips.distances(params["lpips"], [x[:, 1:] for x in layers], [x[:, :1] for x in layers])
         branches = exist.sum()
-        # Branches that start before the first frame were computed all the same, as shapes are fixed, and weigh nothing.
+        # As shapes are fixed, branches that start before the first frame were computed too; they weigh nothing.
         disagreement = (apart * exist).sum(1) / jnp.maximum(branches, 1)
         estimates = {"uncertainty": jnp.where(branches > 0, disagreement * entropy, entropy)}
         estimates |= {"disagreement": disagreement, "entropy": entropy}
@@ -91,9 +91,9 @@ class Retracing:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Variance of the frame over the dynamics model and those trained beside it, mean over pixels and channels.
+    """Variance of the frame across the dynamics model and the ensemble's members, averaged over pixels and channels.
 
-    Every member predicts the step from the same history; frames are in [0, 1].
+    Every member predicts the step from the same history. Frames are in [0, 1].
     """
 
     needs = ("ensemble",)
@@ -114,14 +114,14 @@ class Ensemble:
         def one(member, layers):
             own, cache = {"dynamics": member}, state.dynamics.replace(time=t + masked, layers=layers)
             chosen, _, after = next_tokens(networks, own, cache, ids, actions, z, jax.random.key(0), 0.0)
-            if masked:  # the history goes on with the tokens of the rollout, not with the member's
+            if masked:  # the history continues with the rollout's tokens, not the member's
                 seen = jnp.zeros(judged.shape, bool)
                 _, after = networks.predict_more(own, judged, actions, z, seen, after.until(t + 1))
             return chosen[:, 0], after.layers
 
         others, memory = jax.vmap(one, out_axes=(1, 0))(params["ensemble"], state.memory)
         track = Track(state.decoder, [others.shape[1]])
-        # Members' frames stand beside the window, at the rollout's own place, each seeing the window and itself.
+        # The members' frames stand next to the window, at the rollout's own place; each sees the window and itself.
         now = jnp.full(others.shape[1], t + 1)
         frames, _ = networks.decode_more(params, others, track.at(0, now, now))
         every = jnp.concatenate([at(state.frames, t + 1)[:, None], to_bytes(frames)], axis=1)
@@ -129,10 +129,10 @@ class Ensemble:
 
 
 def resolve(uncertainty: "str | Estimator", spec: ActionSpec) -> Estimator:
-    """The estimator of that name, with its usual settings; an estimator is given back as it is.
+    """Returns the estimator of that name with its default settings; returns an estimator unchanged.
 
     Raises:
-      WhaleError: unknown name, or "retracing" without additive dimensions.
+      WhaleError: the name is unknown, or it is "retracing" and no dimension is additive.
     """
     if not isinstance(uncertainty, str):
         return uncertainty

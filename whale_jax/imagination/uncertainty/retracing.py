@@ -19,10 +19,10 @@ from whale_jax.training.sharding import Params
 
 
 def additive_dimensions(spec: ActionSpec) -> np.ndarray:
-    """Which dimensions of an action add up over time, (A,) bool: the deltas.
+    """Returns which dimensions of an action add up over time, (A,) bool: the deltas.
 
     Raises:
-      WhaleError: none does, so that no two action sequences are known to be equivalent.
+      WhaleError: no dimension adds up, so no two action sequences are known to be equivalent.
     """
     additive = np.array([kind == "delta" for kind in spec.kinds])
     if not additive.any():
@@ -34,9 +34,9 @@ def additive_dimensions(spec: ActionSpec) -> np.ndarray:
 
 
 def retraced_action(actions: jax.Array, additive: np.ndarray) -> jax.Array:
-    """The action that, taken k + 1 times, leads where a window of k + 1 actions leads: (B, k + 1, A) to (B, A).
+    """Returns the action (B, A) that, taken k + 1 times, leads where the actions (B, k + 1, A) lead.
 
-    Deltas share their sum evenly, so that the result lies within the range of the actions; absolute and gripper
+    Deltas share their sum evenly, so that the result stays within the range of the actions. Absolute and gripper
     dimensions take their last command (Eq. 5).
     """
     return jnp.where(additive, actions.mean(axis=1), actions[:, -1])
@@ -52,15 +52,15 @@ def retrace(
 ) -> tuple[jax.Array, jax.Array]:
     """Predicts the newest frame o_{t+1} once more from each o_{t-k}.
 
-    The branches run side by side, as frames of one call, over the window that they share, each seeing it up to its
-    own start. Tokens are the most likely ones in every branch.
+    The branches run side by side, as frames of one call. They share the window, and each sees it up to its own start.
+    Every branch takes the most likely tokens.
 
     Args:
-      state: after the step to o_{t+1}.
+      state: the state after the step to o_{t+1}.
       steps: K, the numbers of actions to go back, each at least 0.
       additive: (A,) bool, see `additive_dimensions`.
-      hold_z: take z_t for every step of every branch, and decode the last frames alone, after the frames of the
-        window in place of each branch's own.
+      hold_z: take z_t for every step of every branch, and decode only the last frames, with the frames of the window
+        as history instead of each branch's own.
 
     Returns:
       Frames (B, K, H, W, 3) uint8 in the order of `steps`, and which of them exist, (K,) bool: t >= k.
@@ -72,7 +72,7 @@ def retrace(
 
 
 class _Plan:
-    """When which branch moves: the one that starts furthest back first, so that all arrive together.
+    """The turns in which branches move: the one that starts furthest back moves first, so that all arrive together.
 
     For K = {1, 2, 3}, with o a frame of the window and ô one of the branch:
 
@@ -87,26 +87,26 @@ class _Plan:
     def __init__(self, state: RolloutState, steps: Sequence[int], additive: np.ndarray):
         self.order = sorted(set(steps), reverse=True)
         self.t, self._longest = state.time - 1, self.order[0]
-        self.starts = jnp.maximum(self.t - jnp.array(self.order), 0)  # what starts too early counts for nothing later
+        self.starts = jnp.maximum(self.t - jnp.array(self.order), 0)  # a start before frame 0 is ignored later
         past = state.actions[:, jnp.maximum(self.t - jnp.arange(self._longest, -1, -1), 0)]
         actions = [retraced_action(past[:, self._longest - k :], additive) for k in self.order]
         self.actions = jnp.stack(actions, axis=1)
-        self.ids, self.z = state.ids[:, self.starts], state.z[:, self.starts]  # of the frames that branches start from
+        self.ids, self.z = state.ids[:, self.starts], state.z[:, self.starts]  # of the branches' first frames
         self.running = [sum(k >= self._longest - turn for k in self.order) for turn in range(self._longest + 1)]
         self.begun = [0, *self.running[:-1]]
 
     def times(self, turn: int) -> jax.Array:
-        """Positions of the frames that the turn's branches move from."""
+        """Returns the positions of the frames that the turn's branches move from."""
         now = self.running[turn]
         return self.starts[:now] + turn - self._longest + jnp.array(self.order[:now])
 
     def joined(self, own: jax.Array, first: jax.Array, turn: int) -> jax.Array:
-        """What branches on their way have of their own (B, S, …), and what those that begin in this turn start with."""
+        """Joins values (B, S, …) of branches on their way with the first values of those that begin in this turn."""
         return jnp.concatenate([own, first[:, self.begun[turn] : self.running[turn]]], axis=1)
 
 
 def _with_own_z(networks: Networks, params: Params, state: RolloutState, plan: _Plan) -> jax.Array:
-    """The last frames of branches that infer z and decode anew after every frame of their own, as a rollout does."""
+    """Returns the last frames of branches that infer z and decode after each of their frames, as a rollout does."""
     dynamics, decoder, prior = Track(state.dynamics, plan.running), Track(state.decoder, plan.running), None
     if networks.settings.dynamics.embedding_dim:
         prior = Track(state.prior, plan.begun)
@@ -127,7 +127,7 @@ def _with_own_z(networks: Networks, params: Params, state: RolloutState, plan: _
 
 
 def _with_z_held(networks: Networks, params: Params, state: RolloutState, plan: _Plan) -> jax.Array:
-    """The last frames of branches that all take z_t: no frame on the way is decoded, for none is looked at."""
+    """Returns the last frames of branches that all take z_t, so that no frame on the way needs to be decoded."""
     z = jnp.broadcast_to(at(state.z, plan.t)[:, None], plan.z.shape)
     dynamics, ids, count = Track(state.dynamics, plan.running), plan.ids[:, :0], len(plan.order)
     for turn, now in enumerate(plan.running):
@@ -139,14 +139,14 @@ def _with_z_held(networks: Networks, params: Params, state: RolloutState, plan: 
 
 def _next_ids(networks: Networks, params: Params, dynamics: "Track", plan: _Plan, turn: int, ids, z) -> jax.Array:
     now = plan.running[turn]
-    masked = networks.settings.dynamics.decode_mode == "maskgit"  # there the new frame enters, one place further on
+    masked = networks.settings.dynamics.decode_mode == "maskgit"  # there the new frame enters, one place later
     cache = dynamics.at(turn, plan.times(turn) + masked, plan.starts[:now] + masked)
     ids, _, dynamics.cache = next_tokens(networks, params, cache, ids, plan.actions[:, :now], z, jax.random.key(0), 0.0)
     return ids
 
 
 class Track:
-    """A network's cache with slots for branches' own frames, and where these stand.
+    """A network's cache with slots for the branches' own frames, and the places of these.
 
     In turn j the first `counts[j]` branches add one frame each.
     """
@@ -156,7 +156,10 @@ class Track:
         self.cache = cache.branch(int(self._offsets[-1]))
 
     def at(self, turn: int, times: jax.Array, shared: jax.Array) -> TimeCache:
-        """For the turn's frames: at `times` (S,), each seeing `shared` (S,) frames of the window and its own branch."""
+        """Returns the cache for the turn's frames.
+
+        The frames stand at `times` (S,). Each sees `shared` (S,) frames of the window and its own branch.
+        """
         own = np.zeros((self._counts[turn], self._offsets[-1]), bool)
         for j, count in enumerate(self._counts[: turn + 1]):
             branch = np.arange(count)

@@ -1,6 +1,6 @@
-"""The usual sampler of video world models, as reference: every token pass recomputes the whole window.
+"""The usual sampler of video world models, as a reference: every token pass recomputes the whole window.
 
-It follows what open Genie-style implementations do: a padded window of T frames, and S MaskGIT passes over all of it
+It follows open Genie-style implementations: a padded window of T frames, and S MaskGIT passes over all of it
 for each new frame. `whale bench imagine` measures the rollout against it, with one decoding of all tokens at the end.
 """
 
@@ -12,7 +12,7 @@ from whale_jax.training.sharding import Params
 
 
 def sample_frame(networks: Networks, params: Params, ids, actions, z, index, key):
-    """Tokens (B, N) of frame `index` from a padded window: ids (B, T, N), actions (B, T, A), z (B, T, Z)."""
+    """Samples the tokens (B, N) of frame `index` of a padded window: ids (B, T, N), actions (B, T, A), z (B, T, Z)."""
     settings = networks.settings.dynamics
 
     def predict(new_ids, new_mask, carry):

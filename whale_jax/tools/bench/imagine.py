@@ -1,4 +1,4 @@
-"""`whale bench imagine`: frames per second of rollouts, beside a sampler that recomputes its window."""
+"""`whale bench imagine`: frames per second of rollouts, compared with a sampler that recomputes its window."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from whale_jax.tools.bench.timing import best_seconds, matrix_rate
 from whale_jax.training.sharding import Params
 
 MASKGIT_STEPS = 25
-LONG = 64  # frames, so that full windows are cut several times
+LONG = 64  # frames, enough to cut full windows several times
 
 
 def bench_imagine(
@@ -37,16 +37,17 @@ def bench_imagine(
 
     Args:
       config: see `whale_jax.jobs.configuration.default_config`.
-      batches: numbers of trajectories imagined at once, with one-pass decoding; none takes 1, 16 and 64, and 512 on
+      batches: numbers of trajectories imagined at once, with one-pass decoding; () takes 1, 16 and 64, and also 512 on
         an accelerator.
       horizon: n.
       compare: also time MaskGIT decoding, a rollout of 64 frames and the full-window sampler, at batch 1 with 25
-        passes. The sampler's frames all cost the same, so one of them is timed and multiplied.
-      retracing: also time rollouts with retracing uncertainty, at the first batch; left out where LPIPS cannot be.
+        passes. All frames of the sampler cost the same, so one of them is timed and multiplied.
+      retracing: also time rollouts with retracing uncertainty, at the first batch; skipped if frames are too small for
+        LPIPS.
 
     Returns:
-      "frames_per_second" and "share_of_matrix_rate" by batch; "compile_seconds" and "working_bytes" by horizon, beyond
-      what is given and handed back; "decode_share"; "retracing_ratio" {"exact", "hold_z"} to the plain rollout; and
+      "frames_per_second" and "share_of_matrix_rate" by batch; "compile_seconds" by horizon; "working_bytes" by horizon,
+      without arguments and results; "decode_share"; "retracing_ratio" {"exact", "hold_z"} to the plain rollout; and
       "speedup_over_recompute" {"maskgit", "parallel", "parallel_64"}.
 
     Raises:
@@ -115,7 +116,7 @@ def _time_rollout(
 
 
 def _working_bytes(networks: Networks, params: Params, batch: int) -> dict[str, int]:
-    """Of a short and of a long rollout: what grows with the horizon beside frames and actions would show."""
+    """Returns the working bytes of a short and a long rollout, which shows whether memory grows with the horizon."""
     found = {}
     for horizon in (16, 256):
         arguments = (params, *_inputs(networks, batch, horizon), jax.random.key(3))
@@ -135,7 +136,7 @@ def _retracing_ratios(networks: Networks, params: Params, batch: int, horizon: i
 
 
 def _decode_seconds(networks: Networks, params: Params, batch: int, horizon: int) -> float:
-    """Seconds of the decoder alone for `horizon` frames, one at a time."""
+    """Returns the seconds of the decoder alone for `horizon` frames, one at a time."""
     size = networks.settings.num_frames
     ids = jnp.zeros((batch, size, networks.settings.tokenizer.num_tokens), jnp.int32)
 
@@ -176,14 +177,14 @@ def _recompute_seconds(networks: Networks, params: Params, horizon: int) -> floa
 
 
 def _flops(model, horizon: int) -> float:
-    """Of one trajectory: the given frame encoded, and prior, dynamics and decoder for each imagined one."""
+    """Counts the FLOPs of one trajectory: the encoder once, and prior, dynamics and decoder per imagined frame."""
     parts = forward_flops(model, 1)
     prior = parts["prior"] if model.dynamics.embedding_dim else 0.0
     return parts["encoder"] + horizon * (prior + parts["dynamics"] + parts["decoder"])
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """A few lines."""
+    """Formats the report in a few lines."""
     compiles = ", ".join(f"{n} frames {s:.1f} s" for n, s in report["compile_seconds"].items())
     memory = ", ".join(f"{n} frames {b / 2**20:.0f} MiB" for n, b in report["working_bytes"].items())
     lines = [

@@ -1,8 +1,8 @@
-"""`whale bench kernels`: times the attention kernels at the shapes of a config, so that measurement chooses them.
+"""`whale bench kernels`: times the attention kernels at the shapes of a config, to choose them by measurement.
 
-The rule: on each axis, space and time, the config takes the kernel with the least milliseconds, forward and backward,
-summed over all transformers and their blocks, among those that every transformer runs there; "auto" stays where the
-kernel that it stands for comes within 5 % of that.
+The rule: on each axis, space and time, the config takes the fastest of the kernels that every transformer can run
+there. The time of a kernel is its milliseconds, forward and backward, summed over all transformers and their blocks.
+"auto" stays if the kernel that it resolves to is within 5 % of the fastest.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ class AttentionCase:
     """Attention of one transformer along one axis, as its stage trains it on one device.
 
     Attributes:
-      transformer: its name in the config; blocks: how often it attends so.
+      transformer: its name in the config; blocks: number of its blocks.
       axis: "space" or "time".
       shape: (B, S, H, D) of queries, keys and values.
       causal, padded: whether later positions, and those past a row's length, are hidden.
-      dtype: of queries, keys and values.
+      dtype: dtype of queries, keys and values.
     """
 
     transformer: str
@@ -61,7 +61,7 @@ class AttentionCase:
 
 
 def attention_cases(config: ConfigDict) -> list[AttentionCase]:
-    """Both axes of every transformer, at the batch of the stage that trains it, divided over the devices.
+    """Returns both axes of every transformer, at the batch of the stage that trains it, divided over the devices.
 
     Raises:
       WhaleError: a batch does not divide over the devices.
@@ -74,7 +74,7 @@ def attention_cases(config: ConfigDict) -> list[AttentionCase]:
         rows //= config.stages[stage].accumulate
         here = settings.num_heads // (split if settings.num_heads % split == 0 else 1)
         heads = (here, settings.width // settings.num_heads)
-        padded = name == "behaviour.posterior"  # it alone looks ahead, and so must not see padding
+        padded = name == "behaviour.posterior"  # only the posterior looks ahead, so only there padding must be hidden
         for axis, lead, length in (("space", frames, tokens), ("time", tokens, frames)):
             in_time = axis == "time"
             cases.append(
@@ -94,7 +94,7 @@ def attention_cases(config: ConfigDict) -> list[AttentionCase]:
 def _transformers(
     model: WorldModelSettings, config: ConfigDict
 ) -> Iterator[tuple[str, str, TransformerSettings, int, int]]:
-    """Name, stage, settings, tokens of a frame and frames of a segment, of every transformer."""
+    """Yields name, stage, settings, tokens per frame and frames per segment of every transformer."""
     for stage, parts in (
         ("tokenizer", ("encoder", "decoder")),
         ("behaviour", ("posterior", "prior", "policy")),
@@ -111,17 +111,19 @@ def _transformers(
 
 
 def bench_kernels(config: ConfigDict, steps: int = 10, batch_size: int = 0) -> dict[str, Any]:
-    """Times every kernel that may run on every case of attention of a config, forward and backward, on one device.
+    """Times every allowed kernel in every attention of a config, forward and backward, on one device.
 
     Args:
       config: see `whale_jax.jobs.configuration.default_config`.
-      steps: timed repetitions, of which the medians are reported, after one that warms up.
-      batch_size: of every stage, over all devices; 0 keeps their own.
+      steps: number of timed repetitions after one warm-up; the medians are reported.
+      batch_size: batch of every stage, over all devices; 0 keeps each stage's own.
 
     Returns:
-      "config", "devices", "compute_type"; "rows", one for each `AttentionCase` with its fields, what "auto" resolves
-      to, "milliseconds" by kernel, "failed" (the reason, by kernel) and the "fastest" or None; "chosen", the kernel of
-      each axis by the rule above; and "warnings", sentences about where "auto" is slower than the fastest by over 5 %.
+      "config", "devices", "compute_type", and:
+        "rows": one per `AttentionCase`, with its fields, the kernel that "auto" resolves to, "milliseconds" by kernel,
+          "failed" (the reason, by kernel), and "fastest" or None.
+        "chosen": the kernel of each axis by the rule above.
+        "warnings": sentences that say where "auto" is more than 5 % slower than the fastest, and what to set.
 
     Raises:
       WhaleError: nothing is to be timed, or a batch does not divide over the devices.
@@ -157,7 +159,7 @@ def _row(case: AttentionCase, milliseconds: dict[str, float], failed: dict[str, 
 
 
 def _measure(case: AttentionCase, steps: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Milliseconds of the kernels that run, and why the others do not."""
+    """Returns the milliseconds of the kernels that run, and the reasons why the others do not."""
     runs, failed = {}, {}
     for kernel in case.candidates:
         try:
@@ -172,11 +174,11 @@ def _measure(case: AttentionCase, steps: int) -> tuple[dict[str, float], dict[st
 
 
 def _program(case: AttentionCase, kernel: str) -> Callable:
-    """Gradients of the kernel's output, compiled for one device, which it fits."""
+    """Compiles the gradients of the kernel's output for one device; raises WhaleError if they do not fit it."""
 
     def loss(qkv, weights, lengths):
         out = attention(*qkv, causal=case.causal, kernel=kernel, lengths=lengths)
-        # Weights of noise: of a plain sum the gradient is all ones, which a compiler may see through.
+        # Weighted by noise: the gradient of a plain sum is all ones, which a compiler may exploit.
         return (out * weights).sum(dtype=jnp.float32)
 
     shapes = jax.eval_shape(lambda: _inputs(case))
@@ -188,7 +190,7 @@ def _program(case: AttentionCase, kernel: str) -> Callable:
 
 
 def _inputs(case: AttentionCase) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array | None]:
-    """Queries, keys and values with the first two normalised as the transformer does, weights, and lengths or None."""
+    """Returns queries, keys and values, weights, and lengths or None; queries and keys have unit mean square."""
     q, k, v, weights = jax.random.normal(jax.random.key(0), (4, *case.shape), jnp.float32)
     q, k = (x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True)) for x in (q, k))
     lengths = jnp.full(case.shape[0], case.shape[1], jnp.int32) if case.padded else None
@@ -196,7 +198,7 @@ def _inputs(case: AttentionCase) -> tuple[tuple[jax.Array, ...], jax.Array, jax.
 
 
 def choose(rows: list[dict[str, Any]]) -> str:
-    """The kernel of an axis by the rule above, of rows as `bench_kernels` returns them; "auto" if none runs in all."""
+    """Returns the kernel of an axis by the rule above, from rows of `bench_kernels`; "auto" if none runs in all."""
 
     def total(kernel: str) -> float:
         return sum(row["blocks"] * row["milliseconds"].get(kernel, math.inf) for row in rows)
@@ -226,7 +228,7 @@ def _advice(chosen: dict[str, str]) -> list[str]:
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """A table with the fastest kernel of each row marked, and the warnings."""
+    """Formats a table that marks the fastest kernel of each row, and the warnings."""
     from rich.table import Table
 
     table = Table(title="attention, forward and backward, ms on one device; * the fastest")

@@ -1,12 +1,12 @@
 """`whale bench`: times training steps of a config with synthetic data, without TensorFlow or a simulator.
 
-MFU, model FLOP/s utilisation, is what the formula of `models.whale.flops` counts over what the devices could do:
+MFU, model FLOP/s utilisation, is the FLOPs of the formula in `models.whale.flops` over those the devices could do:
 
   MFU = FLOPs of one step by formula / (seconds of one step x number of devices x peak FLOP/s of one device)
 
-The formula counts the model's operations on the global batch; what remat computes again does not count. The peak is
-that of dense bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever the compute type; of a device
-that is not listed there it is measured, as the rate of a large matrix product of the compute type.
+The formula counts the model's operations on the global batch, without those that remat repeats. The peak is that of
+dense bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever the compute type. For a device that is not
+listed there, the peak is the measured rate of a large matrix product of the compute type.
 """
 
 from typing import Any
@@ -26,24 +26,24 @@ from whale_jax.tools.inspect.config import inspect
 def bench_stages(
     config: ConfigDict, stages: tuple[str, ...] = (), steps: int = 10, batch_size: int = 0
 ) -> dict[str, Any]:
-    """Times one training step of each stage, in its parts, and its compilation.
+    """Times one training step of each stage, its parts, and its compilation.
 
     Args:
       config: see `whale_jax.jobs.configuration.default_config`.
-      stages: some of those that the config trains; none takes all of them.
-      steps: timed steps, of which the medians are reported, after one that warms up.
-      batch_size: segments per step over all devices, in place of every stage's own; 0 keeps those. One device with an
-        eighth of the batch stands for one of eight.
+      stages: stages to time; () takes all that the config trains.
+      steps: number of timed steps after one warm-up; the medians are reported.
+      batch_size: segments per step over all devices, for every stage; 0 keeps each stage's own. One device with an
+        eighth of the batch represents one of eight.
 
     Returns:
-      "config", "devices" (the kind of each), "compute_type", "peak_tflops" of one device and "peak_source" ("data
-      sheet" or "measured"); and "stages" by name: "batch_size" and "flops_per_step" over all devices, "tflops" and
-      "mfu" by formula, "frames_per_second", "tokens_per_second" (of the tokenizer's tokens in every stage), and what
-      `whale_jax.tools.bench.step.bench_step` returns.
+      "config", "devices" (the kind of each), "compute_type", "peak_tflops" of one device, "peak_source" ("data sheet"
+      or "measured"), and "stages" by name. Each stage has "batch_size" and "flops_per_step" over all devices, "tflops"
+      and "mfu" by formula, "frames_per_second", "tokens_per_second" (the tokenizer's tokens, in every stage), and the
+      results of `whale_jax.tools.bench.step.bench_step`.
 
     Raises:
       WhaleError: a stage does not exist, nothing is to be timed, the batch does not divide over the devices, or a
-        stage does not fit the memory, of which nothing was allocated for it then.
+        stage does not fit the memory; nothing is allocated for a stage that does not fit.
     """
     for name in stages:
         if name not in stages_of(config):
@@ -67,7 +67,7 @@ def bench_stages(
 
 
 def with_batch_size(config: ConfigDict, batch_size: int) -> ConfigDict:
-    """The config with `batch_size` segments per step in every stage; with its own for 0."""
+    """Returns the config with `batch_size` segments per step in every stage; 0 keeps each stage's own."""
     config = config.copy_and_resolve_references()
     for name in stages_of(config) if batch_size else ():
         config.stages[name].batch_size = batch_size
@@ -75,7 +75,7 @@ def with_batch_size(config: ConfigDict, batch_size: int) -> ConfigDict:
 
 
 def mfu(flops_per_second: float, devices: int, peak: float) -> float:
-    """Share of the FLOP/s that `devices`, each with a peak of `peak` FLOP/s, could do."""
+    """Returns the share of the FLOP/s that `devices` devices with a peak of `peak` FLOP/s each could do."""
     return flops_per_second / (devices * peak)
 
 
@@ -99,14 +99,14 @@ def _bench_stage(name: str, config: ConfigDict, costs: dict[str, Any], steps: in
 
 
 def head_line(report: dict[str, Any]) -> str:
-    """What was measured, on which devices, in which type."""
+    """Says which config was measured, on which devices and with which compute type."""
     kinds = {kind: report["devices"].count(kind) for kind in report["devices"]}
     devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     return f"{report['config']} on {devices}, products in {report['compute_type']}"
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """The report as two tables."""
+    """Formats the report as two tables."""
     from rich.table import Table
 
     speed, parts = Table(title="speed, over all devices"), Table(title="ms/step and its parts; memory of one device")

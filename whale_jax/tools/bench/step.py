@@ -1,4 +1,4 @@
-"""One stage's training step on synthetic data: compiled from shapes, held against the memory, timed in its parts."""
+"""One stage's training step on synthetic data: compiled from shapes, checked against the memory, timed by parts."""
 
 import dataclasses
 import functools
@@ -25,9 +25,9 @@ class StepCase:
     """A stage's training step on the mesh of this machine, before anything of it is allocated.
 
     Attributes:
-      stage, placement: what is trained, and on which devices.
-      step: the jitted train step, which takes over its state.
-      state, frozen, batch: their shapes, and those of the global batch, with shardings.
+      stage, placement: the stage and its devices.
+      step: the jitted train step, which consumes its state.
+      state, frozen, batch: shapes with shardings; the batch is the global one.
     """
 
     stage: Stage
@@ -44,7 +44,7 @@ class StepCase:
 
 
 def step_case(name: str, config: ConfigDict) -> StepCase:
-    """The training step of the stage called `name`.
+    """Returns the training step of the stage called `name`.
 
     Raises:
       WhaleError: the batch does not divide over the devices.
@@ -59,18 +59,21 @@ def bench_step(case: StepCase, what: str, resident: int, repeats: int) -> dict[s
 
     Args:
       case: see `step_case`.
-      what: names the step in errors.
-      resident: bytes on each device of state, frozen parameters and batch.
-      repeats: timed rounds, after one that warms up.
+      what: name of the step in errors.
+      resident: bytes of state, frozen parameters and batch on each device.
+      repeats: number of timed rounds after one warm-up.
 
     Returns:
       "compile_seconds" of the step, from tracing to the program, without the persistent cache; "argument_bytes" and
-      "temp_bytes" of that program on each device, its working memory being the latter; and medians in milliseconds:
-      "step_ms"; of it "forward_ms", the loss alone, "backward_ms", loss and gradients less the loss, and "update_ms",
-      the step less loss and gradients; beside it "transfer_ms", a batch of numpy arrays put on the devices.
+      "temp_bytes", the arguments and the working memory of that program on each device; and medians in milliseconds:
+        "step_ms": the whole step.
+        "forward_ms": the loss alone.
+        "backward_ms": loss and gradients, minus the loss.
+        "update_ms": the step, minus loss and gradients.
+        "transfer_ms": moving a batch of numpy arrays to the devices, which is not part of the step.
 
     Raises:
-      WhaleError: the program does not fit the memory; nothing was allocated.
+      WhaleError: the program does not fit the memory; nothing is allocated then.
     """
     shapes = (case.state, case.frozen, case.batch)
     step, compile_seconds = compile_cold(case.step, *shapes)
@@ -91,19 +94,19 @@ def bench_step(case: StepCase, what: str, resident: int, repeats: int) -> dict[s
 
 
 def _parts(case: StepCase) -> dict[str, Callable]:
-    """The loss alone, and loss and gradients, in as many parts of the batch as the step takes."""
+    """Returns jitted functions of the loss alone, and of loss and gradients, over as many batch parts as the step."""
     parts = case.stage.settings.accumulate
 
     def loss(params: Params, frozen: Params, batch: Batch) -> jax.Array:
         with placed(case.placement):
             rows = in_parts(batch, parts)
-            # A loop over the parts, as the step takes them: side by side they would need more memory than it has.
+            # A loop over the parts, as in the step: side by side they would need more memory than the step.
             return jax.lax.map(lambda b: case.stage.loss(params, frozen, b, jax.random.key(0), True)[0], rows).mean()
 
     def grads(params: Params, frozen: Params, batch: Batch):
         with placed(case.placement):
             value, _, _, slopes = gradients(case.stage, params, frozen, batch, jax.random.key(0))
-        return value, slopes  # metrics and aux left out, so that XLA drops what only they need
+        return value, slopes  # without metrics and aux, so that XLA drops work that only they need
 
     return {"forward": jax.jit(loss), "gradients": jax.jit(grads)}
 
@@ -119,14 +122,14 @@ def _measure(case: StepCase, step: Callable, parts: dict[str, Callable], repeats
         return metrics
 
     runs = {name: lambda part=part: part(state.params, frozen, batch) for name, part in parts.items()}
-    # A copy each time: an array that is on the device already may be taken as it is.
+    # A copy each time, for JAX may reuse an array that is already on the device.
     transfers = [timed(sharding.put_batch, jax.tree.map(np.copy, host), mesh)[0] for _ in range(repeats + 1)]
     seconds = median_seconds(runs | {"step": whole_step}, repeats)
     return seconds | {"transfer": statistics.median(transfers[1:])}
 
 
 def synthetic_batch(shapes: Batch) -> Batch:
-    """This process's rows of a global batch of noise: numbers that are all zero would flatter an accelerator."""
+    """Returns this process's rows of a global batch of noise, since zeros would make an accelerator look faster."""
     rows, frames, height, width, _ = shapes.frames.shape
     batch = example(rows // jax.process_count(), frames, height, width, shapes.actions.shape[-1])
     rng = np.random.default_rng(0)
@@ -140,13 +143,13 @@ def synthetic_batch(shapes: Batch) -> Batch:
 
 
 def synthetic_state(shapes: TrainState) -> TrainState:
-    """The state of these shapes before its first step, with synthetic parameters."""
+    """Returns a state of these shapes before its first step, with synthetic parameters."""
     zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), shapes.replace(params={}))
     return zeros.replace(params=synthetic_params(shapes.params))
 
 
 def synthetic_params(shapes: Params) -> Params:
-    """Parameters of these shapes, small and random: the program that initialises them compiles for seconds."""
+    """Returns small random parameters of these shapes; the real initialisation would take seconds to compile."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32).astype(x.dtype), x.sharding), shapes

@@ -1,4 +1,4 @@
-"""What every part of `whale bench` measures with: clocks, a cold compiler, the peak of a device and its free memory."""
+"""The measuring tools of `whale bench`: clocks, a cold compiler, the peak of a device and its free memory."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.machine import free_memory
 from whale_jax.tools.chips import chip_of
 
-LONG_RUN = 20.0  # seconds; such a run needs no warming up
-MARGIN = 1.1  # over the bytes that a program names, for what the runtime keeps beside them
+LONG_RUN = 20.0  # seconds; a run this long needs no warm-up
+MARGIN = 1.1  # factor on a program's bytes, for the memory that the runtime itself takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Peak:
 
 
 def peak_of_one(dtype: Any) -> Peak:
-    """The data sheet's dense bfloat16 of this kind of device, or else the rate of `dtype` products that it reaches."""
+    """Returns the data sheet's dense bfloat16 rate of this kind of device, else a measured rate of `dtype` products."""
     devices = jax.devices()
     if chip := chip_of(devices[0].device_kind):
         return Peak(chip.tflops * 1e12, "data sheet")
@@ -41,13 +41,14 @@ def peak_of_one(dtype: Any) -> Peak:
 def matrix_rate(
     dtype: Any = jnp.float32, size: int = 2048, repeats: int = 10, devices: Sequence[jax.Device] = ()
 ) -> float:
-    """FLOP/s of a square matrix product on one device, the best of `repeats`.
+    """Measures the FLOP/s of a square matrix product on one device, the best of `repeats`.
 
     Args:
-      dtype: of the factors.
+      dtype: dtype of the factors.
       size: rows and columns.
-      devices: all of them compute such a product at the same time, as simulated ones share the machine's cores;
-        none takes the first device alone.
+      repeats: number of timed products.
+      devices: all of them compute such a product at the same time, since simulated devices share the machine's cores;
+        () takes only the first device.
     """
     devices = list(devices) or jax.devices()[:1]
     mesh = Mesh(np.asarray(devices), ("rows",))
@@ -62,22 +63,22 @@ def matrix_rate(
 
 
 def timed(run: Callable, *arguments) -> tuple[float, Any]:
-    """Seconds until the result of a call is ready, and the result."""
+    """Returns the seconds until the result of a call is ready, and the result."""
     started = time.perf_counter()
     result = jax.block_until_ready(run(*arguments))
     return time.perf_counter() - started, result
 
 
 def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
-    """Seconds of the fastest of `repeats` runs after one that warms up; of that one, where it takes long."""
+    """Returns the seconds of the fastest of `repeats` runs after a warm-up, or of the warm-up if it is a long run."""
     first, _ = timed(run, *arguments)
     return first if first > LONG_RUN else min(timed(run, *arguments)[0] for _ in range(repeats))
 
 
 def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each of `runs` over `repeats` rounds, after one that warms up.
+    """Returns the median seconds of each of `runs` over `repeats` rounds after one warm-up.
 
-    They run in turn, so that a machine that slows down slows all of them.
+    The runs take turns, so that a machine that slows down affects all of them.
     """
     rounds = [{name: timed(run)[0] for name, run in runs.items()} for _ in range(repeats + 1)]
     return {name: statistics.median(seconds[name] for seconds in rounds[1:]) for name in runs}
@@ -90,7 +91,7 @@ def check_repeats(steps: int) -> None:
 
 
 def compile_cold(program: Callable, *shapes) -> tuple[jax.stages.Compiled, float]:
-    """A jitted function compiled for `shapes`, and the seconds that takes without the persistent cache."""
+    """Compiles a jitted function for `shapes` without the persistent cache; also returns the seconds this takes."""
     with _no_cache():
         started = time.perf_counter()
         compiled = program.lower(*shapes).compile()
@@ -99,7 +100,7 @@ def compile_cold(program: Callable, *shapes) -> tuple[jax.stages.Compiled, float
 
 @contextlib.contextmanager
 def _no_cache():
-    """JAX asks once in a process whether to use its cache, and again after a reset."""
+    """Turns the persistent cache off; JAX checks this setting only once per process and after each reset."""
     enabled = jax.config.jax_enable_compilation_cache
     try:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -111,7 +112,7 @@ def _no_cache():
 
 
 def free_bytes() -> int:
-    """Bytes that each device can still take; devices on a CPU share the machine's memory."""
+    """Returns the bytes free on each device; devices on a CPU share the machine's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -119,12 +120,12 @@ def free_bytes() -> int:
 
 
 def check_fits(what: str, needed: int, free: int | None = None) -> None:
-    """Raises WhaleError if `needed` bytes and a margin are more than each device has left.
+    """Raises WhaleError if `needed` bytes and a margin exceed the free memory of a device.
 
     Args:
-      what: subject of the sentence.
+      what: subject of the error's sentence.
       needed: bytes on one device.
-      free: bytes that it has; None asks.
+      free: free bytes on one device; None looks them up.
     """
     free = free_bytes() if free is None else free
     if MARGIN * needed > free:

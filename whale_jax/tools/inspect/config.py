@@ -1,4 +1,4 @@
-"""What a config costs, from shapes alone: parameters, FLOPs per step, memory per device."""
+"""The costs of a config, from shapes alone: parameters, FLOPs per step, memory per device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from whale_jax.training.step import abstract_arguments
 
 
 def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
-    """Parameters by network, and for each stage FLOPs per step and bytes per device, without allocating any.
+    """Counts parameters by network, and FLOPs per step and bytes per device by stage, without allocating any.
 
-    Without names it is all stages of the config. "memory_per_device" counts parameters, optimiser and gradients of what
-    a stage trains, the frozen parameters and one batch, as the mesh of this machine spreads them; activations are not
-    in it.
+    Without names, takes all stages of the config. "memory_per_device" covers the trained parameters with their
+    gradients and optimiser state, the frozen parameters and one batch, as the mesh of this machine spreads them. It
+    does not include activations.
     """
     check_buildable(config)
     model, placement = model_settings(config), sharding.make_placement(config.mesh)
@@ -48,7 +48,7 @@ def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """The report as two tables."""
+    """Formats the report as two tables."""
     from rich.table import Table
 
     networks = Table(title=f"{report['config']}: parameters")

@@ -1,4 +1,4 @@
-"""What a compiled program needs of a device and sends to others, read from its figures and its optimised HLO."""
+"""The memory and the collectives of a compiled program, read from its statistics and its optimised HLO."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ _MESH = r"mesh\[[^\]]*\](?:, device_ids=\(.*?\)+)? \{.*?\}"
 _GROUPS = re.compile(rf"(?:replica_groups|source_target_pairs)=({_MESH}|\{{\{{.*?\}}\}}|\{{\}}|\[[^ ]*)")
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
-# Through these a value passes with its type and every one of its elements, or some of them.
+# Operations that only move values: the type stays, and all or some of the elements.
 _MOVES = ("bitcast", "copy", "transpose", "reshape", "slice", "dynamic-slice")
 
 
@@ -34,13 +34,13 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      bytes: of one run's payload on one device, S in `wire_seconds`: what comes out of an all-gather, what goes into
-        any other, all operands of a combined one together. A value that was widened just before it is sent counts
-        at its type before that: a CPU adds up bfloat16 as float32, an accelerator sends it as it is.
-      widened_bytes: the same as this program sends it.
-      group: devices that exchange with one another.
-      axes: the mesh axes that a group spans, as "data" or "data+model"; "other" if it spans none as a whole.
-      times: runs in one step, loops multiplied out.
+      bytes: payload of one run on one device, S in `wire_seconds`. This is the output of an all-gather and the input of
+        any other kind; a combined operation counts all its operands. A value that was widened just before it is sent
+        counts at its earlier type, because a CPU sums bfloat16 as float32 and an accelerator sends it unchanged.
+      widened_bytes: the payload as this program sends it.
+      group: number of devices that exchange with one another.
+      axes: the mesh axes that a group spans, as "data" or "data+model"; "other" if it spans no axis completely.
+      times: runs in one step, including repetitions by loops.
       exact: False if a loop around it has no known length; that loop counts once.
       source: `op_name` of the operation in the traced program.
     """
@@ -56,12 +56,12 @@ class Collective:
 
 
 def wire_seconds(collective: Collective, gbs: float) -> float:
-    """Seconds that all runs of one step take at `gbs` GB/s out of every device, by the ring's formula.
+    """Returns the seconds that all runs of one step take at `gbs` GB/s out of every device, by the ring's formula.
 
-    A ring of n devices sends 2 (n-1)/n S for an all-reduce and (n-1)/n S for an all-gather, a reduce-scatter or an
-    all-to-all from each (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of
-    workstations"; the bus bandwidth of NVIDIA's nccl-tests); a permutation or broadcast sends S. Latency and overlap
-    with products are not in it.
+    In a ring of n devices, each device sends 2 (n-1)/n S for an all-reduce, and (n-1)/n S for an all-gather, a
+    reduce-scatter or an all-to-all (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of
+    workstations"; the bus bandwidth of NVIDIA's nccl-tests). A permutation or broadcast sends S. The formula ignores
+    latency and overlap with products.
     """
     n = collective.group
     factor = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0, "collective-broadcast": 1.0}
@@ -70,27 +70,28 @@ def wire_seconds(collective: Collective, gbs: float) -> float:
 
 
 def collectives(hlo_text: str, mesh: Mapping[str, int]) -> list[Collective]:
-    """All collectives of a program in the order of its text, those that nobody waits for among them.
+    """Returns all collectives of a program in the order of its text, including those that nothing waits for.
 
-    An operation split into a start and a done counts once, at its start. Of a conditional's branches the one that
-    sends the most bytes counts.
+    An operation split into a start and a done counts once, at its start. A conditional counts the branch that sends the
+    most bytes.
 
     Args:
       hlo_text: `compiled.as_text()`.
-      mesh: sizes of the mesh axes by name, devices numbered row by row.
+      mesh: sizes of the mesh axes by name; devices are numbered row by row.
 
     Raises:
-      WhaleError: the text has a form of device groups that is not known here.
+      WhaleError: the text writes device groups in an unknown form.
     """
     module, entry = _parse(hlo_text)
     return list(_walk(module, entry, 1, True, dict(mesh)))
 
 
 def memory(compiled: Compiled) -> dict[str, int]:
-    """Bytes that a program needs of one device, as its compiler says.
+    """Returns the bytes that a program needs on one device, as its compiler reports them.
 
-    "arguments", "outputs", "aliased" (outputs written over donated arguments), "temporary", and their peak, which is
-    arguments + temporary + outputs - aliased.
+    Returns:
+      "arguments", "outputs", "aliased" (outputs written over donated arguments), "temporary", and "peak", which is
+      arguments + temporary + outputs - aliased.
     """
     stats = compiled.memory_analysis()
     parts = {
@@ -116,7 +117,7 @@ _Computation = dict[str, _Instruction]
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
-    """Computations by name, and the name of the entry."""
+    """Parses computations by name, and the name of the entry."""
     module: dict[str, _Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -133,10 +134,10 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _split_operands(text: str) -> tuple[tuple[str, ...], str]:
-    """Names of the operands, and what follows the bracket that closes them."""
+    """Returns the names of the operands, and the text after their closing bracket."""
     depths = itertools.accumulate(((letter == "(") - (letter == ")") for letter in text), initial=1)
     end = next((i for i, depth in enumerate(depths) if depth == 0), len(text) + 1)
-    # A parameter's number and a constant's value stand where operands do.
+    # A parameter has its number in place of operands, a constant its value.
     return tuple(re.findall(r"%([\w.\-]+)", text[: end - 1])) or (text[: end - 1],), text[end:]
 
 
@@ -181,20 +182,20 @@ def _collective(kind, instruction: _Instruction, module, name: str, times: int, 
 
 
 def _itemsize(dtype: str) -> float:
-    """Bytes of an element: "bf16", "f8e4m3fn" and "u4" have 16, 8 and 4 bits, "pred" a byte."""
+    """Returns the bytes of an element: "bf16", "f8e4m3fn" and "u4" have 16, 8 and 4 bits, "pred" has a byte."""
     return 1.0 if dtype == "pred" else int(re.search(r"\d+", dtype)[0]) / 8
 
 
 def _bytes(type_text: str, limit: float = math.inf) -> float:
-    """Bytes of an array or of a tuple of them, with elements of no more than `limit` bytes."""
+    """Returns the bytes of an array or a tuple of arrays, counting at most `limit` bytes per element."""
     arrays = _ARRAY.findall(type_text)
     return sum(math.prod(map(int, filter(None, s.split(",")))) * min(_itemsize(d), limit) for d, s in arrays)
 
 
 def _source_itemsize(module: dict, name: str, operand: str, outer: tuple = ()) -> float:
-    """Bytes of an element before it was widened on its way here; infinite if it was not.
+    """Returns the bytes of an element before it was widened on its way here; infinity if it was not.
 
-    `outer` is where a fusion stands that the value is computed in: the computation, the operands, its own `outer`.
+    `outer` locates the fusion that computes the value: its computation, its operands, and its own `outer`.
     """
     instruction = module[name][operand]
     opcode = instruction.opcode
@@ -233,13 +234,13 @@ def _integers(text: str) -> list[int]:
 
 
 def _iota(shape: str, source: str, order: str | None) -> np.ndarray:
-    """Device numbers that XLA writes as [shape]<=[source]T(order)."""
+    """Returns the device numbers that XLA writes as [shape]<=[source]T(order)."""
     numbers = np.arange(math.prod(_integers(source))).reshape(_integers(source))
     return (numbers.transpose(_integers(order)) if order else numbers).reshape(_integers(shape))
 
 
 def _mesh_groups(text: str, name: str) -> Groups:
-    """Groups along axes of a mesh of XLA's own: mesh['a'=4,'b'=2] {'b'}, or a part of an axis as {'a':(2)2}."""
+    """Returns the groups along axes of XLA's own mesh: mesh['a'=4,'b'=2] {'b'}, or a part of an axis as {'a':(2)2}."""
     shape, _, along = text.removeprefix("mesh[").rpartition(" {")
     sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", shape)}
     parts, chosen = [], []
@@ -277,7 +278,7 @@ def _spanned_axes(groups: Groups, mesh: dict[str, int]) -> str:
 
 
 def _moved_axes(pairs: Groups, mesh: dict[str, int]) -> str:
-    """The axes along which a permutation moves anything."""
+    """Returns the axes along which a permutation moves anything."""
     places = np.stack(np.unravel_index(np.asarray(pairs), tuple(mesh.values())))
     moved = (places[..., 0] != places[..., 1]).any(1)
     return "+".join(axis for axis, moves in zip(mesh, moved, strict=True) if moves) or "other"

@@ -1,6 +1,6 @@
-"""`whale inspect --mesh`: what a training step needs of every device of a mesh that nobody has to have.
+"""`whale inspect --mesh`: the needs of a training step on every device of a mesh, without having that mesh.
 
-Every stage's step is compiled ahead of time for simulated CPU devices, in the types of an accelerator.
+Every stage's step is compiled ahead of time for simulated CPU devices, with the types of an accelerator.
 """
 
 import dataclasses
@@ -24,50 +24,52 @@ from whale_jax.training.stage import Stage
 from whale_jax.training.step import TrainState, abstract_arguments, make_step
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 
-# A CPU computes bfloat16 in float32; keeping every rounding tells what was widened. The code itself is never run.
+# A CPU computes bfloat16 in float32; keeping every rounding shows which values were widened. The code never runs.
 _COMPILER_OPTIONS = {
     "xla_allow_excess_precision": False,
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
-# Between what a CPU's program takes beside its arguments and the estimate lies a factor of 1.7 where all is well.
+# Arguments not counted, a CPU's program takes about 1.7 times the estimate if all is well.
 _SUSPICIOUS = 3.0
 _TEXTS = ("stage", "chip", "what", "axes", "most from")
 _ACCELERATOR = {"dtype": "bfloat16", "space_kernel": "xla", "time_kernel": "xla"}
 
 
 def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = None) -> dict[str, Any]:
-    """Memory, products and collectives of every stage's step on a mesh, and what each kind of chip makes of them.
+    """Counts memory, products and collectives of every stage's step on a mesh, and their times on each kind of chip.
 
-    Call it before anything asks JAX for a device; the process then has simulated ones alone. The batch of the config
-    is that of all devices. What is "auto" in `model.execution` is taken as an accelerator takes it.
+    Call it before anything asks JAX for a device, as the process then has only simulated devices. The config's batch is
+    that of all devices. Settings of `model.execution` that are "auto" take their value on an accelerator.
 
-    Two figures for the memory of a device stand side by side, in bytes:
+    There are two figures for the memory of a device, in bytes:
       estimate: parameters, optimiser, frozen parameters, batch, gradients and activations. Activations are the larger
-        of what the forward pass keeps for the backward pass ("saved", over shapes and types) and what is alive at once
-        in the order of the program, with fusions ("live"). Believe this one.
-      compiled: what the compiler says of its program, which is a CPU's: bfloat16 is widened to float32, nothing orders
-        the operations for little memory, and of the frozen parameters only those count that the step reads.
+        of two numbers: the values that the forward pass keeps for the backward pass ("saved", over shapes and types),
+        and the values alive at once in the order of the program, with fusions ("live"). Believe this one.
+      compiled: the compiler's figure for its program, which is one for a CPU. It widens bfloat16 to float32, does not
+        order the operations to save memory, and counts only those frozen parameters that the step reads.
 
-    The estimate is for one device's rows of the batch: that the model axis splits activations is not in it, nor that a
-    bad sharding leaves them whole on every device. Where the compiled program takes more than three times the estimate
-    beside its arguments, a warning on stderr says so, and what fits is judged by "compiled".
+    The estimate is for one device's rows of the batch. It ignores that the model axis splits activations, and that a
+    bad sharding leaves them whole on every device. If the compiled program, without its arguments, takes more than
+    three times the estimate, a warning on stderr says so, and "compiled" then decides whether a step fits.
 
     Args:
-      config: see `whale_jax.jobs.configuration.default_config`; its mesh is replaced, but for `fully_sharded`.
+      config: see `whale_jax.jobs.configuration.default_config`; its mesh is replaced, except `fully_sharded`.
       mesh: devices along the batch x devices along the model, as "8x1".
-      stages: names; None takes all that the config trains.
+      stages: names; None takes all stages that the config trains.
 
     Returns:
-      "config", "mesh" and "stages": for each its batch_size, compile_seconds (few from the cache), memory_per_device,
-      with "trusted" naming the figure that what fits is judged by, flops_per_step ("model" by formula, "executed"
-      counted in the traced step, over all devices), collectives (see `Collective`), and chips: whether it fits,
-      seconds of a step's products, at the peak rate and at half of it, and of its collectives, inside a node and
-      between nodes.
+      "config", "mesh" and "stages". Each stage has:
+        "batch_size", and "compile_seconds" (few if the program comes from the cache).
+        "memory_per_device": bytes; its "trusted" names the figure that decides whether a step fits.
+        "flops_per_step", over all devices: "model" by formula, "executed" counted in the traced step.
+        "collectives": see `Collective`.
+        "chips": whether a step fits; seconds of its products, at the peak rate and at half of it; and seconds of its
+          collectives, inside a node and between nodes.
 
     Raises:
-      WhaleError: the mesh or a stage does not exist, a batch does not divide over the devices, or JAX has its devices
-        already.
+      WhaleError: the mesh or a stage does not exist, a batch does not divide over the devices, or JAX has already
+        started its devices.
     """
     data, model = _parse_mesh(mesh)
     names = list(stages or stages_of(config))
@@ -136,7 +138,7 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def _memory(stage: Stage, shapes: tuple[TrainState, Params, Batch], devices: int) -> dict[str, Any]:
-    """Bytes of one device by what they hold, and the estimate of their sum."""
+    """Returns the bytes of one device by kind of content, and the estimate of their sum."""
     key, (state, frozen, batch) = jax.random.key(0), shapes
 
     def loss(params, frozen, batch):
@@ -155,7 +157,7 @@ def _memory(stage: Stage, shapes: tuple[TrainState, Params, Batch], devices: int
         "optimizer": sharding.bytes_per_device(state.opt_state),
         "frozen": sharding.bytes_per_device(frozen),
         "batch": sharding.bytes_per_device(batch),
-        # In parts, a part's gradients stand beside the sum of those before.
+        # With accumulation, the gradients of one part stand next to the sum of the earlier ones.
         "gradients": sharding.bytes_per_device(state.params) * min(stage.settings.accumulate, 2),
         "activations": max(saved, live),
     }
@@ -163,7 +165,7 @@ def _memory(stage: Stage, shapes: tuple[TrainState, Params, Batch], devices: int
 
 
 def _trusted(name: str, parts: dict[str, Any]) -> str:
-    """Which figure tells what fits; warns where that is not the estimate."""
+    """Returns which figure decides whether a step fits; warns if it is not the estimate."""
     ratio = parts["compiled"]["temporary"] / (parts["gradients"] + parts["activations"])
     if ratio <= _SUSPICIOUS:
         return "estimate"
@@ -176,7 +178,7 @@ def _trusted(name: str, parts: dict[str, Any]) -> str:
 
 
 def _chips(parts: dict[str, Any], flops: float, sent: list[Collective]) -> dict[str, dict[str, Any]]:
-    """By chip: whether a step fits, and seconds of its products and collectives; one waits for the other, or not."""
+    """Returns by chip whether a step fits, and the seconds of its products and collectives, which may overlap."""
     needed = parts["compiled"]["peak"] if parts["trusted"] == "compiled" else parts["estimate"]
     return {
         chip.name: {
@@ -191,7 +193,7 @@ def _chips(parts: dict[str, Any], flops: float, sent: list[Collective]) -> dict[
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """The report as tables: memory, collectives by kind, and chips."""
+    """Formats the report as tables: memory, collectives by kind, and chips."""
     from rich.table import Table
 
     mesh = report["mesh"]
