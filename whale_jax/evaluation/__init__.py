@@ -1,1 +1,1 @@
-"""What the model's futures are worth: video metrics, films and the report."""
+"""The evaluation of the model's futures: suites, films and the report."""

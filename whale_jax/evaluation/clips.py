@@ -1,4 +1,4 @@
-"""Held-out clips: which are read, how many are imagined at once, and how far that is."""
+"""Held-out clips: the choice of clips, imagination in batches, and progress."""
 
 import dataclasses
 import time
@@ -15,13 +15,13 @@ from whale_jax.imagination.world import Imagination, WorldModel
 
 @dataclasses.dataclass(frozen=True)
 class ClipSettings(Settings):
-    """Which clips are imagined."""
+    """The choice of clips to imagine."""
 
     context: int = 2  # C, frames given to the model
     horizon: int = 16  # n, frames imagined
-    episodes: int = 20  # clips for each task and policy
+    episodes: int = 20  # clips per task and policy
     batch_size: int = 20  # clips imagined at once
-    start: ClassVar[int] = 0  # first frame of every clip; -1 draws it from `seed`, one per clip
+    start: ClassVar[int] = 0  # first frame of every clip; -1 draws one per clip from `seed`
 
     def __post_init__(self):
         check_least(self, context=1, horizon=1, episodes=1, batch_size=1)
@@ -29,7 +29,7 @@ class ClipSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSettings(ClipSettings):
-    """The clips of the video suite, which the judge shares: `evaluation.context` and so on of a config."""
+    """The clips of the video suite, which the judge shares (`evaluation.context` and so on in a config)."""
 
     start: int = -1
     seed: int = 0
@@ -40,13 +40,13 @@ class ProtocolSettings(ClipSettings):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], **changes: int) -> Self:
-        """Returns those of `evaluation` of a config; what it lacks has its default."""
+        """Returns the settings under `evaluation` in a config, with defaults for missing keys."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls.from_dict({name: config[name] for name in names if name in config} | changes, "evaluation")
 
 
 class Chooses(Protocol):
-    """What `read_clips` asks of settings."""
+    """The settings that `read_clips` needs."""
 
     context: int
     horizon: int
@@ -59,8 +59,8 @@ class Chooses(Protocol):
 class Clips:
     """Clips of one task and policy: frames (E, C + n, H, W, 3) uint8, actions (E, C - 1 + n, A), rewards (E, n).
 
-    `success` (E,) bool: whether the task was done at one of the n steps. `starts` names the initial state of each, the
-    same for all policies of the task; None where policies share none.
+    `success` (E,) bool says whether the task succeeded at any of the n steps. `starts` names the initial state of each
+    clip, which all policies of the task share. It is None where they share none.
     """
 
     task: str
@@ -84,7 +84,7 @@ def read_clips(store: EpisodeStore, settings: Chooses) -> list[Clips]:
             chosen = store.select(tasks=task, policies=policy)
             clips = [_clip(chosen, i, settings) for i in range(min(len(chosen), settings.episodes))]
             starts = tuple(record["index"] for record in chosen.records[: len(clips)])
-            # Episodes of this split alone are recorded from equal initial states.
+            # Only episodes of this split are recorded from equal initial states.
             starts = starts if chosen.names("split") == ["ranked"] else None
             groups.append(Clips(task, policy, *(np.stack(parts) for parts in zip(*clips, strict=True)), starts))
     return groups
@@ -112,9 +112,9 @@ def _clip(store: EpisodeStore, index: int, settings: Chooses):
 
 
 def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int, **options) -> Iterator[Imagination]:
-    """Yields what the model imagines of (E, C, …) frames and their actions, `size` at once.
+    """Yields the model's imagination from (E, C, …) frames and their actions, `size` clips at a time.
 
-    Options are those of its `imagine`.
+    The options are passed on to the model's `imagine`.
     """
     for i in range(0, len(frames), size):
         yield model.imagine(frames[i : i + size], actions[i : i + size], **options)
@@ -124,7 +124,7 @@ Pair = TypeVar("Pair")
 
 
 def with_progress(pairs: Sequence[Pair], doing: str, say: Callable[[str], Any]) -> Iterator[Pair]:
-    """Yields each of some task-policy pairs; says when one is done, and how many seconds are left."""
+    """Yields task-policy pairs, and says after each one how many seconds are left."""
     started = time.perf_counter()
     for done, pair in enumerate(pairs, start=1):
         yield pair

@@ -1,4 +1,4 @@
-"""Several world models on the same held-out clips: a table with intervals, a figure, and their films."""
+"""Comparison of world models on the same held-out clips: a table with intervals, a figure, and a film."""
 
 import json
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ def compare_models(
 ) -> dict[str, Any]:
     """Imagines the same clips with every model, and writes comparison.json, comparison.png and comparison-film.png.
 
-    The film is of the clip whose motion is the median.
+    The film shows the clip with the median amount of motion.
 
     Args:
-      models: by name; the others' differences are taken from the first.
-      store: held-out episodes that every model's actions and frames fit.
-      settings: which clips; at least `HORIZON` frames are imagined.
-      output: directory of the files.
+      models: the models by name; the other models are compared with the first.
+      store: held-out episodes whose actions and frames fit every model.
+      settings: the choice of clips; at least `HORIZON` frames are imagined.
+      output: the directory of the files.
 
     Returns:
       {"clips", "horizon", "models": {name: {measure: [mean, low, high]}}, "differences": {name: {measure: [first minus
-      it, low, high]}}, "by_horizon": {name: {measure: [by horizon]}}}: means over all clips at the horizon with 95 %
-      bootstrap intervals, differences paired by clip; the last given frame, repeated, is among the models.
+      it, low, high]}}, "by_horizon": {name: {measure: [by horizon]}}}. Means are taken over all clips at the horizon,
+      with 95 % bootstrap intervals. Differences are paired by clip. The models include the last given frame, repeated.
 
     Raises:
       WhaleError: an episode is shorter than a clip, or clips are shorter than `HORIZON`.
@@ -71,7 +71,10 @@ def _measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dic
 
 
 def summarise(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The table of `compare_models` from each model's measures (E, n) by name; NaN where nothing moves in a frame."""
+    """Returns the table of `compare_models` from each model's measures (E, n) by name.
+
+    A measure is NaN where nothing moves in a frame.
+    """
     first = next(iter(values.values()))
     picks = resamples(len(next(iter(first.values()))), DRAWS, seed=0)
     at = {name: {m: v[:, HORIZON - 1] for m, v in of.items()} for name, of in values.items()}
@@ -88,7 +91,7 @@ def summarise(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def _interval(values: np.ndarray, picks: np.ndarray) -> list[float | None]:
-    """[mean, low, high] of (E,), whose NaN count for nothing."""
+    """Returns [mean, low, high] of values (E,), ignoring NaN."""
     there, sums = ~np.isnan(values), np.nan_to_num(values)
     counts = np.concatenate([[there.sum()], there[picks].sum(1)])
     totals = np.concatenate([[sums.sum()], sums[picks].sum(1)])
@@ -96,7 +99,7 @@ def _interval(values: np.ndarray, picks: np.ndarray) -> list[float | None]:
 
 
 def to_text(table: Mapping[str, Any]) -> str:
-    """The table as Markdown: means, and in brackets how much better the first model is."""
+    """Returns the table as Markdown: means with intervals, then by how much the first model is better."""
     measures = list(next(iter(table["models"].values())))
     lines = [
         f"At horizon {table['horizon']}, mean of {table['clips']} held-out clips [95 % interval]; "
@@ -109,6 +112,7 @@ def to_text(table: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(_cell(values[m], m) for m in measures) + " |")
     for name, values in table["differences"].items():
         better = [[None if v is None else MEASURES[m].better * v for v in values[m]] for m in measures]
+        # A change of sign swaps low and high.
         cells = [
             _cell([b[0], *sorted(b[1:])] if None not in b else b, m, "+") for m, b in zip(measures, better, strict=True)
         ]
@@ -130,7 +134,7 @@ def _cell(values: list[float | None], measure: str, sign: str = "") -> str:
 
 
 def draw(table: Mapping[str, Any], path: Path) -> None:
-    """Moving-region PSNR and LPIPS by horizon, a line for each model."""
+    """Draws moving-region PSNR and LPIPS by horizon, with a line per model."""
     series = table["by_horizon"]
     measures = [m for m in ("moving_psnr", "moving_lpips") if m in next(iter(series.values()))]
     figure = new_figure(5.2 * len(measures), 3.6)
@@ -146,7 +150,7 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
 
 
 def _looks(count: int) -> list[dict[str, Any]]:
-    """The first model, further ones, and what is no model."""
+    """Returns the line styles of the first model, the other models, and the repeated frame."""
     further = [("#2e7d4f", (6, 2, 1.2, 2)), ("#7a4fa3", (3.5, 1.8)), ("#8a6d1d", (1.2, 1.6))]
     between = [(SECOND, (5, 2)), *further][: count - 2]
     looks = [{"color": colour, "dashes": dashes, "linewidth": 1.6} for colour, dashes in between]

@@ -1,4 +1,4 @@
-"""The evaluation during training: a few suites on few, short clips, whose main figures are followed."""
+"""The evaluation during training: the main figures of a few suites on a few short clips."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -14,13 +14,13 @@ from whale_jax.imagination.world import WorldModel
 
 
 def cheap(config: Mapping[str, Any]) -> Chosen:
-    """Returns the suites that are run during training, and their clips.
+    """Returns the suites that run during training, and their clips.
 
     Args:
-      config: `evaluation` of a config.
+      config: the `evaluation` part of a config.
 
     Raises:
-      WhaleError: a suite that does not exist, or settings that it cannot follow.
+      WhaleError: a suite does not exist, or its settings are invalid.
     """
     settings = CheapSettings.from_dict(config["cheap"])
     check_names(settings.suites, {}, {})
@@ -31,12 +31,14 @@ def cheap(config: Mapping[str, Any]) -> Chosen:
 def cheap_evaluation(
     model: WorldModel, components: Collection[str], store: EpisodeStore, config: Mapping[str, Any], output: Path
 ) -> Callable[[Mapping[str, Any]], dict[str, float]] | None:
-    """Returns what gives the main figures of parameters, by name; None for a stage without enough to imagine.
+    """Returns a function from parameters to their main figures by name, or None if the stage cannot imagine yet.
 
     Args:
       model: networks and action contract; its parameters are given later.
       components: the names of those parameters.
-      store: held-out episodes; config: `evaluation` of a config; output: directory of what suites keep.
+      store: held-out episodes.
+      config: the `evaluation` part of a config.
+      output: the directory for the suites' files.
     """
     if model.untrained(components):
         return None

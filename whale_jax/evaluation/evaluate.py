@@ -1,4 +1,4 @@
-"""From a checkpoint and held-out episodes to `metrics.json` and `report.html`."""
+"""Evaluation of a checkpoint on held-out episodes, written to `metrics.json` and `report.html`."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from whale_jax.nn import lpips
 from whale_jax.training.checkpoint import newest_meta
 from whale_jax.training.history import read_history
 
-SAMPLES = 1  # of every clip: nothing is the best of many
+SAMPLES = 1  # per clip: no figure is the best of several samples
 DEFINITIONS = {
     **{measure.name: measure.definition for measure in MEASURES.values()},
     "fvd": "Fréchet distance of the I3D logits of all clips' predicted frames; fewer clips give more",
@@ -38,15 +38,15 @@ DEFINITIONS = {
 def evaluate(job: Job, settings: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Runs suites and writes `metrics.json` and `report.html` into the job's directory.
 
-    Suites that are not run, or cannot be, stay as an earlier evaluation of the same parameters left them there.
+    Other suites, and suites that fail, keep their results from an earlier evaluation of the same parameters.
 
     Args:
-      job: what is evaluated, but for the settings of each suite.
-      settings: those of the suites that are run, by name.
-      run: "phases" (seconds by name) and whatever else the report should say of the run.
+      job: everything to evaluate except the settings of each suite.
+      settings: the settings of each suite to run, by its name.
+      run: "phases" (seconds by name) and any other facts for the report's section on the run.
 
     Returns:
-      The metrics as written; "failed" says what could not be measured while the rest was.
+      The metrics as written. "failed" lists the parts that could not be measured.
 
     Raises:
       WhaleError: the store's actions are not the model's, or no suite could run.
@@ -83,7 +83,10 @@ def evaluate(job: Job, settings: Mapping[str, Any], run: Mapping[str, Any] | Non
 
 
 def _run(job: Job, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Parts of metrics.json, and a sentence for each that could not be had; raises WhaleError if none could."""
+    """Runs the suites, and returns the measured parts of metrics.json and a sentence per failure.
+
+    Raises WhaleError if every suite failed.
+    """
     measured: dict[str, Any] = {}
     failed: list[str] = []
     for name, own in settings.items():
@@ -103,7 +106,7 @@ def _run(job: Job, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
 
 
 def _earlier(output: Path, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that lie in `output`, if they are of the same parameters; else {}."""
+    """Reads the metrics in `output` if they are of the same parameters; returns {} otherwise."""
     try:
         metrics = json.loads(Workdir(output).metrics.read_text())
         check_metrics(metrics)
@@ -114,7 +117,7 @@ def _earlier(output: Path, protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _protocol(job: Job) -> dict[str, Any]:
-    """What was evaluated, and how."""
+    """Returns a record of what was evaluated, and how."""
     model, large = job.model, min(job.store.image_size) >= lpips.MIN_SIDE
     return {
         **job.clips.to_dict(),
@@ -132,22 +135,22 @@ def _protocol(job: Job) -> dict[str, Any]:
 
 
 def write_metrics(output: Path, metrics: Mapping[str, Any]) -> None:
-    """Writes metrics.json beside, then in its place."""
+    """Writes metrics.json to a temporary file, then moves it into place."""
     write(Workdir(output).metrics, json.dumps(metrics, indent=1).encode())
 
 
 def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[str, Any], Path]:
-    """Scores a metrics.json anew, and writes it and its report; no model is needed.
+    """Scores a metrics.json again without a model, and writes it with its report.
 
     Args:
       source: metrics.json, or the directory that holds it.
-      output: where both files go; None takes `report-again` beside it.
+      output: the directory of both files; None takes `report-again` next to the source.
 
     Returns:
       The metrics and the directory they were written to.
 
     Raises:
-      WhaleError: there is no such file, or it is not one of ours.
+      WhaleError: the file does not exist, or was not written by an evaluation.
     """
     path = Path(source)
     path = Workdir(path).metrics if path.is_dir() else path
@@ -170,7 +173,7 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
 
 
 def training_history(model: WorldModel) -> dict[str, Any]:
-    """Returns histories of all stages, as `training` of metrics.json; empty where none lie beside the checkpoint."""
+    """Returns the histories of all stages, as `training` of metrics.json; empty if the checkpoint has none."""
     training = {}
     for name in model.params:
         if history := read_history(model.workdir.history(name)):
@@ -181,7 +184,7 @@ def training_history(model: WorldModel) -> dict[str, Any]:
 
 
 def dataset(store: EpisodeStore) -> dict[str, Any]:
-    """Returns what the held-out episodes are."""
+    """Returns a summary of the held-out episodes."""
     return {
         "episodes": len(store),
         "frames": store.num_frames,
@@ -193,25 +196,25 @@ def dataset(store: EpisodeStore) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What of a checkpoint is evaluated, on which episodes, and where the report goes."""
+    """A request to evaluate a checkpoint: the episodes, the suites, and where the report goes."""
 
     checkpoint: Path | str  # a work directory or a checkpoint's directory
     # None takes the episode store of the work directory and, for "value", records episodes of the ranked policies.
     data: Path | str | None = None
-    # None takes the work directory, and in it a folder named after the suites if "video" is not among them, so that the
-    # report of the run stays; `no-behaviour` keeps a folder of its own.
+    # None takes the work directory. Without "video" among the suites, the report goes to a folder in it that is named
+    # after the suites, so that the report of the run stays. `no-behaviour` has its own folder.
     output: Path | str | None = None
     suites: Sequence[str] = ("video",)
-    # {suite: {key: value}}, in place of those of the checkpoint's config.
+    # {suite: {key: value}}, which override the checkpoint's config.
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    episodes: int | None = None  # in place of what the suites take by themselves
-    horizon: int | None = None  # the same
-    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # further ones for "value", by name
+    episodes: int | None = None  # overrides the suites' own number
+    horizon: int | None = None  # overrides the suites' own horizon
+    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # more policies for "value", by name
     behaviour: bool = True  # False switches behaviour conditioning off
 
     @property
     def folder(self) -> str:
-        """Where the report goes in a work directory."""
+        """The report's folder in a work directory."""
         apart = [] if "video" in self.suites else list(self.suites)
         return "-".join(apart if self.behaviour else [*apart, "no-behaviour"])
 
@@ -223,7 +226,7 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
       The metrics and the directory they were written to.
 
     Raises:
-      WhaleError: an unknown name, the checkpoint or the store cannot be read, or they do not fit each other.
+      WhaleError: a name is unknown, the checkpoint or the store cannot be read, or they do not fit each other.
     """
     check_names(request.suites, request.settings, request.policies)
     config = newest_meta(find(request.checkpoint)[0]).config["evaluation"]
@@ -251,7 +254,7 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
 
 
 def _training(root: Path) -> EpisodeStore | None:
-    """The episodes that the model was trained on, as far as they are still there."""
+    """Opens the episodes that the model was trained on; returns None if they are gone."""
     try:
         return open_store(root).select(split="train")
     except WhaleError:

@@ -1,4 +1,4 @@
-"""Held-out episodes as the model imagines them, written as a LeRobot data set."""
+"""A LeRobot data set of held-out episodes as the model imagines them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,27 +16,27 @@ from whale_jax.imagination.world import WorldModel
 
 @dataclasses.dataclass(frozen=True)
 class ImaginedSettings(ClipSettings):
-    """What is imagined: `episodes` in all, from their first frames on."""
+    """The episodes to imagine: `episodes` in total, each from its first frame on."""
 
     episodes: int = 10
     batch_size: int = 10
-    uncertainty: str = "retracing"  # as of `WorldModel.imagine`, or "none"
+    uncertainty: str = "retracing"  # an estimate of `WorldModel.imagine`, or "none"
 
 
 def write_imagined(
     model: WorldModel, store: EpisodeStore, path: Path | str, settings: ImaginedSettings
 ) -> tuple[int, int]:
-    """Imagines the first held-out episodes along their recorded actions into the LeRobot data set `path`.
+    """Imagines the first held-out episodes along their recorded actions, and writes the LeRobot data set `path`.
 
-    Rows hold the recorded action, the reward that the model predicts (0 before its first frame), whale.imagined, which
-    says of each frame whether it is imagined, and whale.uncertainty of each imagined frame (0 for recorded ones).
-    Success is not predicted: next.success is always false.
+    Each row holds the recorded action and the predicted reward (0 before the first imagined frame). The column
+    whale.imagined says whether the frame is imagined. The column whale.uncertainty holds the uncertainty of an imagined
+    frame, and 0 for a recorded one. Success is not predicted, so next.success is always false.
 
     Returns:
-      The number of episodes written, and of held-out ones passed over because they are too short.
+      The number of episodes written, and the number of held-out episodes that were too short.
 
     Raises:
-      WhaleError: the store's actions or frames are not the model's, nothing is held out, or all of it is too short.
+      WhaleError: the store's actions or frames are not the model's, no episode is held out, or all are too short.
     """
     model.action_spec.check_same(store.action_spec, str(store.root))
     if min(settings.context, settings.horizon, settings.episodes) < 1:
@@ -47,7 +47,7 @@ def write_imagined(
 
 
 def _choose(store: EpisodeStore, settings: ImaginedSettings) -> tuple[list[Episode], int]:
-    """The episodes that are long enough, from the first on, and how many were not."""
+    """Reads the first episodes that are long enough, and counts those that are not."""
     held_out, needed = store.held_out(), settings.context + settings.horizon - 1
     fitting = [i for i, record in enumerate(held_out.records) if record["length"] >= needed]
     if not fitting:

@@ -1,6 +1,6 @@
-"""How well an uncertainty tells an error: correlations with intervals, risk by coverage, calibration.
+"""Statistics of how well an uncertainty predicts an error: correlations with intervals, risk by coverage, calibration.
 
-Dimension keys: E trajectories, n steps, R bootstrap draws. Plain functions of NumPy arrays.
+All are plain functions of NumPy arrays. Dimension keys: E trajectories, n steps, R bootstrap draws.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ COEFFICIENTS = ("pearson", "spearman")
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear correlation of two arrays of one size; NaN where one of them is constant."""
+    """Returns the linear correlation of two arrays of equal size; NaN if one of them is constant."""
     a, b = (np.asarray(x, np.float64).ravel() for x in (a, b))
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a @ a) * (b @ b))
@@ -18,26 +18,26 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two arrays of one size, ties with their average rank."""
+    """Returns the rank correlation of two arrays of equal size, where ties have their average rank."""
     return pearson(rankdata(a), rankdata(b))
 
 
 def resamples(trajectories: int, draws: int, seed: int) -> np.ndarray:
-    """(R, E) trajectories drawn with replacement, for a bootstrap."""
+    """Draws (R, E) trajectories with replacement, for a bootstrap."""
     return np.random.default_rng(seed).integers(0, trajectories, (draws, trajectories))
 
 
 def correlations(errors: np.ndarray, estimates: np.ndarray, picks: np.ndarray) -> dict[str, np.ndarray]:
-    """Pearson's and Spearman's coefficients of all (trajectory, step) pairs, and of every bootstrap draw.
+    """Returns Pearson's and Spearman's coefficients of all (trajectory, step) pairs, and of every bootstrap draw.
 
-    Whole trajectories are drawn, for the steps of one depend on each other.
+    The bootstrap draws whole trajectories, because the steps of one trajectory depend on each other.
 
     Args:
       errors, estimates: (E, n).
       picks: (R, E) from `resamples`.
 
     Returns:
-      For each of `COEFFICIENTS` (1 + R,): the value, then the draws.
+      An array (1 + R,) for each of `COEFFICIENTS`: the value, then the draws.
     """
     rows = [np.arange(len(errors)), *picks]
     return {
@@ -47,7 +47,10 @@ def correlations(errors: np.ndarray, estimates: np.ndarray, picks: np.ndarray) -
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float | None]:
-    """[value, low, high] of (1 + R,) from `correlations`: a percentile interval; None where nothing is defined."""
+    """Returns [value, low, high], a percentile interval, of an array (1 + R,) such as those of `correlations`.
+
+    Undefined entries are None.
+    """
     draws = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]):
         return [None, None, None]
@@ -58,7 +61,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> list[float | None]:
 
 
 def proportion(successes: int, total: int, level: float = 0.95) -> list[float | None]:
-    """[value, low, high] of a share, with Wilson's score interval; None where there is nothing to take it of."""
+    """Returns [value, low, high] of a share, with Wilson's score interval; all are None if `total` is 0."""
     if not total:
         return [None, None, None]
     found = binomtest(successes, total).proportion_ci(level, method="wilson")
@@ -66,14 +69,17 @@ def proportion(successes: int, total: int, level: float = 0.95) -> list[float | 
 
 
 def risk_coverage(errors: np.ndarray, estimates: np.ndarray, coverage: np.ndarray) -> list[float]:
-    """Mean error of the most trusted share of steps, for every share in `coverage`, each above 0 and at most 1."""
+    """Returns the mean error of the most trusted share of steps, for every share in `coverage`.
+
+    Each share is above 0 and at most 1.
+    """
     errors = np.asarray(errors, np.float64).ravel()[np.argsort(np.ravel(estimates), kind="stable")]
     kept = np.maximum(1, np.round(np.asarray(coverage) * len(errors)).astype(int))
     return [float(x) for x in (np.cumsum(errors)[kept - 1] / kept)]
 
 
 def calibration(errors: np.ndarray, estimates: np.ndarray, bins: int = 10) -> dict[str, list[float]]:
-    """Mean estimate and mean error in bins of equal numbers of steps, from the most to the least trusted.
+    """Returns the mean estimate and mean error in equally filled bins of steps, from the most to the least trusted.
 
     Returns:
       {"estimate": [...], "error": [...]}, at most `bins` values each.

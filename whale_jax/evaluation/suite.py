@@ -1,4 +1,4 @@
-"""What a suite of the evaluation is: it measures one thing of a model, and says what came out."""
+"""The interface of an evaluation suite, which measures one aspect of a model and reports the outcome."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ from whale_jax.imagination.world import Policy, WorldModel
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is evaluated, and what all suites share."""
+    """The model and episodes to evaluate, and the options that all suites share."""
 
     model: WorldModel
     store: EpisodeStore  # held-out episodes
-    output: Path  # directory of metrics.json, films and what is kept
+    output: Path  # directory of metrics.json, films and cached results
     clips: ProtocolSettings = ProtocolSettings()
     settings: Any = None  # of the suite that runs
     say: Callable[[str], Any] = lambda text: None
-    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # further ones, by name
-    training: EpisodeStore | None = None  # the episodes that the model was trained on, where they are known
-    given: bool = True  # whether `store` was named, so that nothing else is recorded
+    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # more policies to rank, by name
+    training: EpisodeStore | None = None  # the episodes that the model was trained on, if available
+    given: bool = True  # whether the user named `store`, so that no other episodes are recorded
     films: bool = True
 
 
@@ -38,20 +38,20 @@ class Section:
 
 
 class Suite:
-    """One suite; a class of its own in a folder of its own, and a row in `whale_jax.evaluation.suites.SUITES`.
+    """One suite, with its own class, its own folder, and a row in `whale_jax.evaluation.suites.SUITES`.
 
-    A result is what `run` gives, as `metrics.json` holds it under the suite's name. It has "tasks" by name.
+    `run` returns a result, which `metrics.json` holds under the suite's name. A result has "tasks" by name.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    # `evaluation.<name>` of a config; a field without a default is that of the clips that all suites share.
+    # `evaluation.<name>` of a config. A field without a default takes its value from the clips that all suites share.
     Settings: ClassVar[type[Settings]]
-    folders: ClassVar[tuple[str, ...]] = ("films",)  # what its sections show, below the report's directory
-    requires: ClassVar[frozenset[str]] = frozenset()  # abilities of the model: components that it was trained with
+    folders: ClassVar[tuple[str, ...]] = ("films",)  # the folders in the report's directory that its sections show
+    requires: ClassVar[frozenset[str]] = frozenset()  # the trained components that the model must have
 
     def check_settings(self, settings: Any) -> None:
-        """Raises WhaleError for settings that cannot be followed, before anything is loaded."""
+        """Raises WhaleError for invalid settings, before anything is loaded."""
 
     def check(self, job: Job) -> None:
         """Raises WhaleError if the model lacks what the suite needs, before anything is recorded or imagined."""
@@ -62,15 +62,15 @@ class Suite:
             )
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Returns the result; raises WhaleError if it cannot be had."""
+        """Returns the result; raises WhaleError if it cannot be computed."""
         raise NotImplementedError
 
     def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
-        """Returns the few numbers of a result that are followed during training."""
+        """Returns the few numbers of a result that are tracked during training."""
         raise NotImplementedError
 
     def from_metrics(self, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the result that `metrics.json` holds; None where there is none."""
+        """Returns the result in `metrics.json`; None if it has none."""
         return metrics.get(self.name)
 
     def to_metrics(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -78,14 +78,14 @@ class Suite:
         return {self.name: result}
 
     def check_result(self, result: dict[str, Any]) -> None:
-        """Raises WhaleError for a result that no section could be made of."""
+        """Raises WhaleError for a result that the report cannot show."""
 
     def rescore(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Returns the result with all that follows from its kept numbers computed anew."""
+        """Returns the result with everything recomputed that follows from its stored numbers."""
         return result
 
     def unmeasured(self, result: dict[str, Any]) -> list[str]:
-        """Returns a sentence for each part that could not be measured, for the list of all suites."""
+        """Returns a sentence per part that could not be measured, for the list of all suites."""
         return []
 
     def statement(self, result: dict[str, Any]) -> str:
@@ -93,13 +93,13 @@ class Suite:
         raise NotImplementedError
 
     def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Returns the figures that matter, for a program."""
+        """Returns the main figures for a program."""
         raise NotImplementedError
 
     def tiles(self, result: dict[str, Any]) -> list[tuple[str, str]]:
-        """Returns (caption, figure) pairs for the head of the report."""
+        """Returns (caption, figure) pairs for the top of the report."""
         return []
 
     def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
-        """Returns the report's sections; `directory` holds the films and pictures that the result names."""
+        """Returns the report's sections, with the films and pictures in `directory` that the result names."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The suites, and their settings: from their defaults, a config's `evaluation`, and what a call changes."""
+"""The suites and their settings, which come from defaults, a config's `evaluation`, and the changes of a call."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
@@ -18,9 +18,9 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (Video(), Value(), Un
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings(ProtocolSettings):
-    """The clips, and how often a stage is evaluated while it is trained."""
+    """The clips, and how often a stage is evaluated during its training."""
 
-    during_training: int = 0  # steps between two evaluations of what a stage can imagine; 0 never evaluates then
+    during_training: int = 0  # steps between two evaluations of a stage that can imagine; 0 turns them off
 
     def __post_init__(self):
         super().__post_init__()
@@ -29,10 +29,10 @@ class EvaluationSettings(ProtocolSettings):
 
 @dataclasses.dataclass(frozen=True)
 class CheapSettings(Settings):
-    """The evaluation during training; a suite joins in once the model has what it requires."""
+    """The evaluation during training, in which a suite runs once the model has the components that it requires."""
 
     suites: tuple[str, ...] = ("video",)
-    episodes: int = 2  # clips for each task and policy
+    episodes: int = 2  # clips per task and policy
     horizon: int = 8  # frames imagined
 
     def __post_init__(self):
@@ -41,13 +41,13 @@ class CheapSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """The suites that are run, with the settings of each, and the clips that they share."""
+    """The settings of the chosen suites by name, and the clips that they share."""
 
     clips: ProtocolSettings
     settings: Mapping[str, Any]
 
 
-# The settings behind the groups of a config.
+# The settings class of each group in a config.
 GROUPS: dict[str, type[Settings]] = {
     "evaluation": EvaluationSettings,
     "evaluation.cheap": CheapSettings,
@@ -56,12 +56,13 @@ GROUPS: dict[str, type[Settings]] = {
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """Returns every key of every suite with its default, by suite."""
+    """Returns the default of every setting, by suite and key."""
     return {name: suite.Settings.defaults() for name, suite in SUITES.items()}
 
 
 def check_names(names: Collection[str], changes: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
-    """Raises WhaleError for a name that is no suite's, or for what is said to a suite that is not run."""
+    """Raises WhaleError for an unknown suite, or for settings or policies of a suite that is not run."""
+    # Without any name, the empty one is reported as unknown.
     for name in (*(names or ("",)), *changes):
         if name not in SUITES:
             raise unknown_name("suite", name, SUITES)
@@ -77,13 +78,13 @@ def choose(
     """Returns the settings of suites.
 
     Args:
-      names: of the suites.
-      config: `evaluation` of a config; what it lacks has its default.
-      changes: {suite: {key: value}} in its place.
-      shared: `episodes` and `horizon` of all clips but those of the uncertainty suite's horizon; None leaves them.
+      names: the names of the suites.
+      config: the `evaluation` part of a config; missing keys take their defaults.
+      changes: {suite: {key: value}}, which override `config`.
+      shared: `episodes` and `horizon` of the clips, except for the uncertainty suite's horizon; None changes nothing.
 
     Raises:
-      WhaleError: a key does not exist, or settings cannot be followed.
+      WhaleError: a key does not exist, or settings are invalid.
     """
     given = {key: value for key, value in shared.items() if value is not None}
     clips = ProtocolSettings.of(config, **given)

@@ -1,4 +1,4 @@
-"""What metrics.json holds, told suite by suite: its check, its sentences, its figures and its report."""
+"""The contents of metrics.json, suite by suite: checks, sentences, figures and the report."""
 
 import json
 import os
@@ -16,13 +16,13 @@ FORMAT = "whale-metrics/2"
 
 
 def results(metrics: dict) -> list[tuple[Suite, dict[str, Any]]]:
-    """Returns the suites whose results metrics hold, each with its result."""
+    """Returns the suites that the metrics have results of, each with its result."""
     found = ((suite, suite.from_metrics(metrics)) for suite in SUITES.values())
     return [(suite, result) for suite, result in found if result is not None]
 
 
 def check_metrics(metrics: dict) -> None:
-    """Raises WhaleError for metrics of another format, or that hold nothing."""
+    """Raises WhaleError for metrics of another format, or without results."""
     if metrics.get("format") != FORMAT:
         raise WhaleError(
             f"These metrics have the format {metrics.get('format')!r}, but this version reads {FORMAT!r}; "
@@ -35,13 +35,13 @@ def check_metrics(metrics: dict) -> None:
 
 
 def statements(metrics: dict) -> list[str]:
-    """Returns the outcome of every suite that was run, a paragraph each."""
+    """Returns the outcome of every suite that was run, as one paragraph each."""
     found = [suite.statement(result) for suite, result in results(metrics)]
     return found + ([f"Not measured: {'; '.join(metrics['failed'])}"] if metrics.get("failed") else [])
 
 
 def outcome(metrics: dict) -> dict[str, Any]:
-    """Returns the figures that matter, for a program: the video suite's by task, the others' under their names."""
+    """Returns the main figures for a program: those of the video suite by task, the others by suite name."""
     found: dict[str, Any] = {}
     for suite, result in results(metrics):
         found |= suite.outcome(result)
@@ -49,28 +49,28 @@ def outcome(metrics: dict) -> dict[str, Any]:
 
 
 def to_text(metrics: dict) -> str:
-    """Returns the outcome in paragraphs."""
+    """Returns the outcome as paragraphs of text."""
     return "\n".join(statements(metrics))
 
 
 def to_json(metrics: dict) -> str:
-    """Returns the outcome for a program."""
+    """Returns the outcome as JSON for a program."""
     return json.dumps(outcome(metrics), indent=1)
 
 
 def failures(metrics: dict) -> list[str]:
-    """Returns a sentence for whatever could not be measured, while the rest was."""
+    """Returns a sentence per part that could not be measured."""
     return [*metrics.get("failed", ()), *(text for _, result in results(metrics) for text in result.get("failed", ()))]
 
 
 def write_report(path: str | os.PathLike, metrics: dict) -> Path:
-    """Writes the report of a metrics.json, in whose directory films and pictures lie.
+    """Writes the report of a metrics.json, with the films and pictures in its directory.
 
-    The page opens with its outcome, then gives the sections of each suite, the training curves, and what ran, how
+    The page opens with the outcome. The sections of each suite follow, then the training curves, then what ran, how
     long and on what.
 
     Raises:
-      WhaleError: metrics of another format, a film of unknown encoding, or no room to write.
+      WhaleError: the metrics have another format, a film has an unknown encoding, or the disk is full.
     """
     check_metrics(metrics)
     measured, directory = results(metrics), Path(path).parent

@@ -1,1 +1,1 @@
-"""Does the imagined end agree with the real one, as a vision-language model sees it."""
+"""The judge suite: a vision-language model says whether the imagined end agrees with the real one."""

@@ -1,7 +1,7 @@
 """The judge's pictures and answers on disk, so that nothing is asked twice.
 
-ROOT/pictures/NAME.png          NAME: SHA-256 of the pixels
-ROOT/requests/SHA-256.json      of the request, in which pictures stand by name: request, answer, usage, time
+ROOT/pictures/NAME.png          NAME is the SHA-256 of the pixels
+ROOT/requests/SHA-256.json      request, answer, usage and time; SHA-256 is that of the request, with pictures by name
 """
 
 import io
@@ -20,17 +20,17 @@ FORMAT = "whale-judge/1"
 
 
 def picture_file(name: str) -> str:
-    """Where a picture lies, relative to the root."""
+    """Returns the path of a picture, relative to the root."""
     return f"pictures/{name}.png"
 
 
 def enlargement(side: int, height: int, width: int) -> int:
-    """The whole factor by which a frame is enlarged so that it is at most `side` pixels long; at least 1."""
+    """Returns the largest whole factor that keeps an enlarged frame within `side` pixels; at least 1."""
     return max(1, side // max(height, width))
 
 
 def keep_picture(root: Path, frame: np.ndarray, side: int) -> str:
-    """Writes a frame (H, W, 3) uint8, its pixels repeated up to `side`, unless it is there; its name."""
+    """Writes a frame (H, W, 3) uint8, enlarged up to `side` pixels, unless its file exists; returns its name."""
     picture = enlarge(frame, enlargement(side, *frame.shape[:2]))
     name = digest([picture])
     path = root / picture_file(name)
@@ -42,22 +42,22 @@ def keep_picture(root: Path, frame: np.ndarray, side: int) -> str:
 
 
 def picture_data(root: Path, name: str) -> str:
-    """The picture as a data URI."""
+    """Returns a picture as a data URI."""
     return data_uri((root / picture_file(name)).read_bytes(), PNG)
 
 
 def find_answer(root: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """What was answered to this very request: "answer" (`chat.Reply`), "usage", "time"; None if it was never asked."""
+    """Reads the record of a request's answer: "answer" (`chat.Reply`), "usage", "time"; None if it was never asked."""
     try:
         record = json.loads(_path(root, request).read_text())
         whole = record["format"] == FORMAT and record["request"] == request and "answer" in record
-    except (OSError, ValueError, LookupError, TypeError):  # not there, or not ours
+    except (OSError, ValueError, LookupError, TypeError):  # no file, or one of another format
         return None
     return record if whole else None
 
 
 def keep_answer(root: Path, request: dict[str, Any], record: dict[str, Any]) -> None:
-    """Writes an answer with its request, beside, then in its place."""
+    """Writes an answer with its request to a temporary file, then moves it into place."""
     whole = {"format": FORMAT, "request": request, **record}
     write(_path(root, request), json.dumps(whole, indent=1).encode())
 

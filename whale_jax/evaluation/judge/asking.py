@@ -1,6 +1,6 @@
-"""The judge's votes on many pairs: from what was answered before, or asked now, within a budget.
+"""The judge's votes on many pairs, from stored answers or from new requests within a budget.
 
-Free of JAX; a run that is killed goes on, for every answer is kept as it comes.
+A run that is killed can resume, because every answer is stored as it arrives. This module does not use JAX.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from whale_jax.evaluation.judge.chat import Chat, ChatSettings, NoAnswer, Reply,
 from whale_jax.evaluation.judge.scenarios import Scenario
 
 NOT_ASKED = "not asked"
-GIVE_UP = 3  # requests in a row without an answer after which no more are sent
-_CHARACTERS = 4  # of English text in a token, about
-_SEEDS = 1000  # from one attempt at a vote to the next
+GIVE_UP = 3  # unanswered requests in a row after which no more are sent
+_CHARACTERS = 4  # of English text per token, roughly
+_SEEDS = 1000  # distance between the seeds of two attempts at a vote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +32,13 @@ class JudgeSettings(Settings):
     """How pairs are judged.
 
     Attributes:
-      chat: whom to ask.
-      votes: of each pair; again: further attempts at a vote that came as a refusal or as something else than asked for.
-      side: pixels that small frames are enlarged to.
-      criteria: a YAML file of further criteria; "" for those of Whale alone.
-      budget: dollars that one run may spend; None for no limit. It takes prices.
-      dry_run: ask nothing, and judge by what was answered before.
+      chat: the endpoint to ask.
+      votes: number of votes per pair.
+      again: number of further attempts at a vote after a refusal or an answer in the wrong form.
+      side: size in pixels that small frames are enlarged to.
+      criteria: a YAML file of additional criteria; "" for Whale's own only.
+      budget: dollars that one run may spend; None for no limit. It needs prices.
+      dry_run: whether to ask nothing and judge by stored answers only.
     """
 
     chat: ChatSettings = ChatSettings()
@@ -49,7 +50,7 @@ class JudgeSettings(Settings):
     dry_run: bool = False
 
     def check(self) -> None:
-        """Raises WhaleError for settings that cannot be followed."""
+        """Raises WhaleError for invalid settings."""
         if self.votes < 1:
             raise WhaleError(f"--judge-votes is {self.votes}; ask for at least one vote a pair, an odd number at best.")
         known = all(isinstance(price, int | float) and price >= 0 for price in self.chat.prices)
@@ -63,7 +64,7 @@ class JudgeSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One vote on one pair: the pictures by name, what is asked of them, and the vote's number."""
+    """One vote on one pair: the scenario, the names of both pictures, and the vote's number."""
 
     scenario: Scenario
     real: str
@@ -74,22 +75,23 @@ class Question:
 def collect(
     questions: Sequence[Question], settings: JudgeSettings, root: Path, image_tokens: int, say: Callable[[str], Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The vote on every question, and what they took.
+    """Collects the vote on every question, and what the votes cost.
 
     Args:
-      questions: in the order in which they are asked; equal ones are asked once.
-      root: where pictures lie and answers are kept; see `answers`.
-      image_tokens: of one picture, for the estimate.
-      say: hears of the estimate and of progress.
+      questions: in the order in which they are asked; equal questions are asked once.
+      settings: how pairs are judged.
+      root: the directory of pictures and answers; see `answers`.
+      image_tokens: tokens of one picture, for the estimate.
+      say: is told the estimate and the progress.
 
     Returns:
-      Votes as `verdicts.read_vote` gives them, with {"cause": `NOT_ASKED`} where there is none yet; and {"estimate",
+      Votes as in `verdicts.read_vote`, with {"cause": `NOT_ASKED`} for a missing one, and a dictionary {"estimate",
       "requests", "asked", "input_tokens", "output_tokens", "dollars", "total_dollars", "uncounted", "changed",
-      "stopped"}: of all requests that the votes rest on and, as "asked", "dollars", of those sent now. Dollars are None
-      without prices. "stopped": a sentence where asking ended early, or None.
+      "stopped"}. It counts all requests behind the votes, except that "asked" and "dollars" count only those sent now.
+      Dollars are None without prices. "stopped" is a sentence if asking ended early, or else None.
 
     Raises:
-      WhaleError: there is no vote at all, because the endpoint gave none.
+      WhaleError: the endpoint gave no vote at all.
     """
     asker = _Asker(settings, root, image_tokens)
     unique = list(dict.fromkeys(questions))
@@ -102,7 +104,7 @@ def collect(
 
 
 def estimate_sentence(estimate: dict[str, Any], settings: JudgeSettings) -> str:
-    """What is about to be asked, in one sentence."""
+    """Returns a sentence on the requests about to be sent."""
     if not estimate["requests"]:
         return f"judge: all {estimate['stored']} requests are answered already."
     cost = "an unknown sum, for want of --judge-prices"
@@ -117,21 +119,21 @@ def estimate_sentence(estimate: dict[str, Any], settings: JudgeSettings) -> str:
 
 
 def dollars(tokens: dict[str, int], prices: Sequence[float]) -> float | None:
-    """What {"input", "output"} tokens cost at prices of a million; None without prices."""
+    """Returns the cost of {"input", "output"} tokens at prices per million; None without prices."""
     return (tokens["input"] * prices[0] + tokens["output"] * prices[1]) / 1e6 if prices else None
 
 
 def tokens_of_image(height: int, width: int) -> int:
-    """Tokens of a picture as GPT-4o counts them: 85, and 170 for each square of 512 pixels."""
+    """Returns the tokens of a picture as GPT-4o counts them: 85, plus 170 for each square of 512 pixels."""
     return 85 + 170 * math.ceil(height / 512) * math.ceil(width / 512)
 
 
 class _NotAsked(Exception):
-    """There is no answer yet, and none is to be asked for."""
+    """A request has no stored answer, and may not be sent."""
 
 
 class _Asker:
-    """Answers from the store, or from the endpoint, with an account of both."""
+    """Gets answers from disk or from the endpoint, and keeps account of both."""
 
     def __init__(self, settings: JudgeSettings, root: Path, image_tokens: int):
         self._settings, self._root, self._image_tokens = settings, root, image_tokens
@@ -142,7 +144,7 @@ class _Asker:
         self.stopped: str | None = None
 
     def estimate(self, questions: Iterable[Question]) -> dict[str, Any]:
-        """What the first attempts at all votes that are not answered yet come to, at most."""
+        """Estimates the most that the first attempts at all unanswered votes can cost."""
         requests = [self._request(question, 0) for question in questions]
         missing = [request for request in requests if find_answer(self._root, request) is None]
         tokens = [self._guess(request) for request in missing]
@@ -157,12 +159,12 @@ class _Asker:
         }
 
     def run(self, questions: Sequence[Question], say: Callable[[str], Any]) -> dict[Question, dict[str, Any]]:
-        """The vote on each of some different questions."""
+        """Returns the vote on each question; the questions must differ."""
         found: dict[Question, dict[str, Any]] = {}
         rest = iter(questions)
         for question in rest:
             found[question] = self._vote(question)
-            # The first request goes alone: what it tells of the endpoint and of its price holds for the others.
+            # The first request goes alone, because it shows what the endpoint accepts and what a request costs.
             if self._used["asked"]["requests"] or self.stopped:
                 break
         left = list(rest)
@@ -173,7 +175,7 @@ class _Asker:
                     if len(found) % 50 == 0 and not self.stopped:
                         asked = self._used["asked"]["requests"]
                         say(f"judge: {len(found)} of {len(questions)} votes, {asked} asked now")
-            except BaseException:  # interrupted, say: the pool waits for what is under way
+            except BaseException:  # such as an interrupt; the pool still waits for requests under way
                 self._close()
                 raise
         return found
@@ -183,7 +185,7 @@ class _Asker:
             self._chat.close()
 
     def account(self) -> dict[str, Any]:
-        """What the votes took; see `collect`."""
+        """Returns what the votes cost; see `collect`."""
         asked, stored = self._used["asked"], self._used["stored"]
         total = {name: asked[name] + stored[name] for name in asked}
         prices = self._settings.chat.prices
@@ -200,7 +202,7 @@ class _Asker:
         }
 
     def _vote(self, question: Question) -> dict[str, Any]:
-        """A vote, asked for again if the answer cannot be used."""
+        """Returns a vote, and asks for it again if the answer cannot be used."""
         vote = {"cause": NOT_ASKED}
         for attempt in range(1 + self._settings.again):
             try:
@@ -245,7 +247,7 @@ class _Asker:
         return reply
 
     def _ask(self, request: dict[str, Any]) -> Reply:
-        """An answer of the endpoint, counted; says when there is no use in asking on."""
+        """Returns the endpoint's answer and counts it; stops all asking if more requests would be useless."""
         body = verdicts.with_pictures(request, functools.partial(picture_data, self._root))
         try:
             reply = self._chat.ask(body)
@@ -263,11 +265,11 @@ class _Asker:
         return reply
 
     def _reserve(self, request: dict[str, Any]) -> None:
-        """Counts a request as under way; raises _NotAsked if there is nobody to ask, or no money left to ask with."""
+        """Counts a request as under way; raises _NotAsked if there is nobody to ask, or no money left."""
         if self._chat is None:
             raise _NotAsked
         with self._lock:
-            # Money that is set aside for requests under way may be free again when they are answered.
+            # Money reserved for requests under way may become free when they are answered.
             while (short := self._short(request)) and self._in_flight and not self.stopped:
                 self._lock.wait()
             self.stopped = self.stopped or short
@@ -276,7 +278,10 @@ class _Asker:
             self._in_flight += 1
 
     def _short(self, request: dict[str, Any]) -> str | None:
-        """A sentence if the budget does not allow a further request, each taken to cost as much as any did or may."""
+        """Returns a sentence if the budget does not allow another request, or else None.
+
+        Every request under way is assumed to cost as much as the most expensive one so far, or as this one may.
+        """
         budget, prices = self._settings.budget, self._settings.chat.prices
         if budget is None:
             return None
@@ -294,7 +299,7 @@ class _Asker:
             self.stopped = self.stopped or f"{why} What was answered is kept: the same command goes on from there."
 
     def _count(self, kind: str, request: dict[str, Any], usage: dict[str, int] | None) -> None:
-        """Adds a request to the account; one whose tokens the server does not count is taken as estimated."""
+        """Adds a request to the account, with estimated tokens if the server does not count them."""
         tokens = usage or self._guess(request)
         with self._lock:
             used = self._used[kind]
@@ -306,7 +311,7 @@ class _Asker:
                 self._dearest = max(self._dearest, dollars(tokens, self._settings.chat.prices))
 
     def _guess(self, request: dict[str, Any]) -> dict[str, int]:
-        """Tokens of a request before it is sent: about so many in, and out at most."""
+        """Estimates a request's tokens before it is sent: roughly for the input, at most for the output."""
         text = math.ceil(verdicts.text_length(request) / _CHARACTERS)
         return {"input": text + 2 * self._image_tokens, "output": request["max_tokens"]}
 

@@ -1,4 +1,4 @@
-"""A client of any endpoint that speaks OpenAI's chat completions, with retries where they help."""
+"""A client for any endpoint with OpenAI's chat completions, with retries where they help."""
 
 import dataclasses
 import email.utils
@@ -19,8 +19,8 @@ from whale_jax.base.settings import Settings
 
 KEYS = ("WHALE_JUDGE_KEY", "OPENAI_API_KEY")
 AGAIN = (408, 425, 429)  # and 500 and above: the same request may be answered later
-_SHOWN = 300  # characters of what a server says
-# What an endpoint may not know of a request, in its own words, and what is sent instead.
+_SHOWN = 300  # characters of a server's message
+# Parts of a request that an endpoint may not know, and the requests that are sent instead.
 _FORMS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], ...]] = {
     "response_format": (
         lambda body: {"response_format": {"type": "json_object"}} | _without(body, "response_format"),
@@ -31,15 +31,15 @@ _FORMS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], ...]] = {
     "seed": (lambda body: _without(body, "seed"),),
 }
 _WORDS = {"response_format": ("response_format", "json_schema", "json_object", "structured output")}
-_FILTERED = ("content_filter", "content_policy", "content management policy")  # a refusal that comes as an error
+_FILTERED = ("content_filter", "content_policy", "content management policy")  # signs of a refusal sent as an error
 
 
 class Unavailable(WhaleError):
-    """No request of this kind would fare better: the caller should stop asking."""
+    """No other request can succeed either, so the caller should stop asking."""
 
 
 class NoAnswer(WhaleError):
-    """This request was not answered after all its tries; `cause` says why in a few words."""
+    """A request had no answer after all its tries; `cause` says why in a few words."""
 
     def __init__(self, message: str, cause: str):
         super().__init__(message)
@@ -48,14 +48,17 @@ class NoAnswer(WhaleError):
 
 @dataclasses.dataclass(frozen=True)
 class ChatSettings(Settings):
-    """Whom to ask, and how patiently. The key is read from the environment, `KEYS`, and is no setting.
+    """The endpoint to ask, and how patiently. The key is not a setting: it is read from the environment (`KEYS`).
 
     Attributes:
-      endpoint: address up to, and without, `/chat/completions`; model: its name there.
+      endpoint: address up to, and without, `/chat/completions`.
+      model: name of the model at the endpoint.
       timeout: seconds without a byte after which a try is given up.
-      retries: further tries of a request; backoff: seconds before the first of them, doubled before each later one.
-      longest_wait: seconds; a server that asks for a longer one is not waited for.
-      max_tokens: of an answer; concurrency: requests at a time.
+      retries: number of tries after the first one.
+      backoff: seconds before the first retry, doubled before each later one.
+      longest_wait: seconds; a request is given up if the server asks for a longer wait.
+      max_tokens: most tokens of an answer.
+      concurrency: number of requests at a time.
       prices: of a million input and of a million output tokens, in one currency; () where unknown.
     """
 
@@ -70,7 +73,7 @@ class ChatSettings(Settings):
     prices: tuple[float, ...] = ()
 
     def check(self) -> None:
-        """Raises WhaleError if nobody could be asked with these settings."""
+        """Raises WhaleError if these settings name no usable endpoint and model."""
         if not self.endpoint or not self.model:
             raise WhaleError(
                 "The judge needs a vision-language model to ask; name one with --judge-endpoint=URL (up to and without "
@@ -86,11 +89,13 @@ class ChatSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What an endpoint answered.
+    """An endpoint's answer.
 
     Attributes:
-      text: of the message, None where there is none; refusal: what it says in place of an answer.
-      finish_reason: as given. usage: {"input", "output"} tokens, None where the server does not count.
+      text: text of the message, or None.
+      refusal: text that stands in place of an answer, or None.
+      finish_reason: as the endpoint gives it.
+      usage: {"input", "output"} tokens; None if the server does not count them.
     """
 
     text: str | None
@@ -103,10 +108,10 @@ class Reply:
 
 
 class Chat:
-    """Asks one endpoint; may be used from several threads.
+    """A client of one endpoint, safe to use from several threads.
 
     Attributes:
-      changed: parts of a request that the endpoint does not know, each with how often it was changed.
+      changed: how often each part of a request was changed because the endpoint does not know it.
     """
 
     def __init__(self, settings: ChatSettings):
@@ -118,14 +123,14 @@ class Chat:
         self.changed: dict[str, int] = {}
 
     def ask(self, body: dict[str, Any]) -> Reply:
-        """The answer to one request.
+        """Returns the answer to one request.
 
         Args:
-          body: of `chat/completions`; `response_format` and the like are left out where the endpoint rejects them.
+          body: body for `chat/completions`; parts such as `response_format` are changed if the endpoint rejects them.
 
         Raises:
-          Unavailable: the key, the address or the model is wrong, or nobody listens there.
-          NoAnswer: it was too busy, too slow or broken, at every try.
+          Unavailable: the key, the address or the model is wrong, or nothing listens there.
+          NoAnswer: the endpoint was too busy, too slow or broken at every try.
         """
         tries = 0
         while True:
@@ -149,11 +154,11 @@ class Chat:
                 tries += 1
 
     def close(self) -> None:
-        """Lets requests under way have no further tries."""
+        """Stops requests under way from being tried again."""
         self._closed.set()
 
     def _post(self, body: dict[str, Any]) -> Any:
-        """What the server sent, parsed."""
+        """Sends a request and returns the parsed answer."""
         headers = {"Content-Type": "application/json", "User-Agent": "whale"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         url = self._settings.endpoint.rstrip("/") + "/chat/completions"
@@ -172,7 +177,7 @@ class Chat:
             raise _Transient("what it sent is not JSON", "no chat completion") from None
 
     def _said(self, error: urllib.error.HTTPError) -> str:
-        """The text of a failure."""
+        """Returns the text of a failure."""
         try:
             text = self._clean(error.read(10_000))
         except (OSError, http.client.HTTPException):
@@ -180,12 +185,12 @@ class Chat:
         return " ".join(text.split())[:_SHOWN] or str(error.reason)
 
     def _clean(self, data: bytes) -> str:
-        """What came as text, without the key, which some servers echo."""
+        """Returns the received bytes as text, without the key, which some servers echo."""
         text = data.decode("utf-8", "replace")
         return text.replace(self._key, "[key]") if self._key else text
 
     def _refuse(self, status: int, text: str, retry_after: str | None) -> None:
-        """Raises what an HTTP status means."""
+        """Raises the exception that an HTTP status stands for."""
         if status in (400, 422):
             raise _Rejected(text, status)
         if (status in AGAIN or status >= 500) and "insufficient_quota" not in text:
@@ -195,7 +200,7 @@ class Chat:
         raise Unavailable(self._sentence(f"answered {status}: {text}", advice.get(status, "check --judge-endpoint")))
 
     def _disconnected(self, error: Exception) -> None:
-        """Raises what a failure of the connection means: of one that was made, or of none."""
+        """Raises the exception for a failed connection, depending on whether it was ever established."""
         if isinstance(error, TimeoutError):
             raise _Transient(f"nothing came for {self._settings.timeout:g} s", "timed out") from None
         made = isinstance(error, ConnectionError | http.client.HTTPException)
@@ -205,7 +210,7 @@ class Chat:
         raise Unavailable(self._sentence(f"cannot be reached ({reason})", "check --judge-endpoint and the network"))
 
     def _change(self, text: str, body: dict[str, Any], sent: dict[str, int]) -> bool:
-        """Notes which part of the request the endpoint does not know; False if it names none that can be changed."""
+        """Notes which part of the request the endpoint does not know; returns False if none can be changed."""
         for name, forms in _FORMS.items():
             times = sent.get(name, 0) + 1
             named = any(word in text for word in _WORDS.get(name, (name,)))
@@ -220,14 +225,14 @@ class Chat:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET, and would take the key to another host."""
+    """A refusal of redirects: a redirected POST would become a GET, and would take the key to another host."""
 
     def redirect_request(self, *args):
         return None
 
 
 class _Rejected(Exception):
-    """The request has something in it that the endpoint does not take."""
+    """The endpoint does not accept some part of the request."""
 
     def __init__(self, text: str, status: int):
         super().__init__(text)
@@ -235,7 +240,7 @@ class _Rejected(Exception):
 
 
 class _Transient(Exception):
-    """This try failed; another may not."""
+    """One try failed, but another one may succeed."""
 
     def __init__(self, text: str, cause: str, wait: float = 0.0):
         super().__init__(text)
@@ -243,7 +248,7 @@ class _Transient(Exception):
 
 
 def _changed(body: dict[str, Any], changed: dict[str, int]) -> dict[str, Any]:
-    """The request with those parts changed that the endpoint does not know."""
+    """Returns the request with the parts changed that the endpoint does not know."""
     for name, times in changed.items():
         body = _FORMS[name][times - 1](body) if name in body else body
     return body
@@ -254,7 +259,7 @@ def _without(body: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _reply(answer: Any) -> Reply:
-    """The first choice of a chat completion."""
+    """Returns the first choice of a chat completion."""
     try:
         choice = answer["choices"][0]
         message, usage = choice["message"], answer.get("usage") or {}
@@ -274,7 +279,7 @@ def _cause(status: int) -> str:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Seconds that a Retry-After header asks for, in either of its forms; 0 where it says nothing."""
+    """Returns the seconds that a Retry-After header asks for, as a number or a date; 0 without a valid one."""
     if not retry_after:
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""What follows from the judge's votes alone: consistency rates, and what filtering by uncertainty makes of them."""
+"""Consistency rates from the judge's votes, with and without filtering by uncertainty."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,20 +7,22 @@ from typing import Any
 from whale_jax.evaluation.judge.verdicts import consistent, majority, usable
 from whale_jax.evaluation.statistics import proportion
 
-PERCENT = (20, 40, 60, 80, 100)  # of the pairs, those of lowest cumulative uncertainty, that are kept
+PERCENT = (20, 40, 60, 80, 100)  # shares of the pairs to keep, those of lowest cumulative uncertainty
 
 
 def score(tasks: dict[str, Any]) -> dict[str, Any]:
-    """Consistency of every task and of all.
+    """Computes the consistency of every task and of all tasks together.
 
     Args:
-      tasks: by task {"scenario", "pairs": [{"votes", as `verdicts.read_vote` gives them, "uncertainty", …}]}.
+      tasks: {"scenario", "pairs": [{"votes", "uncertainty", …}]} by task, with votes as in `verdicts.read_vote`.
 
     Returns:
-      "tasks" as given, and "all", each with "total", "consistent", "inconsistent", "undecided", "rate" (see
-      `statistics.proportion`; of the decided pairs) and "filter": {"percent", "kept", "decided", "rate"} for each of
-      `PERCENT`. Each task keeps its own most certain pairs; "all" has those of all tasks together. "causes": votes
-      without verdict by cause. "contradictions": votes whose own conclusion is not what their criteria come to.
+      A dictionary with these keys:
+        tasks: the tasks as given, each with "total", "consistent", "inconsistent", "undecided", "rate" of the decided
+          pairs (see `statistics.proportion`) and "filter", {"percent", "kept", "decided", "rate"} per `PERCENT`.
+        all: the same figures over all tasks. Its filter keeps the most certain pairs of each task.
+        causes: the number of votes without a verdict, by cause.
+        contradictions: the number of votes whose own conclusion contradicts their criteria.
     """
     report = {
         task: {"scenario": each["scenario"], "pairs": each["pairs"]} | _rates(each["pairs"])
@@ -40,12 +42,12 @@ def score(tasks: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_uncertainty(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pairs from the most to the least certain, equal ones as they stand."""
+    """Sorts pairs from the most to the least certain; ties keep their order."""
     return sorted(pairs, key=lambda pair: pair["uncertainty"])
 
 
 def broken(pair: dict[str, Any]) -> dict[str, int]:
-    """How many of a pair's usable votes found each criterion broken; those that none did are left out."""
+    """Counts the usable votes of a pair against each criterion, leaving out criteria that no vote found broken."""
     found = Counter(key for vote in usable(pair["votes"]) for key, holds in vote["criteria"].items() if not holds)
     return dict(found.most_common())
 
@@ -63,7 +65,7 @@ def _rates(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _kept(tasks: dict[str, list[dict[str, Any]]], percent: int) -> dict[str, Any]:
-    """What the most certain pairs of each task, ordered by certainty, come to together."""
+    """Returns the figures over the most certain pairs of all tasks; each task's pairs are ordered by certainty."""
     pairs = [pair for each in tasks.values() for pair in each[: max(1, round(percent * len(each) / 100))]]
     rates = _rates(pairs)
     decided = rates["consistent"] + rates["inconsistent"]

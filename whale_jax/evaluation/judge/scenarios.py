@@ -1,4 +1,4 @@
-"""Which criteria the consistency judge is given for which task: YAML files that users extend."""
+"""The criteria that the judge is given for each task, in YAML files that users can extend."""
 
 import dataclasses
 import re
@@ -18,10 +18,11 @@ _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """What the judge is told of some tasks.
+    """The judge's instructions for some tasks.
 
     Attributes:
-      name: in the file; tasks: of the episode store.
+      name: name in the file.
+      tasks: names of tasks in the episode store.
       instruction: what the robot does.
       criteria: (key, sentence) pairs; a picture is consistent if all of them hold.
     """
@@ -38,7 +39,7 @@ class Scenario:
 
 
 def read_scenarios(path: Path | str | None = None) -> dict[str, Scenario]:
-    """Scenarios by name: those of Whale, and those of a further file, which replace them by name and by task.
+    """Reads Whale's own scenarios and those of another file, which replace Whale's by name and by task.
 
     Raises:
       WhaleError: a file cannot be read or does not have the form of `criteria/paper.yaml`.
@@ -56,12 +57,12 @@ def read_scenarios(path: Path | str | None = None) -> dict[str, Scenario]:
 
 
 def scenario_of(task: str, scenarios: dict[str, Scenario]) -> Scenario:
-    """The scenario that names a task, or else the default one."""
+    """Returns the scenario that names a task, or else the default one."""
     return next((scenario for scenario in scenarios.values() if task in scenario.tasks), scenarios[DEFAULT])
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+    """A YAML loader that refuses a repeated key, where YAML would silently keep the last one."""
 
     def construct_mapping(self, node, deep=False):
         seen: set[Any] = set()

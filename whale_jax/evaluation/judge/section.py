@@ -1,4 +1,4 @@
-"""The report's section on the judge: is the imagined end the real one, and does the model know when it is?"""
+"""The report's section on the judge: does the imagined end agree with the real one, and does the model know when?"""
 
 import io
 from html import escape
@@ -21,11 +21,11 @@ LINES = {"model": "consistent, of the pairs kept", "repeat": "95 % interval"}
 
 
 def judge_section(report: dict[str, Any], directory: Path) -> str:
-    """Rates by task, consistency of what a filter by uncertainty keeps, the pairs, and what the judge was asked.
+    """Returns the section: rates by task, rates after filtering by uncertainty, the pairs, and the judge's questions.
 
     Args:
       report: `judge` of metrics.json.
-      directory: where its pictures lie.
+      directory: the directory of its pictures.
     """
     body = [
         f"<p>Held-out clips were imagined for {report['clips']['horizon']} steps. A vision-language model was shown "
@@ -44,7 +44,7 @@ def judge_section(report: dict[str, Any], directory: Path) -> str:
 
 
 def statement(report: dict[str, Any]) -> str:
-    """The outcome in plain sentences."""
+    """Returns the outcome in plain sentences."""
     rates, judge = report["all"], report["settings"]["chat"]["model"] or "nobody"
     undecided = f"; {rates['undecided']} are undecided" if rates["undecided"] else ""
     sentences = [
@@ -59,7 +59,7 @@ def statement(report: dict[str, Any]) -> str:
 
 
 def _bill(report: dict[str, Any]) -> str:
-    """What was asked, and what that cost."""
+    """Returns a sentence on the requests and their cost."""
     cost = report["cost"]
     if report["settings"]["dry_run"]:
         estimate = cost["estimate"]
@@ -76,7 +76,7 @@ def _dollars(value: float | None) -> str:
 
 
 def _percent(rate: list[float | None]) -> str:
-    """`58 % [42, 73]`, or `none`."""
+    """Returns a rate as `58 % [42, 73]`, or `none`."""
     if rate[0] is None:
         return "none"
     value, low, high = (f"{100 * each:.0f}" for each in rate)
@@ -125,7 +125,7 @@ def _filter(report: dict[str, Any]) -> str:
 
 
 def _pairs(report: dict[str, Any], directory: Path) -> str:
-    """Up to `SHOWN` pairs, evenly picked from the most to the least certain."""
+    """Shows up to `SHOWN` pairs, evenly picked from the most to the least certain."""
     pairs = [pair | {"task": task} for task, entry in report["tasks"].items() for pair in entry["pairs"]]
     ordered = by_uncertainty(pairs)
     picked = np.unique(np.linspace(0, len(ordered) - 1, min(SHOWN, len(ordered))).round().astype(int))
@@ -155,7 +155,7 @@ def _pair(pair: dict[str, Any], directory: Path) -> str:
 
 
 def _picture(path: Path) -> str:
-    """A picture as a data URI, about `SIDE` pixels wide."""
+    """Returns a picture as a data URI, about `SIDE` pixels wide."""
     with Image.open(path) as image:
         small = image.reduce(max(1, image.width // SIDE))
     buffer = io.BytesIO()

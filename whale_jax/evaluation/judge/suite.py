@@ -1,7 +1,7 @@
-"""Does the imagined end agree with the real one (docs/method.md §18), as a vision-language model sees it.
+"""The judge suite: does the imagined end agree with the real one for a vision-language model (docs/method.md §18)?
 
-Every held-out clip is imagined to its end; the last imagined and the last real frame are judged by the criteria of its
-task. Dimension keys: E clips of a task and policy, C given frames, n imagined ones.
+Every held-out clip is imagined to its end. The judge compares the last imagined frame with the last real one by the
+criteria of the clip's task. Dimension keys: E clips of a task and policy, C given frames, n imagined frames.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from whale_jax.evaluation.judge.scenarios import Scenario, read_scenarios, scena
 from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.imagination.uncertainty.estimators import STEPS
 
-FOLDER = "judge"  # of pictures, requests and what was imagined, in the directory of the evaluation
+FOLDER = "judge"  # folder for pictures, requests and imagined pairs in the directory of the evaluation
 DEFINITIONS = {
     "consistent": "most votes that hold a verdict find every criterion true, whatever they concluded from that",
     "undecided": "a tie, or no vote with a verdict; not part of the rate",
@@ -33,13 +33,14 @@ DEFINITIONS = {
 
 
 class Judge(Suite):
-    """Imagines every clip and has its end judged.
+    """The suite that imagines every clip and has its end judged.
 
-    Pictures, answers and what was imagined are kept in `output`/judge, so that the same call asks nothing twice. Clips
-    get as many given frames as retracing takes, if the episodes are long enough.
-    The result is what `consistency.score` gives, with "policy", "clip", the files "real" and "imagined", "uncertainty"
-    and "votes" of each pair; "estimate" (which uncertainty), "cost" (see `asking.collect`), "scenarios", "settings",
-    "clips", "definitions", "notes" and "failed".
+    It stores pictures, answers and imagined pairs in `output`/judge, so that the same call asks nothing twice. Clips
+    have as many given frames as retracing needs, if the episodes are long enough.
+
+    The result is that of `consistency.score`, where each pair has "policy", "clip", the files "real" and "imagined",
+    "uncertainty" and "votes". The result also holds "estimate" (the kind of uncertainty), "cost" (see
+    `asking.collect`), "scenarios", "settings", "clips", "definitions", "notes" and "failed".
     """
 
     name, title, Settings = "judge", "Consistency", JudgeSettings
@@ -54,7 +55,7 @@ class Judge(Suite):
         scenarios = read_scenarios(settings.criteria)
         pairs, found = _imagine_all(job)
         used = {task: scenario_of(task, scenarios) for task in dict.fromkeys(pair["task"] for pair in pairs)}
-        # By clips first, so that a budget that ends early leaves some of every task and policy.
+        # Ordered by clip, so that a budget that runs out still leaves some votes on every task and policy.
         order = sorted(pairs, key=lambda pair: pair["clip"])
         questions = [
             Question(used[pair["task"]], pair["real"], pair["imagined"], vote)
@@ -99,7 +100,10 @@ class Judge(Suite):
 
 
 def _imagine_all(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every pair, and {"clips", "estimate", "image_tokens", "notes"}; by entropy where retracing cannot be had."""
+    """Returns every pair, and {"clips", "estimate", "image_tokens", "notes"}.
+
+    The uncertainty is that of retracing, or the entropy where retracing is impossible.
+    """
     clips = job.clips
     wanted = dataclasses.replace(clips, context=max(clips.context, max(STEPS) + 1))
     shortest = min((record["length"] + 1 for record in job.store.records), default=0)
@@ -121,7 +125,7 @@ def _facts(job: Job, clips: ProtocolSettings, estimate: str, notes: list[str]) -
 
 
 def _pairs(job: Job, clips: ProtocolSettings, estimate: str) -> list[dict[str, Any]]:
-    """Of every clip {"task", "policy", "clip", "real", "imagined", "uncertainty"}, pictures by name."""
+    """Returns {"task", "policy", "clip", "real", "imagined", "uncertainty"} for every clip, with pictures by name."""
     found, model, side = [], job.model, job.settings.side
     for group in with_progress(read_clips(job.store, clips), "judge: imagined", job.say):
         parts = [model.fingerprint, model.networks.settings.to_dict(), clips.to_dict(), estimate, side]
@@ -136,7 +140,10 @@ def _pairs(job: Job, clips: ProtocolSettings, estimate: str) -> list[dict[str, A
 
 
 def _imagine(model, group: Clips, clips: ProtocolSettings, estimate: str, side: int, root: Path) -> dict[str, Any]:
-    """The last frames of one task and policy, real and imagined, as pictures, and the cumulative uncertainties."""
+    """Imagines the clips of one task and policy, and returns their last frames as pictures and their uncertainties.
+
+    Uncertainties are summed over the imagined steps.
+    """
     given = group.frames[:, : clips.context]
     futures = list(imagine(model, given, group.actions, clips.batch_size, uncertainty=estimate))
     imagined = np.concatenate([future.frames[:, -1] for future in futures])
@@ -149,7 +156,7 @@ def _imagine(model, group: Clips, clips: ProtocolSettings, estimate: str, side: 
 
 
 def _task(task: str, scenario: Scenario, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A task's pairs as they stand in metrics.json."""
+    """Returns a task's pairs as metrics.json holds them."""
     files = ("real", "imagined")
     mine = [
         {name: value for name, value in pair.items() if name != "task"}
@@ -161,7 +168,7 @@ def _task(task: str, scenario: Scenario, pairs: list[dict[str, Any]]) -> dict[st
 
 
 def _notes(report: dict[str, Any], cost: dict[str, Any]) -> list[str]:
-    """What the reader should know of the votes."""
+    """Returns notes for the reader on the votes."""
     notes = []
     if causes := report["causes"]:
         told_apart = ", ".join(f"{count} {cause}" for cause, count in causes.items())

@@ -1,4 +1,4 @@
-"""One verdict on one pair of pictures (docs/method.md §18): what the judge is shown and asked, and what it answered."""
+"""One verdict on one pair of pictures (docs/method.md §18): the request to the judge, and its answer."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _CLOSING = """This was the predicted picture. Give your verdict as one JSON obje
 
 
 def request(scenario: Scenario, real: str, imagined: str, model: str, seed: int, max_tokens: int) -> dict[str, Any]:
-    """What is asked, as the body of a chat completion in which `picture:NAME` stands for each picture.
+    """Returns the body of a chat completion, in which `picture:NAME` stands for each picture.
 
     Args:
       scenario: instruction and criteria.
@@ -55,7 +55,7 @@ def request(scenario: Scenario, real: str, imagined: str, model: str, seed: int,
 
 
 def with_pictures(body: dict[str, Any], data: Callable[[str], str]) -> dict[str, Any]:
-    """The request as it is sent: `data` gives the data URI of a picture by its name."""
+    """Returns the request as it is sent, with picture names replaced by the data URIs that `data` returns."""
 
     def filled(part: dict[str, Any]) -> dict[str, Any]:
         if part["type"] != "image_url":
@@ -70,18 +70,18 @@ def with_pictures(body: dict[str, Any], data: Callable[[str], str]) -> dict[str,
 
 
 def text_length(body: dict[str, Any]) -> int:
-    """Characters of all that is said in a request, pictures apart."""
+    """Returns the number of characters of a request's text, without pictures."""
     contents = [message["content"] for message in body["messages"]]
     parts = [part.get("text", "") for content in contents if not isinstance(content, str) for part in content]
     return sum(map(len, parts)) + sum(len(content) for content in contents if isinstance(content, str))
 
 
 def read_vote(reply: Reply, keys: Sequence[str]) -> dict[str, Any]:
-    """What one answer says.
+    """Reads the vote in one answer.
 
     Returns:
-      {"criteria": {key: bool}, "said": the answer's own "consistent" or None, "differences": str}, or, of an answer
-      that cannot be used, {"cause": `REFUSED`, `MALFORMED` or `CUT`}.
+      {"criteria": {key: bool}, "said": the answer's own "consistent" or None, "differences": str}. An answer that
+      cannot be used gives {"cause": `REFUSED`, `MALFORMED` or `CUT`}.
     """
     useless = {"cause": CUT if reply.finish_reason == "length" else MALFORMED}
     if reply.finish_reason == "length" and not reply.text:
@@ -104,17 +104,17 @@ def read_vote(reply: Reply, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def usable(votes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The votes that hold a verdict."""
+    """Returns the votes that hold a verdict."""
     return [vote for vote in votes if "criteria" in vote]
 
 
 def consistent(vote: dict[str, Any]) -> bool:
-    """Whether all criteria of a usable vote hold, whatever the judge concluded from them."""
+    """Returns whether all criteria of a usable vote hold, regardless of the judge's own conclusion."""
     return all(vote["criteria"].values())
 
 
 def majority(votes: Sequence[dict[str, Any]]) -> bool | None:
-    """What most of the usable votes say; None for a tie and where there are none."""
+    """Returns the verdict of most usable votes; None for a tie or without usable votes."""
     found = [consistent(vote) for vote in usable(votes)]
     lead = 2 * sum(found) - len(found)
     return None if lead == 0 else lead > 0
@@ -137,7 +137,7 @@ def _image(name: str) -> dict[str, Any]:
 
 
 def _unfenced(text: str) -> str:
-    """The text without the Markdown fence that some models put around JSON; what else is around it stays, and fails."""
+    """Removes the Markdown fence that some models put around JSON; any other surrounding text stays, and fails."""
     text = text.strip()
     if text.startswith("```") and text.endswith("```"):
         return text[3:-3].removeprefix("json")
@@ -145,7 +145,7 @@ def _unfenced(text: str) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; ValueError if it says two things of one key."""
+    """Returns an object from its pairs; raises ValueError if a key is repeated."""
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a key stands twice")
     return dict(pairs)

@@ -1,1 +1,1 @@
-"""The page, films and figures of the report."""
+"""The report: its page, films and figures."""

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-# Dashes in units of the line width, so that a line is told by more than its colour.
+# Dashes in units of the line width, so that lines differ in more than their colour.
 DASHES = {
     "model": (), "repeat": (5, 2), "wrong": (1.2, 1.6), "reconstruction": (6, 2, 1.2, 2),
     "held-out": (3.5, 1.8),
 }  # fmt: skip
 WIDTHS = {"model": 2.2}
 _WIDTH, _HEIGHT = 260, 162
-_LEFT, _RIGHT, _TOP, _BOTTOM = 35, 254, 13, 132  # edges of the plot; long labels move the left one in
+_LEFT, _RIGHT, _TOP, _BOTTOM = 35, 254, 13, 132  # edges of the plot; long labels move the left edge inwards
 _DIGIT = 4.9  # width of a digit in the widest of the page's typefaces
-_MOST_X, _MOST_Y = 8, 6  # ticks
+_MOST_X, _MOST_Y = 8, 6  # most ticks on each axis
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Line:
     """One line of a chart.
 
     Attributes:
-      label: its name, spoken by a screen reader and shown by a pointer that rests on the line.
-      role: one of `DASHES`; settles colour and dashes.
-      x, y: values of equal number; None, NaN or infinity leaves a gap.
-      points: draw points that are not joined.
-      mark: written at the mean of the points, which are drawn faint then.
+      label: the line's name, which a screen reader speaks and a pointer on the line shows.
+      role: one of `DASHES`; decides colour and dashes.
+      x, y: equally many values; None, NaN or infinity leaves a gap.
+      points: whether to draw separate points instead of a line.
+      mark: text at the mean of the points, which are then drawn faint.
     """
 
     label: str
@@ -38,14 +38,14 @@ class Line:
     mark: str = ""
 
     def runs(self) -> list[list[tuple[float, float]]]:
-        """The points between two gaps, for each stretch without one."""
+        """Splits the points at gaps, into runs without one."""
         pairs = zip(self.x, self.y, strict=True)
         return [list(run) for known, run in itertools.groupby(pairs, lambda pair: all(map(_is_number, pair))) if known]
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Values from low to high along pixels from start to end."""
+    """An axis with values from low to high along pixels from start to end."""
 
     low: float
     high: float
@@ -68,16 +68,16 @@ def chart(
     y_limits: tuple[float, float] | None = None,
     whole_x: bool = False,
 ) -> str:
-    """Returns a chart as an `<svg>` element, which the page's style sheet colours.
+    """Returns a chart as an `<svg>` element, coloured by the page's style sheet.
 
-    It holds no identifier, so that many charts fit in one page.
+    The element has no identifiers, so a page can hold many charts.
 
     Args:
-      title: what the chart shows; spoken, not drawn.
-      lines: drawn in this order.
+      title: description of the chart; spoken by a screen reader, not drawn.
+      lines: lines in the order in which they are drawn.
       x_label, y_label: axis labels with units.
       y_limits: fixed limits, for charts that are compared.
-      whole_x: whether x counts whole things, and ticks fall on whole numbers.
+      whole_x: whether x is a count, so that ticks fall on whole numbers.
     """
     low, high = y_limits or limits(lines) or (0.0, 1.0)
     y = _Axis(low, high, _BOTTOM, _TOP, nice_ticks(low, high, _MOST_Y))
@@ -98,34 +98,34 @@ def chart(
 
 
 def swatch(role: str) -> str:
-    """Returns a short sample of a line, for a legend written in HTML."""
+    """Returns a short sample of a line, for a legend in HTML."""
     line = f'<path d="M0 4H30" style="{_look(role, 1.2)}"/>'
     return f'<svg class="swatch" viewBox="0 0 30 8" aria-hidden="true">{line}</svg>'
 
 
 def limits(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """Returns limits of y that hold every line with a little air; None without a value."""
+    """Returns limits of y that hold every line with a small margin; None if there are no values."""
     return _with_air(value for line in lines for value in line.y)
 
 
 def nice_ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
-    """Returns the multiples of 1, 2 or 5 times a power of ten from low to high, at most `most` of them.
+    """Returns at most `most` ticks from low to high, at multiples of 1, 2 or 5 times a power of ten.
 
     Args:
       low, high: finite, low below high.
       most: at least 3.
-      whole: whether only whole numbers count, of which there may be none.
+      whole: whether to allow only whole numbers, which may leave no ticks.
     """
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     steps = (max(times * power, float(whole)) for times in (1, 2, 5, 10, 20))
-    slack = 1e-9 * (high - low)  # 0.3 / 0.1 is less than 3
+    slack = 1e-9 * (high - low)  # for rounding: 0.3 / 0.1 is less than 3
     spans = ((step, math.ceil((low - slack) / step), math.floor((high + slack) / step)) for step in steps)
     step, first, last = next(span for span in spans if span[2] - span[1] < most)
     return [index * step for index in range(first, last + 1)]
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Returns ticks in figures, with as many decimals as the finest of them needs: `0.25`, `1.5M`, `50e−9`."""
+    """Returns the labels of ticks, with as many decimals as the finest one needs: `0.25`, `1.5M`, `50e−9`."""
     largest = max(map(abs, ticks), default=0.0)
     exponent = 3 * math.floor(math.log10(largest) / 3 + 1e-9) if largest and not 1e-4 <= largest < 1e4 else 0
     suffix = {0: "", 3: "k", 6: "M"}.get(exponent, f"e{exponent}")
@@ -136,7 +136,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def _x_axis(lines: Sequence[Line], left: float, whole: bool) -> _Axis:
-    """The axis with as many ticks as have room for their labels."""
+    """Returns the x axis with as many ticks as have room for their labels."""
     low, high = _with_air(value for line in lines for value in line.x) or (0.0, 1.0)
     for most in range(_MOST_X, 2, -1):
         ticks = nice_ticks(low, high, most, whole)
@@ -151,7 +151,7 @@ def _with_air(values: Iterable[float | None]) -> tuple[float, float] | None:
         return None
     low, high = min(known), max(known)
     largest = max(abs(low), abs(high))
-    # So small a difference is rounding, and its ticks could not be told apart.
+    # Such a small difference is rounding, and its ticks would have equal labels.
     flat = high - low <= max(1e-9 * largest, 1e-300)
     air = max(0.5, 0.05 * largest) if flat else 0.05 * (high - low)
     return low - air, high + air

@@ -1,4 +1,4 @@
-"""Figures outside the report, drawn by matplotlib: colours, axes, and the PNG."""
+"""Figures outside the report, drawn with matplotlib: colours, axes and PNG files."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,11 @@ def check_drawing() -> None:
 
 
 def new_figure(width: float, height: float):
-    """Returns a matplotlib figure of so many inches; see `check_drawing`."""
+    """Returns a matplotlib figure, with width and height in inches.
+
+    Raises:
+      WhaleError: matplotlib is not installed.
+    """
     check_drawing()
     from matplotlib.figure import Figure
 
@@ -28,7 +32,7 @@ def new_figure(width: float, height: float):
 
 
 def style(axes, x_label: str, title: str) -> None:
-    """Gives axes the look of all figures."""
+    """Gives axes the common look of all figures."""
     axes.set_facecolor(GROUND)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -41,7 +45,7 @@ def style(axes, x_label: str, title: str) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure as a PNG, which takes the place of `path` when it is whole."""
+    """Writes a figure as a PNG to a temporary file, then moves it to `path`."""
     out = io.BytesIO()
     figure.savefig(out, format="png")
     write(path, out.getvalue())

@@ -1,7 +1,7 @@
-"""Films for people: real next to imagined, enlarged, labelled and encoded to bytes.
+"""Films for viewers: real next to imagined, enlarged, labelled and encoded to bytes.
 
-Films here are single: `(T, H, W, 3)`, uint8 or float in [0, 1]. Frames are enlarged by whole factors without
-interpolation, so that a viewer sees the model's own pixels.
+A film here is `(T, H, W, 3)`, uint8 or float in [0, 1]. Frames are enlarged by whole factors without interpolation, so
+that a viewer sees the model's own pixels.
 """
 
 import base64
@@ -38,25 +38,25 @@ def side_by_side(
     rows: int = 1,
     curve: Curve | None = None,
 ) -> np.ndarray:
-    """Returns one film: the real film on the left, the imagined ones next to it, and a running frame index.
+    """Returns one film: the real film on the left, the imagined films next to it, and a running frame index.
 
-    The first `context` frames are those the model was shown and are marked "given"; the later ones carry
-    their horizon, "+1" for the first imagined frame. A bar along the lower edge shows the same.
+    The first `context` frames were given to the model and are marked "given". Later frames are marked with their
+    horizon, "+1" for the first imagined frame. A bar along the lower edge shows the same.
 
     Args:
       real: (T, H, W, 3), uint8 or float in [0, 1].
       imagined: films of the same shape.
-      labels: what stands above each film.
+      labels: label above each film.
       context: number of leading frames that were given to the model.
       scale: whole factor of enlargement.
-      rows: how many films stand one above the other before the next column begins.
-      curve: drawn below the films up to the running frame, on a scale that stays.
+      rows: number of films in each column.
+      curve: drawn below the films up to the running frame, on a fixed scale.
 
     Returns:
       (T, H', W', 3) uint8, H' and W' even.
 
     Raises:
-      WhaleError: the films or the curve differ in length, or the films in shape, or they hold no frame.
+      WhaleError: the films differ in shape or hold no frame, the curve has another length, or a film lacks a label.
     """
     films = [real, *imagined]
     if len(labels) != len(films):
@@ -72,7 +72,7 @@ def side_by_side(
     size = (corners[-1][0] + width, foot + text + 14)
     shown = np.empty((frames, size[1] + size[1] % 2, size[0] + size[0] % 2, 3), np.uint8)
     for index in range(frames):
-        picture = Image.new("RGB", shown.shape[2:0:-1], panels.GROUND)
+        picture = Image.new("RGB", shown.shape[2:0:-1], panels.GROUND)  # (width, height)
         picture.paste(canvas)
         draw = ImageDraw.Draw(picture)
         if curve:
@@ -91,11 +91,11 @@ def stills(
     scale: int = 2,
     curve: Curve | None = None,
 ) -> bytes:
-    """Returns a PNG of chosen frames: a row for each film, with its name; columns are time.
+    """Returns a PNG of chosen frames, with a named row per film and a column per frame.
 
     Args:
-      films: (T, H, W, 3) each, uint8 or float in [0, 1], of one shape.
-      columns: the frames shown, evenly spaced.
+      films: (T, H, W, 3) each, uint8 or float in [0, 1], of equal shape.
+      columns: indices of the frames to show, evenly spaced.
       context: number of leading frames that were given to the model.
       scale: whole factor of enlargement.
       curve: drawn below the columns, with its value at each.
@@ -104,7 +104,7 @@ def stills(
       PNG bytes.
 
     Raises:
-      WhaleError: the films differ in shape or hold no frame, or the curve is of another length.
+      WhaleError: the films differ in shape or hold no frame, or the curve has another length.
     """
     first = next(iter(films.values()))
     _check_curve(curve, len(first))
@@ -136,10 +136,10 @@ def stills(
 def to_mp4(frames: np.ndarray, fps: float = 8, crf: int = 18) -> bytes:
     """Encodes (T, H, W, 3) uint8 frames as H.264 in MP4 (yuv420p, BT.709).
 
-    Odd heights and widths gain one repeated row or column, which yuv420p needs.
+    yuv420p needs even sizes, so an odd height or width gains a repeated row or column.
 
     Raises:
-      WhaleError: no frames, PyAV is not installed, or it was built without an H.264 encoder.
+      WhaleError: there are no frames, PyAV is not installed, or it was built without an H.264 encoder.
     """
     frames = _frames(frames)
     try:
@@ -171,8 +171,8 @@ def to_mp4(frames: np.ndarray, fps: float = 8, crf: int = 18) -> bytes:
 
 
 def to_gif(frames: np.ndarray, fps: float = 8) -> bytes:
-    """Encodes (T, H, W, 3) uint8 frames as a GIF that loops forever; 256 colours per frame, steps of 10 ms."""
-    # An octree keeps the colours of small things, such as a gripper; the median cut favours large areas.
+    """Encodes (T, H, W, 3) uint8 frames as a GIF that loops forever, with 256 colours per frame and steps of 10 ms."""
+    # An octree keeps the colours of small objects, such as a gripper; the median cut favours large areas.
     images = [Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE) for frame in _frames(frames)]
     return _animation(images, "GIF", fps, optimize=False, disposal=1)
 
@@ -183,7 +183,7 @@ def to_webp(frames: np.ndarray, fps: float = 8, quality: int = 85) -> bytes:
 
 
 def encode(frames: np.ndarray, fps: float = 8) -> tuple[bytes, str]:
-    """Encodes a film as MP4 where this machine can write it, else as animated WebP; returns bytes and media type."""
+    """Encodes a film as MP4 if this machine can, or else as animated WebP; returns bytes and media type."""
     try:
         return to_mp4(frames, fps), MP4
     except WhaleError:
@@ -191,10 +191,10 @@ def encode(frames: np.ndarray, fps: float = 8) -> tuple[bytes, str]:
 
 
 def media_type(data: bytes) -> str:
-    """Returns the media type of encoded bytes, judged by how they begin.
+    """Returns the media type of encoded bytes, according to their first bytes.
 
     Raises:
-      WhaleError: neither MP4, WebP, GIF nor PNG.
+      WhaleError: the bytes are neither MP4, WebP, GIF nor PNG.
     """
     for mime, place, magic in _MAGIC:
         if data[place : place + len(magic)] == magic:
@@ -203,17 +203,20 @@ def media_type(data: bytes) -> str:
 
 
 def suffix(data: bytes) -> str:
-    """Returns the suffix for a file that holds these bytes, such as ".mp4"."""
+    """Returns the suffix for a file of these bytes, such as ".mp4"."""
     return "." + media_type(data).partition("/")[2]
 
 
 def data_uri(data: bytes, mime: str) -> str:
-    """Returns `data:MIME;base64,...`, which a page can show without another file."""
+    """Returns `data:MIME;base64,...`, which a page can show without a separate file."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def element(data: bytes, label: str, options: str) -> str:
-    """Returns the HTML that shows a film: a `<video>` with these attributes, or an `<img>`; `label` is spoken."""
+    """Returns the HTML that shows a film: a `<video>` with `options` as attributes, or an `<img>`.
+
+    Screen readers speak `label`.
+    """
     mime = media_type(data)
     source, label = data_uri(data, mime), escape(label)
     if mime == MP4:
@@ -225,7 +228,7 @@ def check_output(path: Path | str) -> Path:
     """Returns `path` if a film can be written there.
 
     Raises:
-      WhaleError: its name ends in none of `SUFFIXES`, or nothing can be written there.
+      WhaleError: its name ends in none of `SUFFIXES`, or the path is not writable.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -241,15 +244,15 @@ def check_output(path: Path | str) -> Path:
 def write_film(
     films: Mapping[str, np.ndarray], path: Path | str, *, context: int = 1, curve: Curve | None = None, fps: int = 8
 ) -> None:
-    """Writes films that run at the same time: side by side as .mp4 or .gif, or as rows of stills as .png.
+    """Writes parallel films: side by side as .mp4 or .gif, or as rows of stills as .png.
 
-    Stills begin with the last given frame. An error is shown where one of the films is called "real".
+    Stills begin with the last given frame. They include the error if there are films named "real" and "imagined".
 
     Args:
-      films: (T, H, W, 3) uint8 each, by label; more than three stand in two rows.
+      films: (T, H, W, 3) uint8 each, by label; more than three films stand in two rows.
       path: the file.
       context: number of leading frames that were given to the model, at least 1.
-      curve: shown below.
+      curve: drawn below the films.
       fps: frames per second.
 
     Raises:
@@ -281,7 +284,7 @@ def _frames(frames: np.ndarray) -> np.ndarray:
 
 
 def _alike(real: np.ndarray, film: np.ndarray) -> np.ndarray:
-    """Returns a film as uint8 frames; raises WhaleError if it is not of the real one's shape."""
+    """Returns a film as uint8 frames; raises WhaleError if its shape is not that of the real film."""
     if real.shape != film.shape:
         raise WhaleError(f"The real film is {real.shape} and the imagined one {film.shape}; show the same frames.")
     return _frames(_bytes(film))
@@ -299,13 +302,13 @@ def _bytes(film: np.ndarray) -> np.ndarray:
 def _can_encode(av, name: str) -> bool:
     try:
         av.codec.Codec(name, "w")
-    except ValueError:  # PyAV's UnknownCodecError is one
+    except ValueError:  # base class of PyAV's UnknownCodecError
         return False
     return True
 
 
 def _labelled(corners: Sequence[tuple[int, int]], labels: Sequence[str], width: int, text: int) -> Image.Image:
-    """Returns a canvas with each label above the place of its film."""
+    """Returns a canvas with a label above each film's place."""
     canvas = Image.new("RGB", (corners[-1][0] + width, max(top for _, top in corners) + text + 8), panels.GROUND)
     draw = ImageDraw.Draw(canvas)
     for (left, top), label in zip(corners, labels, strict=True):
@@ -319,7 +322,7 @@ def _title(curve: Curve) -> tuple[str, str]:
 
 
 def _draw_values(draw, curve: Curve, columns: Sequence[int], places, corner: tuple[int, int], font) -> None:
-    """Draws the curve below the columns of stills, whose centres are `places`, and its value at each of them."""
+    """Draws the curve below the columns of stills, with its value at each of their centres `places`."""
     (left, top), (width, height) = corner, draw.im.size
     high, low = top + 16, height - font.size - 12
     title = "\n".join(_title(curve))
@@ -336,7 +339,7 @@ def _draw_values(draw, curve: Curve, columns: Sequence[int], places, corner: tup
 
 
 def _with_error(films: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the films and, if one is real, the error of the imagined one."""
+    """Returns the films and, if there are both real and imagined ones, the error between these."""
     if not {"real", "imagined"} <= films.keys():
         return dict(films)
     error = np.abs(films["real"].astype(np.int16) - films["imagined"]).max(axis=-1, keepdims=True)

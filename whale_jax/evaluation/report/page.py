@@ -1,4 +1,4 @@
-"""The report's page: its frame, and the small pieces of HTML that its sections share."""
+"""The report's page: the document around it, and small pieces of HTML for its sections."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from html import escape
 
 from whale_jax.evaluation.report.style import SCRIPT, STYLE
 
-# Nothing may be loaded from anywhere: only what the page itself carries.
+# The page may not load anything from elsewhere.
 POLICY = (
     "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -14,7 +14,7 @@ POLICY = (
 
 
 def document(title: str, header: str, sections: Sequence[str], footer: str) -> str:
-    """Returns the whole page as one HTML document that loads nothing from any server."""
+    """Returns the page as one HTML document that loads nothing from a server."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -49,7 +49,7 @@ def section(name: str, title: str, body: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Returns a number for a table; a dash for None."""
+    """Returns a number for a table, or a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
@@ -67,7 +67,7 @@ def words(name: str) -> str:
 
 
 def bars(rows: Iterable[tuple[str, float, str]], total: str) -> str:
-    """Returns a list of horizontal bars, (name, size, size in words) each, and a last line with the total."""
+    """Returns a list of horizontal bars from rows (name, size, size in words), with the total in the last line."""
     rows = list(rows)
     largest = max((size for _, size, _ in rows), default=0) or 1
     items = [
@@ -80,7 +80,7 @@ def bars(rows: Iterable[tuple[str, float, str]], total: str) -> str:
 
 
 def facts(value: dict) -> str:
-    """Returns a dictionary of anything that JSON holds as a description list; dictionaries in it nest."""
+    """Returns a dictionary of JSON values as a description list, in which dictionaries nest."""
     rows = [f"<dt>{escape(words(key))}</dt><dd>{_fact(item)}</dd>" for key, item in value.items()]
     return f'<dl class="facts">{"".join(rows)}</dl>'
 
@@ -100,7 +100,7 @@ def _fact(value: object) -> str:
 
 
 def table(caption: str, head: str, rows: Sequence[str]) -> str:
-    """Returns a table of figures that scrolls inside its own frame when the screen is narrow."""
+    """Returns a table of figures, which scrolls inside its own frame on a narrow screen."""
     label = escape(caption)
     return (
         f'<p class="note above">{label}</p>\n'

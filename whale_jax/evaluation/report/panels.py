@@ -1,4 +1,4 @@
-"""Drawing on a dark ground: frames enlarged, labels, the running index and the uncertainty."""
+"""Drawing on a dark background: enlarged frames, labels, the running index and the uncertainty."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ _SMALLEST_TEXT = 8
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A value of every frame of a film.
+    """An uncertainty with a value per frame of a film.
 
     Attributes:
-      name: how it was estimated.
-      values: (T,) float, at least 0; NaN where there is none.
+      name: name of the estimate.
+      values: (T,) float, at least 0; NaN for a frame without a value.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Curve:
 
     @property
     def top(self) -> float:
-        """Returns the upper end of its scale: the largest value, rounded up to 1, 2, 3, 5 or 7 times a power of ten."""
+        """The upper end of the scale: the largest value, rounded up to 1, 2, 3, 5 or 7 times a power of ten."""
         largest = np.nanmax(self.values, initial=0.0)
         if largest <= 0:
             return 1.0
@@ -41,7 +41,7 @@ class Curve:
         return float(next(unit * step for step in (1, 2, 3, 5, 7, 10) if largest <= unit * step * (1 + 1e-6)))
 
     def text(self, value: float) -> str:
-        """Returns a value in figures, to a hundredth of the scale or finer; "none" for NaN."""
+        """Returns a value as text, to a hundredth of the scale or finer; "none" for NaN."""
         if np.isnan(value):
             return "none"
         decimals = max(0, 2 - int(np.floor(np.log10(self.top))))
@@ -49,33 +49,37 @@ class Curve:
 
 
 def enlarge(film: np.ndarray, scale: int) -> np.ndarray:
-    """Repeats every pixel `scale` times along height and width: (T, H, W, 3) to (T, H·scale, W·scale, 3)."""
+    """Repeats every pixel `scale` times along height and width: (T, H, W, 3) to (T, H·scale, W·scale, 3).
+
+    Raises:
+      WhaleError: `scale` is below 1.
+    """
     if scale < 1:
         raise WhaleError(f"Films are enlarged by a whole factor of at least 1, not {scale}.")
     return film.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
 def text_size(height: int) -> int:
-    """Returns the size of the text next to frames that are shown `height` pixels high."""
+    """Returns the size of the text next to frames of `height` pixels."""
     return int(np.clip(height / 12.8, 11, 22))
 
 
 def fitting_font(text: str, width: float, size: int) -> ImageFont.FreeTypeFont:
-    """Returns the largest font of at most `size` in which `text` is at most `width` pixels long."""
+    """Returns the largest font of at most `size` in which `text` fits into `width` pixels, or else the smallest."""
     sizes = range(size, _SMALLEST_TEXT, -1)
     fonts = (ImageFont.load_default(each) for each in sizes)
     return next((font for font in fonts if font.getlength(text) <= width), ImageFont.load_default(_SMALLEST_TEXT))
 
 
 def index_label(index: int, context: int) -> tuple[str, tuple[int, int, int]]:
-    """Returns the name of a frame and its colour: given to the model, or so many steps after that."""
+    """Returns the label and colour of a frame: given to the model, or a number of steps later."""
     if index < context:
         return f"given {index + 1}/{context}", CONTEXT
     return f"+{index - context + 1}", IMAGINED
 
 
 def draw_index(draw: ImageDraw.ImageDraw, index: int, frames: int, context: int, top: int, size: int) -> None:
-    """Draws the frame index below `top`, in text of `size`, and along the lower edge how far the film has run."""
+    """Draws the frame index below `top`, in text of `size`, and a progress bar along the lower edge."""
     width, height = draw.im.size
     label, colour = index_label(index, context)
     font = ImageFont.load_default(size)
@@ -92,17 +96,19 @@ def draw_index(draw: ImageDraw.ImageDraw, index: int, frames: int, context: int,
 
 
 def uncertainty_height(height: int) -> int:
-    """Returns the height of the strip of `draw_uncertainty` below frames that are shown `height` pixels high."""
+    """Returns the height of the strip that `draw_uncertainty` fills below frames of `height` pixels."""
     return text_size(height) + 20 + height // 4
 
 
 def draw_uncertainty(draw: ImageDraw.ImageDraw, curve: Curve, index: int, top: int, height: int, size: int) -> None:
-    """Draws the uncertainty up to frame `index` on the whole film's time axis, its name, and its value there.
+    """Draws the uncertainty up to frame `index` on the whole film's time axis, with its name and current value.
 
     Args:
-      draw: what is drawn on, over its full width.
-      top, height: where the strip begins and how high it is.
-      size: of the text.
+      draw: canvas, used over its full width.
+      curve: the uncertainty.
+      index: frame to which the curve is drawn.
+      top, height: upper edge and height of the strip.
+      size: size of the text.
     """
     width, value = draw.im.size[0], curve.values[index]
     middle, font = top + 8 + size / 2, ImageFont.load_default(size)
@@ -121,9 +127,11 @@ def draw_curve(
     """Draws a curve on a scale from 0 to its `top`, with a marker at its end.
 
     Args:
-      places: (T,) where each value stands, in pixels from the left.
-      until: index of the last value that is drawn.
-      box: left, upper, right and lower edge in pixels; the upper one stands for `top`, the lower one for 0.
+      draw: canvas.
+      curve: values to draw.
+      places: (T,) position of each value, in pixels from the left.
+      until: index of the last value to draw.
+      box: left, upper, right and lower edge in pixels; the upper edge is at `top`, the lower edge at 0.
     """
     left, high, right, low = box
     for y in (high, low):
@@ -147,5 +155,5 @@ def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int) -> None:
 
 
 def _edges(width: int, frames: int) -> list[int]:
-    """Returns where each frame's share of the width begins, and where the last one ends, in pixels."""
+    """Returns the left edge of each frame's share of the width, and the right edge of the last one, in pixels."""
     return [round(width * step / frames) for step in range(frames + 1)]

@@ -17,22 +17,22 @@ def write_page(
     tiles: Iterable[tuple[str, str]],
     sections: Sequence[tuple[str, str, str]],
 ) -> Path:
-    """Writes the report as one HTML file that loads nothing from anywhere.
+    """Writes the report as one HTML file that loads nothing from elsewhere.
 
-    The file is written beside `path` and then takes its place, so a report that is already there survives a failure.
+    The file is written next to `path` and then moved into place, so an existing report survives a failure.
 
     Args:
       path: the file to write, usually `report.html`.
-      tasks: how many there are.
-      statements: a paragraph each, in front.
-      tiles: (caption, figure) pairs below them.
-      sections: (anchor, name in the navigation, HTML).
+      tasks: number of tasks.
+      statements: the opening paragraphs.
+      tiles: (caption, figure) pairs below the paragraphs.
+      sections: (anchor, name in the navigation, HTML) each.
 
     Returns:
       `path`.
 
     Raises:
-      WhaleError: no room to write.
+      WhaleError: the disk is full.
     """
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
     cells = "".join(f"<div><dt>{escape(caption)}</dt><dd>{escape(value)}</dd></div>" for caption, value in tiles)

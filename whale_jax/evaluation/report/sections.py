@@ -1,4 +1,4 @@
-"""The sections of the report that belong to no suite: how the model was trained, and what ran."""
+"""The sections of the report that belong to no suite: the training, and the run."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _FIRST = ("loss", "nll", "likelihood", "perplexity", "codes", "accuracy", "psnr"
 
 
 def training_section(metrics: dict) -> str:
-    """Returns curves of each training stage."""
+    """Returns the section with the curves of each training stage."""
     stages = metrics.get("training") or {}
     if not stages:
         note = '<p class="note">These metrics hold no training history.</p>'
@@ -29,7 +29,7 @@ def training_section(metrics: dict) -> str:
 
 
 def run_section(metrics: dict) -> str:
-    """Returns what ran, how long, and on what."""
+    """Returns the section on what ran, how long, and on what."""
     run = metrics.get("run") or {}
     parts = []
     if phases := run.get("phases"):
@@ -72,7 +72,7 @@ def _stage(stage: str, record: dict) -> str:
 
 
 def _numbers(history: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
-    """For each name, the (step, value) pairs that were recorded; steps may lack some names."""
+    """Returns the recorded (step, value) pairs by name; a step may lack some names."""
     series: dict[str, list[tuple[int, float]]] = {}
     for entry in history:
         for name, value in entry.items():

@@ -1,1 +1,1 @@
-"""Does the model know when it is wrong."""
+"""The uncertainty suite: does the model know when it is wrong?"""

@@ -1,4 +1,4 @@
-"""The report's section on uncertainty: does it know when it is wrong?"""
+"""The report's section on uncertainty: does the model know when it is wrong?"""
 
 from html import escape
 from typing import Any
@@ -12,7 +12,7 @@ CONTROLS = {"repeat": "any order: the mean error", "held-out": "ordered by the e
 
 
 def uncertainty_section(report: dict) -> str:
-    """Correlations with intervals, risk by coverage, calibration and cost.
+    """Returns the section: correlations with intervals, risk by coverage, calibration and cost.
 
     Args:
       report: `uncertainty` of metrics.json.
@@ -39,7 +39,7 @@ def uncertainty_section(report: dict) -> str:
 
 
 def statement(report: dict[str, Any]) -> str:
-    """The outcome in plain sentences, whichever way it came out."""
+    """Returns the outcome in plain sentences, whether good or bad."""
     tasks = report["tasks"]
     order = sorted(report["mean"], key=lambda name: -(report["mean"][name]["pearson"][0] or 0.0))
     ranked = ", ".join(f"{name.replace('_', ' ')} {page.interval(report['mean'][name]['pearson'])}" for name in order)

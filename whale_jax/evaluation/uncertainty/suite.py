@@ -1,7 +1,7 @@
-"""Does the model know when it is wrong (docs/method.md §13): uncertainty of imagined steps against their error.
+"""The uncertainty suite: does the model know when it is wrong (docs/method.md §13)?
 
-Unseen action sequences are imagined for a few steps; every estimate of a step is held against the LPIPS between the
-imagined and the real frame. Dimension keys: E trajectories, n steps.
+Unseen action sequences are imagined for a few steps. Every uncertainty estimate of a step is compared with the LPIPS
+between the imagined and the real frame. Dimension keys: E trajectories, n steps.
 """
 
 import dataclasses
@@ -42,14 +42,14 @@ DEFINITIONS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UncertaintySettings(Settings):
-    """What is compared; fields without a default are those of the clips that all suites share."""
+    """The choice of clips and estimates; a field without a default comes from the clips that all suites share."""
 
     steps: tuple[int, ...] = STEPS  # K of retracing; the model is given max(K) + 1 frames
     horizon: int = 8  # n, steps imagined
-    episodes: int  # clips for each task and policy
+    episodes: int  # clips per task and policy
     batch_size: int  # clips imagined at once
     draws: int = 1000  # of the bootstrap
-    seed: int  # of the draws and of the clips' first frames
+    seed: int  # for the draws and the clips' first frames
     start: ClassVar[int] = -1
 
     def __post_init__(self):
@@ -57,16 +57,16 @@ class UncertaintySettings(Settings):
 
     @property
     def context(self) -> int:
-        """Frames given, so that every start exists."""
+        """The number of given frames, enough for retracing with every K."""
         return max(self.steps) + 1
 
 
 class Uncertainty(Suite):
-    """Imagines every clip with every estimator, and compares what they said with what came out.
+    """The suite that imagines every clip with every estimator, and compares the estimates with the errors.
 
-    What a policy of a task came to is kept in `output`/uncertainty, so that the same call goes on where it was stopped.
-    The result has "tasks" by task and estimate, their "mean", "differences" of the means to retracing, "cost" by
-    estimator, "definitions" and "notes".
+    It stores the figures of each task and policy in `output`/uncertainty, so that the same call resumes where it was
+    stopped. The result has "tasks" by task and estimate, their "mean", "differences" of retracing's mean from each
+    other one, "cost" by estimator, "definitions" and "notes".
     """
 
     name, title, Settings = "uncertainty", "Uncertainty", UncertaintySettings
@@ -112,7 +112,7 @@ class Uncertainty(Suite):
 
 
 def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, Estimator]:
-    """The estimators that a model has, by name.
+    """Returns the estimators that a model supports, by name.
 
     Raises:
       WhaleError: the robot's actions have no additive dimension.
@@ -127,7 +127,7 @@ def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, E
 
 
 def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:
-    """The "error" and every estimate by name of one task and policy, each (E, n)."""
+    """Imagines the clips of one task and policy, and returns "error" and every estimate by name, each (E, n)."""
     given, values = group.frames[:, : settings.context], {}
     for name, estimator in found.items():
         futures = list(imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator))
@@ -146,7 +146,7 @@ def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings
     for name, estimator in {"none": None, **found}.items():
         run = functools.partial(model.imagine, frames, actions, uncertainty=estimator)
         times = []
-        for _ in range(3):
+        for _ in range(3):  # the first run compiles and does not count
             started = time.perf_counter()
             run()
             times.append(time.perf_counter() - started)
@@ -164,7 +164,7 @@ def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings
 
 
 def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySettings) -> dict[str, Any]:
-    """Everything that is computed from errors and estimates alone."""
+    """Computes the part of the result that depends only on errors and estimates."""
     report, values = {}, {}
     for i, (task, named) in enumerate(tasks.items()):
         errors = named["error"]

@@ -1,1 +1,1 @@
-"""Which policy is better."""
+"""The value suite: which policy is better?"""

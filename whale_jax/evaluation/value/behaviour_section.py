@@ -1,4 +1,4 @@
-"""The report's section on behaviour embeddings: how policies act, and how far that is from training."""
+"""The report's section on behaviour embeddings: how policies act, and how far they are from those of training."""
 
 from html import escape
 from typing import Any
@@ -11,15 +11,15 @@ ROLES = {"repeat": "policies of training", "model": "ranked policies"}
 
 
 def shown(report: dict[str, Any]) -> bool:
-    """Whether `value` of metrics.json holds embeddings."""
+    """Returns whether `value` of metrics.json holds embeddings."""
     return any("behaviour" in entry for entry in report["tasks"].values())
 
 
 def behaviour_section(report: dict[str, Any]) -> str:
-    """Where policies and tasks lie in the plane in which they differ most.
+    """Returns the section with policies and tasks in the plane in which they differ most.
 
     Args:
-      report: `value` of metrics.json, for which `shown`.
+      report: `value` of metrics.json, with embeddings (see `shown`).
     """
     tasks = {task: entry["behaviour"] for task, entry in report["tasks"].items() if "behaviour" in entry}
     names = list(dict.fromkeys(name for plane in tasks.values() for name in plane["points"]))

@@ -1,7 +1,7 @@
-"""Behaviour embeddings (docs/method.md §4, paper §6.4): how a policy acts, and how far that is from training.
+"""Behaviour embeddings (docs/method.md §4, paper §6.4): how a policy acts, and how far it is from those of training.
 
-An episode's embedding is the mean of the posterior's distributions over its segments. Distances are Hellinger's,
-averaged over groups: 0 for equal distributions, 1 for such that share nothing.
+An episode's embedding is the mean of the posterior's distributions over its segments. Distances are Hellinger
+distances, averaged over groups: 0 for equal distributions, 1 for distributions without overlap.
 Dimension keys: E episodes, T frames, L actions of an episode, G groups of C classes.
 """
 
@@ -18,17 +18,20 @@ from whale_jax.imagination.world import WorldModel
 from whale_jax.models.whale.world_model import Networks
 
 Rows = dict[str, np.ndarray]
-TRAINING = "training: "  # before the names of training policies in a plane
+TRAINING = "training: "  # prefix of the names of training policies in a plane
 
 
 def embed(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Embeddings of episodes, from all their whole segments of the model's length, end to end.
+    """Embeds episodes, from all their complete segments of the model's length, end to end.
 
     Args:
-      frames: (E, T, H, W, 3) uint8; actions: (E, L, A) in the robot's own units, L at least the model's `num_frames`.
+      model: a world model with a behaviour model.
+      frames: (E, T, H, W, 3) uint8.
+      actions: (E, L, A) in the robot's own units, L at least the model's `num_frames`.
 
     Returns:
-      (E, G·C) float32: square roots of probabilities, so that distances between rows are Hellinger's up to a factor.
+      (E, G·C) float32: square roots of probabilities, so that distances between rows are Hellinger distances up to a
+      factor.
     """
     size = model.networks.settings.num_frames
     run = _posterior(model.networks)
@@ -50,9 +53,9 @@ def _posterior(networks: Networks):
 
 
 def training_embeddings(model: WorldModel, store: EpisodeStore, task: str, episodes: int) -> Rows:
-    """Embeddings (E, G·C) of a task's episodes of each training policy, at most so many of each, by policy.
+    """Embeds at most `episodes` of a task's episodes of each training policy, and returns (E, G·C) by policy.
 
-    Episodes shorter than a segment are left out; a task that the store does not have gives none.
+    Episodes shorter than a segment are left out. A task that the store does not have gives no embeddings.
     """
     if task not in store.names("task"):
         return {}
@@ -68,21 +71,21 @@ def training_embeddings(model: WorldModel, store: EpisodeStore, task: str, episo
 
 
 def distance(a: np.ndarray, b: np.ndarray, groups: int) -> np.ndarray:
-    """Hellinger distances (…) in [0, 1] of square roots of probabilities (…, G·C)."""
+    """Returns Hellinger distances (…) in [0, 1] between square roots of probabilities (…, G·C)."""
     return np.sqrt(np.square(a - b).sum(-1) / (2 * groups))
 
 
 def shifts(training: Mapping[str, np.ndarray], rows: np.ndarray, groups: int) -> np.ndarray:
-    """How far each of rows (E, G·C) is from all that the model was trained on: (E,), in [0, 1].
+    """Returns how far each of the rows (E, G·C) is from the model's training policies: (E,), in [0, 1].
 
-    The distance to the nearest of the training policies' means; `training` has rows (…, G·C) by policy.
+    A shift is the distance to the nearest mean of a training policy. `training` has rows (…, G·C) by policy.
     """
     centres = np.stack([_centre(each) for each in training.values()])
     return distance(rows[:, None], centres[None], groups).min(1)
 
 
 def training_shifts(training: Mapping[str, np.ndarray], groups: int) -> np.ndarray:
-    """`shifts` of the training episodes themselves, each left out of its own policy's mean: one figure an episode."""
+    """Returns the `shifts` of the training episodes, one per episode, each left out of its own policy's mean."""
     found = []
     for name, rows in training.items():
         for i, row in enumerate(rows):
@@ -93,14 +96,14 @@ def training_shifts(training: Mapping[str, np.ndarray], groups: int) -> np.ndarr
 
 
 def _centre(rows: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.square(rows).mean(0))
+    return np.sqrt(np.square(rows).mean(0))  # rows are square roots of the probabilities to average
 
 
 def plane(named: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The two directions in which rows differ most (PCA), and where every row lies.
+    """Projects rows on the two directions in which they differ most (PCA).
 
     Returns:
-      "points": by name [[x, y], …], "explained": the share of variance along each direction.
+      "points", [[x, y], …] by name, and "explained", the share of variance along each direction.
     """
     everything = np.concatenate(list(named.values()))
     mean = everything.mean(0)
@@ -108,7 +111,7 @@ def plane(named: Mapping[str, np.ndarray]) -> dict[str, Any]:
     share = np.square(values) / max(np.square(values).sum(), 1e-12)
     missing = max(0, 2 - len(values))  # a single row has one direction
     axes, share = np.pad(axes, ((0, missing), (0, 0)))[:2], np.pad(share, (0, missing))[:2]
-    axes = axes * np.where(axes.sum(1, keepdims=True) < 0, -1.0, 1.0)  # one of two mirrored pictures
+    axes = axes * np.where(axes.sum(1, keepdims=True) < 0, -1.0, 1.0)  # the sign of a direction is arbitrary: fix it
     return {
         "points": {name: np.round((rows - mean) @ axes.T, 4).tolist() for name, rows in named.items()},
         "explained": [round(float(x), 4) for x in share],
@@ -118,11 +121,12 @@ def plane(named: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def describe(
     training: Mapping[str, Rows], ranked: Mapping[str, Rows], groups: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """How policies behave, from their embeddings by task and policy.
+    """Describes how policies behave, from their embeddings by task and policy.
 
     Returns:
-      By task the `plane` of training and ranked policies, with "training_shift" {"median", "high"} (95 %) and "shift"
-      {policy: one figure an episode} where training policies are known; and the `plane` of all tasks, if several.
+      The `plane` of training and ranked policies by task, and the `plane` of all tasks if there are several. If the
+      training policies of a task are known, its plane also has "training_shift" {"median", "high"} (95 %) and "shift"
+      {policy: [one figure per episode]}.
     """
     tasks: dict[str, dict[str, Any]] = {}
     for task, rows in ranked.items():

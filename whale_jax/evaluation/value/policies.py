@@ -1,4 +1,4 @@
-"""Policies of a user's own: found by name, guarded, and recorded in the simulator."""
+"""The user's own policies: importing them by name, guarding their answers, and recording them in the simulator."""
 
 import functools
 import importlib
@@ -21,14 +21,14 @@ PATIENCE = 60.0  # seconds for one answer
 
 
 class PolicyFailure(WhaleError):
-    """A policy raised, answered with something that is no action, or did not answer."""
+    """A policy raised an error, returned an invalid action, or did not answer."""
 
 
 def find_policy(name: str) -> Policy:
-    """The callable called "module:callable", where the module is found from the current folder as well.
+    """Imports the policy "module:callable"; the module may also lie in the current folder.
 
     Raises:
-      WhaleError: another form of name, no such module or attribute, or nothing that can be called.
+      WhaleError: the name has another form, the module or attribute does not exist, or the attribute is not callable.
     """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
@@ -50,21 +50,21 @@ def find_policy(name: str) -> Policy:
 
 
 class Guarded:
-    """A policy whose every answer is an action, or a `PolicyFailure` that says at which step and why not.
+    """A policy that either returns valid actions or raises a `PolicyFailure` that says why it did not.
 
     Attributes:
-      patience: seconds for one answer.
+      patience: seconds to wait for one answer.
     """
 
     def __init__(self, policy: Policy, spec: ActionSpec, patience: float = PATIENCE):
         self._policy, self._spec, self.patience = policy, spec, patience
 
     def reset(self) -> None:
-        """Lets the policy forget what it was shown."""
+        """Makes the policy forget the frames of the last episode."""
         begin_episode(self._policy)
 
     def __call__(self, frames: np.ndarray, key: jax.Array) -> np.ndarray:
-        """Actions (B, A) float32 for frames (B, H, W, 3) uint8."""
+        """Returns actions (B, A) float32 for frames (B, H, W, 3) uint8; raises PolicyFailure if there are none."""
         answer: dict[str, Any] = {}
 
         def ask():
@@ -73,7 +73,7 @@ class Guarded:
             except BaseException as error:  # noqa: BLE001
                 answer["error"] = error
 
-        # A daemon, so that one that never answers does not keep the process from ending.
+        # A daemon thread, so that a policy that never answers does not keep the process alive.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(self.patience)
@@ -96,8 +96,9 @@ def _act(policy: Guarded, keys: Iterator[jax.Array], frame: np.ndarray, _: np.nd
 
 
 def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: Chooses) -> Clips:
-    """The policy's episodes of a task in the simulator, recorded as the checkpoint's were, from the initial states
-    of the ranked policies.
+    """Records the policy's episodes of a task in the simulator, from the initial states of the ranked policies.
+
+    The recording settings are those of the checkpoint's episodes.
 
     Raises:
       PolicyFailure: see `Guarded`, or the task has no simulator here.

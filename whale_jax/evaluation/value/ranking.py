@@ -1,7 +1,7 @@
-"""How well estimated values agree with true ones (docs/method.md §11). Plain functions of (true, estimated), both (N,).
+"""Measures of how well estimated values agree with true ones (docs/method.md §11).
 
-The first argument is the truth everywhere; `mmrv` and `regret_at_k` are not symmetric. Where a measure is undefined,
-as a correlation with a constant, it is NaN.
+All are plain functions of (true, estimated), both (N,). The truth always comes first, because `mmrv` and `regret_at_k`
+are not symmetric. An undefined measure, such as a correlation with a constant, is NaN.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ __all__ = [
     "samples", "top_1", "value_gap",
 ]  # fmt: skip
 
-CLIP = 2.0  # of normalised estimates in the value gap, as in DOPE; ranks are taken before it
+CLIP = 2.0  # upper limit of normalised estimates in the value gap, as in DOPE; other measures do not clip
 
 
 def normalise(true: np.ndarray, estimated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both mapped so that the true values span [0, 1] (DOPE, Fu et al. 2021).
+    """Maps both sides so that the true values span [0, 1] (DOPE, Fu et al. 2021).
 
-    Constant true values become 0, and estimates their distance to them.
+    If the true values are constant, they become 0 and each estimate becomes its difference from them.
     """
     true, estimated = _checked(true, estimated)
     low, span = true.min(), np.ptp(true) or 1.0
@@ -33,27 +33,27 @@ def normalise(true: np.ndarray, estimated: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def value_gap(true: np.ndarray, estimated: np.ndarray) -> float:
-    """Mean absolute error (Eq. 7), in the unit of the values."""
+    """Returns the mean absolute error (Eq. 7), in the unit of the values."""
     true, estimated = _checked(true, estimated)
     return float(np.abs(true - estimated).mean())
 
 
 def rank_correlation(true: np.ndarray, estimated: np.ndarray) -> float:
-    """Spearman's coefficient (Eq. 8), ties with their average rank; NaN where one side is constant."""
+    """Returns Spearman's coefficient (Eq. 8), where ties have their average rank; NaN if one side is constant."""
     true, estimated = _checked(true, estimated)
     return pearson(stats.rankdata(true), stats.rankdata(estimated))
 
 
 def kendall(true: np.ndarray, estimated: np.ndarray) -> float:
-    """Kendall's tau-b, which makes up for ties; NaN where one side is constant."""
+    """Returns Kendall's tau-b, which corrects for ties; NaN if one side is constant."""
     return float(stats.kendalltau(*_checked(true, estimated)).statistic)
 
 
 def regret_at_k(true: np.ndarray, estimated: np.ndarray, k: int = 5) -> float:
-    """Best true value less the best among the k with the highest estimates (Eq. 9); 0 for k >= N.
+    """Returns the best true value less the best among the k units with the highest estimates (Eq. 9); 0 for k >= N.
 
-    Where estimates tie for the last of the k places, it is the mean over all ways to fill them, so that the order
-    of the units does not matter.
+    If estimates tie for the last of the k places, the regret is the mean over all ways to fill these places. The order
+    of the units therefore does not matter.
 
     Raises:
       WhaleError: k is below 1.
@@ -66,22 +66,23 @@ def regret_at_k(true: np.ndarray, estimated: np.ndarray, k: int = 5) -> float:
     last = np.sort(estimated)[-k]
     sure, tied = true[estimated > last], np.sort(true[estimated == last])
     places = k - len(sure)
-    # The chance that the largest of `places` drawn from those that tie is the i-th smallest of them.
+    # The chance that the best of `places` units, drawn from the tied ones, is the i-th smallest of these.
     chances = [comb(i, places - 1) / comb(len(tied), places) for i in range(len(tied))]
     best = np.maximum(tied, sure.max(initial=-np.inf))
     return float(true.max() - best @ chances)
 
 
 def top_1(true: np.ndarray, estimated: np.ndarray) -> float:
-    """Share of the units with the highest estimate that are truly best: 1 or 0 without ties."""
+    """Returns the share of the units with the highest estimate that are truly best: 1 or 0 without ties."""
     true, estimated = _checked(true, estimated)
     return float((true[estimated == estimated.max()] == true.max()).mean())
 
 
 def mmrv(true: np.ndarray, estimated: np.ndarray) -> float:
-    """Mean maximum rank violation (SIMPLER, Li et al. 2024), in the unit of the true values; 0 is best.
+    """Returns the mean maximum rank violation (SIMPLER, Li et al. 2024), in the unit of the true values; 0 is best.
 
-    A pair that the estimates order otherwise than the truth costs its true difference; each unit counts its worst pair.
+    If the estimates order a pair differently than the truth, the pair costs its true difference. Each unit counts its
+    worst pair.
     """
     true, estimated = _checked(true, estimated)
     gaps = true[:, None] - true
@@ -104,16 +105,18 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def samples(
     true: Sequence[Any], estimated: Sequence[Any], draws: int = 1000, seed: int = 0, shared: bool = True
 ) -> dict[str, np.ndarray]:
-    """Every measure on normalised values, (1 + R,): its value, then that of every bootstrap draw.
+    """Computes every measure on normalised values, (1 + R,): the value, then that of every bootstrap draw.
 
     Args:
-      true, estimated: (N,) values of N units, which are drawn; or N arrays (E,) of a unit's trials, whose means are
-        compared: trials are drawn. With one trial there is nothing to draw, and the draws are NaN.
-      draws: R; seed: of the draws.
-      shared: whether the i-th trials of all units share their start, and are drawn together. Then each has E trials.
+      true, estimated: either (N,) values of N units, which are drawn, or N arrays (E,) of each unit's trials. In the
+        second case the trials are drawn and their means are compared. With only one trial per unit, the draws are NaN.
+      draws: R.
+      seed: seed of the draws.
+      shared: whether the i-th trials of all units share their start and are drawn together. Each unit then has E
+        trials.
 
     Raises:
-      WhaleError: fewer than two units, or values that are not finite.
+      WhaleError: there are fewer than two units, or values are not finite.
     """
     true, estimated = ([np.asarray(x, np.float64) for x in side] for side in (true, estimated))
     if [x.shape for x in true] != [x.shape for x in estimated] or len({x.ndim for x in true}) != 1 or true[0].ndim > 1:
@@ -135,7 +138,7 @@ def samples(
 
 
 def means_of(units: Sequence[Any]) -> np.ndarray:
-    """(N,) means of N units' trials, each a number or (E,)."""
+    """Returns the means (N,) of N units' trials, each a number or an array (E,)."""
     return np.array([np.mean(unit) for unit in units])
 
 
@@ -146,7 +149,10 @@ def _redrawn(true: list[np.ndarray], estimated: list[np.ndarray], rng: np.random
 
 
 def floors(true: Sequence[Any], estimated: Sequence[Any], draws: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every measure (1 + R,) of estimates in random order: the mean, then every draw; arguments as of `samples`."""
+    """Computes every measure (1 + R,) for estimates in random order: the mean, then every draw.
+
+    The arguments are those of `samples`.
+    """
     true, estimated = normalise(means_of(true), means_of(estimated))
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(estimated) for _ in range(draws)]
@@ -155,9 +161,9 @@ def floors(true: Sequence[Any], estimated: Sequence[Any], draws: int = 1000, see
 
 
 def leverage(true: Sequence[Any], estimated: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any] | None]:
-    """Of every measure [low, high, unit]: its range when one unit is left out, and the one that moves it most.
+    """Returns [low, high, unit] for every measure: its range when one unit is left out, and the most influential unit.
 
-    None where it is undefined, or fewer than three units leave none to spare.
+    The entry is None if the measure is undefined or there are fewer than three units.
     """
     true, estimated = normalise(means_of(true), means_of(estimated))
     dropped = [(np.delete(true, i), np.delete(estimated, i)) for i in range(len(true))] if len(true) > 2 else []

@@ -1,4 +1,4 @@
-"""What follows from true and imagined returns alone: how well each task's policies and trajectories are ranked."""
+"""Scores of how well each task's policies and trajectories are ranked, from true and imagined returns."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ CARRIED = ("policies", "behaviour")  # parts of a task's entry that are not scor
 
 @dataclasses.dataclass(frozen=True)
 class _Units:
-    """What is ranked: names, and true and imagined values, of a policy (E,) and of a trajectory a number."""
+    """Units to rank: their names, true values and imagined values, (E,) for a policy and a number for a trajectory."""
 
     names: list[str]
     true: list[Any]
@@ -23,18 +23,21 @@ class _Units:
 
 
 def score(tasks: dict[str, Any], draws: int, seed: int) -> dict[str, Any]:
-    """Agreement of every task, and what is wrong with it.
+    """Scores the agreement of true and imagined returns for every task, and lists failures.
 
     Args:
-      tasks: by task {"policies": {name: {"outcome", "true", "imagined", "starts", …}}}; "true" and "imagined" are
-        (E,), "starts" names the initial state of each, or is None where policies share none.
-      draws: of bootstrap and permutations; seed: of the draws.
+      tasks: {"policies": {name: {"outcome", "true", "imagined", "starts", …}}} by task. "true" and "imagined" are
+        (E,). "starts" names the initial state of each episode, or is None where policies share none.
+      draws: number of bootstrap draws and of permutations.
+      seed: seed of the draws.
 
     Returns:
-      "tasks" with agreement by unit and measure: "interval" [value, low, high], 95 % by bootstrap, "floor" [mean, low,
-      high], 95 % of estimates in random order, and "leverage" as in `ranking.leverage`; None where it is undefined.
-      "mean" and "mean_floor", [value, low, high] over the tasks in which a measure is defined. "failed": a sentence
-      for each policy without return, and each task or unit that cannot be ranked.
+      A dictionary with these keys:
+        tasks: agreement by unit and measure. "interval" is [value, low, high], 95 % by bootstrap. "floor" is [mean,
+          low, high], 95 % of estimates in random order. "leverage" is as in `ranking.leverage`. Undefined entries are
+          None.
+        mean, mean_floor: [value, low, high] over the tasks in which a measure is defined.
+        failed: a sentence for each policy without returns, and for each task or unit that cannot be ranked.
     """
     report: dict[str, Any] = {}
     found: dict[str, list[dict[str, np.ndarray]]] = {unit: [] for unit in UNITS}
@@ -66,7 +69,7 @@ def _agreement(found: dict[str, np.ndarray], floors: dict[str, np.ndarray], unit
 
 
 def _means(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, dict[str, list[float | None]]]:
-    """Of every unit and measure the mean of those tasks in which it is defined, draw by draw."""
+    """Returns the mean of every unit and measure over the tasks in which it is defined, draw by draw."""
     means = {}
     for unit, tasks in found.items():
         for name in tasks[0] if tasks else ():
@@ -77,7 +80,7 @@ def _means(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, dict[str,
 
 
 def _constant(units: _Units) -> str:
-    """Which values of the units do not differ: "true", "imagined", both or none."""
+    """Returns which values are equal for all units: "true", "imagined", "true and imagined" or ""."""
     sides = {"true": units.true, "imagined": units.imagined}
     return " and ".join(side for side, values in sides.items() if np.ptp(ranking.means_of(values)) == 0)
 
@@ -101,7 +104,7 @@ def _units(ranked: dict[str, dict[str, Any]]) -> dict[str, _Units]:
     common = set.intersection(*(set(each["starts"]) for each in ranked.values())) if shared else set()
     sides = {side: [np.array(each[side]) for each in ranked.values()] for side in ("true", "imagined")}
     if common:
-        # Trials that only some policies have would compare their starts.
+        # Keep only the starts that all policies have, since other trials would compare starts instead of policies.
         rows = [[each["starts"].index(start) for start in sorted(common)] for each in ranked.values()]
         sides = {side: [array[row] for array, row in zip(arrays, rows, strict=True)] for side, arrays in sides.items()}
     return {"policies": _Units(list(ranked), **sides, shared=bool(common)), "trajectories": trajectories}

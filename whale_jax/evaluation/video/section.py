@@ -1,4 +1,4 @@
-"""The report's sections on video: films, and accuracy by horizon."""
+"""The report's sections on video: films and accuracy by horizon."""
 
 from collections.abc import Iterator
 from html import escape
@@ -20,12 +20,12 @@ SERIES = {
 
 
 def films_section(video: dict, directory: Path, horizon: int) -> str:
-    """Returns the films: one row a task, one column a policy.
+    """Returns the section with the films, in one row per task and one column per policy.
 
     Args:
       video: {task: {policy: cell}} of metrics.json.
-      directory: where the films that the cells name lie.
-      horizon: the horizon whose scores stand under each film.
+      directory: directory of the films that the cells name.
+      horizon: horizon of the scores under each film.
     """
     summary = summarise(video, horizon)
     policies = list(dict.fromkeys(policy for row in video.values() for policy in row))
@@ -55,7 +55,7 @@ def films_section(video: dict, directory: Path, horizon: int) -> str:
 
 
 def accuracy_section(video: dict, fvd: dict | None, horizon: int) -> str:
-    """Returns curves and tables of every measure by horizon, controls beside."""
+    """Returns the section with curves and tables of every measure by horizon, next to those of the controls."""
     body = [
         "<p>The moving region is the set of pixels that differ, in the real film, from the last given frame. "
         "Every point is a mean over episodes; curves average the policies.</p>\n",
@@ -90,7 +90,10 @@ def _film(task: str, policy: str, cell: dict, directory: Path, horizon: int) -> 
 
 
 def measure_charts(video: dict, measure: Measure) -> str:
-    """Returns a chart of one measure by horizon for each task of {task: {policy: cell}}, the mean of its policies."""
+    """Returns charts of one measure by horizon, one per task of {task: {policy: cell}}, averaged over policies.
+
+    Many tasks are averaged into one chart.
+    """
     steps = range(1, horizons(video) + 1)
     groups = {task: list(policies.values()) for task, policies in video.items()}
     if len(groups) > parts.TASKS_APART:

@@ -1,4 +1,4 @@
-"""How good imagined frames are (docs/method.md §12): held-out clips, imagined beside controls and measured."""
+"""The video suite: how good are imagined frames (docs/method.md §12)? Imagines and measures held-out clips."""
 
 import dataclasses
 from pathlib import Path
@@ -31,16 +31,16 @@ from whale_jax.evaluation.video.summary import (
 
 @dataclasses.dataclass(frozen=True)
 class VideoSettings(Settings):
-    """What the video suite measures, of the clips of `Job.clips`."""
+    """The settings of the video suite, which measures the clips of `Job.clips`."""
 
-    fvd: bool = True  # takes FVD, about a second a clip and series; the report of a training run leaves it out
+    fvd: bool = True  # whether to compute FVD, about a second per clip and series; a training run leaves it out
 
 
 class Video(Suite):
-    """Imagines every clip along its actions and along another episode's, and measures both beside the controls.
+    """The suite that imagines every clip along its own actions and another episode's, and measures both and controls.
 
     The result is {"tasks": {task: {policy: {"episodes", "film", measure: [by horizon], control: {measure: [by
-    horizon]}, …}}}, "fvd"}; `metrics.json` holds its parts as "video" and "fvd".
+    horizon]}, …}}}, "fvd"}. `metrics.json` holds its parts as "video" and "fvd".
     """
 
     name, title, Settings = "video", "Accuracy", VideoSettings
@@ -106,7 +106,11 @@ class Video(Suite):
 
 
 def other_actions(groups: list[Clips]) -> list[np.ndarray]:
-    """Returns for each group the future actions of other episodes: those of the same task's next policy."""
+    """Returns actions of other episodes for each group: those of the same task's next policy.
+
+    Raises:
+      WhaleError: a task has only one episode.
+    """
     wrong = []
     for group in groups:
         same_task = [g for g in groups if g.task == group.task]
@@ -142,7 +146,7 @@ def _evaluate_group(job: Job, group: Clips, wrong: np.ndarray, distance: Collect
 
 
 def _film(frames: np.ndarray, imagined: np.ndarray, misled: np.ndarray, context: int) -> bytes:
-    """One clip, real, imagined, and imagined from other actions."""
+    """Encodes a film of one clip: real, imagined, and imagined from other actions."""
     futures = [np.concatenate([frames[:context], film]) for film in (imagined, misled)]
     labels = ("real", "imagined", "other actions")
     return encode(side_by_side(frames, *futures, labels=labels, context=context))[0]

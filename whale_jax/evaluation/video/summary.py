@@ -1,4 +1,4 @@
-"""What the video suite measured, in a few numbers and one paragraph."""
+"""The video suite's outcome in a few numbers and one paragraph."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ from whale_jax.evaluation.video.measures import MEASURES
 
 REQUIRED = tuple(measure.name for measure in MEASURES.values() if not measure.optional)
 CONTROLS = ("repeat_last_frame", "wrong_actions", "reconstruction")
-AIM_DB = 1.0  # gain over repeating the last frame, on the moving region, that every task is held against
+AIM_DB = 1.0  # the aim on every task: gain over repeating the last frame, on the moving region
 
 
 def check_cells(video: dict) -> None:
-    """Raises WhaleError if {task: {policy: cell}} is empty or a cell lacks a measure that all have."""
+    """Raises WhaleError if {task: {policy: cell}} is empty or a cell lacks a required measure."""
     if not video or not all(video.values()):
         raise WhaleError("The metrics hold nothing under video/<task>/<policy>; run `whale evaluate` again.")
     for task, policies in video.items():
@@ -40,7 +40,7 @@ def cells_of(video: dict) -> list[dict]:
 
 
 def usual_horizon(video: dict) -> int:
-    """Returns the horizon that a paragraph speaks of: the eighth, or the last where there are fewer."""
+    """Returns the horizon of the summary: the eighth, or the last if there are fewer."""
     return min(8, horizons(video))
 
 
@@ -62,7 +62,7 @@ def value_at(cell: dict, series: str, measure: str, horizon: int) -> float | Non
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Returns the mean of the values that are not None; None when there are none."""
+    """Returns the mean of the values that are not None; None if there are none."""
     values = [value for value in values if value is not None]
     return float(np.mean(values)) if values else None
 
@@ -72,14 +72,14 @@ def summarise(video: dict, horizon: int | None = None) -> dict[str, dict[str, fl
 
     Args:
       video: {task: {policy: cell}} of metrics.json.
-      horizon: 1 for the first imagined frame; None takes the eighth, or the last where there are fewer.
+      horizon: 1 for the first imagined frame; None takes the eighth, or the last if there are fewer.
 
     Returns:
-      For each task `{moving_psnr, repeat_last_frame, wrong_actions, reconstruction, gain}` in dB, None where
-      nothing was measured; `gain` is `moving_psnr` less `repeat_last_frame`, policies weighing alike.
+      `{moving_psnr, repeat_last_frame, wrong_actions, reconstruction, gain}` for each task in dB, None where nothing
+      was measured. All policies have equal weight, and `gain` is `moving_psnr` less `repeat_last_frame`.
 
     Raises:
-      WhaleError: fewer horizons than asked for.
+      WhaleError: the metrics do not have this horizon.
     """
     horizon = usual_horizon(video) if horizon is None else horizon
     if not 1 <= horizon <= horizons(video):
@@ -99,7 +99,7 @@ def summarise(video: dict, horizon: int | None = None) -> dict[str, dict[str, fl
 
 
 def statement(video: dict, horizon: int | None = None, aim: float = AIM_DB) -> str:
-    """Returns the outcome in one plain paragraph that says where the numbers fall short."""
+    """Returns the outcome as one plain paragraph, which says where the numbers fall short."""
     summary = summarise(video, horizon)
     horizon = usual_horizon(video) if horizon is None else horizon
     measured = {task: row for task, row in summary.items() if row["gain"] is not None}
