@@ -1,1 +1,1 @@
-"""What every package stands on; it knows none of them."""
+"""Foundations that every other package imports; this one imports none of them."""

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 
 class WhaleError(Exception):
-    """Its message is a sentence for the user: what is wrong, where, and what to do.
+    """An error for the user, whose message is one sentence: what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints the message without a traceback and exits with status 2.
     """
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> WhaleError:
-    """The error for a name that does not exist, with the nearest names that do."""
+    """Returns the error for a name that does not exist, with the nearest names that do."""
     valid = sorted(valid)
     near = difflib.get_close_matches(name, valid, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"valid names: {', '.join(valid)}."
@@ -20,4 +20,4 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> WhaleError:
 
 
 class BrokenRecord(Exception):
-    """A record of a data set that does not hold what its file promises; the message is the cause, in a few words."""
+    """A record of a data set that does not hold what its file promises. The message names the cause in a few words."""

@@ -20,13 +20,13 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def no_space(error: BaseException) -> bool:
-    """Returns whether an error says that the disk is full; libraries in C++ say so only in words."""
+    """Returns whether an error says that the disk is full. Libraries in C++ say so only in their message."""
     return getattr(error, "errno", None) in _NO_SPACE or "No space left" in str(error)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Any]:
-    """Yields a binary file next to `path` that takes its place only when it is whole and on the disk.
+    """Yields a temporary binary file that replaces `path` only once it is complete and on the disk.
 
     Raises:
       WhaleError: the disk is full.
@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory next to `path` that takes its place, and that of all it held, in the end."""
+    """Yields an empty temporary directory that replaces `path` and everything in it when the block ends."""
     beside = _beside(path)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -69,29 +69,35 @@ def _beside(path: Path) -> Path:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file next to `path`, then moves it into place; raises WhaleError if the disk is full."""
+    """Writes a temporary file next to `path`, then moves it into place.
+
+    Raises:
+      WhaleError: the disk is full.
+    """
     with replacing(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds the lock file `path`, whose directory is made; the system lets go when this process ends, however it does.
+    """Holds the lock file `path` and creates its directory if needed.
 
-    The thread that holds it may enter again.
+    The thread that holds the lock may enter again. The operating system releases it when this process ends, even if
+    the process is killed.
 
     Args:
-      wait: whether to wait for a process that holds it, instead of raising.
+      path: the lock file.
+      wait: whether to wait for a process that holds the lock instead of raising.
 
     Raises:
-      WhaleError: another process holds it, or the directory cannot be made or written.
+      WhaleError: another process holds the lock, or the directory cannot be created or written.
     """
-    import filelock  # 30 ms, which those who only read need not wait for
+    import filelock  # takes 30 ms, which commands that only read need not spend
 
     directory = path.parent
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # One object for a file, however it is spelt, so that a nested call finds the lock its own.
+        # A resolved path and a singleton give one lock object per file, so that a nested call finds the lock held.
         lock = filelock.FileLock(directory.resolve() / path.name, is_singleton=True, on_acquired=_sign)
         lock.acquire(blocking=wait)
     except filelock.Timeout:
@@ -108,8 +114,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _sign(descriptor: int) -> None:
-    """Writes into a lock file who holds it, for the sentence that others are told."""
-    with contextlib.suppress(OSError):  # a full disk does not keep anyone from reading or resuming
+    """Writes the holder's process and host into a lock file, for the error that another process raises."""
+    with contextlib.suppress(OSError):  # a full disk must not stop anyone from reading or resuming
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
 
@@ -122,7 +128,7 @@ def _signature(path: Path) -> str:
 
 
 def digest(parts: Iterable[Any]) -> str:
-    """Returns the hexadecimal SHA-256 of arrays, by shape, type and content, and of whatever JSON holds."""
+    """Returns the hexadecimal SHA-256 of arrays (shape, type and content) and of values that JSON can hold."""
     whole = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -136,19 +142,20 @@ def digest(parts: Iterable[Any]) -> str:
 def cached(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Returns the cached result of `make` if its inputs are unchanged and its files exist.
 
-    Otherwise computes and caches it.
+    Otherwise computes the result and caches it.
 
     Args:
-      root: directory of the evaluation; name: of a JSON file in it.
-      parts: all that the result depends on, as `digest` takes it.
-      make: gives a dictionary of whatever JSON holds; "films" names files below `root`.
+      root: directory of the evaluation.
+      name: name of the JSON file in `root` that caches the result.
+      parts: everything that the result depends on, as `digest` takes it.
+      make: returns a dictionary that JSON can hold; its entry "films" names files below `root`.
     """
     made_of = digest([FORMAT, *parts])
     try:
         entry = json.loads((root / name).read_text())
         if entry.pop("made_of") == made_of and all((root / film).exists() for film in entry.get("films", ())):
             return entry
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or not ours
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing, or not a file of this kind
         pass
     entry = make()
     write(root / name, json.dumps(entry | {"made_of": made_of}).encode())

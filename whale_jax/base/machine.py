@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that a run depends on, of those that are installed."""
+    """Returns the versions of Python and of each installed library that a run depends on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Returns processor, memory and devices."""
+    """Returns the processor, its cores, the memory in GiB, the devices and the operating system."""
     import jax
 
     return {
@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
 
 
 def free_memory() -> int:
-    """Returns the bytes of memory that a process on this machine, or in this container, can still take."""
+    """Returns the bytes of memory that a process can still allocate on this machine or in this container."""
     free = psutil.virtual_memory().available
     limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
     if limit.exists() and (text := limit.read_text().strip()) != "max":

@@ -1,4 +1,4 @@
-"""Public names that are loaded when first used, and modules that are still found where they used to be."""
+"""Lazy loading of public names, published files by name, and imports of modules under their former names."""
 
 import importlib
 import importlib.abc
@@ -12,7 +12,7 @@ from typing import Any
 
 from whale_jax.base.errors import WhaleError, unknown_name
 
-# What README and docs have shown, with where it is now; each row stays for a release.
+# Current name of each module that README and docs have shown under another name. Each row stays for one release.
 MOVED = {
     "whale_jax.configuration": "whale_jax.jobs.configuration",
     "whale_jax.control.dream": "whale_jax.imagination.environments.dream",
@@ -29,9 +29,9 @@ MOVED = {
 
 
 def published(folder: str, suffix: str) -> dict[str, Path]:
-    """Returns the files that Whale publishes in `configs` or a folder of it, by name.
+    """Returns the files that Whale publishes in `configs` or in one of its folders, by name.
 
-    They lie inside the package where it was installed from a wheel, and beside it in a checkout.
+    They lie inside the package if it was installed from a wheel, and next to it in a checkout.
     """
     package = Path(__file__).parents[1]
     homes = [parent / "configs" for parent in (package, package.parent)]
@@ -40,10 +40,10 @@ def published(folder: str, suffix: str) -> dict[str, Path]:
 
 
 def find_published(kind: str, given: str, folder: str, suffix: str) -> Path:
-    """Returns the file at a path, or the published one of that name.
+    """Returns the file at a path, or the published file of that name.
 
     Raises:
-      WhaleError: there is neither, with the nearest names of both; or it is a directory.
+      WhaleError: neither exists (with the nearest names of both), or the path is a directory.
     """
     path, names = Path(given), published(folder, suffix)
     if path.is_file() or given in names:
@@ -55,11 +55,11 @@ def find_published(kind: str, given: str, folder: str, suffix: str) -> Path:
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns a module's `__getattr__` that loads public names from where they are defined.
+    """Returns a `__getattr__` for a module that loads public names on first use.
 
     Args:
-      package: name of the module that has the names.
-      homes: full name of the defining module by public name.
+      package: name of the module that offers the names.
+      homes: full name of the module that defines each public name.
     """
 
     def get(name: str) -> Any:
@@ -71,7 +71,7 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a module of `MOVED` under its former name, with a warning. Asked last, after all other finders."""
+    """An importer that finds a module of `MOVED` under its former name and warns. It is the last finder asked."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None):
         return importlib.util.spec_from_loader(name, self) if name in MOVED else None
@@ -82,11 +82,11 @@ class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return types.ModuleType(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        # Python takes what is in sys.modules when a loader is done, so that both names are one module.
+        # Python returns the entry of sys.modules once a loader is done, so both names give the same module.
         sys.modules[module.__name__] = importlib.import_module(MOVED[module.__name__])
 
 
 def find_moved_modules() -> None:
-    """Lets `import` find the modules of `MOVED`."""
+    """Lets `import` find the modules of `MOVED` under their former names."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(_MovedModules())

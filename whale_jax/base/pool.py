@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, side by side, none of which outlives this one. Free of JAX."""
+"""Jobs that run in parallel processes, none of which outlives this one. Does not import JAX."""
 
 import contextlib
 import multiprocessing
@@ -24,15 +24,17 @@ def run_all(
     what: Callable[[Job], str],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Job, Result]]:
-    """Runs `function` on every job in `count` processes; yields each job with its result when it is done.
+    """Runs `function` on every job in `count` processes and yields each job with its result when it is done.
 
-    Close the generator, as `contextlib.closing` does, and every process ends at once; so they do when this one gets
-    Ctrl-C or SIGTERM, or is killed.
+    All processes end at once when the generator is closed, as `contextlib.closing` does. They also end when this
+    process gets Ctrl-C or SIGTERM, or is killed.
 
     Args:
-      function: of a module, and picklable as jobs and results are; what it raises is raised here.
-      what: what a process with this job is doing, for the sentence that says that it died.
-      environment: variables of the processes, set before a job, and what its function needs, is imported.
+      function: a function of a module. It, the jobs and the results can be pickled. Its exceptions are raised here.
+      jobs: the jobs; each is fetched when a process is free to run it.
+      count: number of processes.
+      what: describes what a process does with a job, for the error message if that process dies.
+      environment: environment variables of the processes, set before the function and its imports are loaded.
 
     Raises:
       WhaleError: a process died.
@@ -63,7 +65,7 @@ def run_all(
 
 
 class _Worker:
-    """A pool of one process, so that it is known which job a process had that died."""
+    """A pool of one process, which shows which job a dead process was running."""
 
     def __init__(self, environment: Mapping[str, str]):
         context = multiprocessing.get_context("spawn")
@@ -71,17 +73,17 @@ class _Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, function: Callable[[Job], Result], job: Job) -> Future:
-        """Starts a job, the first with the process; raises BrokenProcessPool when that has died."""
+        """Starts a job, and the process with the first job. Raises BrokenProcessPool if the process has died."""
         others = set(multiprocessing.active_children())
         try:
             future = self._pool.submit(function, job)
-        except OSError as error:  # a process that dies while it starts has closed its pipe
+        except OSError as error:  # a process that dies during its start has closed its pipe
             raise BrokenProcessPool(str(error)) from error
         self._process = self._process or next(iter(set(multiprocessing.active_children()) - others), None)
         return future
 
     def exit_code(self) -> int | None:
-        """Waits for the end of a process that died."""
+        """Waits for the process to end and returns its exit code."""
         self._pool.shutdown()
         return self._process and self._process.exitcode
 
@@ -93,7 +95,7 @@ class _Worker:
 
 
 def _begin(environment: Mapping[str, str]) -> None:
-    """Lets this process end as soon as its parent has, and leaves Ctrl-C, which reaches both, to the parent."""
+    """Makes this process end as soon as its parent does, and leaves Ctrl-C, which reaches both, to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
 
@@ -106,7 +108,7 @@ def _begin(environment: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the block as Ctrl-C does, unless the process has another answer to it."""
+    """Lets SIGTERM end the block as Ctrl-C does, unless the process already handles SIGTERM."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

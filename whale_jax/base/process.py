@@ -1,23 +1,23 @@
-"""Settings of the process that must be made before JAX is imported; each is measured in docs/performance.md."""
+"""Process settings that must be made before JAX is imported. docs/performance.md measures each of them."""
 
 import ctypes
 import os
 import sys
 from pathlib import Path
 
-# On a CPU, YNNPACK is quicker than XLA's own loops for a matrix product and slower for what surrounds it.
+# On a CPU, YNNPACK is faster than XLA's own loops for matrix products and slower for the operations around them.
 XLA_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def prepare() -> None:
-    """Allocator, XLA flag and compile cache; what the user's environment sets already is left alone."""
+    """Sets the allocator, the XLA flag and the compile cache. Values that the environment sets already stay."""
     keep_memory()
     flags = os.environ.get("XLA_FLAGS", "")
     if XLA_CPU_FLAG.partition("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {XLA_CPU_FLAG}".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Programs are split over the CPUs at hand, and JAX's key does not say how many there were.
+    # XLA splits programs over the available CPUs, and JAX's cache key does not hold their number.
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whale_jax" / f"compiled-{_cpus()}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
@@ -27,9 +27,9 @@ def _cpus() -> int:
 
 
 def keep_memory() -> bool:
-    """Makes malloc reuse freed memory instead of handing it back; True where it took effect.
+    """Makes malloc reuse freed memory instead of returning it to the system, and returns whether it took effect.
 
-    XLA's CPU backend allocates each program's buffers anew. By default glibc maps and unmaps them every time, and
+    XLA's CPU backend allocates new buffers for each program. By default glibc maps and unmaps them every time, and
     the page faults cost a quarter of a training step.
     """
     if not sys.platform.startswith("linux"):

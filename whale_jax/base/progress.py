@@ -1,15 +1,17 @@
-"""How far a long job over many items is: a bar with the time left on a terminal, elsewhere a line at every tenth."""
+"""Progress of a long job over many items: a bar with the time left on a terminal, else a line per tenth."""
 
 import time
 
 
 class Progress:
-    """Counts finished items, some of which may be there from an earlier call. A context manager.
+    """A context manager that counts finished items, some of which may exist from an earlier call.
 
     Args:
-      title: in front of the bar; verb and noun: "Recorded" and "episodes" make "Recorded 3 of 9 episodes".
-      total, done: items in all, and those that are there already.
-      unit: of the speed, as `step` counts it.
+      title: text in front of the bar.
+      verb, noun: words of a line; "Recorded" and "episodes" make "Recorded 3 of 9 episodes".
+      total, done: number of all items, and of those finished already.
+      unit: unit of the speed, as `step` counts it.
+      show: whether anything is printed.
     """
 
     def __init__(self, title: str, verb: str, noun: str, total: int, done: int, unit: str, show: bool = True):
@@ -22,7 +24,7 @@ class Progress:
         self._start, self._bar = time.monotonic(), None
 
     def say(self, text: str) -> None:
-        """One line beside the bar, as long as it is: a log is no screen, and a path may hold brackets."""
+        """Prints one line above the bar as it is: a log needs no line breaks, and a path may contain brackets."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> "Progress":
@@ -44,7 +46,7 @@ class Progress:
         return self
 
     def step(self, count: int) -> None:
-        """One more item is done; it was worth `count` units of speed."""
+        """Counts one more finished item, which was worth `count` units of speed."""
         self._done, self._count = self._done + 1, self._count + count
         elapsed = time.monotonic() - self._start
         speed = f"{self._count / elapsed:.0f} {self._unit}/s"

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields are the only defaults, and which survive a round trip through JSON."""
+"""Settings: frozen dataclasses whose fields hold the only defaults and which survive a round trip through JSON."""
 
 import dataclasses
 import math
@@ -12,10 +12,10 @@ from whale_jax.base.errors import WhaleError, unknown_name
 
 
 class Settings:
-    """Base of every module's settings: a frozen dataclass built from, and turned into, plain dictionaries."""
+    """Base class of all settings: a frozen dataclass that converts from and to plain dictionaries."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values only (numbers, strings, booleans, lists, dictionaries)."""
+        """Returns the settings as plain values (numbers, strings, booleans, lists, dictionaries)."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -27,20 +27,20 @@ class Settings:
 
     @classmethod
     def needed(cls) -> list[str]:
-        """Returns the names of the fields without a default, whose values other settings give."""
+        """Returns the names of the fields without a default, whose values come from other settings."""
         return [field.name for field in dataclasses.fields(cls) if _required(field)]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], group: str = "") -> Self:
-        """Builds the settings, nested ones included.
+        """Builds the settings, including nested ones.
 
         Args:
-          values: by field; a field that is missing has its default.
-          group: the group of the config that the values are, for the errors.
+          values: value of each field; a missing field takes its default.
+          group: group of the config that the values belong to, for error messages.
 
         Raises:
-          WhaleError: a key does not exist (with the nearest ones that do), a required one is missing, or a value is of
-            another type or refused by `__post_init__`.
+          WhaleError: a key does not exist (with the nearest ones that do), a required key is missing, or a value has
+            the wrong type or is refused by `__post_init__`.
         """
         hints, prefix = typing.get_type_hints(cls), f"{group}." if group else ""
         fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -54,13 +54,13 @@ class Settings:
         try:
             return cls(**converted)
         except WhaleError as error:
-            # A sentence that begins with a field's name names the whole key that way.
+            # A message that begins with a field's name then begins with the whole dotted key.
             joint = "." if re.match(r"\w*", str(error))[0] in fields else ": "
             raise WhaleError(f"{group}{joint}{error}" if group else str(error)) from None
 
 
 def check_least(settings: Any, **least: float) -> None:
-    """Raises WhaleError for a field that is below its least value, or is no finite number."""
+    """Raises WhaleError for a field that is below its least value or not a finite number."""
     for name, value in least.items():
         given = getattr(settings, name)
         if not value <= given < math.inf:
@@ -68,14 +68,14 @@ def check_least(settings: Any, **least: float) -> None:
 
 
 def check_one_of(settings: Any, valid: Collection[str], *fields: str) -> None:
-    """Raises WhaleError for a field that holds none of the valid names, with the nearest ones."""
+    """Raises WhaleError for a field that holds none of the valid names. The message gives the nearest ones."""
     for name in fields:
         if getattr(settings, name) not in valid:
             raise unknown_name(name.replace("_", " "), getattr(settings, name), valid)
 
 
 def entry_type(hint: Any) -> type | None:
-    """Returns the type of a tuple's entries, where its type hint says one for all."""
+    """Returns the type of a tuple's entries if its type hint gives all of them the same type, else None."""
     entries = typing.get_args(hint)
     return entries[0] if typing.get_origin(hint) is tuple and len(set(entries) - {...}) == 1 else None
 
@@ -95,7 +95,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is what its hint says; hints of other kinds than those of a config are taken on trust."""
+    """Returns whether a value has the type of its hint. Hints of a kind that no config uses are not checked."""
     kind, entries = typing.get_origin(hint), typing.get_args(hint)
     if kind is tuple:
         if not isinstance(value, tuple | list):
@@ -112,7 +112,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested dictionaries by dotted name."""
+    """Returns the leaves of nested dictionaries, keyed by dotted name."""
     leaves = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """Returns `0.4 s`, `43 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Returns a duration for people: `0.4 s`, `43 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
 
 
 def draw(*tables: Any, width: int = 100) -> str:
-    """Returns tables of `rich` as plain text, `width` characters wide at most."""
+    """Returns tables of `rich` as plain text that is at most `width` characters wide."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -27,9 +27,9 @@ def draw(*tables: Any, width: int = 100) -> str:
 
 
 def say(message: str, everywhere: bool = False) -> None:
-    """Prints one line of progress to stderr at once; stdout is for results.
+    """Prints one line of progress to stderr at once, since stdout is for results.
 
-    Of several hosts the first alone speaks, unless `everywhere`.
+    Only the first of several hosts prints, unless `everywhere` is set.
     """
     if _Voice.host == 0 or everywhere:
         name = f"host {_Voice.host}: " if everywhere and _Voice.several else ""

@@ -1,4 +1,4 @@
-"""The work directory of a run: every path in it, and its lock. Free of JAX."""
+"""The work directory of a run: every path in it, and its lock. Does not import JAX."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,12 +15,12 @@ def _at(name: str) -> Any:
 
 @dataclass(frozen=True, init=False)
 class Workdir:
-    """Where a run keeps what; `root` is as the user wrote it. It stands wherever a path is taken."""
+    """The paths of a run's files. `root` is as the user wrote it. An instance can be used as a path."""
 
     root: Path
 
-    run = _at("run.json")  # what `whale watch` shows of the newest call
-    phases = _at("phases.json")  # seconds by phase, over all calls
+    run = _at("run.json")  # facts of the newest call that `whale watch` shows
+    phases = _at("phases.json")  # seconds per phase, over all calls
     tensorboard = _at("tensorboard")
     failures = _at("failures")  # STAGE/STEP/report.json of each step that was not finite
     data = _at("data")  # the episodes that the run recorded or imported
@@ -28,7 +28,7 @@ class Workdir:
     metrics = _at("metrics.json")
     report = _at("report.html")
     films = _at("films")
-    features = _at("features")  # I3D features of clips, kept for the next FVD
+    features = _at("features")  # I3D features of clips, cached for the next FVD
 
     def __init__(self, root: "Path | str | Workdir"):
         object.__setattr__(self, "root", Path(root))
@@ -44,31 +44,41 @@ class Workdir:
         return cls(checkpoint.parent.parent.parent)
 
     def checkpoints(self, stage: str) -> Path:
-        """Returns where a stage keeps its checkpoints; absolute, as Orbax wants it."""
+        """Returns the directory of a stage's checkpoints. The path is absolute, as Orbax requires."""
         return self.root.absolute() / "checkpoints" / stage
 
     def checkpoint_steps(self, stage: str = "*") -> list[Path]:
-        """Returns the directories of whole checkpoints; the name of one that is being written has more than digits."""
+        """Returns the directories of complete checkpoints. The name of an unfinished one is not all digits."""
         return [path for path in self.root.glob(f"checkpoints/{stage}/*") if path.name.isdigit()]
 
     def history(self, stage: str) -> Path:
-        """Returns where a stage writes its metrics by step."""
+        """Returns the file of a stage's metrics by step."""
         return self.root / "history" / f"{stage}.jsonl"
 
     def profile(self, stage: str) -> Path:
-        """Returns where a stage's steps are traced to."""
+        """Returns the directory of a stage's profiler traces."""
         return self.root / "profile" / stage
 
     def episodes(self, data: Mapping[str, Any]) -> Path:
-        """Returns the episode store of a run by the group `data` of its config; of a mixture, its held-out episodes."""
+        """Returns the episode store of a run, given the group `data` of its config.
+
+        For a mixture, that is the store of its held-out episodes.
+        """
         return self.held_out if data.get("mixture") else Path(data.get("root") or self.data)
 
     def ranked(self, needed: int) -> tuple[int, Path]:
-        """Returns the steps, at least those needed, of episodes of the policies to be ranked, and where they are."""
+        """Returns the episode length, at least `needed` steps, and the directory of the policies' episodes to rank.
+
+        Takes the shortest recorded episodes that are long enough, else the directory for new ones of `needed` steps.
+        """
         recorded = (path.name.removeprefix("ranked-") for path in self.root.glob("ranked-*"))
         steps = min((int(name) for name in recorded if name.isdigit() and int(name) >= needed), default=needed)
         return steps, self.root / f"ranked-{steps}"
 
     def locked(self) -> AbstractContextManager[None]:
-        """Makes this directory and holds it against other processes; raises WhaleError as `files.locked` does."""
+        """Creates this directory and locks it against other processes.
+
+        Raises:
+          WhaleError: as `files.locked` does.
+        """
         return locked(self.root / ".lock")

@@ -1,1 +1,1 @@
-"""Attention, transformer, quantiser and perceptual networks."""
+"""Building blocks of networks: attention, transformer, quantiser and perceptual networks."""

@@ -3,9 +3,9 @@
 Kernels:
   xla      softmax attention as XLA compiles it; every backend.
   cudnn    cuDNN flash attention; NVIDIA GPUs, bfloat16.
-  bounded  for normalised queries and keys on a CPU: their logits are bounded, so the softmax needs no maximum,
-           and it is divided out after the product with the values. Scores are kept keys x queries, which leaves
-           no transposed copy of them in the backward pass.
+  bounded  for normalised queries and keys on a CPU. Their logits are bounded, so the softmax needs no maximum, and
+           its division follows the product with the values. Scores are stored as keys x queries, which avoids a
+           transposed copy of them in the backward pass.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,13 @@ _EXP_LIMIT = 80.0  # exp(88.7) overflows float32
 
 
 def resolve_kernel(name: str, axis: str) -> str:
-    """The kernel called `name` for `axis` ("space" or "time"); "auto" picks by backend, as measured."""
+    """Returns the kernel called `name` for `axis` ("space" or "time").
+
+    "auto" takes the kernel that was measured to be fastest on this backend.
+
+    Raises:
+      WhaleError: there is no such kernel.
+    """
     if name == "auto":
         return "bounded" if axis == "space" and jax.default_backend() == "cpu" else "xla"
     if name not in KERNELS:
@@ -38,16 +44,20 @@ def attention(
     kernel: str = "xla",
     lengths: jax.Array | None = None,
 ) -> jax.Array:
-    """Scaled dot-product attention.
+    """Computes scaled dot-product attention.
 
     Args:
       q, k, v: (B, S, H, D) queries, keys, values.
-      causal: position s attends to positions up to s alone.
-      kernel: one of `KERNELS`; "bounded" takes no causality and no lengths.
-      lengths: (B,) int32, number of keys that are real; those after are not attended to. None: all.
+      causal: whether position s attends only to positions up to s.
+      kernel: one of `KERNELS`. "bounded" supports neither causality nor lengths.
+      lengths: (B,) int32, number of real keys; later keys are not attended to. None: all keys are real.
 
     Returns:
-      (B, S, H, D) in the type of `v`; softmax and logits are float32.
+      (B, S, H, D) in the type of `v`. Softmax and logits are float32.
+
+    Raises:
+      ValueError: the bounded kernel was asked for causal or padded attention.
+      WhaleError: there is no such kernel.
     """
     if kernel == "bounded":
         if causal or lengths is not None:
@@ -55,7 +65,7 @@ def attention(
         return _bounded_attention(q, k, v)
     if kernel not in KERNELS:
         raise unknown_name("attention kernel", kernel, KERNELS)
-    # cuDNN takes lengths of both sides or of none; no query is left out.
+    # cuDNN takes lengths of both sides or of neither. No query is left out.
     query_lengths = None if lengths is None else jnp.full_like(lengths, q.shape[1])
     return jax.nn.dot_product_attention(
         q,
@@ -69,21 +79,21 @@ def attention(
 
 
 def attention_to_slots(q: jax.Array, parts: Sequence[tuple[jax.Array, jax.Array]], seen: jax.Array) -> jax.Array:
-    """The same over keys and values kept from earlier calls.
+    """Computes the same attention over keys and values cached from earlier calls.
 
     Args:
       q: (B, S, H, D) queries.
-      parts: pairs of keys and values (B, H, W, D), laid out so that both products read them as they lie.
+      parts: pairs of keys and values (B, H, W, D), in the layout that both products read without a transpose.
       seen: (S, sum of all W) bool, the slots that each query attends to.
 
     Returns:
-      (B, S, H, D) in the type of the values; softmax and logits are float32.
+      (B, S, H, D) in the type of the values. Softmax and logits are float32.
     """
-    # Heads before positions throughout, as the products want it: XLA then transposes no keys or values on a CPU.
+    # Heads come before positions throughout, as the products need it, so XLA transposes no keys or values on a CPU.
     q = q.swapaxes(1, 2) * q.shape[-1] ** -0.5
     batched = (((3,), (3,)), ((0, 1), (0, 1)))
     logits = [jax.lax.dot_general(q, keys, batched, preferred_element_type=jnp.float32) for keys, _ in parts]
-    # Every query sees its own frame, so that no row is -inf throughout, whose softmax would be NaN.
+    # Every query sees its own frame: the softmax of a row of only -inf would be NaN.
     weights = jax.nn.softmax(jnp.where(seen, jnp.concatenate(logits, axis=-1), -jnp.inf)).astype(q.dtype)
     ends = np.cumsum([values.shape[2] for _, values in parts])
     shares = jnp.split(weights, ends[:-1], axis=-1)
@@ -97,8 +107,8 @@ def _bounded_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return x.astype(jnp.float32).transpose(0, 2, 1, 3).reshape(batch * heads, length, width)
 
     q, k = split(q) * width**-0.5, split(k)
-    # |q·k| <= |q||k|: no maximum is taken unless the bound itself could overflow
-    # The same shift on all logits of a query leaves its softmax as it is, and so has no gradient.
+    # As |q·k| <= |q||k|, the maximum is taken only if that bound could overflow.
+    # The same shift on all logits of a query does not change its softmax, so the shift has no gradient.
     q_fixed, k_fixed = jax.lax.stop_gradient((q, k))
     bound = jnp.linalg.norm(q_fixed, axis=-1).max() * jnp.linalg.norm(k_fixed, axis=-1).max()
     shift = jax.lax.cond(
@@ -116,14 +126,14 @@ def _exp_attention(q, k, v, shift):
 
 
 def _transposed(x: jax.Array) -> jax.Array:
-    """x with its last two axes swapped in memory, not as a flag of the product that XLA would run slowly."""
+    """Swaps the last two axes of x in memory. XLA runs a product slowly if the swap is only a flag of it."""
     return jax.lax.optimization_barrier(x.swapaxes(1, 2))
 
 
 def _exp_attention_fwd(q, k, v, shift):
     p_bkq = jnp.exp(k @ q.swapaxes(1, 2) - shift)
     scale_b1q = 1.0 / p_bkq.sum(1, keepdims=True)
-    # Divided by the sum after the product with the values, which leaves fewer numbers to divide.
+    # The division by the sum follows the product with the values, where there are fewer numbers to divide.
     out_bdq = jax.lax.optimization_barrier(_transposed(v) @ p_bkq) * scale_b1q
     return out_bdq.swapaxes(1, 2), (q, k, v, p_bkq, scale_b1q, out_bdq)
 
@@ -131,7 +141,7 @@ def _exp_attention_fwd(q, k, v, shift):
 def _exp_attention_bwd(residuals, grad):
     q, k, v, p_bkq, scale_b1q, out_bdq = residuals
     grad_bdq = _transposed(grad) * scale_b1q
-    # What the normalisation takes back of every logit: sum of p · dL/dp over the keys, got from the output instead.
+    # The softmax's gradient subtracts the sum of p · dL/dp over the keys, which the output gives more cheaply.
     delta_b1q = (grad_bdq * out_bdq).sum(1, keepdims=True)
     dscores_bkq = p_bkq * (v @ grad_bdq - delta_b1q)
     dq_bdq = jax.lax.optimization_barrier(_transposed(k) @ dscores_bkq)

@@ -5,25 +5,25 @@ import jax.numpy as jnp
 
 
 def unimix_log_probs(logits: jax.Array, unimix: float = 0.01) -> jax.Array:
-    """Log-probabilities (..., G, C) of logits (..., G, C), mixed with `unimix` of the uniform distribution."""
+    """Returns log-probabilities (..., G, C) of logits (..., G, C), mixed with a share `unimix` of uniform ones."""
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    # No class has probability 0, so that no KL divergence is infinite.
+    # No class gets probability 0, which would make a KL divergence infinite.
     return jnp.log((1.0 - unimix) * probs + unimix / logits.shape[-1])
 
 
 def straight_through_sample(key: jax.Array, log_probs: jax.Array) -> jax.Array:
-    """One-hot sample (..., G, C) whose gradient is that of the probabilities."""
+    """Samples a one-hot vector (..., G, C) whose gradient is that of the probabilities."""
     sample = jax.nn.one_hot(jax.random.categorical(key, log_probs), log_probs.shape[-1])
     probs = jnp.exp(log_probs)
-    # Its value is the sample, for the two others cancel; its gradient is the middle term's.
+    # The value is the sample, since the other two terms cancel. The gradient is that of the middle term.
     return sample + probs - jax.lax.stop_gradient(probs)
 
 
 def mode(log_probs: jax.Array) -> jax.Array:
-    """One-hot arg-max (..., G, C)."""
+    """Returns the one-hot arg-max (..., G, C) of log-probabilities (..., G, C)."""
     return jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1])
 
 
 def kl_divergence(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
-    """KL(q || p) of categorical vectors (..., G, C), summed over groups: (...)."""
+    """Returns KL(q || p) of categorical vectors (..., G, C), summed over groups: (...)."""
     return (jnp.exp(log_q) * (log_q - log_p)).sum((-2, -1))

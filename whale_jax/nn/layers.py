@@ -1,4 +1,4 @@
-"""Linear layer, normalisation and patches: the parts every network is built from.
+"""Linear layer, normalisation and patches, which every network uses.
 
 Parameters carry logical axis names ("embed", "mlp", "heads", "vocab", …) that `whale_jax.training.sharding`
 maps to mesh axes.
@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from whale_jax.base.errors import WhaleError
 from whale_jax.nn.placement import gather
 
-HEAD_STD = 0.02  # small, so that a fresh head predicts next to nothing
+HEAD_STD = 0.02  # small, so that the outputs of a new head are close to zero
 
 
 class Dense(nn.Module):
-    """A linear layer from the last axis, or the last few, to one axis or several.
+    """A linear layer from one or several last axes to one or several axes.
 
-    All other axes are merged before the product: with more than one of them XLA's CPU backend writes
-    transposed copies of both operands to form the weight gradient, which costs more than the product.
+    All other axes are merged before the product. With more than one of them, XLA's CPU backend writes transposed
+    copies of both operands to form the weight gradient, which costs more than the product.
 
     Attributes:
       features: size of the output's last axis, or sizes of its last axes.
-      axes: logical names of the kernel's axes, the inputs' first.
+      axes: logical names of the kernel's axes, those of the inputs first.
       dtype: type of the product; parameters are float32.
       std: standard deviation of the initial weights; None takes 1 / sqrt(inputs), times `gain`.
       gain: factor on the initial weights.
@@ -59,9 +59,9 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with float32 statistics; the output has type `dtype`.
+    """Layer normalisation with float32 statistics, whose output has type `dtype`.
 
-    It learns nothing: a scale or bias would be absorbed by the linear layer that follows everywhere.
+    It has no parameters: the linear layer that always follows would absorb a scale or bias.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -76,7 +76,7 @@ class LayerNorm(nn.Module):
 
 
 def check_patches(image_size: Sequence[int], patch: int) -> int:
-    """Number of patches N of an image of (height, width) pixels.
+    """Returns the number of patches N of an image of (height, width) pixels.
 
     Raises:
       WhaleError: the patch does not divide the image.
@@ -94,11 +94,11 @@ def patchify(frames: jax.Array, patch: int) -> jax.Array:
 
 
 def unpatchify(patches: jax.Array, patch: int, image_size: Sequence[int]) -> jax.Array:
-    """Inverse of `patchify`: (B, T, N, patch * patch * C) to (B, T, H, W, C)."""
+    """Inverts `patchify`: joins patches (B, T, N, patch * patch * C) into frames (B, T, H, W, C)."""
     rows = image_size[0] // patch
     return einops.rearrange(patches, "b t (h w) (p q c) -> b t (h p) (w q) c", p=patch, q=patch, h=rows)
 
 
 def to_unit(frames: jax.Array) -> jax.Array:
-    """Frames as float32 in [0, 1]; uint8 is scaled, floats pass."""
+    """Returns uint8 frames as float32 in [0, 1]. Float frames are returned unchanged."""
     return frames.astype(jnp.float32) / 255.0 if frames.dtype == jnp.uint8 else frames

@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh: modules name the axes of their arrays, the training step says what the names mean."""
+"""Placement of arrays on a mesh: modules name the axes of their arrays, and the training step maps the names."""
 
 import contextlib
 import contextvars
@@ -13,11 +13,11 @@ Rules = Mapping[str, str | None]
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh with axes `data` and `model`, and the rules by which arrays spread over it.
+    """A mesh with axes `data` and `model`, and the rules that spread arrays over it.
 
     Attributes:
-      mesh: of devices.
-      rules: mesh axis of each logical axis of a parameter, where it rests; None or no rule leaves the axis whole.
+      mesh: mesh of devices.
+      rules: mesh axis of each logical axis of a stored parameter. None, or no rule, leaves the axis whole.
     """
 
     mesh: Mesh
@@ -25,11 +25,14 @@ class Placement:
 
     @property
     def working(self) -> Rules:
-        """The rules while computing: activations along the batch, and parameters whole along every axis but `model`."""
+        """The rules during computation: activations split by batch, parameters split along `model` only."""
         return {"batch": "data"} | {name: axis for name, axis in self.rules.items() if axis == "model"}
 
     def sharding(self, shape: Sequence[int], names: Sequence[str | None], rules: Rules | None = None) -> NamedSharding:
-        """Of an array with these logical axes; what the mesh does not divide, or an axis taken already, stays whole."""
+        """Returns the sharding of an array with these logical axes, by `rules` or else by this placement's rules.
+
+        An axis stays whole if the mesh axis does not divide it or is used for an earlier axis.
+        """
         rules, axes, used = self.rules if rules is None else rules, [], set()
         for size, name in zip(shape, names, strict=True):
             axis = rules.get(name)
@@ -44,7 +47,7 @@ _current: contextvars.ContextVar[Placement | None] = contextvars.ContextVar("pla
 
 @contextlib.contextmanager
 def placed(placement: Placement):
-    """Makes `constrain` and `gather` mean this placement for what is traced inside; one device needs neither."""
+    """Makes `constrain` and `gather` use this placement for code traced inside. On one device they do nothing."""
     token = _current.set(placement if placement.mesh.size > 1 else None)
     try:
         yield
@@ -53,7 +56,7 @@ def placed(placement: Placement):
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """An activation, laid out by the logical names of its axes; x itself where nothing is placed."""
+    """Returns an activation, sharded by the logical names of its axes. Outside `placed` it returns x itself."""
     placement = _current.get()
     if placement is None:
         return x
@@ -61,7 +64,10 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def gather(x: jax.Array, *names: str | None) -> jax.Array:
-    """A parameter as it is computed with; its gradient is reduced straight into the shards that it rests in."""
+    """Returns a parameter with the sharding used in computation.
+
+    Its gradient is reduced directly into the shards in which the parameter is stored.
+    """
     placement = _current.get()
     if placement is None:
         return x
@@ -70,7 +76,7 @@ def gather(x: jax.Array, *names: str | None) -> jax.Array:
     if working.spec == resting.spec:
         return jax.lax.with_sharding_constraint(x, working)
 
-    # Left to itself, XLA may sum the whole gradient on every device and cut it afterwards.
+    # Without this rule XLA may sum the whole gradient on every device and split it afterwards.
     @jax.custom_vjp
     def gathered(x):
         return jax.lax.with_sharding_constraint(x, working)

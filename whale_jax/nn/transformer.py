@@ -24,14 +24,14 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExecutionSettings(Settings):
-    """How a transformer is executed; no value changes what it computes but by rounding."""
+    """How a transformer is executed. No value changes its results beyond rounding."""
 
     scan: bool = False  # run the blocks as one scanned body: compiles faster, and stacks their parameters
     remat: str = "none"  # what the backward pass recomputes: "none", "dots" (all but matrix products) or "full"
-    dtype: str = "auto"  # of matrix products: "float32", "bfloat16" or, by the device, "auto"
-    residual_dtype: str = "float32"  # of the residual stream
-    space_kernel: str = "auto"  # of attention inside a frame, see `whale_jax.nn.attention`
-    time_kernel: str = "auto"  # of attention over time
+    dtype: str = "auto"  # type of matrix products: "float32", "bfloat16" or "auto", which depends on the device
+    residual_dtype: str = "float32"  # type of the residual stream
+    space_kernel: str = "auto"  # kernel of attention inside a frame, see `whale_jax.nn.attention`
+    time_kernel: str = "auto"  # kernel of attention over time
 
     def __post_init__(self):
         check_one_of(self, REMAT_POLICIES, "remat")
@@ -43,10 +43,10 @@ class ExecutionSettings(Settings):
 class TransformerSettings(ExecutionSettings):
     """Size and execution of one ST-transformer."""
 
-    num_layers: int  # as the paper counts them, spatial and temporal layers apart; two make one block
+    num_layers: int  # spatial plus temporal layers, as the paper counts them; two make one block
     width: int  # d, size of the residual stream
     num_heads: int  # attention heads per layer
-    causal: bool = True  # temporal attention sees earlier frames alone
+    causal: bool = True  # temporal attention does not see later frames
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,23 +60,24 @@ class TransformerSettings(ExecutionSettings):
 
     @property
     def num_blocks(self) -> int:
-        """Spatial-temporal blocks of one spatial layer, one temporal layer and one feed-forward each."""
+        """Number of blocks, each of one spatial layer, one temporal layer and one feed-forward layer."""
         return self.num_layers // 2
 
     @property
     def residual_gain(self) -> float:
-        """Factor on the initial weights of what is added to the residual stream: three additions a block."""
+        """Factor on the initial weights of layers that add to the residual stream: three additions per block."""
         return (3 * self.num_blocks) ** -0.5
 
 
 @flax.struct.dataclass
 class Places:
-    """Where S frames stand among the slots of a cache.
+    """The positions of S frames among the slots of a cache.
 
     Attributes:
-      times: (S,) int32, their positions in time.
-      slot: () int32, the slot of the first, among the branches' where there are any; the others follow it.
-      seen: (S, W) bool, the slots that each attends to, its own among them; the branches' come last.
+      times: (S,) int32, positions of the frames in time.
+      slot: () int32, slot of the first frame, which the others follow. It counts among the slots for branches if
+        there are any.
+      seen: (S, W) bool, slots that each frame attends to, including its own. Slots for branches come last.
     """
 
     times: jax.Array
@@ -85,20 +86,20 @@ class Places:
 
     @classmethod
     def after(cls, time: jax.Array, frames: int, slots: int) -> "Places":
-        """Frames one after another, from `time` on, each seeing all before it."""
+        """Returns the places of consecutive frames from `time` on, each of which sees all frames before it."""
         times = time + jnp.arange(frames)
         return cls(times, time, jnp.arange(slots) <= times[:, None])
 
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values (B·N, H, W, D) of one block, a slot for each of W frames.
+    """Keys and values (B·N, H, W, D) of one block, with one slot for each of W frames.
 
-    Where blocks are scanned it is of all of them, with the blocks as second axis of every array.
+    If blocks are scanned, it holds all of them, with the blocks as second axis of every array.
 
     Attributes:
-      keys, values: of the window's frames.
-      branch_keys, branch_values: of frames that stand beside the window; None without branches.
+      keys, values: keys and values of the window's frames.
+      branch_keys, branch_values: keys and values of frames that branch off the window; None without branches.
     """
 
     keys: jax.Array
@@ -107,7 +108,10 @@ class LayerCache:
     branch_values: jax.Array | None = None
 
     def write(self, keys: jax.Array, values: jax.Array, slot: jax.Array) -> "LayerCache":
-        """Puts keys and values from `slot` on: into the branches' where there are any, else into the window's."""
+        """Returns the cache with keys and values written from `slot` on.
+
+        They go into the slots for branches if there are any, else into those of the window.
+        """
 
         def put(old: jax.Array, new: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=2)
@@ -118,25 +122,25 @@ class LayerCache:
         return self.replace(**branch)
 
     def pairs(self) -> list[tuple[jax.Array, jax.Array]]:
-        """Keys and values of the window, then those of the branches."""
+        """Returns the keys and values of the window, then those of the branches."""
         window = [(self.keys, self.values)]
         return window if self.branch_keys is None else [*window, (self.branch_keys, self.branch_values)]
 
     def branch(self, slots: int) -> "LayerCache":
-        """The same with `slots` for branches."""
+        """Returns the cache with `slots` empty slots for branches."""
         keys, values = (jnp.zeros((*x.shape[:-2], slots, x.shape[-1]), x.dtype) for x in (self.keys, self.values))
         return self.replace(branch_keys=keys, branch_values=values)
 
 
 @flax.struct.dataclass
 class TimeCache:
-    """What temporal attention needs of earlier frames.
+    """The state of temporal attention after earlier frames.
 
     Attributes:
-      time: () int32, how many frames are real; what lies in later slots is not seen.
-      layers: one for every block, or a single one where blocks are scanned; none before the first frames.
-      slots: W, for as many frames.
-      places: where the next frames stand, if they do not simply follow; these then do not count as real.
+      time: () int32, number of real frames; later slots are not seen.
+      layers: one cache per block, or a single one if blocks are scanned. It is empty before the first frames.
+      slots: W, the number of frames that fit.
+      places: positions of the next frames if they do not simply follow. Such frames do not count as real.
     """
 
     time: jax.Array
@@ -146,32 +150,37 @@ class TimeCache:
 
     @classmethod
     def empty(cls, slots: int) -> "TimeCache":
-        """A cache before the first frames, which fill it from its first slot on."""
+        """Returns a cache without frames; the first frames fill it from its first slot on."""
         return cls(jnp.int32(0), (), slots)
 
     def until(self, time: jax.Array | int) -> "TimeCache":
-        """The cache as it was after its first `time` frames."""
+        """Returns the cache as it was after its first `time` frames."""
         return self.replace(time=jnp.int32(time))
 
     def branch(self, slots: int) -> "TimeCache":
-        """The cache with slots for frames that stand beside the window, which then is only read."""
+        """Returns the cache with slots for frames that branch off the window, which is then only read."""
         return self.replace(layers=tuple(layer.branch(slots) for layer in self.layers))
 
 
 class HeadNorm(nn.Module):
     """Root-mean-square normalisation of each head's queries and keys, in float32.
 
-    One learned scale serves both, on the queries: only the product of two would matter.
+    One learned scale on the queries serves both, because only the product of two scales would matter.
 
     Attributes:
-      rotate: whether positions turn the features, see `whale_jax.nn.positions`.
+      rotate: whether features are rotated by their positions in time, see `whale_jax.nn.positions`.
     """
 
     rotate: bool
 
     @nn.compact
     def __call__(self, qk: jax.Array, times: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys (B, S, H, D) from both (B, S, 2, H, D) at `times` (S,), see `rotate`; keeps the type."""
+        """Returns normalised queries and keys, each (B, S, H, D), in the type of `qk`.
+
+        Args:
+          qk: (B, S, 2, H, D) queries and keys.
+          times: (S,) positions in time, as `rotate` of `whale_jax.nn.positions` takes them.
+        """
         init = nn.with_logical_partitioning(nn.initializers.ones, (None,))
         scale = self.param("scale", init, qk.shape[-1:])
         x = qk.astype(jnp.float32)
@@ -195,13 +204,14 @@ class SelfAttention(nn.Module):
         past: LayerCache | None = None,
         places: Places | None = None,
     ) -> tuple[jax.Array, LayerCache]:
-        """Maps (B, S, D) to (B, S, D), and gives the keys and values.
+        """Maps (B, S, D) to (B, S, D) and returns the keys and values too.
 
         Args:
           x: normalised features.
-          lengths: (B,) limits the keys.
-          past: what those of x are written into at `places`, which gives the result. Without it that is x's own alone,
+          lengths: (B,) number of real keys.
+          past: cache into which the keys and values of x are written. Without it, only those of x are returned, as
             (B, S, H, D).
+          places: where in `past` they are written, and the slots that they see.
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
@@ -216,7 +226,7 @@ class SelfAttention(nn.Module):
             y = attention(q, k, v, causal=in_time and s.causal, kernel=kernel, lengths=lengths)
             cache = LayerCache(k, v)
         else:
-            # Transposed before it is written: as one operation a CPU takes five times as long.
+            # Transposed before the write: fused into one operation, the two take five times as long on a CPU.
             k, v = jax.lax.optimization_barrier((k.swapaxes(1, 2), v.swapaxes(1, 2)))
             cache = past.write(k, v, places.slot)
             y = attention_to_slots(q, cache.pairs(), places.seen)
@@ -225,10 +235,10 @@ class SelfAttention(nn.Module):
 
 
 class STBlock(nn.Module):
-    """Spatial attention, temporal attention, feed-forward; pre-norm residuals (docs/method.md §2).
+    """Spatial attention, temporal attention and feed-forward with pre-norm residuals (docs/method.md §2).
 
     Attributes:
-      keep: give back the keys and values of temporal attention.
+      keep: whether to return the keys and values of temporal attention.
     """
 
     settings: TransformerSettings
@@ -236,9 +246,9 @@ class STBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array | None, places: Places | None, past: LayerCache | None):
-        """Maps (B, T, N, D) to (B, T, N, D), with keys and values of temporal attention or None.
+        """Maps (B, T, N, D) to (B, T, N, D) and returns the keys and values of temporal attention, or None.
 
-        `lengths` (B,) is the number of real frames; `past` and `places` as in `SelfAttention`.
+        `lengths` (B,) is the number of real frames. `past` and `places` are as in `SelfAttention`.
         """
         s = self.settings
         dtype = resolve_dtype(s.dtype)
@@ -246,9 +256,9 @@ class STBlock(nn.Module):
         y = LayerNorm(dtype, name="space_norm")(x).reshape(batch * frames, tokens, width)
         x = x + SelfAttention(s, "space", name="space")(y)[0].reshape(x.shape)
 
-        # In time every token attends to itself at other frames: tokens join the batch.
+        # Over time, every token attends to itself in other frames, so tokens become part of the batch.
         y = LayerNorm(dtype, name="time_norm")(x).swapaxes(1, 2).reshape(batch * tokens, frames, width)
-        # One length for each row of that larger batch.
+        # Every row of that larger batch needs a length.
         rows = None if lengths is None else jnp.broadcast_to(lengths[:, None], (batch, tokens)).reshape(-1)
         y, cache = SelfAttention(s, "time", name="time")(y, rows, past, places)
         x = x + y.reshape(batch, tokens, frames, width).swapaxes(1, 2)
@@ -261,7 +271,7 @@ class STBlock(nn.Module):
 
 
 class STTransformer(nn.Module):
-    """Position codes of the grid, ST blocks, final normalisation.
+    """Position codes of the grid, ST blocks and final normalisation.
 
     Dimension keys: B batch, T frames, N tokens per frame, D width.
     """
@@ -272,9 +282,9 @@ class STTransformer(nn.Module):
         """Maps embeddings (B, T, N, D) to features (B, T, N, D) in float32.
 
         Args:
-          x: embedded tokens, without positions, of order 1 as the codes are.
-          lengths: (B,) number of real frames of each row. Causal models may leave it out, for padding
-            is to the right and never seen.
+          x: embedded tokens without positions, of order 1 as the codes are.
+          lengths: (B,) number of real frames of each row. Causal models can omit it because they never see padding,
+            which is to the right.
         """
         return self.extend(x, lengths=lengths)[0]
 
@@ -282,15 +292,15 @@ class STTransformer(nn.Module):
     def extend(
         self, x: jax.Array, cache: TimeCache | None = None, lengths: jax.Array | None = None
     ) -> tuple[jax.Array, TimeCache | None]:
-        """The same, with the state that lets a later call add frames at the cost of those frames.
+        """Does the same with state, so that a later call can add frames at the cost of those frames only.
 
         Args:
-          x: (B, T, N, D) embeddings; with `cache`, those of the frames after it.
-          cache: of the frames before, `TimeCache.empty` if there are none; None keeps nothing.
-          lengths: as above; not with a cache that holds frames.
+          x: (B, T, N, D) embeddings; with `cache`, those of the frames that follow it.
+          cache: state after the earlier frames, or `TimeCache.empty` if there are none. None keeps no state.
+          lengths: as in `__call__`, but not with a cache that holds frames.
 
         Returns:
-          Features (B, T, N, D) and the cache with these frames, or None.
+          Features (B, T, N, D), and the cache with these frames, or None.
         """
         s = self.settings
         x = x.astype(resolve_dtype(s.residual_dtype))
@@ -301,7 +311,7 @@ class STTransformer(nn.Module):
             places = Places.after(cache.time, frames, cache.slots) if cache.places is None else cache.places
         block = STBlock
         if s.remat != "none":
-            # XLA would merge the second computation with the first; inside a scan it cannot, elsewhere a barrier helps.
+            # A barrier keeps XLA from merging the recomputation with the first one. Inside a scan it cannot anyway.
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)
         if s.scan:
             stacked = nn.scan(
@@ -330,6 +340,6 @@ class STTransformer(nn.Module):
 
 
 def _with_room(x: jax.Array, slots: int) -> jax.Array:
-    """Keys or values (…, S, H, D) as a cache lays them out, (…, H, W, D), in its first S of W slots."""
+    """Returns keys or values (…, S, H, D) in a cache's layout (…, H, W, D), where they fill the first S of W slots."""
     x = x.swapaxes(-3, -2)
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots - x.shape[-2]), (0, 0)])

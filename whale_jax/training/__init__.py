@@ -1,1 +1,1 @@
-"""One loop, its step, checkpoints and sharding."""
+"""The training loop with its step, checkpoints and sharding."""

@@ -1,4 +1,4 @@
-"""What of a checkpoint's parameters a component starts with, where the two are not of one shape."""
+"""The choice of a checkpoint's parameters that a component starts with when their shapes differ in part."""
 
 import dataclasses
 import fnmatch
@@ -14,12 +14,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Adoption:
-    """Parameters by dotted name, with their shapes.
+    """Shapes of parameters by dotted name.
 
     Attributes:
-      restored: taken from the checkpoint.
-      new: freshly drawn, for the checkpoint's have another shape, are to be renewed, or are not there.
-      dropped: the checkpoint's that are not taken.
+      restored: parameters taken from the checkpoint.
+      new: freshly drawn parameters, which the checkpoint lacks or has in another shape, or which are to be renewed.
+      dropped: parameters of the checkpoint that are not taken.
       frozen: first names of the parts that are not trained.
     """
 
@@ -29,7 +29,7 @@ class Adoption:
     frozen: tuple[str, ...] = ()
 
     def lines(self, component: str) -> list[str]:
-        """One line for every parameter, and a last one that counts them."""
+        """Returns one line per parameter, and a last line that counts them."""
         lines = []
         for kind in ("restored", "new", "dropped"):
             for name, shape in getattr(self, kind).items():
@@ -40,7 +40,13 @@ class Adoption:
 
 
 def compare(fresh: Mapping[str, Any], saved: Mapping[str, Any], renew: Sequence[str], frozen=()) -> Adoption:
-    """What `adopt` does with trees of arrays, or of their shapes.
+    """Returns what `adopt` does with trees of arrays or of their shapes.
+
+    Args:
+      fresh: newly drawn parameters of the component.
+      saved: parameters of the checkpoint.
+      renew: patterns of dotted names that are drawn anew even if the checkpoint has them.
+      frozen: first names of the parts that are not trained.
 
     Raises:
       WhaleError: a pattern of `renew` matches nothing.
@@ -61,14 +67,20 @@ def compare(fresh: Mapping[str, Any], saved: Mapping[str, Any], renew: Sequence[
 
 
 def adopt(fresh: Params, saved: Params, renew: Sequence[str] = ()) -> Params:
-    """`fresh` with the parameters that `saved` has in the same shape under the same name, but for those to renew."""
+    """Returns `fresh` with every parameter that `saved` has under the same name and in the same shape.
+
+    Parameters that match a pattern of `renew` stay fresh.
+
+    Raises:
+      WhaleError: a pattern of `renew` matches nothing.
+    """
     restored = compare(fresh, saved, renew).restored
 
     def pick(fresh: Any, saved: Any, name: str) -> Any:
         if isinstance(fresh, Mapping):
             parts = saved if isinstance(saved, Mapping) else {}
             return {key: pick(value, parts.get(key), f"{name}{key}.") for key, value in fresh.items()}
-        # Without the dot that the recursion has put behind the last part.
+        # The last character is the dot that the recursion appends to every part.
         return saved if name[:-1] in restored else fresh
 
     return pick(fresh, saved, "")

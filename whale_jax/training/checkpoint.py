@@ -1,4 +1,4 @@
-"""Checkpoints that stand alone, written by Orbax in the background (design: params, optimizer, data, meta, example)."""
+"""Self-contained checkpoints, written by Orbax in the background (items: params, optimizer, data, meta, example)."""
 
 import contextlib
 import dataclasses
@@ -21,20 +21,26 @@ from whale_jax.training import hosts
 
 T = TypeVar("T")
 FORMAT = "whale-checkpoint/2"
-_SPARE_BYTES = 4 << 20  # for Orbax's own files and for the histories
+_SPARE_BYTES = 4 << 20  # for Orbax's files and for the histories
 
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """What a checkpoint says of itself: enough to rebuild the model with nothing else.
+    """A checkpoint's description of itself, which suffices to rebuild the model.
 
     Attributes:
-      stage: the stage that wrote it; `finished` once that stage is over.
-      model: settings of all networks; config: the whole config; action_spec: what the actions mean.
-      specs: what each data set's own actions mean, by name, if it was a mixture.
-      statistics: of the training episodes' actions, see `data.contract.actions.statistics`; of a mixture by name.
-      versions: of the libraries that wrote it.
-      best, bad_evals: held-out selection so far.
+      stage: stage that wrote the checkpoint.
+      model: settings of all networks.
+      config: the whole config.
+      action_spec: meaning of the actions.
+      versions: versions of the libraries that wrote the checkpoint.
+      specs: for a mixture, meaning of each data set's actions by name of the data set.
+      statistics: statistics of the training episodes' actions, see `data.contract.actions.statistics`; for a mixture,
+        by name of the data set.
+      finished: whether the stage is over.
+      best: best held-out value so far.
+      bad_evals: evaluations since then without a better value.
+      format: format of the checkpoint.
     """
 
     stage: str
@@ -51,7 +57,7 @@ class Meta:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one stage in the background; each appears whole or not at all."""
+    """A writer of one stage's checkpoints in the background. Each checkpoint appears whole or not at all."""
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,12 +68,18 @@ class CheckpointWriter:
         self._pending: futures.Future | None = None
 
     def save(self, step: int, items: dict[str, Any], data: dict[str, Any], meta: Meta) -> None:
-        """Starts to save pytrees `items` (params, optimizer, …), the data iterator's state and `meta` as of `step`.
+        """Starts to save a checkpoint of `step`, after waiting for an earlier save.
 
-        Waits for an earlier save. No buffer of `items` may be donated from here on.
+        No buffer of `items` may be donated from here on.
+
+        Args:
+          step: number of steps done.
+          items: pytrees by name (params, optimizer, …).
+          data: state of the data iterator.
+          meta: the checkpoint's description.
 
         Raises:
-          WhaleError: this or an earlier save could not be written (a full disk).
+          WhaleError: this or an earlier save could not be written because the disk is full.
         """
         self.wait()
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
@@ -76,13 +88,17 @@ class CheckpointWriter:
         with disk_errors(self._directory):
             check_space(self._directory, items)
             if hosts.several():
-                # Hosts meet on the devices before they write, which no other thread than that of the steps may do.
+                # Hosts synchronise on the devices before they write, which only the thread of the steps may do.
                 self._manager.save(step, args=ocp.args.Composite(**args))
             else:
                 self._pending = self._thread.submit(self._manager.save, step, args=ocp.args.Composite(**args))
 
     def wait(self) -> None:
-        """Waits for the save that runs; raises WhaleError if it could not be written."""
+        """Waits for a running save.
+
+        Raises:
+          WhaleError: the save could not be written.
+        """
         pending, self._pending = self._pending, None
         with disk_errors(self._directory):
             if pending is not None:
@@ -90,7 +106,7 @@ class CheckpointWriter:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for a running save and releases the thread."""
         try:
             self.wait()
         finally:
@@ -100,7 +116,7 @@ class CheckpointWriter:
 
 @contextlib.contextmanager
 def disk_errors(directory: Path):
-    """Turns the errors of a full disk into a WhaleError that names `directory`."""
+    """Turns errors caused by a full disk into a WhaleError that names `directory`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -112,7 +128,7 @@ def disk_errors(directory: Path):
 def check_space(directory: Path, items: Any) -> None:
     """Raises WhaleError if a checkpoint of these pytrees does not fit on the disk.
 
-    Asking first spares the user the tracebacks that Orbax's threads print when they run out of space.
+    The early check spares the user the tracebacks that Orbax's threads print when they run out of space.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(items))
     needed, free = size + size // 10 + _SPARE_BYTES, shutil.disk_usage(directory).free
@@ -128,14 +144,18 @@ def _full(directory: Path, why: str) -> WhaleError:
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Steps of the complete checkpoints in a stage's directory, ascending."""
+    """Returns the steps of the complete checkpoints in a stage's directory, in ascending order."""
     if not directory.is_dir():
         return []
     return sorted(ocp.utils.checkpoint_steps(directory))
 
 
 def read_json(directory: Path, step: int, item: str) -> dict[str, Any]:
-    """One JSON item of a checkpoint; raises WhaleError if it cannot be read."""
+    """Reads one JSON item of a checkpoint.
+
+    Raises:
+      BrokenCheckpoint: the item cannot be read.
+    """
     path = directory / str(step) / item
     try:
         return json.loads((path / "metadata").read_text())
@@ -144,10 +164,10 @@ def read_json(directory: Path, step: int, item: str) -> dict[str, Any]:
 
 
 def read_meta(directory: Path, step: int) -> Meta:
-    """The checkpoint's description of itself.
+    """Reads a checkpoint's description of itself.
 
     Raises:
-      WhaleError: it cannot be read or is of another format.
+      WhaleError: it cannot be read or has another format.
     """
     values = read_json(directory, step, "meta")
     if values.get("format") != FORMAT:
@@ -159,7 +179,13 @@ def read_meta(directory: Path, step: int) -> Meta:
 
 
 def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
-    """One pytree of a checkpoint; `target` (arrays, or shapes with shardings) gives structure and placement.
+    """Reads one pytree of a checkpoint.
+
+    Args:
+      directory: directory of the stage's checkpoints.
+      step: step of the checkpoint.
+      item: name of the pytree.
+      target: arrays, or shapes with shardings, that give structure and placement. None returns NumPy arrays.
 
     Raises:
       WhaleError: the item is missing, truncated or does not fit the target.
@@ -181,13 +207,17 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
 def _host_target(checkpointer, path):
     with _quiet():
         tree = checkpointer.metadata(path).item_metadata
-    # The shardings that were saved may name devices that are not here.
+    # The saved shardings may name devices that do not exist here.
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
 
 
 def item_shapes(directory: Path, step: int, item: str) -> Any:
-    """Shapes and types of one pytree of a checkpoint, without reading it; raises BrokenCheckpoint if it cannot be."""
+    """Returns shapes and types of one pytree of a checkpoint without reading its arrays.
+
+    Raises:
+      BrokenCheckpoint: the item cannot be read.
+    """
     path = directory / str(step) / item
     try:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -198,7 +228,7 @@ def item_shapes(directory: Path, step: int, item: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet():
-    """Orbax warns of a file that an item inside a checkpoint never has."""
+    """Silences Orbax's warning about a file that an item inside a checkpoint never has."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -213,17 +243,22 @@ class BrokenCheckpoint(WhaleError):
 
 
 def fall_back(directory: Path, steps: list[int], read: Callable[[int], T]) -> tuple[int, T]:
-    """The newest of `steps` (ascending, at least one) that `read` can read, and what it gave; says what it passed over.
+    """Returns the newest step that `read` can read, with its result, and warns about each step passed over.
+
+    Args:
+      directory: directory of the stage's checkpoints, for the warnings.
+      steps: at least one step, in ascending order.
+      read: reads the checkpoint of a step, or raises BrokenCheckpoint.
 
     Raises:
-      BrokenCheckpoint: none can be read.
+      BrokenCheckpoint: none of the checkpoints can be read.
     """
     errors: dict[int, BrokenCheckpoint] = {}
     for step in reversed(steps):
         try:
             found = read(step)
         except BrokenCheckpoint as error:
-            errors[step] = error.with_traceback(None)  # which would keep what was read of it
+            errors[step] = error.with_traceback(None)  # a traceback would keep the partly read arrays in memory
             continue
         for broken, error in errors.items():
             say(f"warning: step {broken} of {directory} is passed over for step {step}. {error}")
@@ -232,7 +267,10 @@ def fall_back(directory: Path, steps: list[int], read: Callable[[int], T]) -> tu
 
 
 def set_aside(directory: Path, step: int) -> Path:
-    """Moves a checkpoint that cannot be read out of the way of the next one of this step; says where to."""
+    """Moves an unreadable checkpoint out of the way of the next one of this step.
+
+    Says where the checkpoint went and returns that path.
+    """
     target, number = directory.parent / "unreadable" / f"{directory.name}-{step}", 1
     while target.exists():
         number += 1
@@ -244,10 +282,10 @@ def set_aside(directory: Path, step: int) -> Path:
 
 
 def newest_meta(directory: Path) -> Meta | None:
-    """What the newest checkpoint with a readable description says of itself; None if there is no checkpoint.
+    """Reads the newest readable description of a checkpoint. Returns None if there is no checkpoint.
 
     Raises:
-      WhaleError: none can be read.
+      WhaleError: there are checkpoints, but no description can be read.
     """
     steps = steps_in(directory)
     return fall_back(directory, steps, lambda step: read_meta(directory, step))[1] if steps else None

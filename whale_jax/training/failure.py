@@ -1,4 +1,4 @@
-"""A step that was not finite: what is saved, and its replay."""
+"""Steps that were not finite: saving them for inspection, and replaying them."""
 
 import dataclasses
 import json
@@ -27,9 +27,9 @@ from whale_jax.training.step import gradients, step_key
 def explain(
     stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array, placement: Placement
 ) -> dict[str, Any]:
-    """Loss, metrics and gradient norm by parameter array of one step, and which of them are not finite.
+    """Returns the loss, the metrics and the norms of one step by parameter array, and lists the non-finite arrays.
 
-    Numbers that are not finite are the strings "nan", "inf" and "-inf", so that the result is valid JSON.
+    Numbers that are not finite become the strings "nan", "inf" and "-inf", so that the result is valid JSON.
     """
 
     @jax.jit
@@ -53,7 +53,7 @@ def explain(
 
 
 def _number(value: Any) -> float | str:
-    """A number that JSON can hold: "nan", "inf" and "-inf" are strings there."""
+    """Returns a value that JSON can hold: a finite number, or one of the strings "nan", "inf" and "-inf"."""
     return float(value) if np.isfinite(value) else str(float(value))
 
 
@@ -62,7 +62,7 @@ def _named(tree: Any) -> dict[str, float]:
 
 
 def save(directory: Path, step: int, items: dict[str, Any], batch: Batch, meta: Meta) -> None:
-    """Writes the failed step: parameters and the whole batch, beside whatever is there."""
+    """Writes the parameters, the whole batch and the description of a failed step. Other files there stay."""
     target = directory / str(step)
     target.mkdir(parents=True, exist_ok=True)
     if hosts.several():
@@ -77,18 +77,18 @@ def save(directory: Path, step: int, items: dict[str, Any], batch: Batch, meta: 
 
 
 def save_report(directory: Path, step: int, seed: int, report: dict[str, Any]) -> None:
-    """Writes what `explain` says of the failed step."""
+    """Writes the report of `explain` on a failed step."""
     if hosts.primary():
         text = json.dumps({"step": step, "seed": seed, **report}, indent=1)
         write(directory / str(step) / "report.json", text.encode())
 
 
 def replay(directory: Path | str, stage_of: Callable[[Meta], Stage]) -> dict[str, Any]:
-    """Runs a saved failed step again and explains it.
+    """Reruns a saved failed step and explains it.
 
     Args:
-      directory: of the failed step.
-      stage_of: makes the stage again that a checkpoint's `Meta` describes.
+      directory: directory of the failed step.
+      stage_of: rebuilds the stage that a checkpoint's `Meta` describes.
 
     Raises:
       WhaleError: the directory holds no failed step.

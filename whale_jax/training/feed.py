@@ -1,4 +1,4 @@
-"""Batches on their way to the devices: fetched and placed ahead of the step that needs them."""
+"""Prefetching of batches: fetches them and places them on the devices ahead of the step that needs them."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ _PATIENCE = 5.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Fed:
-    """One batch on the devices, and the iterator's state and report right after it."""
+    """A batch on the devices, with the iterator's state and report right after it."""
 
     device: Batch
     state: dict[str, Any]
@@ -30,17 +30,17 @@ class Fed:
 
 
 class Feed:
-    """Takes batches from an iterator in a thread of its own, two ahead; says so when none comes.
+    """A thread that fetches batches from an iterator two steps ahead, and warns when no batch comes.
 
     Args:
-      batches: with get_state, report and close; the thread's alone from here on.
-      mesh: where batches go.
-      stall_seconds: how long to wait before saying what for; again each time it has doubled.
+      batches: iterator with get_state, report and close, which only the thread uses from here on.
+      mesh: mesh on which batches are placed.
+      stall_seconds: seconds to wait before the first warning. Each further warning comes after twice the time.
     """
 
     def __init__(self, batches: Iterator[Batch], mesh: Mesh, stall_seconds: float):
         self._batches, self._mesh, self._stall = batches, mesh, stall_seconds
-        # One waits here and one more in the thread's hand: two ahead.
+        # One batch waits in the queue and the thread holds another, so there are two ahead.
         self._ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="feed")
@@ -55,11 +55,11 @@ class Feed:
     def _feed(self) -> None:
         while not self._closed.is_set():
             try:
-                # The state is read right after the batch, so that a checkpoint resumes with the one that follows it.
+                # The state is read right after the batch, so that a checkpoint resumes with the next batch.
                 batch = put_batch(next(self._batches), self._mesh)
                 item = Fed(batch, self._batches.get_state(), self._batches.report())
             except BaseException as error:
-                # Raised again where the batch is asked for, as if there were no thread.
+                # `get` raises it again, as if there were no thread.
                 item = error
             while not self._closed.is_set():
                 try:
@@ -71,10 +71,10 @@ class Feed:
                 return
 
     def get(self) -> tuple[Fed | None, float]:
-        """The next batch, and the seconds for which there was none; no batch if a run of one process is asked to stop.
+        """Returns the next batch and the seconds spent waiting for it.
 
-        Raises:
-          what the iterator raised.
+        Returns None as batch if it waits when a run of a single process is asked to stop. Raises whatever the iterator
+        raised.
         """
         with contextlib.suppress(queue.Empty):
             return self._given(self._ready.get_nowait()), 0.0
@@ -97,7 +97,7 @@ class Feed:
         return item
 
     def close(self) -> None:
-        """Stops the thread; one that waits for a batch for long is left behind."""
+        """Stops the thread. Does not wait longer than a few seconds if the thread is waiting for a batch."""
         self._closed.set()
         self._thread.join(_PATIENCE)
 

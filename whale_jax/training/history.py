@@ -1,4 +1,4 @@
-"""What a stage leaves for others to read while it trains: a history in JSON lines. Free of JAX."""
+"""The history of a stage in JSON lines, which others can read while it trains. Does not import JAX."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from whale_jax.base.files import write
 
 
 class History:
-    """Metrics by step in a .jsonl file; reopening for a resumed run drops what lies past the checkpoint.
+    """Metrics by step in a .jsonl file. When a run resumes, entries after its checkpoint are dropped.
 
     Without `writes`, as on all hosts but the first, it does nothing.
     """
@@ -22,7 +22,7 @@ class History:
         self._file = path.open("a")
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Appends one entry, which has a "step"."""
+        """Appends one entry, which must have a "step"."""
         if self._file:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
@@ -33,7 +33,7 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Entries of a history file; a last line cut short by a kill is left out."""
+    """Reads the entries of a history file. A last line that is incomplete after a kill is left out."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -1,4 +1,4 @@
-"""Several processes, on one host or many, that train one model; a single process touches nothing of it."""
+"""Training of one model by several processes on one host or many. A single process uses none of this."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ _LOCAL_KEYS = ("data.root", "data.index")  # paths may differ from host to host
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Which of `count` processes this is, and where the first of them listens ("host:port")."""
+    """The index of this process among `count` processes, and the address of the first one ("host:port")."""
 
     coordinator: str
     count: int
@@ -36,12 +36,18 @@ class Cluster:
 def detect(
     environ: Mapping[str, str], coordinator: str = "", count: int | None = None, index: int | None = None
 ) -> Cluster | None:
-    """The cluster that the arguments name, or that Slurm's srun or an MPI's mpirun left in the environment.
+    """Returns the cluster that the arguments name, or that Slurm's srun or MPI's mpirun describe in the environment.
 
-    None where there is one process. What is given goes before what is found.
+    Arguments take precedence over the environment. Returns None if there is only one process.
+
+    Args:
+      environ: environment variables.
+      coordinator: address of the first process, "host:port".
+      count: number of processes.
+      index: index of this process.
 
     Raises:
-      WhaleError: a part is missing or makes no sense.
+      WhaleError: a value is missing or invalid.
     """
     found_at, found_count, found_index = _launcher(environ)
     coordinator = coordinator or found_at
@@ -65,10 +71,10 @@ def detect(
 
 
 def _launcher(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]:
-    """(coordinator, count, index) as srun or mpirun say, as far as they do."""
-    # Open MPI starts its daemons with srun, whose variables then are the daemon's.
+    """Returns (coordinator, count, index) as far as srun or mpirun set them."""
+    # Open MPI starts its daemons with srun, whose variables then describe the daemon and not this process.
     if "SLURM_STEP_NUM_TASKS" in environ and "OMPI_COMM_WORLD_SIZE" not in environ and "SLURM_PROCID" in environ:
-        # A port of its own for each job, as all its processes compute it: two jobs may share a host.
+        # All processes of a job compute the same port. Jobs have different ports because they may share a host.
         port = 49152 + int(environ.get("SLURM_JOB_ID", "0")) % 16384
         first = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
         at = f"{first}:{port}" if first else ""
@@ -84,21 +90,21 @@ def _launcher(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]:
 
 
 def _first_host(nodes: str) -> str:
-    """The first name of a Slurm node list: "gpu[03-05,9],login" gives "gpu03"."""
+    """Returns the first name of a Slurm node list: "gpu[03-05,9],login" gives "gpu03"."""
     match = re.match(r"([^,\[]*)(?:\[(\w+))?", nodes)
     return (match[1] + (match[2] or "")) if match else ""
 
 
 def join(cluster: Cluster, timeout: float = TIMEOUT) -> None:
-    """Joins the other processes through JAX's distributed runtime; call it before any device is asked for.
+    """Joins the other processes through JAX's distributed runtime. Call it before any use of a device.
 
     Raises:
-      WhaleError: the coordinator does not answer in `timeout` seconds, or not all processes come.
+      WhaleError: the coordinator does not answer within `timeout` seconds, or not all processes join.
     """
     name = f"process {cluster.index} of {cluster.count}"
     if cluster.index:
         _wait_for(cluster.coordinator, name, timeout)
-    # JAX's own answer to SIGTERM would come before that of `interrupt`, and knows no SIGINT.
+    # JAX's own handler of SIGTERM would run before that of `interrupt`, and does not handle SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -135,12 +141,12 @@ def _wait_for(address: str, name: str, timeout: float) -> None:
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """Returns whether this process is one of several."""
     return jax.process_count() > 1
 
 
 def primary() -> bool:
-    """Whether this process is the one that writes what is written once."""
+    """Returns whether this process is the first one, which writes the files that are written once."""
     return jax.process_index() == 0
 
 
@@ -148,7 +154,10 @@ _numbers = itertools.count()
 
 
 def _fresh_name(what: str) -> str:
-    """A name in the runtime's store that was not used before; the same one on every process, for all ask in turn."""
+    """Returns an unused name for the runtime's store.
+
+    The name is the same on every process because all of them ask in the same order.
+    """
     return f"whale/{what}/{next(_numbers)}"
 
 
@@ -159,7 +168,15 @@ def _store():
 
 
 def agree(facts: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
-    """Raises WhaleError on every process if one of them has other facts (flat, JSON) than the first."""
+    """Checks that all processes have the same facts.
+
+    Args:
+      facts: values that JSON can hold, in a flat dictionary.
+      timeout: seconds to wait for the other processes.
+
+    Raises:
+      WhaleError: on every process, if the facts of one of them differ from those of the first.
+    """
     if not several():
         return
     store, here, milliseconds, name = _store(), jax.process_index(), int(1000 * timeout), _fresh_name("agree")
@@ -182,7 +199,7 @@ def agree(facts: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
 
 @contextlib.contextmanager
 def primary_first() -> Iterator[None]:
-    """Lets the first process go through alone, and the others after it."""
+    """Lets the first process run the block alone, and the others after it."""
     name = _fresh_name("primary_first")
     if several() and not primary():
         _wait_for_key(name)
@@ -196,10 +213,10 @@ def primary_first() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(workdir: Workdir) -> Iterator[None]:
-    """Holds the work directory that these processes share, through the first one of them.
+    """Locks the work directory that the processes share. The first process holds the lock.
 
     Raises:
-      WhaleError: see `Workdir.locked`; on the others, that the first one has stopped.
+      WhaleError: as `Workdir.locked` does; on the other processes, the first one has stopped.
     """
     with contextlib.ExitStack() as stack:
         with primary_first():
@@ -214,7 +231,7 @@ def _tell(name: str, outcome: str) -> None:
 
 
 def _wait_for_key(name: str) -> None:
-    """Waits for as long as it takes; in turns of a second, between which signals are answered."""
+    """Waits without limit, one second at a time so that signals are handled in between."""
     while True:
         try:
             outcome = _store().blocking_key_value_get(name, 1000)
@@ -227,7 +244,7 @@ def _wait_for_key(name: str) -> None:
 
 
 class Vote:
-    """Tells all processes, at the same step, that one of them is asked to stop."""
+    """A vote that tells all processes, at the same step, that one of them is asked to stop."""
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -235,10 +252,10 @@ class Vote:
         self._last: jax.Array | None = None
 
     def ask(self, wish: bool) -> bool:
-        """Whether to stop now: a single process's own wish, or that of any of several at the last call."""
+        """Returns whether to stop now: a single process's wish, or the wish of any process at the last call."""
         if not several():
             return wish
-        # The last step's vote, which has arrived, and not this one's, for which the devices would have to be awaited.
+        # The result of the last step's vote is ready. For this step's vote the process would wait for the devices.
         last = self._last
         mine = np.full(len(jax.local_devices()), wish, np.int32)
         self._last = self._any(jax.make_array_from_process_local_data(self._sharding, mine))

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first one saves and stops the run so that it can be resumed, the second ends it at once."""
+"""SIGTERM and SIGINT: the first signal saves and stops the run so that it can resume, the second ends it at once."""
 
 import contextlib
 import os
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from whale_jax.base.text import say
 
-RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: not an error, the same command goes on
+RESUME_STATUS = 75  # EX_TEMPFAIL of sysexits.h: not an error, the same command resumes the run
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO = 0.5  # seconds in which a launcher may send the same signal twice
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stops a run whose work is saved; the command line exits with RESUME_STATUS."""
+    """The exception that stops a run whose work is saved. The command line exits with RESUME_STATUS."""
 
 
 class _State:
@@ -25,13 +25,13 @@ class _State:
 
 
 def requested() -> str | None:
-    """Name of the signal that asks this process to stop, if one came."""
+    """Returns the name of the signal that asks this process to stop, or None."""
     return _State.received
 
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Answers the two signals inside: by Interrupted at once, or within `deferred` as soon as the step is saved."""
+    """Handles both signals inside the block: raises Interrupted at once, or only records them inside `deferred`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -46,7 +46,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Leaves it to the code inside to ask `requested`, and to save before it stops."""
+    """Lets the code inside the block check `requested` and save before it stops."""
     before, _State.deferring = _State.deferring, True
     try:
         yield
@@ -56,12 +56,12 @@ def deferred() -> Iterator[None]:
 
 def _answer(number: int, _frame) -> None:
     if _State.received:
-        # Launchers pass a signal on that the terminal has sent already.
+        # Launchers forward a signal that the terminal has already sent, which must not count as the second one.
         if time.monotonic() - _State.since > _ECHO:
             os._exit(128 + number)
         return
     _State.received, _State.since = signal.Signals(number).name, time.monotonic()
     if not _State.deferring:
         raise Interrupted(_State.received)
-    with contextlib.suppress(RuntimeError):  # Python does not print from a handler in the midst of printing
+    with contextlib.suppress(RuntimeError):  # Python cannot print from a handler while it is printing
         say(f"{_State.received}: saving, then stopping; another signal stops at once, without saving")

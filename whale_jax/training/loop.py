@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop, which all stages share."""
 
 import contextlib
 import dataclasses
@@ -48,18 +48,21 @@ from whale_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a stage's run is given.
+    """The inputs of a stage's run.
 
     Attributes:
-      workdir: where checkpoints, history, failed steps and profiles go; tensorboard: whether its files go there too.
-      placement: devices and how parameters spread over them.
-      seed: of parameters and of every step.
-      meta: what every checkpoint says of itself.
+      workdir: work directory for checkpoints, history, failed steps and profiles.
+      tensorboard: whether TensorBoard files are written there too.
+      wandb: whether metrics also go to wandb, which needs `tensorboard`.
+      placement: devices, and how parameters spread over them.
+      seed: seed of the parameters and of every step.
+      meta: description that every checkpoint holds.
       train_batches: opens an iterator of batches with get_state, set_state and report.
-      valid_batches: a fixed list of held-out batches; may be empty.
-      stall_seconds: without a batch before the run says what it waits for.
-      profile: (first, last) step that a trace is taken of, or None.
-      measure: gives figures of all components' parameters, every `measure_every` steps; None gives none.
+      valid_batches: fixed list of held-out batches, which may be empty.
+      stall_seconds: seconds without a batch before the run says what it waits for.
+      profile: (first, last) step of a profiler trace, or None.
+      measure: computes figures from all components' parameters every `measure_every` steps, or None.
+      measure_every: steps between two calls of `measure`.
     """
 
     workdir: Workdir
@@ -77,7 +80,7 @@ class Run:
 
 
 class Trainer:
-    """Runs one stage from wherever its newest checkpoint stands to its end."""
+    """The run of one stage, from its newest checkpoint to its end."""
 
     def __init__(self, stage: Stage, frozen: Params, run: Run):
         self.stage, self.run, self.settings = stage, run, stage.settings
@@ -96,10 +99,12 @@ class Trainer:
         self._warned = False
 
     def train(self) -> tuple[Params, dict[str, Any]]:
-        """Trains to the end; returns the component's parameters and a summary (steps, seconds of this call).
+        """Trains to the end and returns the parameters and a summary (steps, and seconds of this call).
+
+        The parameters are those of the component and of the frozen ones, by component.
 
         Raises:
-          WhaleError: the loss was not finite; the disk is full; a checkpoint does not fit or cannot be read.
+          WhaleError: a step was not finite, the disk is full, or a checkpoint does not fit or cannot be read.
           Interrupted: the run was asked to stop, and its step is saved.
         """
         started = time.perf_counter()
@@ -122,7 +127,7 @@ class Trainer:
             if self._board:
                 stack.callback(self._board.close)
             self._example_batch = self._first_row()
-            self._copy(state)  # compiled here, so that no save waits for it
+            self._copy(state)  # compiles the copy here, so that no save waits for it
             profiler = Profiler(self.run.workdir.profile(self.stage.name), self.run.profile)
             stack.callback(profiler.close)
             batches.allow_growth(2 * sum(x.nbytes for x in jax.tree.leaves((state, self.frozen))))
@@ -139,13 +144,13 @@ class Trainer:
         while step < s.steps and not stop:
             if vote.ask(interrupt.requested() is not None):
                 self._stop(state, step, saved, pending, fed)
-            # Metrics are read one step late: by then the next step is queued, and no device waits for the host.
+            # Metrics are read one step late. By then the next step is queued, so no device waits for the host.
             previous, (fed, waited) = fed, feed.get()
             meter.waited(waited)
             if fed is None:
                 self._stop(state, step, saved, pending, previous)
             profiler.before(step)
-            # A stray number from the host would stall every step; here it is an error.
+            # A transfer from the host would stall every step, so the guard makes it an error.
             with jax.transfer_guard_host_to_device("disallow"):
                 state, metrics = self._step(state, self.frozen, fed.device)
             step += 1
@@ -173,7 +178,7 @@ class Trainer:
         return state, step
 
     def _stop(self, state: TrainState, step: int, saved: int, pending, fed: Fed | None) -> None:
-        """Saves the step, unless it is, and raises Interrupted."""
+        """Saves the step if it is not saved yet, and raises Interrupted."""
         if pending is not None:
             self._check(pending, state, fed)
         if step != saved:
@@ -193,7 +198,7 @@ class Trainer:
         hosts.agree({f"checkpoints of {self.stage.name}": steps})
         if not steps:
             return self._fresh(), False
-        # Hosts read shards of one checkpoint together: what one of them cannot read, all must leave.
+        # Hosts read shards of a checkpoint together, so none may fall back to another step on its own.
         step, (state, data, meta, best) = fall_back(directory, steps[-1:] if hosts.several() else steps, self._read)
         for unreadable in steps[steps.index(step) + 1 :]:
             set_aside(directory, unreadable)
@@ -208,7 +213,7 @@ class Trainer:
         batches = self.run.train_batches()
         first = put_batch(next(batches), self._mesh)
         batches.close()
-        # Another step that no run reaches; the one after it initialises.
+        # The number of a step that no run reaches. The next number gives the key of the initial parameters.
         key = step_key(self.run.seed, self.stage, 2**31 - 2)
         params = jax.jit(self.stage.prepare)(state.params, first, key)
         if self.settings.start_from:
@@ -217,9 +222,9 @@ class Trainer:
         return state.replace(params=jax.device_put(params, shardings))
 
     def _read(self, step: int) -> tuple[TrainState, dict[str, Any], Meta, Params | None]:
-        """State, the iterator's state, meta and the best parameters of a checkpoint, each in its shards.
+        """Reads a checkpoint into its shards: train state, iterator's state, meta and best parameters.
 
-        Of a stage that is over, the state lacks the optimiser.
+        If the stage is over, the train state has no optimiser state.
         """
         directory = self._directory
         meta = read_meta(directory, step)
@@ -234,10 +239,10 @@ class Trainer:
         return rest.replace(params=params), read_json(directory, step, "data"), meta, best
 
     def _save(self, state: TrainState, step: int, fed: Fed, finished: bool) -> float:
-        """Starts writing a checkpoint; the seconds for which that held up the loop."""
+        """Starts to write a checkpoint and returns the seconds for which this blocked the loop."""
         started = time.perf_counter()
         self._writer.wait()
-        # The next step gives these buffers away while they are being written.
+        # The next step donates the state's buffers while the checkpoint is being written.
         state = self._copy(state)
         items = {
             "params": self.frozen | {self.stage.name: state.params},
@@ -295,7 +300,7 @@ class Trainer:
         return self._select(means[f"val/{self.stage.selects_on}"], state)
 
     def _measure(self, step: int, state: TrainState) -> None:
-        """Tells the figures of what imagining comes to with the parameters of this step."""
+        """Logs the figures that `Run.measure` computes from the parameters of this step."""
         figures = self.run.measure(self.frozen | {self.stage.name: state.params})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         say(f"{self.stage.name:<10}evaluated at step {step}: {shown}")
@@ -328,7 +333,7 @@ class Trainer:
         failed_step = int(state.step)
         directory = self.run.workdir.failures / self.stage.name
         key = step_key(self.run.seed, self.stage, failed_step)
-        self._writer.wait()  # two of Orbax's writers get into each other's way
+        self._writer.wait()  # two of Orbax's writers at once would interfere
         items = {"params": self.frozen | {self.stage.name: state.params}}
         meta = dataclasses.replace(self.run.meta, stage=self.stage.name)
         failure.save(directory, failed_step, items, fed.device, meta)

@@ -10,19 +10,23 @@ from whale_jax.training.settings import StageSettings
 
 
 def schedule(settings: StageSettings) -> optax.Schedule:
-    """Learning rate by step: linear from 0 to max_lr in `warmup` steps, then cosine to min_lr at `steps`."""
+    """Returns the learning rate: linear from 0 to max_lr in `warmup` steps, then cosine to min_lr at `steps`."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=settings.max_lr,
         warmup_steps=settings.warmup,
-        # Optax counts the warm-up among the decay's steps, and refuses a decay of none.
+        # Optax counts the warm-up as part of the decay's steps, and needs at least one step of decay.
         decay_steps=max(settings.steps, settings.warmup + 1),
         end_value=settings.min_lr,
     )
 
 
 def trained(settings: StageSettings, params: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a component that its stage trains, by first name; raises WhaleError for a frozen part unknown."""
+    """Returns the parts of a component that its stage trains, by first name.
+
+    Raises:
+      WhaleError: the settings freeze a part that does not exist.
+    """
     for name in settings.freeze:
         if name not in params:
             raise unknown_name("part to freeze", name, params)
@@ -30,7 +34,7 @@ def trained(settings: StageSettings, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimizer(settings: StageSettings) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW whose weight decay spares vectors (norms and biases)."""
+    """Returns clipping by global norm followed by AdamW, whose weight decay excludes vectors (norms and biases)."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),
         optax.adamw(

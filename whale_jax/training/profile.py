@@ -1,4 +1,4 @@
-"""A window of steps seen by JAX's profiler, for TensorBoard or Perfetto."""
+"""Traces of a window of steps by JAX's profiler, for TensorBoard or Perfetto."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from whale_jax.base.text import say
 
 
 def parse_window(text: str) -> tuple[int, int] | None:
-    """(first, last) step of "FIRST:LAST"; None for an empty text.
+    """Parses "FIRST:LAST" into (first, last) step. Returns None for an empty text.
 
     Raises:
-      WhaleError: it is no such window.
+      WhaleError: the text is not a window of steps.
     """
     if not text:
         return None
@@ -24,26 +24,26 @@ def parse_window(text: str) -> tuple[int, int] | None:
 
 
 class Profiler:
-    """Traces steps `first` to `last` of a stage into `directory`; without a window it does nothing."""
+    """A profiler that traces a window of a stage's steps into `directory`. Without a window it does nothing."""
 
     def __init__(self, directory: Path, window: tuple[int, int] | None):
         self._directory, self._window, self._running = directory, window, False
 
     def before(self, done: int) -> None:
-        """Starts the trace if the step after the `done` ones is the window's first, or a run resumes inside it."""
+        """Starts the trace if it does not run yet and the step after `done` steps lies in the window."""
         if self._window and not self._running and self._window[0] <= done + 1 <= self._window[1]:
             self._directory.mkdir(parents=True, exist_ok=True)
             jax.profiler.start_trace(str(self._directory))
             self._running = True
 
     def after(self, done: int, metrics: Any) -> None:
-        """Ends the trace with the window's last step, once its `metrics` are there."""
+        """Ends the trace after the window's last step, once its `metrics` are computed."""
         if self._running and done >= self._window[1]:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
-        """Ends the trace, if one runs."""
+        """Ends the trace if one is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: console lines, TensorBoard, and its speed."""
+"""Output of a run while it trains: console lines, TensorBoard, and its speed."""
 
 import io
 import time
@@ -12,7 +12,7 @@ from whale_jax.training.settings import StageSettings
 
 
 class TensorBoard:
-    """Scalars and films for TensorBoard (and, when asked, wandb); films are animated GIFs."""
+    """A writer of scalars and films for TensorBoard, and of scalars for wandb if asked. Films are animated GIFs."""
 
     def __init__(self, directory: Path, stage: str, wandb: bool):
         from tensorboardX import SummaryWriter
@@ -31,7 +31,7 @@ class TensorBoard:
             self._wandb.log(values, step=step)
 
     def film(self, step: int, name: str, film: np.ndarray) -> None:
-        """A film (T, H, W, 3) in [0, 1]."""
+        """Writes a film (T, H, W, 3) in [0, 1]."""
         from PIL import Image
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -49,26 +49,26 @@ class TensorBoard:
 
 
 class Meter:
-    """Speed of a stage: step time, share spent waiting for data, frames/s, TFLOP/s, time left."""
+    """The speed of a stage: step time, share of time spent waiting for data, frames/s, TFLOP/s, time left."""
 
     def __init__(self, settings: StageSettings, frames_per_step: int, flops_per_step: float, start_step: int):
         self._settings, self._frames, self._flops = settings, frames_per_step, flops_per_step
         self.restart(start_step)
 
     def waited(self, seconds: float) -> None:
-        """Adds time in which the device had nothing because no batch was ready."""
+        """Adds seconds in which the device was idle because no batch was ready."""
         self._waited += seconds
 
     def saved(self, seconds: float) -> None:
-        """Adds time for which a checkpoint held up the loop."""
+        """Adds seconds for which a checkpoint blocked the loop."""
         self._saved += seconds
 
     def restart(self, step: int) -> None:
-        """Leaves what happened since the last reading (compilation, evaluation) out of the next."""
+        """Leaves the time since the last reading (compilation, evaluation) out of the next reading."""
         self._last_step, self._last_time, self._waited, self._saved = step, time.perf_counter(), 0.0, 0.0
 
     def read(self, step: int) -> dict[str, float]:
-        """Speed since the last reading."""
+        """Returns the speed since the last reading."""
         seconds = time.perf_counter() - self._last_time
         steps = max(1, step - self._last_step)
         per_step = seconds / steps
@@ -88,7 +88,7 @@ class Meter:
 
 
 def status_line(stage: str, settings: StageSettings, step: int, metrics: dict[str, float], speed: dict) -> str:
-    """One line for the console."""
+    """Returns a line of progress, metrics and speed for the console."""
     width = 20
     done = round(width * step / settings.steps)
     minutes, seconds = divmod(int(speed["eta_seconds"]), 60)

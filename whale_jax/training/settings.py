@@ -1,4 +1,4 @@
-"""Settings of training: of one stage, of the devices, of the log."""
+"""Settings of a stage of training, of the devices and of the log."""
 
 import dataclasses
 import math
@@ -12,41 +12,42 @@ RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": "", "layer
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings(Settings):
-    """What the loop needs to know of a stage; the defaults are what the paper's tables share."""
+    """Settings of a stage for the loop. The defaults are the values that the paper's tables share."""
 
-    steps: int = 100_000  # of the optimiser; 0 leaves the reward model out
+    steps: int = 100_000  # steps of the optimiser; 0 leaves the reward model out
     batch_size: int = 64  # segments per step over all devices
-    # Parts in which a batch is taken one after another, for less memory; their gradients and metrics are averaged, each
-    # part counting alike however much of it is padding.
+    # Parts into which a batch is split to save memory. They are computed one after another, and their gradients and
+    # metrics are averaged. Each part has the same weight, however much of it is padding.
     accumulate: int = 1
-    max_lr: float = 3e-4  # after a linear warm-up
-    min_lr: float = 3e-5  # where the cosine after it ends
-    warmup: int = 5_000  # steps
-    weight_decay: float = 0.0  # of matrices
-    b1: float = 0.9  # of AdamW
+    max_lr: float = 3e-4  # learning rate after a linear warm-up
+    min_lr: float = 3e-5  # learning rate at the end of the cosine decay
+    warmup: int = 5_000  # steps of the warm-up
+    weight_decay: float = 0.0  # applies to matrices only
+    b1: float = 0.9  # decay rates of AdamW's moments
     b2: float = 0.9
-    clip: float = 1.0  # global norm of the gradient
-    # Frames per segment; 0 takes model.num_frames. A tokenizer that saw shorter segments draws the later frames of a
-    # window badly, by 5 dB in the study of docs/results.md.
+    clip: float = 1.0  # largest global norm of the gradient
+    # Frames per segment; 0 takes model.num_frames. A tokenizer trained on shorter segments reconstructs the later
+    # frames of a window worse, by 5 dB in the study of docs/results.md.
     num_frames: int = 0
     log_every: int = 100  # steps
     eval_every: int = 2_000  # steps
     eval_batches: int = 8  # held-out batches per evaluation
     save_every: int = 2_000  # steps
-    # Evaluations without a better held-out loss before the stage stops; 0 never stops. With patience the parameters of
-    # the best evaluation are the result.
+    # Evaluations without a better held-out loss before the stage stops; 0 never stops. With patience, the result is
+    # the parameters of the best evaluation.
     patience: int = 0
     init_codebook_from_data: bool = False  # start the codebook from encoder outputs of the first batch
     revive_every: int = 0  # steps between revivals of dead codes from encoder outputs of the batch; 0 never revives
-    revive_below: float = 0.1  # a code is dead that is used less than this share of its even share
-    # Share of the training episodes that the stage sees; those of a smaller share are among those of a larger one.
+    revive_below: float = 0.1  # a code is dead if its use is below this fraction of an even share
+    # Share of the training episodes that the stage sees. A larger share includes the episodes of a smaller one.
     data_fraction: float = 1.0
-    start_from: str = ""  # directory of a checkpoint whose parameters of this stage are the initial ones; "" draws them
-    # Of those, patterns of dotted names that are drawn all the same, as "action.*"; what has another shape there is
-    # drawn anyhow.
+    start_from: str = ""  # directory of a checkpoint that gives this stage's initial parameters; "" draws them
+    # Patterns of dotted names, such as "action.*", that are drawn even with `start_from`. Parameters that have another
+    # shape in the checkpoint are always drawn.
     renew: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()  # parts of the component that are not trained, as "encoder": their first names
-    # Dynamics models whose disagreement is an uncertainty, that of the dynamics stage among them; 0 trains none.
+    freeze: tuple[str, ...] = ()  # first names of the component's parts that are not trained, such as "encoder"
+    # Dynamics models of the ensemble, including that of the dynamics stage. Their disagreement is an uncertainty. 0
+    # trains none.
     members: int = 0
 
     def __post_init__(self):
@@ -67,18 +68,18 @@ class StageSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings(Settings):
-    """How arrays are spread over devices."""
+    """Settings of how arrays are spread over devices."""
 
     data: int = -1  # devices along the batch; -1 takes all that `model` leaves
     model: int = 1  # devices along the parameters
-    fully_sharded: bool = False  # parameters and optimiser are split along the batch's devices too, by the axis "embed"
+    fully_sharded: bool = False  # split parameters and optimiser along the batch's devices too, by the axis "embed"
     # Mesh axis of each logical axis of the parameters; "" leaves it whole.
     rules: Mapping[str, str] = dataclasses.field(default_factory=RULES.copy)
 
 
 @dataclasses.dataclass(frozen=True)
 class LogSettings(Settings):
-    """Where metrics go beside the terminal and the history."""
+    """Settings of where metrics go besides the terminal and the history."""
 
     tensorboard: bool = True
     wandb: bool = False

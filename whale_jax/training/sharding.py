@@ -1,4 +1,4 @@
-"""A mesh of `data` x `model` and rules that shard parameters by their logical axis names."""
+"""A mesh of `data` x `model` devices, and rules that shard parameters by their logical axis names."""
 
 import dataclasses
 import math
@@ -14,16 +14,21 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
 from whale_jax.training.settings import RULES
 
-Params = dict[str, Any]  # arrays by name, in as many levels as the modules have
+Params = dict[str, Any]  # arrays by name, nested as the modules are
 
 AXES = ("data", "model")
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices, or those given; `data` = -1 takes those that `model` leaves.
+    """Returns a mesh over all devices, or over the given ones.
+
+    Args:
+      data: devices along the batch; -1 takes those that `model` leaves.
+      model: devices along the parameters.
+      devices: devices of the mesh; None takes all.
 
     Raises:
-      WhaleError: the axes do not multiply to the number of devices.
+      WhaleError: the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     data = len(devices) // max(model, 1) if data == -1 else data
@@ -36,10 +41,12 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
 
 
 def make_placement(settings: Mapping[str, Any], devices: Sequence[jax.Device] | None = None) -> Placement:
-    """The mesh and the rules of a config's `mesh` group; fully sharded, the "embed" axis is split along `data` too.
+    """Returns the mesh and the rules of a config's `mesh` group.
+
+    With `fully_sharded`, the "embed" axis is split along `data` too.
 
     Raises:
-      WhaleError: the mesh does not fit the devices; a rule names an axis that there is not.
+      WhaleError: the mesh does not fit the devices, or a rule names an axis that does not exist.
     """
     rules: dict[str, str | None] = {}
     for name, axis in settings["rules"].items():
@@ -54,12 +61,12 @@ def make_placement(settings: Mapping[str, Any], devices: Sequence[jax.Device] | 
 
 
 def alone() -> Placement:
-    """All devices along the batch, and every parameter whole on each."""
+    """Returns a placement with all devices along the batch and every parameter whole on each."""
     return Placement(make_mesh(), {})
 
 
 def tree_shardings(boxed: Any, placement: Placement) -> Any:
-    """Shardings of a tree with logical axis names, as `flax.linen.unbox` lays it out."""
+    """Returns the shardings of a tree with logical axis names, in the structure that `flax.linen.unbox` gives."""
 
     def one(spec: PartitionSpec, leaf: Any) -> NamedSharding:
         return placement.sharding(leaf.shape, _names(spec, leaf))
@@ -77,7 +84,7 @@ def _names(spec: PartitionSpec, leaf: Any) -> tuple[str | None, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What one rule did: the arrays and bytes that it split, and the arrays of its axis that stayed whole."""
+    """The effect of one rule: the arrays and bytes that it split, and the arrays of its axis that stayed whole."""
 
     rule: str
     axis: str
@@ -87,7 +94,10 @@ class Match:
 
 
 def matches(boxed: Any, placement: Placement) -> list[Match]:
-    """What each rule with a mesh axis of more than one device matched in a tree with logical axis names."""
+    """Returns what each rule matched in a tree with logical axis names.
+
+    Rules whose mesh axis has only one device are left out.
+    """
     specs = jax.tree.leaves(nn.get_partition_spec(boxed), is_leaf=_is_spec)
     leaves = jax.tree.leaves(nn.unbox(boxed))
     found = []
@@ -108,7 +118,7 @@ def matches(boxed: Any, placement: Placement) -> list[Match]:
 
 
 def describe(found: Sequence[Match]) -> str:
-    """One line for the log on what the rules matched."""
+    """Returns one line for the log about what the rules matched."""
     parts = []
     for m in found:
         left = f" ({m.whole} stay whole)" if m.whole else ""
@@ -117,7 +127,7 @@ def describe(found: Sequence[Match]) -> str:
 
 
 def check_matches(by_tree: Sequence[Sequence[Match]], placement: Placement) -> None:
-    """Raises WhaleError for a rule that splits no array of any of the trees."""
+    """Raises WhaleError for a rule that splits no array in any of the trees."""
     for rule in dict.fromkeys(m.rule for found in by_tree for m in found):
         of_rule = [m for found in by_tree for m in found if m.rule == rule]
         if any(m.split for m in of_rule):
@@ -137,15 +147,17 @@ def check_matches(by_tree: Sequence[Sequence[Match]], placement: Placement) -> N
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that keeps the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def data_shard(mesh: Mesh) -> tuple[int, int]:
-    """(index, count): which part of every batch this process reads; processes that share rows read the same.
+    """Returns (index, count): this process reads part `index` of the `count` parts of every batch.
+
+    Processes that share rows read the same part.
 
     Raises:
-      WhaleError: the mesh gives a process rows that are not a part of their own.
+      WhaleError: the mesh does not give every process an equal, contiguous part of the rows.
     """
     here = {device.id for device in jax.local_devices()}
     rows = [i for i, devices in enumerate(mesh.devices) if any(d.id in here for d in devices)]
@@ -161,7 +173,7 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
 
 
 def rows_per_device(rows: int, mesh: Mesh) -> int:
-    """Rows of a global batch of `rows` that one device holds.
+    """Returns how many rows of a global batch of `rows` one device holds.
 
     Raises:
       WhaleError: the batch does not divide over the devices.
@@ -172,7 +184,7 @@ def rows_per_device(rows: int, mesh: Mesh) -> int:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a batch, sharded along `data` as part of the global batch.
+    """Places this process's rows of a batch on its devices, sharded along `data` as part of the global batch.
 
     Raises:
       WhaleError: the batch does not divide over the devices.
@@ -188,6 +200,6 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def bytes_per_device(shapes: Any) -> int:
-    """Bytes that one device holds of a tree of shapes with shardings."""
+    """Returns the bytes that one device holds of a tree of shapes with shardings."""
     leaves = jax.tree.leaves(shapes)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -1,4 +1,4 @@
-"""What a stage of training declares: the component that it trains, its loss, and what the loop asks of it besides."""
+"""The interface of a training stage: the component that it trains, its loss, and its other methods for the loop."""
 
 import dataclasses
 import math
@@ -21,21 +21,21 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of training, which trains the component it is named after.
+    """A stage of training, which trains the component of the same name.
 
     Attributes:
-      networks: the world model's modules: `init` draws a component's parameters, and `settings` has num_frames,
+      networks: modules of the world model. `init` draws a component's parameters, and `settings` has num_frames,
         frame_size and action_dim.
-      spec: what the actions mean; losses see normalised actions.
-      settings: optimiser and cadence.
-      name: of the stage and its component.
-      frozen: components trained before, which the stage holds and its checkpoints keep.
-      seed_index: folded into every random key. A number of its own, so that a stage added before or between leaves the
-        random numbers of this one as they were.
-      action_inputs: patterns of the parameters that actions pass first, or that predict them.
-      selects_on: the held-out metric by which the best parameters are chosen.
-      rows: what a batch is a multiple of.
-      fewest_frames: of a segment that this stage can learn from.
+      spec: meaning of the actions; losses see normalised actions.
+      settings: settings of the optimiser, of evaluation and of saving.
+      name: name of the stage and its component.
+      frozen: components trained earlier, which the stage holds and its checkpoints contain.
+      seed_index: number folded into every random key. Each stage has its own, so that another stage added before it
+        does not change its random numbers.
+      action_inputs: patterns of the parameters that actions enter first, or that predict actions.
+      selects_on: held-out metric that selects the best parameters.
+      rows: number that divides the rows of a batch.
+      fewest_frames: fewest frames of a segment that this stage can learn from.
     """
 
     networks: Any
@@ -63,31 +63,35 @@ class Stage:
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """Loss, its metrics (scalars) and what `after_update` needs.
+        """Returns the loss, its metrics (scalars) and the data that `after_update` needs.
 
         Args:
-          params: the trained component's parameters.
-          frozen: parameters by name of the components in `self.frozen`.
+          params: parameters of the trained component.
+          frozen: parameters of the components in `self.frozen`, by name.
           batch: see `whale_jax.data.contract.batch.Batch`.
-          key: for sampling.
-          train: False evaluates: modes in place of samples.
+          key: key for sampling.
+          train: whether this is training; evaluation takes modes instead of samples.
         """
         raise NotImplementedError
 
     def init(self, key: jax.Array) -> Params:
-        """Initial parameters, with logical axis names attached."""
+        """Draws initial parameters, with logical axis names attached."""
         return self.networks.init(self.name, key)
 
     def check_saved(self, meta: Meta, where: Path) -> None:
-        """Raises WhaleError if a checkpoint's networks are not those that this stage trains and holds."""
+        """Raises WhaleError if a checkpoint's networks differ from those that this stage trains and holds."""
         raise NotImplementedError
 
     def read_start(self) -> Params:
-        """This component's parameters in the checkpoint `settings.start_from`; raises WhaleError if it holds none."""
+        """Reads this component's parameters from the checkpoint `settings.start_from`.
+
+        Raises:
+          WhaleError: the checkpoint holds no such parameters.
+        """
         raise NotImplementedError
 
     def check_rows(self, devices: int) -> None:
-        """Raises WhaleError if the batch does not divide over so many devices along the batch."""
+        """Raises WhaleError if the batch does not divide over this number of devices along the batch."""
         s = self.settings
         multiple = s.accumulate * math.lcm(devices, self.rows)
         if s.batch_size % multiple:
@@ -99,25 +103,25 @@ class Stage:
             )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """What turns gradients into updates."""
+        """Returns the optimiser that turns gradients into updates."""
         return optimizer(self.settings)
 
     def initial_extra(self, params: Params) -> Any:
-        """State of the stage beside parameters and optimiser."""
+        """Returns the initial state of the stage besides parameters and optimiser."""
         return {}
 
     def prepare(self, params: Params, batch: Batch, key: jax.Array) -> Params:
-        """Changes fresh parameters with the first batch in hand."""
+        """Adapts fresh parameters to the first batch and returns them."""
         return params
 
     def after_update(self, params: Params, extra: Any, aux: Any, key: jax.Array, step: jax.Array):
-        """Parameters and stage state after an optimiser step; every leaf of `aux` has a first axis of parts."""
+        """Returns parameters and stage state after an optimiser step. Each leaf of `aux` has a first axis of parts."""
         return params, extra
 
     def film(self, params: Params, frozen: Params, batch: Batch) -> jax.Array | None:
-        """A film (T, H, W', 3) in [0, 1] for the log, real beside predicted; None if the stage has none."""
+        """Returns a film (T, H, W', 3) in [0, 1] for the log, real next to predicted, or None."""
         return None
 
     def warning(self, metrics: dict[str, float]) -> str | None:
-        """A sentence for the user when the metrics look wrong."""
+        """Returns a sentence for the user if the metrics look wrong, else None."""
         return None

@@ -19,7 +19,7 @@ from whale_jax.training.stage import Stage
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes: step () int32, parameters, optimiser state, stage state, and whether a step failed."""
+    """The state that a step changes: step () int32, parameters, optimiser state, stage state, and whether it failed."""
 
     step: jax.Array
     params: Any
@@ -29,16 +29,16 @@ class TrainState:
 
 
 def step_key(seed: int, stage: Stage, step: jax.Array | int) -> jax.Array:
-    """The key of one training step: a pure function of seed, stage and step."""
+    """Returns the key of one training step, a pure function of seed, stage and step."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage.seed_index), step)
 
 
 def make_step(stage: Stage, seed: int, placement: Placement):
-    """The compiled train step: (state, frozen, batch) -> (state, metrics), the state's buffers used again.
+    """Returns the compiled train step (state, frozen, batch) -> (state, metrics), which reuses the state's buffers.
 
-    A step that is not finite changes nothing; frozen parts stay as they are, bit for bit. With `accumulate` A, the
-    batch is taken in A parts, one after another, whose gradients and metrics are averaged; `after_update` sees all
-    parts, as a first axis.
+    A step that is not finite changes nothing. Frozen parts stay the same, bit for bit. With `accumulate` A, the batch
+    is split into A parts that run one after another, and their gradients and metrics are averaged. `after_update`
+    sees all parts on a first axis.
     """
     tx, shapes = stage.optimizer(), abstract_state(stage, seed, placement)[1]
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
@@ -53,22 +53,22 @@ def make_step(stage: Stage, seed: int, placement: Placement):
             norm = optax.tree.norm(grads)
             updates, opt_state = tx.update(grads, state.opt_state, moving)
             params = state.params | optax.apply_updates(moving, updates)
-            last_key = jax.random.fold_in(key, stage.settings.accumulate)  # the parts have those before
+            last_key = jax.random.fold_in(key, stage.settings.accumulate)  # the parts fold in smaller numbers
             params, extra = stage.after_update(params, state.extra, aux, last_key, state.step)
-        # A `where` over all leaves, no branch: nothing waits for the flag, and donated buffers are still reused.
+        # A `where` over all leaves instead of a branch: nothing waits for the flag, and donated buffers are reused.
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         new = TrainState(state.step + 1, params, opt_state, extra, state.failed)
         state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(failed=~good))
         return state, metrics | {"grad_norm": norm, "failed": state.failed}
 
-    # Donated: the new state takes the old one's memory, so that one needs to fit.
+    # The old state is donated: the new one takes its memory, so only one has to fit.
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(placement.mesh)))
 
 
 def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array):
-    """Loss, metrics, aux with a first axis of parts, and gradients of the trained parts of the component.
+    """Returns loss, metrics, aux with a first axis of parts, and gradients of the component's trained parts.
 
-    Taken in as many parts of the batch as the settings say.
+    The batch is split into as many parts as the settings say.
     """
 
     def loss_of(moving, rows, key):
@@ -90,7 +90,7 @@ def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: j
         return jax.tree.map(jnp.add, total, new), aux
 
     rows = in_parts(batch, parts)
-    # Shapes alone, for the sums to start from zeros of the right types; nothing is computed.
+    # Only shapes are traced, so that the sums start from zeros of the right types.
     shapes, _ = jax.eval_shape(run, jax.tree.map(lambda x: x[0], rows), key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, aux = jax.lax.scan(add, zeros, (jnp.arange(parts), rows))
@@ -99,10 +99,10 @@ def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: j
 
 
 def in_parts(batch: Batch, parts: int) -> Batch:
-    """The batch with a first axis of so many parts; each takes rows of every device, so that none travels."""
+    """Splits a batch along a first axis of parts. Each part has rows of every device, so that no row moves."""
 
     def split(x):
-        # Part i takes rows i, i + parts, …: some of every device's own, which are neighbours.
+        # Part i takes rows i, i + parts, …, so it has some of every device, whose rows are contiguous.
         x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
         return constrain(x, None, "batch", *[None] * (x.ndim - 2))
 
@@ -110,7 +110,7 @@ def in_parts(batch: Batch, parts: int) -> Batch:
 
 
 def make_loss(stage: Stage, placement: Placement):
-    """The compiled held-out metrics: (params, frozen, batch) -> metrics."""
+    """Returns the compiled function of held-out metrics: (params, frozen, batch) -> metrics."""
 
     def loss(params: Params, frozen: Params, batch: Batch):
         with placed(placement):
@@ -120,7 +120,7 @@ def make_loss(stage: Stage, placement: Placement):
 
 
 def abstract_state(stage: Stage, seed: int, placement: Placement):
-    """The function that creates a fresh state in its shards, and the state's shapes with their shardings."""
+    """Returns the function that creates a fresh state in its shards, and the state's shapes with shardings."""
 
     def create():
         # The number of a step that no run reaches.
@@ -128,7 +128,7 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
         params = stage.init(key)
         extra = stage.initial_extra(nn.unbox(params))
         opt_state = stage.optimizer().init(trained(stage.settings, params))
-        # Typed zeros: a plain 0 has a weak type, which the first step would turn into another and compile again.
+        # Typed zeros: a plain 0 has a weak type, which the first step would change, and the step would compile again.
         return TrainState(jnp.int32(0), params, opt_state, extra, jnp.bool_(False))
 
     shapes = _shapes(jax.eval_shape(create), placement)
@@ -137,12 +137,12 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
 
 
 def abstract_frozen(networks: Any, names: tuple[str, ...], placement: Placement) -> Params:
-    """Shapes of these components' parameters, with the shardings in which a later stage holds them."""
+    """Returns the shapes of these components' parameters, with the shardings in which a later stage holds them."""
     return {name: _shapes(networks.shapes(name), placement) for name in names}
 
 
 def abstract_batch(stage: Stage, placement: Placement) -> Batch:
-    """Shapes of one global batch of a stage, with their sharding along `data`."""
+    """Returns the shapes of one global batch of a stage, sharded along `data`."""
     model, rows = stage.networks.settings, stage.settings.batch_size
     sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
     one = example(1, stage.num_frames, *model.frame_size, model.action_dim)
@@ -150,13 +150,13 @@ def abstract_batch(stage: Stage, placement: Placement) -> Batch:
 
 
 def abstract_arguments(stage: Stage, placement: Placement) -> tuple[TrainState, Params, Batch]:
-    """What a stage's step takes, as shapes with shardings: state, frozen parameters, batch."""
+    """Returns the arguments of a stage's step as shapes with shardings: state, frozen parameters, batch."""
     frozen = abstract_frozen(stage.networks, stage.frozen, placement)
     return abstract_state(stage, 0, placement)[1], frozen, abstract_batch(stage, placement)
 
 
 def rule_matches(stage: Stage, placement: Placement) -> list[Match]:
-    """What each sharding rule matches among the parameters that a stage trains."""
+    """Returns what each sharding rule matches among the parameters that a stage trains."""
     return matches(jax.eval_shape(stage.init, jax.random.key(0)), placement)
 
 

@@ -1,4 +1,4 @@
-"""What a traced program computes and keeps in memory, from its jaxpr: no device and no compiler has a say in it."""
+"""The FLOPs and memory of a traced program, counted from its jaxpr and so independent of device and compiler."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-# A compiler for accelerators computes these inside the operation that reads them, or writes them over what they read.
+# A compiler for accelerators fuses these into the operation that reads them, or writes results over their inputs.
 _ELEMENTWISE = """
     abs add add_any and broadcast_in_dim clamp convert_element_type copy copy_p cos div eq erf exp exp2 expand_dims ge
     gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg not optimization_barrier or pow rem
@@ -18,11 +18,11 @@ _FUSED = frozenset(_ELEMENTWISE.split())
 
 
 def executed_flops(jaxpr: ClosedJaxpr) -> float:
-    """Operations of all matrix products and convolutions, 2 per multiply-add, over all devices.
+    """Returns the FLOPs of all matrix products and convolutions over all devices, 2 per multiply-add.
 
-    A scan's body counts as often as it runs, so that what the backward pass computes again is in it; a while loop's
-    body counts once, of a conditional's branches the dearest. What a strided convolution's transpose multiplies with
-    zeros between its inputs is left out.
+    Operations that the backward pass recomputes count too. A scan's body counts as often as it runs, a while loop's
+    body once, and a conditional only its most expensive branch. Products with the zeros that the transpose of a
+    strided convolution puts between its inputs are left out.
     """
     return sum(_flops(eqn) for eqn in jaxpr.jaxpr.eqns)
 
@@ -33,7 +33,7 @@ def _flops(eqn: JaxprEqn) -> float:
         return 2.0 * eqn.outvars[0].aval.size * math.prod(left.shape[i] for i in contracted)
     if eqn.primitive.name == "conv_general_dilated":
         kernel, features = eqn.invars[1].aval, eqn.params["dimension_numbers"].rhs_spec[0]
-        # Of inputs with zeros put between them one in so many is real.
+        # With zeros between the inputs, only one in so many is real.
         zeros = math.prod(eqn.params["lhs_dilation"])
         return 2.0 * eqn.outvars[0].aval.size * kernel.size / kernel.shape[features] / zeros
     inner = [sum(map(_flops, body.eqns)) for body in _bodies(eqn)]
@@ -43,11 +43,13 @@ def _flops(eqn: JaxprEqn) -> float:
 
 
 def saved_bytes(function: Callable, *arguments: Any) -> int:
-    """Bytes that the forward pass of `function` keeps for the gradient by its first argument, at their types.
+    """Returns the bytes that the forward pass of `function` keeps for the gradient by its first argument.
+
+    Every array counts with its own type.
 
     Args:
       function: maps the arguments to (a scalar, anything).
-      arguments: arrays or shapes; themselves, being there anyway, they do not count.
+      arguments: arrays or shapes. They do not count, because they exist anyway.
     """
 
     def residuals(first, *rest):
@@ -59,11 +61,11 @@ def saved_bytes(function: Callable, *arguments: Any) -> int:
 
 
 def live_bytes(jaxpr: ClosedJaxpr) -> int:
-    """Bytes of the most that has to be there at once beside the program's inputs and outputs.
+    """Returns the peak of the bytes that a program needs at once besides its inputs and outputs.
 
-    Operations run in the order of the program. What works element by element is taken to be computed inside what
-    reads it, as XLA's fusions do, so that it needs memory only where a product, a loop or the like reads it; a
-    compiler that fuses less needs more, one that reorders may need less.
+    Operations run in the order of the program. Elementwise operations are assumed to be fused into the operation that
+    reads them, as XLA does. Their results need memory only if a product, a loop or the like reads them. A compiler
+    that fuses less needs more memory, and one that reorders operations may need less.
     """
     return _live(jaxpr.jaxpr)
 
@@ -85,14 +87,14 @@ def _live(jaxpr: Jaxpr) -> int:
 
 
 def _kept(jaxpr: Jaxpr) -> set[Var]:
-    """What takes memory: all that no fusion swallows, but for the outputs, which the caller counts."""
+    """Returns the variables that take memory: all that are not fused away, except the inputs and outputs."""
     unfused = [eqn for eqn in jaxpr.eqns if not _fused(eqn)]
     kept = {v for eqn in unfused for v in (*eqn.outvars, *eqn.invars) if isinstance(v, Var)}
     return kept - {v for v in (*jaxpr.outvars, *jaxpr.invars, *jaxpr.constvars) if isinstance(v, Var)}
 
 
 def _last_reads(jaxpr: Jaxpr, kept: set[Var]) -> dict[Var, int]:
-    """Index of the equation that reads each variable last, through any that fusions swallow."""
+    """Returns the index of the equation that reads each variable last, directly or through fused equations."""
     ends: dict[Var, int] = {}
     for i, eqn in reversed(list(enumerate(jaxpr.eqns))):
         swallowed = [ends[v] for v in eqn.outvars if v not in kept and v in ends]
@@ -103,7 +105,7 @@ def _last_reads(jaxpr: Jaxpr, kept: set[Var]) -> dict[Var, int]:
 
 
 def _fused(eqn: JaxprEqn) -> bool:
-    """Whether an equation works element by element, or calls nothing but such."""
+    """Returns whether an equation is elementwise, or calls only elementwise equations."""
     bodies = list(_bodies(eqn))
     if bodies and eqn.primitive.name not in ("scan", "while"):
         return all(_fused(inner) for body in bodies for inner in body.eqns)
@@ -111,7 +113,7 @@ def _fused(eqn: JaxprEqn) -> bool:
 
 
 def _bodies(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """The programs that an equation runs."""
+    """Yields the programs that an equation runs."""
     for value in eqn.params.values():
         for body in value if isinstance(value, tuple | list) else (value,):
             if isinstance(body, ClosedJaxpr):

@@ -1,1 +1,1 @@
-"""What is read off frames and actions, for any world model."""
+"""Models that predict from frames and actions, and work with any world model."""

@@ -19,7 +19,7 @@ class RewardSettings(Settings):
 
     channels: tuple[int, ...] = (32, 64, 128, 256)  # output channels of the strided 4x4 convolutions
     hidden: int = 512  # width of the two-layer head
-    bins: int = 255  # of the distribution over symlog rewards
+    bins: int = 255  # number of bins of the distribution over symlog rewards
     limit: float = 20.0  # the bins span symlog rewards from -limit to limit
 
     def __post_init__(self):
@@ -31,30 +31,33 @@ class RewardSettings(Settings):
 
 
 def symlog(x: jax.Array) -> jax.Array:
-    """sign(x) log(1 + |x|)."""
+    """Returns sign(x) log(1 + |x|)."""
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
 def symexp(x: jax.Array) -> jax.Array:
-    """Inverse of `symlog`."""
+    """Inverts `symlog`."""
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
 def two_hot(x: jax.Array, bins: jax.Array) -> jax.Array:
-    """Weights (..., K) on the two bins around x (...) whose weighted mean is x; `bins` (K,) is evenly spaced."""
+    """Returns weights (..., K) on the two bins around x (...), such that the weighted mean of the bins is x.
+
+    `bins` (K,) is evenly spaced.
+    """
     position = (jnp.clip(x, bins[0], bins[-1]) - bins[0]) * ((bins.shape[0] - 1) / (bins[-1] - bins[0]))
-    # A hat of width 1 around the position, which at most two bins lie under.
+    # A hat function around the position, which reaches one bin to either side and so covers at most two bins.
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - jnp.arange(bins.shape[0])))
 
 
 class Reward(nn.Module):
-    """Convolutions over the pair of frames, then the action joins, then logits over the bins."""
+    """Convolutions over a pair of frames, then a head that also takes the action and gives logits over the bins."""
 
     settings: RewardSettings
 
     @nn.compact
     def __call__(self, frames: jax.Array, actions: jax.Array, next_frames: jax.Array) -> jax.Array:
-        """Logits (M, K) of M transitions.
+        """Returns logits (M, K) of M transitions.
 
         Args:
           frames, next_frames: (M, H, W, 3), uint8 or float in [0, 1].
@@ -69,23 +72,23 @@ class Reward(nn.Module):
         x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
         for i, axes in enumerate((("embed", "mlp"), ("mlp", "embed"))):
             x = nn.silu(Dense(s.hidden, axes, name=f"hidden_{i}")(x))
-        # Zero weights: at first every bin is as likely, and the expected reward is 0.
+        # Zero weights: at first all bins are equally likely, and the expected reward is 0.
         return Dense(s.bins, ("embed", None), std=0.0, name="head")(x)
 
 
 def reward_bins(settings: RewardSettings) -> jax.Array:
-    """Centres (K,) of the bins, in symlog rewards."""
+    """Returns the centres (K,) of the bins, in symlog rewards."""
     return jnp.linspace(-settings.limit, settings.limit, settings.bins)
 
 
 def expected_reward(settings: RewardSettings, logits: jax.Array) -> jax.Array:
-    """Reward (...) in the environment's units, from logits (..., K)."""
-    # Symlog keeps rewards of any size within the bins; the mean is taken there, before it is undone.
+    """Returns the expected reward (...) in the environment's units, from logits (..., K)."""
+    # Symlog keeps rewards of any size within the bins. The mean is taken in symlog space and then inverted.
     return symexp((jax.nn.softmax(logits, axis=-1) * reward_bins(settings)).sum(-1))
 
 
 def reward_loss(settings: RewardSettings, logits: jax.Array, rewards: jax.Array) -> jax.Array:
-    """Cross-entropy (...) of logits (..., K) against the two-hot symlog of rewards (...)."""
+    """Returns the cross-entropy (...) of logits (..., K) against the two-hot symlog of rewards (...)."""
     targets = two_hot(symlog(rewards), reward_bins(settings))
     return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(-1)
 

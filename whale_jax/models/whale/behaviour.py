@@ -25,12 +25,12 @@ class BehaviourSettings(Settings):
     prior: TransformerSettings
     policy: TransformerSettings
     patch: int = 8  # side of a patch in pixels
-    groups: int = 16  # z is so many one-hot vectors
-    classes: int = 16  # of so many entries
+    groups: int = 16  # number of one-hot vectors that make up z
+    classes: int = 16  # entries of each of these vectors
     unimix: float = 0.01  # share of the uniform distribution in every categorical
     kl_weight: float = 0.1  # beta of Eq. 4
-    log_std_min: float = -2.0  # the policy's log standard deviation is clamped between the two
-    log_std_max: float = 5.0
+    log_std_min: float = -2.0  # lower bound, to which the policy's log standard deviation is clamped
+    log_std_max: float = 5.0  # upper bound
 
     def __post_init__(self):
         check_least(self, action_dim=1, patch=1, groups=1, classes=2, unimix=0, kl_weight=0)
@@ -52,7 +52,7 @@ class BehaviourSettings(Settings):
 
 
 class HistoryEncoder(nn.Module):
-    """Frames and actions to one feature per frame: patches plus added embeddings, ST-transformer, mean over patches."""
+    """One feature per frame from frames and actions: patches plus embeddings, ST-transformer, mean over patches."""
 
     transformer: TransformerSettings
     patch: int
@@ -65,9 +65,13 @@ class HistoryEncoder(nn.Module):
         lengths: jax.Array | None = None,
         cache: TimeCache | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
-        """Features (B, T, D) of frames (B, T, H, W, 3) and of embeddings (B, T, E) added to every patch.
+        """Returns features (B, T, D) of frames, and the new cache.
 
-        `cache` as in `STTransformer.extend`; its state comes back beside the features.
+        Args:
+          frames: (B, T, H, W, 3), uint8 or float in [0, 1].
+          extras: arrays (B, T, E), each of which is embedded and added to every patch.
+          lengths: (B,) number of real frames of each row.
+          cache: state as in `STTransformer.extend`.
         """
         dtype = resolve_dtype(self.transformer.dtype)
         width = self.transformer.width
@@ -79,24 +83,30 @@ class HistoryEncoder(nn.Module):
 
 
 def previous_actions(actions: jax.Array) -> jax.Array:
-    """Shifts actions (B, T, A) by one and marks the first: (B, T, A + 1), so that position t knows a_{t-1} alone.
+    """Shifts actions (B, T, A) by one step, so that position t sees only a_{t-1}, and marks the first: (B, T, A + 1).
 
-    The last column is 1 at t = 0, whose embedding thereby is the learned null action.
+    The last column is 1 at t = 0, so the embedding of that position is a learned null action.
     """
-    # a_t may depend on all that came before it and on nothing of itself, or the prior would read what it predicts.
+    # Position t must not see a_t: the prior and the policy would read the action that they predict.
     shifted = jnp.pad(actions, ((0, 0), (1, 0), (0, 0)))[:, :-1]
     first = jnp.zeros((*actions.shape[:2], 1)).at[:, 0].set(1.0)
     return jnp.concatenate([shifted, first], axis=-1)
 
 
 class Posterior(nn.Module):
-    """q(z | whole segment): one z for each segment."""
+    """q(z | whole segment): one z per segment."""
 
     settings: BehaviourSettings
 
     @nn.compact
     def __call__(self, frames: jax.Array, actions: jax.Array, frame_mask: jax.Array) -> jax.Array:
-        """Log-probabilities (B, G, C) from frames (B, T, H, W, 3), normalised actions (B, T, A), mask (B, T)."""
+        """Returns log-probabilities (B, G, C) of z.
+
+        Args:
+          frames: (B, T, H, W, 3).
+          actions: (B, T, A) normalised.
+          frame_mask: (B, T) bool, which frames are real.
+        """
         s = self.settings
         lengths = frame_mask.sum(axis=1).astype(jnp.int32)
         encoder = HistoryEncoder(s.posterior, s.patch, name="encoder")
@@ -108,19 +118,19 @@ class Posterior(nn.Module):
 
 
 class Prior(nn.Module):
-    """p(z | history up to o_t): a distribution at every frame, blind to a_t."""
+    """p(z | history up to o_t): a distribution at every frame, which does not see a_t."""
 
     settings: BehaviourSettings
 
     def __call__(self, frames: jax.Array, actions: jax.Array) -> jax.Array:
-        """Log-probabilities (B, T, G, C) from frames (B, T, H, W, 3) and normalised actions (B, T, A)."""
+        """Returns log-probabilities (B, T, G, C) from frames (B, T, H, W, 3) and normalised actions (B, T, A)."""
         return self.extend(frames, previous_actions(actions))[0]
 
     @nn.compact
     def extend(
         self, frames: jax.Array, previous: jax.Array, cache: TimeCache | None = None
     ) -> tuple[jax.Array, TimeCache | None]:
-        """The same from `previous_actions` (B, T, A + 1), with state as in `STTransformer.extend`."""
+        """Returns the same from `previous_actions` (B, T, A + 1), with state as in `STTransformer.extend`."""
         s = self.settings
         encoder = HistoryEncoder(s.prior, s.patch, name="encoder")
         features, cache = encoder(frames, previous, cache=cache)
@@ -129,18 +139,18 @@ class Prior(nn.Module):
 
 
 class Policy(nn.Module):
-    """pi(a_t | history up to o_t, z): a diagonal Gaussian, blind to a_t."""
+    """pi(a_t | history up to o_t, z): a diagonal Gaussian, which does not see a_t."""
 
     settings: BehaviourSettings
 
     @nn.compact
     def __call__(self, frames: jax.Array, actions: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log standard deviation, each (B, T, A).
+        """Returns the mean and the log standard deviation, each (B, T, A).
 
         Args:
           frames: (B, T, H, W, 3).
           actions: (B, T, A) normalised.
-          z: (B, G, C) one embedding per segment.
+          z: (B, G, C), one embedding per segment.
         """
         s = self.settings
         z = jnp.broadcast_to(z.reshape(z.shape[0], 1, -1), (*actions.shape[:2], s.embedding_dim))
@@ -152,6 +162,6 @@ class Policy(nn.Module):
 
 
 def gaussian_nll(mean: jax.Array, log_std: jax.Array, actions: jax.Array) -> jax.Array:
-    """-log N(actions; mean, exp(log_std)²) in nats, summed over the last axis."""
+    """Returns -log N(actions; mean, exp(log_std)²) in nats, summed over the last axis."""
     z = (actions - mean) * jnp.exp(-log_std)
     return (0.5 * jnp.square(z) + log_std + 0.5 * jnp.log(2.0 * jnp.pi)).sum(-1)

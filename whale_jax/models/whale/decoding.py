@@ -1,4 +1,4 @@
-"""From logits to tokens of the next frame (docs/method.md §5)."""
+"""Decoding of logits into tokens of the next frame (docs/method.md §5)."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from whale_jax.models.whale.dynamics import DynamicsSettings, token_cross_entrop
 
 
 def entropy(logits: jax.Array) -> jax.Array:
-    """Mean over tokens of the predictive entropy in nats: logits (..., N, V) to (...)."""
+    """Returns the predictive entropy in nats, averaged over tokens: logits (..., N, V) to (...)."""
     logits = logits.astype(jnp.float32)
-    # H = log Σ e^l - Σ l e^l / Σ e^l; the maximum is taken out first, or e^l would overflow.
+    # H = log Σ e^l - Σ l e^l / Σ e^l. The maximum is subtracted first so that e^l does not overflow.
     logits = logits - logits.max(-1, keepdims=True)
     weights = jnp.exp(logits)
     total = weights.sum(-1)
@@ -22,22 +22,28 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 
 def arg_max(x: jax.Array) -> jax.Array:
-    """Index (...) int32 of the first largest of (..., V), by two plain reductions: XLA's own takes a CPU longer."""
+    """Returns the index (...) int32 of the first maximum of (..., V).
+
+    Two plain reductions are faster on a CPU than XLA's own arg-max.
+    """
     size = x.shape[-1]
     index = jnp.where(x == x.max(-1, keepdims=True), jnp.arange(size, dtype=jnp.int32), size - 1)
     return index.min(-1)
 
 
 def choose(key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
-    """Ids (...) from logits (..., V): a sample at `temperature`, or the arg-max at 0."""
+    """Chooses ids (...) from logits (..., V): a sample at `temperature`, or the arg-max at temperature 0."""
     if temperature == 0:
         return arg_max(logits)
-    # Gumbel-max: the arg-max of logits with Gumbel noise is a sample of their softmax.
+    # Gumbel-max: the arg-max of logits plus Gumbel noise is a sample of their softmax.
     return arg_max(logits / temperature + jax.random.gumbel(key, logits.shape))
 
 
 def masked_after(num_tokens: int, steps: int) -> list[int]:
-    """How many tokens stay masked after each of `steps` passes: the cosine schedule, fewer every time, none at last."""
+    """Returns how many tokens stay masked after each of `steps` passes.
+
+    The numbers follow the cosine schedule, fall with every pass and end at 0.
+    """
     counts, remaining = [], num_tokens
     for step in range(steps):
         left = math.floor(num_tokens * math.cos(math.pi / 2 * (step + 1) / steps))
@@ -57,18 +63,18 @@ def maskgit_decode(
     """Fills the tokens of frames in `settings.decode_steps` passes (MaskGIT, Chang et al. 2022), in one scan.
 
     Args:
-      predict: (ids (..., N), mask (..., N), carry) to logits (..., N, V) of the new frames, and the carry.
-      carry: handed from pass to pass, such as a cache that every pass writes into.
-      key: for sampling and for the annealed Gumbel noise on confidences.
-      settings: of the dynamics model.
-      shape: (..., N).
-      temperature: of sampling; 0 is greedy, without noise.
+      predict: maps (ids (..., N), mask (..., N), carry) to logits (..., N, V) of the new frames, and the carry.
+      carry: state passed from pass to pass, such as a cache that every pass writes into.
+      key: key for sampling and for the annealed Gumbel noise on confidences.
+      settings: settings of the dynamics model.
+      shape: shape (..., N) of the ids.
+      temperature: temperature of sampling; 0 is greedy and adds no noise.
 
     Returns:
-      ids (..., N) int32 with no token left masked, the entropy (...) of the first, fully masked pass, and the carry.
+      ids (..., N) int32 without masked tokens, the entropy (...) of the first, fully masked pass, and the carry.
     """
     steps = settings.decode_steps
-    # Falls to 0 at the last pass, and is 0 throughout for greedy decoding.
+    # The noise falls to 0 at the last pass. Greedy decoding has none.
     anneal = settings.choice_temperature * (1.0 - (np.arange(steps) + 1) / steps) * (temperature > 0)
     schedule = (np.arange(steps), np.asarray(masked_after(shape[-1], steps)), anneal.astype(np.float32))
 
@@ -80,7 +86,7 @@ def maskgit_decode(
         h = jax.lax.cond(step == 0, lambda: entropy(logits), lambda: h)
         ids = jnp.where(mask, choose(choice_key, logits, temperature), ids)
         confidence = anneal * jax.random.gumbel(noise_key, shape) - token_cross_entropy(logits, ids)
-        # What is chosen stays so. The arg-sort of an arg-sort is the rank, by which the least sure are masked again.
+        # Tokens chosen earlier stay. The arg-sort of an arg-sort is the rank: the least certain are masked again.
         confidence = jnp.where(mask, confidence, jnp.inf)
         rank = jnp.argsort(jnp.argsort(confidence, axis=-1), axis=-1)
         return (ids, rank < left, h, carry), None

@@ -22,15 +22,15 @@ class DynamicsSettings(Settings):
     """Settings of the dynamics model (Tables 7 and 8)."""
 
     num_codes: int  # V, size of the tokenizer's codebook
-    action_dim: int  # A
+    action_dim: int  # A, dimensions of an action
     embedding_dim: int  # size of the flat behaviour embedding z; 0 trains without behaviour conditioning
     transformer: TransformerSettings  # causal over time
-    # "parallel" predicts all tokens of the next frame in one pass; "maskgit" fills masked ones in `decode_steps`.
+    # "parallel" predicts all tokens of the next frame in one pass. "maskgit" fills masked ones in several passes.
     decode_mode: str = "parallel"
     decode_steps: int = 8  # S, passes per frame of `maskgit`
     choice_temperature: float = 4.5  # scale of the annealed Gumbel noise on `maskgit` confidences
-    mask_low: float = 0.5  # `maskgit` training masks a share drawn from U(mask_low, 1)
-    mask_full: float = 0.1  # or, with this probability, everything
+    mask_low: float = 0.5  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
+    mask_full: float = 0.1  # probability that it masks all tokens instead
 
     def __post_init__(self):
         check_one_of(self, DECODE_MODES, "decode_mode")
@@ -42,7 +42,7 @@ class DynamicsSettings(Settings):
 
 
 class Dynamics(nn.Module):
-    """Token logits from tokens, actions and behaviour embeddings; input and output share one embedding matrix.
+    """Token logits from tokens, actions and behaviour embeddings. Input and output share one embedding matrix.
 
     Dimension keys: B batch, T frames, N tokens per frame, D width, V codes, A actions, Z behaviour embedding.
 
@@ -55,13 +55,13 @@ class Dynamics(nn.Module):
     def __call__(
         self, ids: jax.Array, actions: jax.Array, z: jax.Array | None, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Logits (B, T, N, V) in float32.
+        """Returns logits (B, T, N, V) in float32.
 
         Args:
           ids: (B, T, N) int32 token ids.
           actions: (B, T, A) normalised; a_t is taken at frame t.
           z: (B, T, Z) behaviour embeddings; None without behaviour conditioning.
-          mask: (B, T, N) bool, tokens replaced by the mask vector; `maskgit` alone.
+          mask: (B, T, N) bool, tokens replaced by the mask vector; only for `maskgit`.
         """
         return self.extend(ids, actions, z, mask)[0]
 
@@ -74,17 +74,17 @@ class Dynamics(nn.Module):
         mask: jax.Array | None = None,
         cache: TimeCache | None = None,
     ) -> tuple[jax.Array, TimeCache | None]:
-        """The same, with state as in `STTransformer.extend`.
+        """Returns the same, with state as in `STTransformer.extend`.
 
-        With a cache every frame comes with the action and embedding that its position sees: a_t and z_t in
-        `parallel`, a_{t-1} and z_{t-1} in `maskgit`.
+        With a cache that holds frames, every frame comes with the action and embedding that its position sees: a_t
+        and z_t in `parallel`, a_{t-1} and z_{t-1} in `maskgit`.
         """
         s = self.settings
         width = s.transformer.width
         dtype = resolve_dtype(s.transformer.dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("vocab", "embed"))
         embedding = self.param("embedding", init, (s.num_codes, width))
-        # Whole for the look-up: its rows are fewer than the tokens whose vectors would be summed over devices.
+        # The look-up gathers the whole matrix: it has fewer rows than the token vectors to sum over devices otherwise.
         x = gather(embedding, None, "embed")[ids] * width**0.5
         condition = Dense(width, (None, "embed"), dtype, name="action")(actions)
         if s.embedding_dim:
@@ -94,7 +94,7 @@ class Dynamics(nn.Module):
             mask_init = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None,))
             mask_vector = self.param("mask", mask_init, (width,))
             x = jnp.where(mask[..., None], mask_vector, x)
-            if cache is None or not cache.layers:  # a whole segment comes with a_t, z_t
+            if cache is None or not cache.layers:  # a whole segment comes with a_t and z_t, which are shifted here
                 condition = jnp.pad(condition, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         x = x + condition[:, :, None]
         x, cache = STTransformer(s.transformer, name="transformer").extend(x, cache)
@@ -104,7 +104,7 @@ class Dynamics(nn.Module):
 
 
 def random_mask(key: jax.Array, settings: DynamicsSettings, shape: tuple[int, int, int]) -> jax.Array:
-    """Training mask (B, T, N) of `maskgit`: not in frame 0, at a rate drawn for each row (docs/method.md §5)."""
+    """Draws a training mask (B, T, N) for `maskgit`, with one rate per row and none in frame 0 (docs/method.md §5)."""
     rate_key, full_key, token_key = jax.random.split(key, 3)
     rate = jax.random.uniform(rate_key, (shape[0], 1, 1), minval=settings.mask_low, maxval=1.0)
     rate = jnp.where(jax.random.bernoulli(full_key, settings.mask_full, rate.shape), 1.0, rate)
@@ -114,6 +114,6 @@ def random_mask(key: jax.Array, settings: DynamicsSettings, shape: tuple[int, in
 
 
 def token_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross-entropy (...) in nats of logits (..., V) against ids (...)."""
+    """Returns the cross-entropy (...) in nats of logits (..., V) against ids (...)."""
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked

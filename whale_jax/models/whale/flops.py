@@ -1,18 +1,21 @@
-"""Floating-point operations by formula: 2 per multiply-add, backward twice the forward (docs/method.md §17)."""
+"""FLOPs by formula: 2 per multiply-add, and the backward pass counts twice the forward pass (docs/method.md §17)."""
 
 from whale_jax.models.whale.world_model import WorldModelSettings
 from whale_jax.nn.transformer import TransformerSettings
 
 
 def transformer_flops(settings: TransformerSettings, frames: int, tokens: int) -> float:
-    """Forward pass over one segment of `frames` x `tokens`: 16 d² weights a token and block, and attention."""
+    """Returns the FLOPs of a forward pass over one segment of `frames` x `tokens`.
+
+    They are those of 16 d² weights per token and block, and those of attention.
+    """
     d = settings.width
     span = tokens + (frames + 1) / 2 if settings.causal else tokens + frames
     return settings.num_blocks * frames * tokens * (2 * 16 * d**2 + 4 * d * span)
 
 
 def forward_flops(model: WorldModelSettings, frames: int) -> dict[str, float]:
-    """Forward pass of each part over one segment, embeddings and heads included."""
+    """Returns the FLOPs of each part's forward pass over one segment, including embeddings and heads."""
     t, b, d = model.tokenizer, model.behaviour, model.dynamics
     pixels = 3 * t.patch**2
     flops = {
@@ -40,9 +43,9 @@ def forward_flops(model: WorldModelSettings, frames: int) -> dict[str, float]:
 
 
 def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: int, members: int = 0) -> float:
-    """One training step of a stage: three forward passes of what is trained, one of what is frozen.
+    """Returns the FLOPs of one training step: three forward passes of the trained networks, one of the frozen ones.
 
-    Nothing follows a segment's last frame, so that `parallel` dynamics and the reward model take one frame less. Half
+    `parallel` dynamics and the reward model take one frame less, because no frame follows a segment's last one. Half
     of the reward model's rows are real frames, which the frozen networks do not see.
     """
     f = forward_flops(model, frames)
@@ -59,10 +62,14 @@ def stage_flops(stage: str, model: WorldModelSettings, frames: int, batch_size: 
 
 
 def textbook_flops(parameters: int, settings: TransformerSettings, frames: int, tokens: int) -> tuple[float, float]:
-    """Training FLOPs a token as scaling laws count them: 6 for each parameter, and 12·d·(N + T/2) a block of attention.
+    """Returns training FLOPs per token as scaling laws count them, for the parameters and for attention.
+
+    They are 6 per parameter, and 12·d·(N + T/2) per block for attention.
 
     Args:
-      parameters: N_params, of what is trained.
-      settings: the transformer; frames: T of a segment; tokens: N of a frame.
+      parameters: number of trained parameters.
+      settings: settings of the transformer.
+      frames: T, frames per segment.
+      tokens: N, tokens per frame.
     """
     return 6.0 * parameters, 12.0 * settings.width * (tokens + frames / 2) * settings.num_blocks

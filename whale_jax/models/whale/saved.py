@@ -1,4 +1,4 @@
-"""Whale's checkpoints: where the newest one lies, and whether its networks are the wanted ones."""
+"""Whale's checkpoints: finding the newest one and comparing its networks with the wanted ones."""
 
 import json
 from collections.abc import Sequence
@@ -10,15 +10,18 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
 from whale_jax.training.checkpoint import Meta, read_meta, steps_in
 
-INPUTS = (".action_dim", "dynamics.embedding_dim")  # settings that change how many numbers come in, and nothing else
-EXECUTION = (".remat", ".dtype", ".residual_dtype", ".space_kernel", ".time_kernel")  # those that change no parameter
+INPUTS = (".action_dim", "dynamics.embedding_dim")  # settings that change only the number of inputs
+EXECUTION = (".remat", ".dtype", ".residual_dtype", ".space_kernel", ".time_kernel")  # these change no parameter
 
 
 def find(directory: Path | str) -> tuple[Path, int]:
-    """Stage directory and step of the newest checkpoint in a work directory, a stage's directory or a step's.
+    """Returns the stage directory and the step of the newest checkpoint.
+
+    Args:
+      directory: a work directory, the directory of a stage or that of a step.
 
     Raises:
-      WhaleError: there is none.
+      WhaleError: there is no checkpoint.
     """
     directory = Path(directory).absolute()
     if directory.name.isdigit() and (directory / "meta").is_dir():
@@ -34,11 +37,16 @@ def find(directory: Path | str) -> tuple[Path, int]:
 
 
 def find_component(directory: Path | str, name: str, settings: WorldModelSettings) -> tuple[Path, int]:
-    """Stage directory and step of the newest checkpoint of `directory`, as in `find`, that a stage can start from.
+    """Returns the stage directory and the step of the newest checkpoint, from which a stage can start.
+
+    Args:
+      directory: as in `find`.
+      name: name of the stage.
+      settings: settings of the wanted networks.
 
     Raises:
-      WhaleError: there is none, it holds no parameters of that stage, or its networks differ from `settings` in more
-        than the inputs of actions and of the behaviour embedding.
+      WhaleError: there is no checkpoint, it holds no parameters of that stage, or its networks differ from `settings`
+        in more than the inputs for actions and the behaviour embedding.
     """
     where, step = find(directory)
     meta = read_meta(where, step)
@@ -52,9 +60,9 @@ def find_component(directory: Path | str, name: str, settings: WorldModelSetting
 
 
 def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path, but: Sequence[str] = ()) -> None:
-    """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`, naming the first ones.
+    """Raises WhaleError if the networks trained up to the checkpoint differ from `settings`.
 
-    How they are executed may differ, and what is named in `but`.
+    The message names the first differing settings. Settings of execution and those named in `but` may differ.
     """
     later = COMPONENTS[COMPONENTS.index(meta.stage) + 1 :] if meta.stage in COMPONENTS else ()
     saved, wanted = (
@@ -72,5 +80,5 @@ def check_architecture(meta: Meta, settings: WorldModelSettings, where: Path, bu
 
 
 def networks_of(meta: Meta) -> Networks:
-    """The networks that a checkpoint describes."""
+    """Returns the networks that a checkpoint describes."""
     return Networks(WorldModelSettings.from_dict(meta.model))

@@ -1,4 +1,4 @@
-"""The stages: what each trains, what it holds frozen, and its loss."""
+"""The stages of training: the networks that each trains, those that it keeps frozen, and its loss."""
 
 import flax.linen as nn
 import jax
@@ -24,12 +24,12 @@ USAGE_DECAY = 0.98
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of values where the mask, of the same shape, is true."""
+    """Returns the mean of values where the mask, which has the same shape, is true."""
     return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
 class WhaleStage(Stage):
-    """A stage of Whale: counted by formula, and held against checkpoints by the networks' settings."""
+    """A stage of Whale. It counts FLOPs by formula and compares checkpoints by the settings of the networks."""
 
     @property
     def flops(self):
@@ -45,7 +45,7 @@ class WhaleStage(Stage):
 
 
 class TokenizerStage(WhaleStage):
-    """Reconstruction + codebook + commitment (docs/method.md §3)."""
+    """The tokenizer's loss: reconstruction + codebook + commitment (docs/method.md §3)."""
 
     name = "tokenizer"
     seed_index = 0
@@ -84,7 +84,7 @@ class TokenizerStage(WhaleStage):
 
         def revive(args):
             codebook, usage = args
-            # Judged by a running share, for a batch alone has too few tokens to tell that a code is dead.
+            # A running share decides, because one batch has too few tokens to tell that a code is dead.
             dead = usage < self.settings.revive_below / usage.shape[0]
             fresh = self._random_latents(key, latents)
             return jnp.where(dead[:, None], fresh, codebook), jnp.where(dead, 1.0 / usage.shape[0], usage)
@@ -117,7 +117,7 @@ def _with_codebook(params: Params, codebook: jax.Array) -> Params:
 
 
 class BehaviourStage(WhaleStage):
-    """Evidence lower bound of actions (docs/method.md §4, Eq. 4); the checkpoint is chosen by held-out likelihood."""
+    """Evidence lower bound of actions (docs/method.md §4, Eq. 4). The held-out likelihood selects the checkpoint."""
 
     name = "behaviour"
     frozen = ("tokenizer",)
@@ -140,7 +140,7 @@ class BehaviourStage(WhaleStage):
 
 
 class DynamicsStage(WhaleStage):
-    """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6); tokenizer and prior are frozen."""
+    """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6), with frozen tokenizer and prior."""
 
     name = "dynamics"
     frozen = ("tokenizer", "behaviour")
@@ -165,7 +165,7 @@ class DynamicsStage(WhaleStage):
         z = None
         if s.embedding_dim:
             log_p = n.infer_behaviour(frozen, batch.frames, actions)
-            # Sampled in training, so that the dynamics know less likely z too; else the mode, as in rollouts.
+            # Training samples z so that the dynamics learn less likely z too. Evaluation takes the mode, like rollouts.
             z = jax.random.categorical(z_key, log_p) if train else jnp.argmax(log_p, -1)
             z = jax.nn.one_hot(z, log_p.shape[-1]).reshape(*ids.shape[:2], -1)
         ids, z = jax.lax.stop_gradient((ids, z))
@@ -198,7 +198,7 @@ class RewardStage(WhaleStage):
     def loss(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.reward
         actions = self.spec.normalise(batch.actions)
-        # Every other row, so that none travels where a device has pairs; their order is random.
+        # Every second row is reconstructed: no row moves between devices that hold whole pairs. Row order is random.
         pairs = batch.frames.reshape(-1, 2, *batch.frames.shape[1:])
         decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, pairs[:, 1])))
         frames = jnp.stack([to_unit(pairs[:, 0]), decoded], axis=1).reshape(batch.frames.shape)
@@ -212,10 +212,11 @@ class RewardStage(WhaleStage):
 
 
 class EnsembleStage(DynamicsStage):
-    """Further dynamics models for ensemble uncertainty (docs/method.md §8), side by side in one program.
+    """More dynamics models for ensemble uncertainty (docs/method.md §8), trained together in one program.
 
-    Dimension key: M - 1 members beside the model of the dynamics stage, the first axis of every parameter.
-    Each has its own initial values, clipping and optimiser state, and draws its own z and masks; batches are shared.
+    Dimension key: M - 1 members next to the model of the dynamics stage, the first axis of every parameter.
+    Each member has its own initial values, clipping and optimiser state, and draws its own z and masks. Batches are
+    shared.
     """
 
     name = "ensemble"
@@ -228,17 +229,17 @@ class EnsembleStage(DynamicsStage):
         return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "members"})
 
     def optimizer(self):
-        # Every array of AdamW's state, its step counts too, gets the members' axis from a mapped `init`, and a mapped
-        # `update` sees one member at a time: each is clipped by its own norm and moves as it would alone.
+        # A mapped `init` gives the members' axis to every array of AdamW's state, including its step counts. A mapped
+        # `update` sees one member at a time, so each is clipped by its own norm and moves as it would alone.
         one = optimizer(self.settings)
         return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
     def loss(self, params, frozen, batch, key, train):
         keys = jax.random.split(key, self.settings.members - 1)
-        one = super().loss  # bound here, for `super()` does not reach into the lambda
-        # The batch is shared: only parameters and keys are mapped over.
+        one = super().loss  # bound here because `super()` does not work inside the lambda
+        # Only parameters and keys are mapped over, because members share the batch.
         losses, (metrics, _) = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
-        # The sum, so that a member's gradient is what it would be alone.
+        # With the sum of losses, a member's gradient is the same as it would be alone.
         return losses.sum(), (jax.tree.map(lambda x: x.mean(0), metrics), None)
 
     def film(self, params, frozen, batch):
@@ -249,6 +250,6 @@ STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStag
 
 
 def stage_of(meta: Meta) -> Stage:
-    """The stage that wrote a checkpoint."""
+    """Returns the stage that wrote a checkpoint."""
     settings = StageSettings.from_dict(meta.config["stages"][meta.stage])
     return STAGES[meta.stage](networks_of(meta), ActionSpec.from_json(meta.action_spec), settings)

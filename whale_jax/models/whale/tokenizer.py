@@ -1,4 +1,4 @@
-"""The VQ-VAE video tokenizer (docs/method.md §3): frames to discrete tokens and back, causal in time."""
+"""The VQ-VAE video tokenizer (docs/method.md §3), which maps frames to discrete tokens and back, causally in time."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ class TokenizerSettings(Settings):
 
 @flax.struct.dataclass
 class Reconstruction:
-    """Output of the tokenizer's forward pass.
+    """The output of the tokenizer's forward pass.
 
     Attributes:
       frames: (B, T, H, W, 3) float32 in [0, 1].
@@ -52,7 +52,7 @@ class Reconstruction:
 
 
 class Tokenizer(nn.Module):
-    """ST-transformer encoder, vector quantiser, ST-transformer decoder.
+    """An ST-transformer encoder, a vector quantiser and an ST-transformer decoder.
 
     Dimension keys: B batch, T frames, H W pixels, N tokens per frame, L code width, V codes.
     """
@@ -70,20 +70,20 @@ class Tokenizer(nn.Module):
         self.to_pixels = Dense(3 * s.patch**2, ("embed", None), std=HEAD_STD)
 
     def latents(self, frames: jax.Array) -> jax.Array:
-        """Encoder outputs (B, T, N, L) float32 of frames (B, T, H, W, 3), uint8 or float in [0, 1]."""
+        """Returns encoder outputs (B, T, N, L) float32 of frames (B, T, H, W, 3), uint8 or float in [0, 1]."""
         patches = patchify(2.0 * to_unit(frames) - 1.0, self.settings.patch)
         return self.to_latent(self.encoder(self.embed(patches)))
 
     def encode(self, frames: jax.Array) -> jax.Array:
-        """Token ids (B, T, N) int32 of frames (B, T, H, W, 3)."""
+        """Returns token ids (B, T, N) int32 of frames (B, T, H, W, 3)."""
         return self.quantizer.nearest(self.latents(frames)).reshape(*frames.shape[:2], -1)
 
     def decode(self, ids: jax.Array) -> jax.Array:
-        """Frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
+        """Returns frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
         return self.decode_more(ids)[0]
 
     def decode_more(self, ids: jax.Array, cache: TimeCache | None = None) -> tuple[jax.Array, TimeCache | None]:
-        """`decode` with the decoder's state, see `STTransformer.extend`."""
+        """Decodes as `decode` does, with the decoder's state as in `STTransformer.extend`."""
         return self._decode_codes(self.quantizer.lookup(ids), cache)
 
     def _decode_codes(self, codes: jax.Array, cache: TimeCache | None = None):
@@ -92,7 +92,10 @@ class Tokenizer(nn.Module):
         return unpatchify(pixels, self.settings.patch, self.settings.image_size), cache
 
     def __call__(self, frames: jax.Array, frame_mask: jax.Array | None = None) -> Reconstruction:
-        """Encodes, quantises and decodes frames (B, T, H, W, 3); `frame_mask` (B, T) leaves padding out of losses."""
+        """Encodes, quantises and decodes frames (B, T, H, W, 3).
+
+        `frame_mask` (B, T) leaves padding out of the losses.
+        """
         latents = self.latents(frames)
         weights = None if frame_mask is None else frame_mask[..., None].astype(jnp.float32)
         quantized = self.quantizer(latents, weights)

@@ -1,4 +1,4 @@
-"""The networks of one world model, built from one settings object."""
+"""All networks of a world model, built from one settings object."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from whale_jax.nn.transformer import TimeCache
 from whale_jax.training.sharding import Params
 
 COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
-TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble is further dynamics models
+TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble consists of more dynamics models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class WorldModelSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The modules of one world model and how to initialise them; all parameters are passed in by the caller."""
+    """The modules of one world model and how to initialise them. The caller passes in all parameters."""
 
     settings: WorldModelSettings
 
@@ -88,9 +88,12 @@ class Networks:
         return Reward(self.settings.reward)
 
     def init(self, component: str, key: jax.Array) -> Params:
-        """Initial parameters of a component, with logical axis names attached (`flax.linen.unbox` strips them).
+        """Draws initial parameters of a component, with logical axis names (`flax.linen.unbox` strips them).
 
         "behaviour" holds three networks: {"posterior": …, "prior": …, "policy": …}.
+
+        Raises:
+          WhaleError: there is no such component.
         """
         if component not in COMPONENTS:
             raise unknown_name("component", component, COMPONENTS)
@@ -115,15 +118,18 @@ class Networks:
         }
 
     def fresh(self, component: str, key: jax.Array) -> Params:
-        """`init` as plain arrays."""
+        """Draws the same parameters as `init`, as plain arrays."""
         return nn.unbox(self.init(component, key))
 
     def shapes(self, component: str) -> Params:
-        """What `init` makes, as shapes: nothing is allocated, and each component is traced once in a process."""
+        """Returns the shapes of the parameters of `init` without allocating them.
+
+        Each component is traced once per process.
+        """
         return _shapes(self, component)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of parameters of every network, without allocating any."""
+        """Counts the parameters of every network without allocating any."""
         counts = {}
         for component in COMPONENTS:
             shapes = nn.unbox(self.shapes(component))
@@ -132,35 +138,35 @@ class Networks:
         return counts
 
     def encode(self, params: Params, frames: jax.Array) -> jax.Array:
-        """Token ids (B, T, N) of frames (B, T, H, W, 3); `params` are all components'."""
+        """Returns token ids (B, T, N) of frames (B, T, H, W, 3); `params` holds all components, here and below."""
         return self.tokenizer.apply({"params": params["tokenizer"]}, frames, method="encode")
 
     def decode(self, params: Params, ids: jax.Array) -> jax.Array:
-        """Frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
+        """Returns frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
         return self.decode_more(params, ids)[0]
 
     def infer_behaviour(self, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
-        """Log-probabilities (B, T, G, C) of z_t under the prior, from frames and normalised actions (B, T, A)."""
+        """Returns the prior's log-probabilities (B, T, G, C) of z_t, from frames and normalised actions (B, T, A)."""
         return self.infer_behaviour_more(params, frames, previous_actions(actions))[0]
 
     def predict_tokens(self, params: Params, ids, actions, z, mask=None) -> jax.Array:
-        """Dynamics logits (B, T, N, V); arguments as in `Dynamics`."""
+        """Returns the dynamics model's logits (B, T, N, V); arguments are as in `Dynamics`."""
         return self.predict_more(params, ids, actions, z, mask)[0]
 
     def decode_more(self, params: Params, ids, cache: TimeCache | None = None):
-        """`decode` and its state; `cache` as in `STTransformer.extend`, here and below."""
+        """Decodes as `decode` does, with state; `cache` is as in `STTransformer.extend`, here and below."""
         return self.tokenizer.apply({"params": params["tokenizer"]}, ids, cache, method="decode_more")
 
     def infer_behaviour_more(self, params: Params, frames, previous, cache: TimeCache | None = None):
-        """`infer_behaviour` from `previous_actions` (B, T, A + 1), and its state."""
+        """Returns the result of `infer_behaviour` from `previous_actions` (B, T, A + 1), and the state."""
         return self.prior.apply({"params": params["behaviour"]["prior"]}, frames, previous, cache, method="extend")
 
     def predict_more(self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None):
-        """`predict_tokens` and its state."""
+        """Returns the result of `predict_tokens`, and the state."""
         return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask, cache, method="extend")
 
     def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
-        """Reward logits (M, K); arguments as in `Reward`."""
+        """Returns reward logits (M, K); arguments are as in `Reward`."""
         return self.reward.apply({"params": params["reward"]}, frames, actions, next_frames)
 
 
