@@ -139,7 +139,9 @@ def _key(recipe: Recipe, dataset: RldsDataset) -> str:
         for path in _files(dataset):
             digest.update(f"{path.name} {path.stat().length if path.exists() else -1}\n".encode())
     digest.update(f"{recipe.keys} {recipe.camera} {recipe.skip} {recipe.success_only} {recipe.instruction}".encode())
-    digest.update(inspect.getsource(recipe.action).encode() + inspect.getsource(standard).encode())
+    # Where `standard` imports from does not matter: under its former import, indices made before it moved stay valid.
+    helpers = inspect.getsource(standard).replace("whale_jax.data.contract.actions", "whale_jax.data.actions")
+    digest.update((inspect.getsource(recipe.action) + helpers).encode())
     return digest.hexdigest()[:12]
 
 
