@@ -93,7 +93,7 @@ def test_the_report_draws_them_with_the_training(workdir):
         ("cheap.suites", ("vidio",), "no suite named 'vidio'; did you mean video"),
         ("cheap.suites", ("judge",), "needs a vision-language model"),
         ("cheap.horizon", 40, "the report needs 42"),
-        ("during_training", -1, "evaluation.during_training is -1"),
+        ("during_training", -1, "evaluation.during_training is at least 0"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_trained(key, value, says, store, tmp_path):

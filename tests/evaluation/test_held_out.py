@@ -11,7 +11,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
 from whale_jax.data.store.store import open_store
 from whale_jax.doctor.model import try_checkpoint
-from whale_jax.evaluation.evaluate import evaluate_checkpoint
+from whale_jax.evaluation.evaluate import Request, evaluate_checkpoint
 from whale_jax.evaluation.imagined import ImaginedSettings, write_imagined
 from whale_jax.imagination.world import load
 from whale_jax.jobs.pretrain import pretrain
@@ -50,34 +50,13 @@ def readable(every, tmp_path):
     return make
 
 
-def evaluated(checkpoint, store, output):
-    metrics, _ = evaluate_checkpoint(checkpoint, store, output, episodes=2, horizon=2, fvd=False)
-    return metrics["protocol"]["split"]
-
-
-def imagined(checkpoint, store, output):
-    pytest.importorskip("pyarrow")
-    return write_imagined(load(checkpoint), open_store(store), output, ImaginedSettings(horizon=2, uncertainty="none"))
-
-
-def examined(checkpoint, store, output):
-    return len(try_checkpoint(checkpoint, store))
-
-
-def trained(checkpoint, store, output):
-    """What is refused before training: episodes of the report that are too short for it."""
-    config = tiny.get_config()
-    config.data.root, config.evaluation.horizon = str(store), 40
-    with pytest.raises(WhaleError) as refused:
-        pretrain(config, output)
-    return str(refused.value)
-
-
 @pytest.mark.parametrize("alone", ["test", "ranked", "valid"])
 def test_all_take_the_same_episodes(trained, readable, tmp_path, alone):
     store = readable(SPLITS[: SPLITS.index(alone) + 1], alone)
     assert {record["split"] for record in open_store(store).held_out().records} == {alone}
-    metrics, _ = evaluate_checkpoint(trained[0], store, tmp_path / "report", episodes=2, horizon=2, fvd=False)
+    output, fast = tmp_path / "report", {"video": {"fvd": False}}
+    request = Request(trained[0], store, output, settings=fast, episodes=2, horizon=2)
+    metrics, _ = evaluate_checkpoint(request)
     assert metrics["protocol"]["split"] == [alone] and not metrics["failed"]
     settings = ImaginedSettings(horizon=2, uncertainty="none")
     assert write_imagined(load(trained[0]), open_store(store), tmp_path / "imagined", settings) == (2, 0)
@@ -93,7 +72,7 @@ def test_none_takes_what_a_model_was_trained_on(trained, readable, tmp_path):
     config = tiny.get_config()
     config.data.root = str(store)
     for call in (
-        lambda: evaluate_checkpoint(trained[0], store, tmp_path / "report"),
+        lambda: evaluate_checkpoint(Request(trained[0], store, tmp_path / "report")),
         lambda: write_imagined(load(trained[0]), open_store(store), tmp_path / "imagined", ImaginedSettings()),
         lambda: try_checkpoint(trained[0], store),
         lambda: pretrain(config, tmp_path / "run"),

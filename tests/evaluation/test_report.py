@@ -193,7 +193,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, invented):
 
 def test_a_report_is_made_without_matplotlib(tmp_path, invented, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    page = Page(write_report(tmp_path / "report.html", invented(), []).read_text())
+    page = Page(write_report(tmp_path / "report.html", invented()).read_text())
     assert sum(a.get("class") == "chart" for _, a in page.elements) > 9
 
 

@@ -87,7 +87,10 @@ def test_settings_that_do_not_exist_or_are_of_another_type_are_refused_as_typed(
         ("value", {"horizon": "ten"}, "evaluation.value.horizon takes a"),
         ("value", {"hrizon": 1}, "did you mean .*horizon"),
         ("judge", {}, "needs a vision-language model"),
-        ("judge", {"chat": {"prices": ("a", "b")}, "dry_run": True}, "--judge-prices takes two"),
+        ("judge", {"chat": {"prices": ("a", "b")}, "dry_run": True}, "evaluation.judge.chat.prices takes a"),
+        ("judge", {"chat": {"prices": (1.0,)}, "dry_run": True}, "--judge-prices takes two"),
+        ("judge", {"budget": "x"}, "evaluation.judge.budget takes a"),
+        ("uncertainty", {"steps": ()}, "evaluation.uncertainty.steps is"),
         ("judge", {"criteria": "nowhere.yaml", "dry_run": True}, "There is no"),
     ],
 )

@@ -61,7 +61,7 @@ def written(world, store, recorded, tmp_path_factory):
 
 def test_returns_are_sums_of_rewards_over_the_horizon(written, world, store):
     entry = written[0]["value"]["tasks"][tiny.TASKS[0]]["policies"]
-    clips = next(c for c in read_clips(store, SETTINGS.protocol()) if c.task == tiny.TASKS[0])
+    clips = next(c for c in read_clips(store, SETTINGS) if c.task == tiny.TASKS[0])
     got = entry[clips.policy]
     assert got["outcome"] == "ok" and got["mode"] == "open loop" and len(got["true"]) == 3
     chosen = store.select(tasks=clips.task, policies=clips.policy)
@@ -134,7 +134,7 @@ def test_the_fingerprint_is_of_every_parameter(world):
 
 def test_the_shift_is_a_policy_s_distance_to_the_nearest_of_training(world, recorded):
     training, groups = recorded.select(split="train"), world.networks.settings.behaviour.groups
-    clips = read_clips(recorded.held_out(), dataclasses.replace(SETTINGS, horizon=7).protocol())[0]
+    clips = read_clips(recorded.held_out(), dataclasses.replace(SETTINGS, horizon=7))[0]
     known = embeddings.training_embeddings(world, training, clips.task, episodes=3)
     rows = embeddings.embed(world, clips.frames, clips.actions)
     plane = embeddings.describe({clips.task: known}, {clips.task: {clips.policy: rows}}, groups)[0][clips.task]

@@ -95,6 +95,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     import filelock  # takes 30 ms, which commands that only read need not spend
 
     directory = path.parent
+    new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # A resolved path and a singleton give one lock object per file, so that a nested call finds the lock held.
@@ -109,6 +110,12 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         raise WhaleError(f"{directory} cannot be made or written ({why}); choose another directory.") from error
     try:
         yield
+    except BaseException:
+        # What was refused before it wrote anything leaves no directory behind.
+        if new and [file.name for file in directory.iterdir()] == [path.name]:
+            path.unlink()
+            directory.rmdir()
+        raise
     finally:
         lock.release()
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 import re
+import types
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, Self
@@ -104,6 +105,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return len(entries) == len(value) and all(map(_fits, entries, value))
     if kind is Mapping:
         return isinstance(value, Mapping) and all(_fits(entries[1], entry) for entry in value.values())
+    if kind is types.UnionType:
+        return any(value is None if entry is type(None) else _fits(entry, value) for entry in entries)
     if hint is float:
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
     if hint is int:

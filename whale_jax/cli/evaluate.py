@@ -76,13 +76,12 @@ def run_evaluate(options) -> int:
 
 def _settings(options, suites: list[str]) -> dict[str, dict[str, Any]]:
     """Returns the settings given on the command line, as {suite: {key: value}}."""
-    from whale_jax.evaluation.suites import SUITES, defaults
+    from whale_jax.evaluation.suites import defaults
     from whale_jax.jobs.configuration import parse_changes
 
     given = {key: str(getattr(options, name)) for name, key in SHORT.items() if getattr(options, name) is not None}
     given |= {"video.fvd": "false"} if options.no_fvd and "video" in suites else {}
-    keys = {name: values for name, values in defaults().items() if name in SUITES}
-    return parse_changes("evaluation", keys, given | dict(options.overrides))
+    return parse_changes("evaluation", defaults(), given | dict(options.overrides))
 
 
 def run_report(options) -> int:

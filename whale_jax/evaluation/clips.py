@@ -31,7 +31,7 @@ class ClipSettings(Settings):
 class ProtocolSettings(ClipSettings):
     """The clips of the video suite, which the judge shares (`evaluation.context` and so on in a config)."""
 
-    start: int = -1
+    start: int = 0
     seed: int = 0
 
     def __post_init__(self):

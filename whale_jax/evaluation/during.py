@@ -22,7 +22,7 @@ def cheap(config: Mapping[str, Any]) -> Chosen:
     Raises:
       WhaleError: a suite does not exist, or its settings are invalid.
     """
-    settings = CheapSettings.from_dict(config["cheap"])
+    settings = CheapSettings.from_dict(config["cheap"], "evaluation.cheap")
     check_names(settings.suites, {}, {})
     changes = {"video": {"fvd": False}} if "video" in settings.suites else {}
     return choose(settings.suites, config, changes, episodes=settings.episodes, horizon=settings.horizon)

@@ -22,6 +22,10 @@ class ImaginedSettings(ClipSettings):
     batch_size: int = 10
     uncertainty: str = "retracing"  # an estimate of `WorldModel.imagine`, or "none"
 
+    def __post_init__(self):
+        if min(self.context, self.horizon, self.episodes) < 1:
+            raise WhaleError("Imagined episodes need a --context, a --horizon and --episodes of 1 or more.")
+
 
 def write_imagined(
     model: WorldModel, store: EpisodeStore, path: Path | str, settings: ImaginedSettings
@@ -39,8 +43,6 @@ def write_imagined(
       WhaleError: the store's actions or frames are not the model's, no episode is held out, or all are too short.
     """
     model.action_spec.check_same(store.action_spec, str(store.root))
-    if min(settings.context, settings.horizon, settings.episodes) < 1:
-        raise WhaleError("Imagined episodes need a --context, a --horizon and --episodes of 1 or more.")
     chosen, short = _choose(store, settings)
     write_lerobot(Path(path), _imagined(model, chosen, settings), store.action_spec)
     return len(chosen), short

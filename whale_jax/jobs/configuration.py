@@ -218,15 +218,20 @@ def _parse(key: str, text: str, current: Any) -> Any:
     """Returns a text as a value of the current value's type."""
     if isinstance(current, ConfigDict):
         raise WhaleError(f"{key} is a group of keys; set one of {', '.join(f'{key}.{k}' for k in current)}.")
+    if current is None and text.lower() == "none":
+        return None
+    kind = float if current is None else type(current)
     try:
         if not isinstance(current, tuple):
-            return _scalar(float if current is None else type(current), text)
+            return _scalar(kind, text)
         kind = type(current[0]) if current else _entry_type(key)
         parts = [part.strip() for part in text.strip().strip("()[]").split(",")]
         return tuple(_scalar(kind, part.strip("'\"")) for part in parts if part)
     except ValueError:
-        example = f"{type(current).__name__} such as {current!r}"
-        raise WhaleError(f"{key} takes a {example}, not {text!r}.") from None
+        wanted = f"{type(current).__name__} such as {current!r}"
+        if not current and not isinstance(current, bool | int | float | str):
+            wanted = "number" if current is None else f"list of {kind.__name__}s with commas between"
+        raise WhaleError(f"{key} takes a {wanted}, not {text!r}.") from None
 
 
 def _scalar(kind: type, text: str) -> Any:

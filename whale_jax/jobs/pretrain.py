@@ -80,13 +80,14 @@ def pretrain(
     placement = sharding.make_placement(config.mesh)
     chosen, followed = _report_suites(config), _followed(config)
     _check_stages(config, placement)
-    _check_recording(config, workdir, None if until else chosen.clips)
+    wanted = [*([chosen.clips] if until is None else []), *followed]
+    for clips in wanted or [None]:
+        _check_recording(config, workdir, clips)
     with hosts.locked(workdir):
         if reused:
             with hosts.primary_first():
                 reuse(reused, workdir, config)
         _check_workdir(workdir, config, settings)
-        wanted = [*([chosen.clips] if until is None else []), *followed]
         return _pretrain(config, workdir, until, profile, placement, wanted)
 
 
@@ -108,7 +109,7 @@ def _pretrain(
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
-    store = _report_store(source, workdir, wanted)
+    store = _report_store(config, source, workdir, wanted)
     params: Params = {}
     # Between stages, too, several hosts may stop only where all of them agree to.
     with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
@@ -137,13 +138,16 @@ def _followed(config: ConfigDict) -> list[ProtocolSettings]:
     return [cheap(config.evaluation.to_dict()).clips] if every else []
 
 
-def _report_store(source: Source, workdir: Workdir, wanted: list[ProtocolSettings]) -> EpisodeStore | None:
+def _report_store(
+    config: ConfigDict, source: Source, workdir: Workdir, wanted: list[ProtocolSettings]
+) -> EpisodeStore | None:
     """Returns a store that contains all these clips, or None if none are wanted."""
     if not wanted:
         return None
-    needed = max(frames_needed(clips) for clips in wanted)
+    # The report's clips count even where this call makes none: the store of a mixture is written once.
+    clips = [*wanted, _report_suites(config).clips]
     with hosts.primary_first():
-        store = source.report_store(workdir.held_out, max(clips.episodes for clips in wanted), needed)
+        store = source.report_store(workdir.held_out, max(c.episodes for c in clips), max(map(frames_needed, clips)))
     for clips in wanted:
         _check_held_out(store, clips)
     return store
@@ -369,7 +373,7 @@ def train_stage(
     stage = make_stage(config, name, source.action_spec)
     run = dataclasses.replace(_run(stage, config, workdir, source, placement), profile=profile)
     if store is not None and (every := config.evaluation.during_training):
-        model = WorldModel(stage.networks, {}, source.action_spec, run.meta, run.directory / "0")
+        model = WorldModel(stage.networks, {}, source.action_spec, run.meta, workdir.checkpoints(name) / "0")
         evaluation, output = config.evaluation.to_dict(), workdir.root / "during-training"
         measure = cheap_evaluation(model, {*frozen, name}, store.held_out(), evaluation, output)
         run = dataclasses.replace(run, measure=measure, measure_every=every)

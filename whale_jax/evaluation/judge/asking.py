@@ -53,8 +53,7 @@ class JudgeSettings(Settings):
         """Raises WhaleError for invalid settings."""
         if self.votes < 1:
             raise WhaleError(f"--judge-votes is {self.votes}; ask for at least one vote a pair, an odd number at best.")
-        known = all(isinstance(price, int | float) and price >= 0 for price in self.chat.prices)
-        if len(self.chat.prices) not in (0, 2) or not known:
+        if len(self.chat.prices) not in (0, 2) or min(self.chat.prices, default=0) < 0:
             raise WhaleError("--judge-prices takes two, of a million input and of a million output tokens: 2.5,10")
         if self.budget is not None and not self.chat.prices:
             raise WhaleError("--judge-budget needs --judge-prices=INPUT,OUTPUT, in dollars for a million tokens.")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import cached
 from whale_jax.base.settings import Settings, check_least
 from whale_jax.evaluation import statistics
@@ -54,6 +55,8 @@ class UncertaintySettings(Settings):
 
     def __post_init__(self):
         check_least(self, horizon=1, episodes=1, batch_size=1, draws=1)
+        if not self.steps or min(self.steps) < 1:
+            raise WhaleError(f"steps is {self.steps}; give one whole number or more, each from 1 up.")
 
     @property
     def context(self) -> int:
