@@ -20,9 +20,7 @@ from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.source import Source
-from whale_jax.data.store.batches import LocalSource
-from whale_jax.data.store.storage import MANIFEST
-from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.during import cheap, cheap_evaluation
 from whale_jax.evaluation.evaluate import evaluate
@@ -33,11 +31,11 @@ from whale_jax.jobs.configuration import (
     check_buildable,
     make_stage,
     model_settings,
-    read_settings,
     stages_of,
     to_plain,
 )
 from whale_jax.jobs.reuse import reuse
+from whale_jax.jobs.source import check_held_out, check_recording, frames_needed, open_source
 from whale_jax.models.whale.saved import check_architecture, find_component
 from whale_jax.nn.placement import Placement
 from whale_jax.training import hosts, interrupt, sharding
@@ -82,7 +80,7 @@ def pretrain(
     _check_stages(config, placement)
     wanted = [*([chosen.clips] if until is None else []), *followed]
     for clips in wanted or [None]:
-        _check_recording(config, workdir, clips)
+        check_recording(config, workdir, clips)
     with hosts.locked(workdir):
         if reused:
             with hosts.primary_first():
@@ -149,7 +147,7 @@ def _report_store(
     with hosts.primary_first():
         store = source.report_store(workdir.held_out, max(c.episodes for c in clips), max(map(frames_needed, clips)))
     for clips in wanted:
-        _check_held_out(store, clips)
+        check_held_out(store, clips)
     return store
 
 
@@ -219,122 +217,6 @@ def _check_workdir(workdir: Workdir, config: ConfigDict, settings) -> None:
             find_component(config.stages[name].start_from, name, settings)
 
 
-def open_source(config: ConfigDict, workdir: Workdir) -> Source:
-    """Opens the data of a config: a mixture of RLDS data sets, or episodes. Missing episodes are recorded first.
-
-    Raises:
-      WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions have another
-        size.
-    """
-    source = _open_mixture(config) if config.data.mixture else _open_local(config, workdir)
-    if source.action_spec.dim != config.model.action_dim:
-        raise WhaleError(
-            f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
-            f"{config.model.action_dim}; set --config.model.action_dim={source.action_spec.dim}."
-        )
-    return source
-
-
-def _open_local(config: ConfigDict, workdir: Workdir) -> Source:
-    store = _open_store(config, Path(config.data.root or workdir.data))
-    size = (config.model.image_size,) * 2
-    if tuple(store.image_size) != size:
-        raise WhaleError(
-            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels and the config's "
-            f"model.image_size is {size[0]}; record at that size or set --config.model.image_size."
-        )
-    return LocalSource(store, int(config.data.cache_gib * 2**30))
-
-
-def _open_mixture(config: ConfigDict) -> Source:
-    if not config.data.root:
-        raise WhaleError(
-            "This config trains on a mixture of RLDS data sets; say where they are with --config.data.root=DIR."
-        )
-    from whale_jax.data.oxe.mixture import open_mixture
-    from whale_jax.data.oxe.source import MixtureSource
-
-    read = read_settings(config)
-    mixture = open_mixture(
-        config.data.root,
-        config.data.mixture.to_dict(),
-        allow_missing=config.data.allow_missing,
-        max_bad_share=read.max_bad_share,
-        cache=config.data.index or None,
-        workers=read.workers,
-    )
-    return MixtureSource(mixture, read, config.data.subsets.to_dict())
-
-
-def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
-    record = config.data.record
-    if not record.tasks:
-        return open_store(root)
-    from whale_jax.data.metaworld.record import record as record_episodes
-
-    return record_episodes(
-        root,
-        tasks=record.tasks,
-        episodes=record.episodes.to_dict(),
-        image_size=config.model.image_size,
-        camera=record.camera,
-        steps=record.steps,
-        action_repeat=record.action_repeat,
-        seed=config.seed,
-        workers=record.workers or None,
-    )
-
-
-def frames_needed(protocol: ProtocolSettings) -> int:
-    """Returns the least number of frames that an episode needs for the report."""
-    return max(protocol.start, 0) + protocol.context + protocol.horizon
-
-
-def _check_recording(config: ConfigDict, workdir: Workdir, protocol: ProtocolSettings | None) -> None:
-    """Raises WhaleError, before anything is recorded, if the episodes could not be used for training or the report."""
-    record, root = config.data.record, Path(config.data.root or workdir.data)
-    if config.data.mixture or not record.tasks:
-        return
-    if protocol and record.steps + 1 < frames_needed(protocol):
-        raise WhaleError(
-            f"With data.record.steps {record.steps} episodes have {record.steps + 1} frames, and the report needs "
-            f"{frames_needed(protocol)}; raise it, or set --config.evaluation.horizon smaller."
-        )
-    splits = {split for split, number in record.episodes.items() if number}
-    for needed, why in [("train", "to train on"), ("valid test", "for the report")][: 2 if protocol else 1]:
-        if not splits.intersection(needed.split()) and not (root / MANIFEST).exists():
-            raise WhaleError(f"data.record.episodes has none {why}; give {needed.replace(' ', ' or ')} one at least.")
-
-
-def _check_held_out(store: EpisodeStore, protocol: ProtocolSettings) -> None:
-    """Raises WhaleError, before anything is trained, if the report could not be made from this store."""
-    try:
-        held_out = store.held_out()
-    except WhaleError as error:
-        raise WhaleError(f"{error} To train without a report, give --until=reward.") from None
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for record in held_out.records:
-        groups.setdefault(record["task"], {}).setdefault(record["policy"], []).append(record)
-    for task, policies in groups.items():
-        _check_clips([records[: protocol.episodes] for records in policies.values()], task, store, protocol)
-
-
-def _check_clips(groups: list[list[dict[str, Any]]], task: str, store: EpisodeStore, protocol: ProtocolSettings):
-    clips = [record for records in groups for record in records]
-    if len(clips) == 1:
-        raise WhaleError(
-            f"{store.root} has one held-out clip of {task} and the report needs another, whose actions are the wrong "
-            "ones; record more episodes, raise --config.evaluation.episodes, or give --until=reward."
-        )
-    needed = frames_needed(protocol)
-    for record in clips:
-        if record["length"] + 1 < needed:
-            raise WhaleError(
-                f"Episode {record['file']} has {record['length'] + 1} frames and the report needs {needed}; set "
-                "--config.evaluation.horizon or --config.evaluation.start smaller."
-            )
-
-
 def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
     """Trains one stage by itself, on components that were trained elsewhere. A second call resumes.
 
@@ -358,7 +240,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
 def train_stage(
     name: str,
     config: ConfigDict,
-    workdir: Workdir,
+    workdir: Path | str | Workdir,
     source: Source,
     frozen: Params,
     placement: Placement,
@@ -370,7 +252,7 @@ def train_stage(
     Returns:
       The parameters of all components so far, and a summary.
     """
-    stage = make_stage(config, name, source.action_spec)
+    workdir, stage = Workdir(workdir), make_stage(config, name, source.action_spec)
     run = dataclasses.replace(_run(stage, config, workdir, source, placement), profile=profile)
     if store is not None and (every := config.evaluation.during_training):
         model = WorldModel(stage.networks, {}, source.action_spec, run.meta, workdir.checkpoints(name) / "0")

@@ -31,9 +31,10 @@ from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.evaluation.video.arrays import unit
 from whale_jax.imagination.world import WorldModel, load
 from whale_jax.jobs.configuration import make_stage, model_settings, to_plain, transformer
-from whale_jax.jobs.pretrain import open_source, pretrain, train_alone
+from whale_jax.jobs.pretrain import pretrain, train_alone
 from whale_jax.jobs.reuse import reuse, settings_of
 from whale_jax.jobs.scaling_figure import write_figure
+from whale_jax.jobs.source import open_source
 from whale_jax.models.whale.flops import textbook_flops
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.nn.transformer import TransformerSettings
