@@ -15,14 +15,14 @@ from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.jobs.configuration import read_settings
 
 
-def open_source(config: ConfigDict, workdir: Workdir) -> Source:
+def open_source(config: ConfigDict, workdir: Path | str | Workdir) -> Source:
     """Opens the data of a config: a mixture of RLDS data sets, or episodes. Missing episodes are recorded first.
 
     Raises:
       WhaleError: there is nothing to record and no store, data sets are missing, or frames or actions have another
         size.
     """
-    source = _open_mixture(config) if config.data.mixture else _open_local(config, workdir)
+    source = _open_mixture(config) if config.data.mixture else _open_local(config, Workdir(workdir))
     if source.action_spec.dim != config.model.action_dim:
         raise WhaleError(
             f"The data have actions of {source.action_spec.dim} dimensions and the config's model.action_dim is "
