@@ -145,6 +145,7 @@ def test_what_stays_on_the_device(make):
     assert np.isfinite(beyond[1]).all() and limit[0].shape == beyond[0].shape
 
 
+@pytest.mark.slow
 def test_a_thousand_episodes_compile_nothing_more_and_keep_nothing(make, caplog):
     envs = make(num_envs=16, autoreset_mode="NextStep", uncertainty="entropy", horizon=4)
     rng, process = np.random.default_rng(0), psutil.Process(os.getpid())

@@ -36,7 +36,10 @@ def first_rollouts(world, recorded, method, penalty):
     return jax.device_get(state.imagined), state, jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("method, penalty", [("retracing", 3.0), ("entropy", 2.0), ("ensemble", 50.0)])
+@pytest.mark.parametrize(
+    "method, penalty",
+    [pytest.param("retracing", 3.0, marks=pytest.mark.slow), ("entropy", 2.0), ("ensemble", 50.0)],
+)
 def test_imagined_transitions_are_what_the_model_imagines_less_the_penalty(world, recorded, method, penalty):
     ring, state, _ = first_rollouts(world, recorded, method, penalty)
     length, stack, horizon = 5, 2, 3

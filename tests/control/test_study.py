@@ -35,6 +35,7 @@ def untimed(result):
     return [{k: v for k, v in entry.items() if k not in clock} for entry in result["history"]]
 
 
+@pytest.mark.slow
 def test_every_run_is_tried_and_stands_in_the_tables(study):
     workdir, done = study
     table = json.loads((workdir / "control.json").read_text())
@@ -54,6 +55,7 @@ def test_every_run_is_tried_and_stands_in_the_tables(study):
     assert "8 of 8 runs" in done.out and "updates/s" in done.out and "imagined steps/s" in done.err
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_touched_and_other_settings_are_refused(study, trained, whale):
     workdir, _ = study
     before = tiny.files_in(workdir / "door-close")
@@ -109,6 +111,7 @@ def test_parts_share_the_runs_of_one_study(study, trained, tmp_path, whale):
     assert "2 of 2 runs" in done.out
 
 
+@pytest.mark.slow
 def test_a_policy_remembers_frames_until_it_is_reset(study):
     policy = load_policy(study[0] / "door-close" / "none-0")
     assert policy.tasks == ("door-close",)
@@ -122,6 +125,7 @@ def test_a_policy_remembers_frames_until_it_is_reset(study):
     assert first.shape == (1, 4) and np.abs(first).max() <= 1
 
 
+@pytest.mark.slow
 def test_evaluate_ranks_what_came_out(study, trained, store, whale, tmp_path):
     runs = [str(study[0] / "door-close" / name) for name in ("none-0", "offline-1")]
     few = ("--episodes=2", "--horizon=4", f"--data={store}", f"--output={tmp_path}")

@@ -53,6 +53,7 @@ def parameters(workdir):
     return tiny.read_tree(workdir / "checkpoints/dynamics/10/params")
 
 
+@pytest.mark.slow
 def test_figures_are_followed_in_the_stages_that_can_imagine(workdir):
     assert [entry["step"] for entry in measured(workdir)] == [3, 6, 9]
     assert all(set(entry) == {"step", *FIGURES} for entry in measured(workdir))
@@ -62,6 +63,7 @@ def test_figures_are_followed_in_the_stages_that_can_imagine(workdir):
     assert not list(workdir.rglob("films")) and not (workdir / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_parameters_and_losses_are_those_of_a_training_without(workdir, train):
     without = train(0)
     tiny.assert_equal_trees(parameters(workdir), parameters(without))
@@ -69,6 +71,7 @@ def test_parameters_and_losses_are_those_of_a_training_without(workdir, train):
     assert rest == tiny.history_of(without, "dynamics")
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_has_the_same_figures_and_ends_the_same(workdir, store, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     steps = tmp_path / "run/checkpoints/dynamics"
@@ -81,6 +84,7 @@ def test_a_resumed_stage_has_the_same_figures_and_ends_the_same(workdir, store, 
     assert measured(tmp_path / "run") == measured(workdir)
 
 
+@pytest.mark.slow
 def test_the_report_draws_them_with_the_training(workdir):
     history = tiny.history_of(workdir, "dynamics")
     html = training_section({"training": {"dynamics": {"history": history, "steps": 10, "seconds": 1.0}}})

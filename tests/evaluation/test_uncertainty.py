@@ -40,6 +40,7 @@ def written(world, store, tmp_path_factory):
     return evaluate(Job(model, store, output), {"uncertainty": settings}), output
 
 
+@pytest.mark.slow
 def test_every_estimate_is_held_against_the_error(written, world, store):
     metrics, _ = written
     report = metrics["uncertainty"]
@@ -61,6 +62,7 @@ def test_every_estimate_is_held_against_the_error(written, world, store):
     assert report["mean"]["entropy"]["spearman"][0] == pytest.approx(np.mean(means))
 
 
+@pytest.mark.slow
 def test_what_it_costs(written):
     cost = written[0]["uncertainty"]["cost"]
     passes = {name: entry["extra_frame_passes"] for name, entry in cost.items()}
@@ -68,6 +70,7 @@ def test_what_it_costs(written):
     assert cost["none"]["ratio"] == 1.0 and cost["retracing"]["ratio"] > 1.0
 
 
+@pytest.mark.slow
 def test_risk_ends_at_the_mean_error_and_none_is_below_the_best(written):
     for entry in written[0]["uncertainty"]["tasks"].values():
         for estimate in entry["estimates"].values():
@@ -75,6 +78,7 @@ def test_risk_ends_at_the_mean_error_and_none_is_below_the_best(written):
             assert (np.array(estimate["risk"]) >= np.array(entry["oracle_risk"]) - 1e-9).all()
 
 
+@pytest.mark.slow
 def test_report_and_metrics_are_written(written):
     metrics, output = written
     assert json.loads((output / "metrics.json").read_text())["uncertainty"] == metrics["uncertainty"]
@@ -85,6 +89,7 @@ def test_report_and_metrics_are_written(written):
     assert set(outcome(metrics)["uncertainty"]["tasks"]) == set(tiny.TASKS)
 
 
+@pytest.mark.slow
 def test_the_outcome_is_told_whichever_way_it_comes_out(written):
     report = written[0]["uncertainty"]
     for interval, verdict in (([0.2, 0.1, 0.3], "better than"), ([-0.2, -0.3, -0.1], "worse than")):

@@ -111,6 +111,7 @@ def test_scoring_anew_needs_no_model_and_gives_the_same(written, tmp_path):
         rescore(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_used_until_something_changes(world, store, tmp_path, monkeypatch):
     imagined = []
     original = WorldModel.imagine

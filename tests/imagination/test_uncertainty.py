@@ -84,6 +84,7 @@ def test_short_contexts_fall_back_and_say_so(world, inputs):
     assert "2 of 5 steps were retraced from fewer than 3 starts" in fewer and "4 frames of context" in fewer
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_the_variance_over_models_that_share_the_history(world, inputs):
     """Every step against each member's own prediction along the main model's frames, a cut window included."""
     frames, actions = inputs(4, 7)

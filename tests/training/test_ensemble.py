@@ -30,6 +30,7 @@ def networks(request):
     return Networks(model_settings(config))
 
 
+@pytest.mark.slow
 def test_every_member_trains_as_it_would_alone(networks):
     """Also where the gradient is clipped, which would couple members that shared a norm."""
     settings = StageSettings(members=3, max_lr=1e-2, warmup=1, steps=10, clip=0.05, weight_decay=0.1)
@@ -70,5 +71,5 @@ def test_an_ensemble_is_trained_only_where_it_is_asked_for():
     assert stages_of(config) == [*COMPONENTS, "ensemble"]
     config.stages.ensemble.members = 0
     assert stages_of(config) == list(COMPONENTS)
-    with pytest.raises(WhaleError, match="2 members or more"):
+    with pytest.raises(WhaleError, match="members is 1, and an ensemble has 2 or more"):
         StageSettings(members=1)
