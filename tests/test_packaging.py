@@ -86,8 +86,7 @@ def test_the_installed_wheel_runs_from_an_empty_directory(environment, tmp_path)
     assert doctor["healthy"] and checks["whale-jax"]["value"] == whale_jax.__version__
     assert not any("launch/" in check["advice"] or "requirements.txt" in check["advice"] for check in doctor["checks"])
 
-    config = package / "configs" / "quickstart.py"
-    report = json.loads(run(whale, "inspect", f"--config={config}", "--json", cwd=tmp_path))
+    report = json.loads(run(whale, "inspect", "--config=quickstart", "--json", cwd=tmp_path))
     assert report["parameters"]["tokenizer"] > 1e6
 
 
