@@ -232,7 +232,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     _check_stages(config, placement)
     _check_workdir(workdir, config, model_settings(config))
     followed, source = _followed(config), open_source(config, workdir)
-    store = _report_store(source, workdir, followed)
+    store = _report_store(config, source, workdir, followed)
     train_stage(name, config, workdir, source, frozen, placement, store=store)
     _stop_if_asked()
 
