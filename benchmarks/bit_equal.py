@@ -135,7 +135,7 @@ def episodes(run: Path) -> dict[str, np.ndarray]:
 def figures(run: Path) -> dict[str, np.ndarray]:
     metrics = json.loads((run / "metrics.json").read_text())
     return {
-        f"{task}, {policy}, {name}": np.frombuffer(json.dumps(values).encode(), np.uint8)
+        f"{task}, {policy}, {name}": np.frombuffer(json.dumps(values, sort_keys=True).encode(), np.uint8)
         for task, policies in metrics["video"].items()
         for policy, cell in policies.items()
         for name, values in cell.items()
