@@ -5,6 +5,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -125,5 +126,6 @@ def test_former_names_still_work_with_a_warning():
         "from whale_jax.data.store import EpisodeStore, open_store\n"
         "from whale_jax.data.metaworld import TASKS\n"
     )
-    for old, new in sorted(MOVED.items())[::5]:
+    there = {old: new for old, new in MOVED.items() if ".oxe." not in new or find_spec("tensorflow_datasets")}
+    for old, new in sorted(there.items())[::4]:
         subprocess.run([sys.executable, "-c", code, old, new], env=tiny.environment(), check=True)

@@ -240,10 +240,12 @@ import os, sys, time
 from pathlib import Path
 from whale_jax.base.files import locked
 with locked(Path(sys.argv[1])):
-    if "fork" in sys.argv and os.fork() == 0:
+    child = "fork" in sys.argv and os.fork() == 0
+    if child or "fork" not in sys.argv:
+        print("held", flush=True)  # by a child once it runs, having let go of what it inherited
+    if child:
         time.sleep(60)
         os._exit(0)
-    print("held", flush=True)
     sys.stdin.read()
 """
 

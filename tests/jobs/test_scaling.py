@@ -138,12 +138,12 @@ def test_a_stage_sees_some_of_the_data_and_no_more_than_all(fraction):
 def test_a_study_without_its_group_or_its_store_trains_nothing(stores, tmp_path):
     config = override(tiny_scaling.get_config("least"), [("data.root", str(stores[0]))])
     with pytest.raises(WhaleError, match="--config.scaling.finetune.root=DIR"):
-        scaling_study(config, tmp_path)
+        scaling_study(config, tmp_path / "study")
     config.scaling.finetune.root = str(tmp_path / "nowhere")
     with pytest.raises(WhaleError, match="no data set at .*nowhere"):
-        scaling_study(config, tmp_path)
+        scaling_study(config, tmp_path / "study")
     with pytest.raises(WhaleError, match="no group `scaling`"):
-        scaling_study(tiny.get_config(), tmp_path)
+        scaling_study(tiny.get_config(), tmp_path / "study")
     assert not list(tmp_path.iterdir())
 
 

@@ -158,8 +158,8 @@ def scaling_study(config: ConfigDict, workdir: Path | str) -> dict[str, Any]:
     workdir = Path(workdir)
     settings, base = _split(config, workdir)
     check_drawing()
-    study = _Study(settings, base, workdir)
     with Workdir(workdir).locked():
+        study = _Study(settings, base, workdir)
         pretrain(base, workdir / "base", until=FROZEN[-1])
         controls, rows = study.controls(), []
         for number, cell in enumerate(settings.cells, start=1):
