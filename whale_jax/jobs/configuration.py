@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
@@ -229,8 +229,10 @@ def _parse(key: str, text: str, current: Any) -> Any:
         return tuple(_scalar(kind, part.strip("'\"")) for part in parts if part)
     except ValueError:
         wanted = f"{type(current).__name__} such as {current!r}"
-        if not current and not isinstance(current, bool | int | float | str):
-            wanted = "number" if current is None else f"list of {kind.__name__}s with commas between"
+        if current is None:
+            wanted = "number"
+        elif current == ():
+            wanted = f"list of {kind.__name__}s with commas between"
         raise WhaleError(f"{key} takes a {wanted}, not {text!r}.") from None
 
 
@@ -347,7 +349,7 @@ def check_buildable(config: ConfigDict) -> None:
     networks, parts = Networks(model_settings(config)), {}
     for name in COMPONENTS:
         try:
-            parts[name] = jax.eval_shape(functools.partial(networks.fresh, name), jax.random.key(0))
+            parts[name] = nn.unbox(networks.shapes(name))
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise WhaleError(
