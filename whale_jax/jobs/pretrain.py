@@ -86,7 +86,7 @@ def pretrain(
             with hosts.primary_first():
                 reuse(reused, workdir, config)
         _check_workdir(workdir, config, settings)
-        return _pretrain(config, workdir, until, profile, placement, wanted)
+        return _pretrain(config, workdir, until, profile, placement, chosen, wanted)
 
 
 def _report_suites(config: ConfigDict) -> Chosen:
@@ -100,6 +100,7 @@ def _pretrain(
     until: str | None,
     profile: tuple[int, int] | None,
     placement: Placement,
+    chosen: Chosen,
     wanted: list[ProtocolSettings],
 ) -> dict[str, Any]:
     """Runs `pretrain` once the config is checked and the work directory belongs to this job alone."""
@@ -107,7 +108,7 @@ def _pretrain(
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
-    store = _report_store(config, source, workdir, wanted)
+    store = _report_store(source, workdir, chosen.clips, wanted)
     params: Params = {}
     # Between stages, too, several hosts may stop only where all of them agree to.
     with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
@@ -120,7 +121,6 @@ def _pretrain(
     if hosts.several():
         say(f"Done. On one host, make the report with: whale evaluate --checkpoint={workdir}")
         return {}
-    chosen = _report_suites(config)
     job = Job(load(workdir.root), store.held_out(), workdir.root, chosen.clips, say=say)
     return evaluate(job, chosen.settings, {"phases": phases.seconds})
 
@@ -137,13 +137,13 @@ def _followed(config: ConfigDict) -> list[ProtocolSettings]:
 
 
 def _report_store(
-    config: ConfigDict, source: Source, workdir: Workdir, wanted: list[ProtocolSettings]
+    source: Source, workdir: Workdir, reported: ProtocolSettings, wanted: list[ProtocolSettings]
 ) -> EpisodeStore | None:
     """Returns a store that contains all these clips, or None if none are wanted."""
     if not wanted:
         return None
     # The report's clips count even where this call makes none: the store of a mixture is written once.
-    clips = [*wanted, _report_suites(config).clips]
+    clips = [*wanted, reported]
     with hosts.primary_first():
         store = source.report_store(workdir.held_out, max(c.episodes for c in clips), max(map(frames_needed, clips)))
     for clips in wanted:
@@ -232,7 +232,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     _check_stages(config, placement)
     _check_workdir(workdir, config, model_settings(config))
     followed, source = _followed(config), open_source(config, workdir)
-    store = _report_store(config, source, workdir, followed)
+    store = _report_store(source, workdir, _report_suites(config).clips, followed)
     train_stage(name, config, workdir, source, frozen, placement, store=store)
     _stop_if_asked()
 
