@@ -46,8 +46,10 @@ def find_published(kind: str, given: str, folder: str, suffix: str) -> Path:
       WhaleError: neither exists (with the nearest names of both), or the path is a directory.
     """
     path, names = Path(given), published(folder, suffix)
-    if path.is_file() or given in names:
-        return path if path.is_file() else names[given]
+    if path.is_file():
+        return path
+    if given in names:
+        return names[given]
     if path.is_dir():
         raise WhaleError(f"{path} is a directory and no {kind}; give a file, or one of {', '.join(names)}.")
     beside = path.parent.glob(f"*{suffix}") if path.parent.is_dir() else ()

@@ -27,7 +27,6 @@ class Workdir:
     held_out = _at("held-out")  # held-out episodes of a mixture, for the report
     metrics = _at("metrics.json")
     report = _at("report.html")
-    films = _at("films")
     features = _at("features")  # I3D features of clips, cached for the next FVD
 
     def __init__(self, root: "Path | str | Workdir"):
