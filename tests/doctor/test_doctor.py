@@ -72,7 +72,7 @@ def test_the_table_fits_its_width_and_loses_no_word(width):
 
 
 def advice_without_whale(tree: Path, checkout: bool) -> str:
-    """What a Python with no package but `packaging` (-I -S hides the rest) is told by the code in `tree`, run there."""
+    """Returns what the code in `tree` tells a Python whose only package is `packaging` (-I -S hides the rest)."""
     packaging = Path(util.find_spec("packaging").origin).parent
     (tree / "packaging").symlink_to(packaging)
     (tree / "whale_jax").symlink_to(Path(whale_jax.__file__).parent)

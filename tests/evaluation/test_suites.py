@@ -22,7 +22,7 @@ FLAT = {"context": 2, "horizon": 5, "episodes": 3, "batch_size": 2, "start": -1,
 
 
 def typed(*arguments: str) -> dict:
-    """What is typed behind `whale evaluate`, by suite and key."""
+    """Parses what is typed after `whale evaluate`, by suite and key."""
     options, rest = build_parser().parse_known_args(["evaluate", "--checkpoint=c", *arguments])
     options.overrides = parse_overrides(rest, options)
     return _settings(options, options.suite.split(","))

@@ -65,7 +65,7 @@ def test_every_config_describes_networks_and_stages(reference, counts):
 
 @pytest.mark.parametrize("reference", FROZEN)
 def test_no_value_of_a_published_config_has_drifted(reference):
-    """Of the keys that they had when the defaults moved to the dataclasses; later ones may join."""
+    """Checks the keys that configs had when the defaults moved to the dataclasses; later ones may join."""
     file, _, variant = reference.partition(":")
     config = default_config() if file == "default" else load(f"{file}.py:{variant}" if variant else f"{file}.py")
     found, wanted = flat(to_plain(config)), FROZEN["default"] | FROZEN[reference]

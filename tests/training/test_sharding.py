@@ -51,7 +51,7 @@ def alone(store):
 
 @pytest.fixture(scope="module")
 def eight(store):
-    """What eight devices say of every mesh; one process, for much of what it compiles is the same on all of them."""
+    """Reports of eight devices on every mesh; one process, for much of what it compiles is the same on all of them."""
     meshes = (*MESHES, IN_PARTS)
     return dict(zip(meshes, _reports(store, 8, *meshes), strict=True))
 

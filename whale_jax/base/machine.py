@@ -1,4 +1,4 @@
-"""What a run ran on: versions of libraries, processor, memory and devices."""
+"""The surroundings of a run: versions of libraries, processor, memory and devices."""
 
 import importlib.metadata
 import os

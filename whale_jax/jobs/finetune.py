@@ -195,7 +195,7 @@ def tell_adoption(start: Start, config: ConfigDict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to fine-tune, on which data, and how.
+    """A fine-tuning: its checkpoint, its data and its changes.
 
     Attributes:
       start: the checkpoint. Nothing else of that run is needed.

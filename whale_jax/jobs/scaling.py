@@ -207,7 +207,7 @@ def _check_settings(directory: Path, config: ConfigDict) -> None:
 
 
 class _Study:
-    """What the cells share: the base's config, the test clips, and the time spent so far."""
+    """State that the cells share: the base's config, the test clips, and the time spent so far."""
 
     def __init__(self, settings: ScalingSettings, base: ConfigDict, workdir: Path):
         self._settings, self._base, self._workdir = settings, base, workdir

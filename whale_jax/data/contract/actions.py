@@ -1,4 +1,4 @@
-"""What each dimension of an action means, and each column of the robot's measured state."""
+"""The meaning of each dimension of an action, and of each column of the robot's measured state."""
 
 import dataclasses
 from collections.abc import Iterable

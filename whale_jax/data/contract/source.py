@@ -9,7 +9,7 @@ from whale_jax.data.contract.batch import Batch
 
 
 class Source(Protocol):
-    """What training needs from data.
+    """The data of a run, as training needs them.
 
     Attributes:
       action_spec: meaning of the actions in its batches.

@@ -17,7 +17,7 @@ SPLIT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class RecordSettings(Settings):
-    """What `whale train` records if the store is incomplete."""
+    """The episodes that `whale train` records if the store is incomplete."""
 
     tasks: tuple[str, ...] = ()  # if empty, nothing is recorded
     # Episodes per task and policy, by split.
