@@ -146,6 +146,11 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
+def devices(count: int) -> str:
+    """The XLA flags of this process, with simulated devices."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
+
+
 def train_arguments(store: Path, workdir: Path, *more: str) -> list[str]:
     """`train` of this config."""
     return ["train", f"--config={__file__}", f"--workdir={workdir}", f"--config.data.root={store}", *more]

@@ -27,8 +27,7 @@ np.savez(sys.argv[1], frames=future.frames, uncertainty=future.uncertainty, rewa
 
 
 def _run(path, devices: int):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = tiny.environment(XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    environment = tiny.environment(XLA_FLAGS=tiny.devices(devices), JAX_PLATFORMS="cpu")
     environment["PYTHONPATH"] += f":{tiny.ROOT / 'tests'}"
     done = subprocess.run([sys.executable, "-c", PROGRAM, path], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

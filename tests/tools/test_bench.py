@@ -12,7 +12,6 @@ from whale_jax.tools.bench.kernels import attention_cases, choose
 from whale_jax.tools.bench.stages import bench_stages, mfu
 
 CONFIG = "--config=tests/tiny.py"
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 BATCH, FRAMES, TOKENS = 8, 4, 16
 
 
@@ -22,9 +21,8 @@ BATCH, FRAMES, TOKENS = 8, 4, 16
     [(1, "behaviour,reward", ()), (8, "tokenizer", ("model=2", "fully_sharded=True"))],
 )
 def test_every_stage_is_timed_and_its_global_batch_counted(devices, stages, mesh, whale):
-    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
     where = (f"--config.mesh.{key}" for key in mesh)
-    done = whale("bench", CONFIG, f"--stages={stages}", "--steps=1", "--json", *where, XLA_FLAGS=flags)
+    done = whale("bench", CONFIG, f"--stages={stages}", "--steps=1", "--json", *where, XLA_FLAGS=tiny.devices(devices))
     assert done.status == 0, done.err
     report = json.loads(done.out)
     assert len(report["devices"]) == devices and list(report["stages"]) == stages.split(",")
@@ -80,7 +78,7 @@ def test_an_ensemble_that_the_config_does_not_train_is_no_stage_of_it():
 
 
 def test_kernels_are_timed_at_the_shapes_that_training_sees(whale):
-    done = whale("bench", "kernels", CONFIG, "--steps=1", "--batch=2", "--json", XLA_FLAGS=QUICK)
+    done = whale("bench", "kernels", CONFIG, "--steps=1", "--batch=2", "--json")
     assert done.status == 0, done.err
     rows = {(row["transformer"], row["axis"]): row for row in json.loads(done.out)["rows"]}
     assert len(rows) == 12

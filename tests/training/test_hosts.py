@@ -69,12 +69,11 @@ class Processes:
         self.workdir, address = workdir, f"--coordinator=127.0.0.1:{free_port()}"
         self.logs = [workdir.parent / f"{workdir.name}-{i}.log" for i in range(2)]
         arguments = tiny.train_arguments(store, workdir, "--until=tokenizer", address, "--num-processes=2")
-        flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
         self.running = [
             subprocess.Popen(
                 tiny.command(*arguments, f"--process-id={i}", *more[i]),
                 cwd=tiny.ROOT,
-                env=tiny.environment(XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
+                env=tiny.environment(XLA_FLAGS=tiny.devices(2), JAX_PLATFORMS="cpu"),
                 stdout=subprocess.DEVNULL,
                 stderr=self.logs[i].open("w"),
             )

@@ -24,17 +24,15 @@ from whale_jax.training.settings import StageSettings
 from whale_jax.training.step import rule_matches
 
 PROGRAM = Path(__file__).parent / "sharded_run.py"
-QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # data, model, fully sharded, parts of a batch: and the share of the parameters that a device may hold
 MESHES = {"8,1,0,1": 1.0, "1,8,0,1": 0.4, "4,2,0,1": 0.7, "8,1,1,1": 0.3}
 IN_PARTS = "4,2,1,2,tokenizer,dynamics"
 
 
 def _reports(store, devices: int, *meshes: str) -> list[dict]:
-    flags = f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILE}"
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(store), *meshes],
-        env=tiny.environment(XLA_FLAGS=flags, JAX_PLATFORMS="cpu"),
+        env=tiny.environment(XLA_FLAGS=tiny.devices(devices), JAX_PLATFORMS="cpu"),
         capture_output=True,
         text=True,
     )
@@ -190,7 +188,7 @@ def test_a_batch_is_put_on_the_mesh_whole_and_unchanged():
 
 
 def test_the_wrong_mesh_and_batch_on_the_command_line(store, tmp_path, whale):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": tiny.devices(8)}
     arguments = tiny.train_arguments(store, tmp_path / "run", "--until=tokenizer")
     error = whale(*arguments, "--config.mesh.model=3", **flags).error()
     assert "A mesh of 2 x 3 needs 6 devices and 8 are here" in error

@@ -124,9 +124,8 @@ def test_eight_devices_checkpoint_goes_on_with_one_with_four_and_with_two_by_two
     store, tmp_path, whale
 ):
     def train(workdir, devices, *more):
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
         arguments = tiny.train_arguments(store, workdir, "--until=tokenizer", *more)
-        done = whale(*arguments, XLA_FLAGS=flags)
+        done = whale(*arguments, XLA_FLAGS=tiny.devices(devices))
         assert done.status == 0, done.err
         return done.err
 
