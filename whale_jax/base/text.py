@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 
@@ -15,6 +16,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str]) -> Any:
+    """Returns a table of `rich` whose columns are aligned to the right, except those named in `left`."""
+    from rich.table import Table
+
+    made = Table(title=title)
+    for column in columns:
+        made.add_column(column, justify="left" if column in left else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def draw(*tables: Any, width: int = 100) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from whale_jax.base.text import draw
 from whale_jax.data.robot.diagnosis import WRONG, Diagnosis, Finding, by_severity, diagnose
 from whale_jax.data.robot.readers import read_steps
 from whale_jax.data.robot.steps import Recording
@@ -101,22 +102,21 @@ def _plain(value: Any) -> Any:
 
 def to_text(report: Report, width: int | None = None) -> str:
     """Returns the findings with their remedies, then tables of axes and trials, for a terminal without colours."""
-    from rich.console import Console
+    from rich.console import Group
     from rich.text import Text
 
-    console = Console(width=width or shutil.get_terminal_size((110, 24)).columns, no_color=True)
-    with console.capture() as capture:
-        for finding in report.findings:
-            console.print(Text(f"{finding.severity}: {finding.sentence}"))
-            if finding.fix:
-                console.print(Text(f"  to do: {finding.fix}"))
-        if report.diagnosis.axes:
-            console.print(_axes_table(report.diagnosis.axes))
-        if report.trials:
-            console.print(_trials_table(report.trials))
-        diagnosis, total = report.diagnosis, report.recorded.total
-        console.print(Text(f"{diagnosis.episodes} of {total} episodes, {diagnosis.steps} steps: {_verdict(report)}"))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    parts: list[Any] = []
+    for finding in report.findings:
+        parts.append(Text(f"{finding.severity}: {finding.sentence}"))
+        if finding.fix:
+            parts.append(Text(f"  to do: {finding.fix}"))
+    if report.diagnosis.axes:
+        parts.append(_axes_table(report.diagnosis.axes))
+    if report.trials:
+        parts.append(_trials_table(report.trials))
+    diagnosis, total = report.diagnosis, report.recorded.total
+    parts.append(Text(f"{diagnosis.episodes} of {total} episodes, {diagnosis.steps} steps: {_verdict(report)}"))
+    return draw(Group(*parts), width=width or shutil.get_terminal_size((110, 24)).columns)
 
 
 def _verdict(report: Report) -> str:

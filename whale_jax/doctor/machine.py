@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from whale_jax.base.text import draw
+
 GIB = 2**30
 NEEDED_MEMORY, NEEDED_DISK = 6 * GIB, 2 * GIB  # the needs of the quick start, with some room
 
@@ -71,7 +73,6 @@ def to_json(checks: list[Check]) -> str:
 
 def to_text(checks: list[Check], width: int | None = None) -> str:
     """Returns a table for a terminal, without colours: at least one line per check."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -80,10 +81,7 @@ def to_text(checks: list[Check], width: int | None = None) -> str:
     for check in checks:
         texts = (check.name, check.value, check.advice)
         table.add_row(marks[check.status], *(Text(text, overflow="fold") for text in texts))
-    console = Console(width=width or shutil.get_terminal_size((110, 24)).columns, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return draw(table, width=width or shutil.get_terminal_size((110, 24)).columns)
 
 
 def _near(path: Path) -> str:

@@ -22,7 +22,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import cached, write
 from whale_jax.base.machine import machine, versions
 from whale_jax.base.settings import Settings
-from whale_jax.base.text import draw, say
+from whale_jax.base.text import draw, grid, say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips
@@ -352,16 +352,14 @@ def _table(config: ConfigDict, rows: list[dict[str, Any]], controls: dict[str, f
 
 def to_text(table: Mapping[str, Any]) -> str:
     """Returns the table for a terminal."""
-    from rich.table import Table
-
-    shown = Table(title="loss in nats a token, MSE of pixels on the scale 0 to 1")
-    for column in ("size", "data", "parameters", "tokens", "FLOPs", "loss", "held out", "MSE before", "MSE after"):
-        shown.add_column(column, justify="left" if column == "size" else "right")
+    columns = ("size", "data", "parameters", "tokens", "FLOPs", "loss", "held out", "MSE before", "MSE after")
+    rows = []
     for row in table["cells"]:
         held, mse = row["held_out_loss"], row["test_mse"]
         figures = (row["training_loss"], math.nan if held is None else held, mse["before"], mse["after"])
         sums = (f"{row['parameters']:,}", f"{row['tokens']:.2e}", f"{row['flops']:.2e}")
-        shown.add_row(row["size"], f"{100 * row['fraction']:g} %", *sums, *(f"{x:.4g}" for x in figures))
+        rows.append((row["size"], f"{100 * row['fraction']:g} %", *sums, *(f"{x:.4g}" for x in figures)))
+    shown = grid("loss in nats a token, MSE of pixels on the scale 0 to 1", columns, rows, left=("size",))
     lines = [f"Test MSE of {name.replace('_', ' ')}: {mse:.4g}." for name, mse in table["controls"].items()]
     for name, line in table["fit"].items():
         equation = line and f"loss = {line['a']:.3f} {line['b']:+.3f} log10(FLOPs), R² {line['r2']:.3f}"

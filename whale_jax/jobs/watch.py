@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.text import duration
+from whale_jax.base.text import draw, duration
 from whale_jax.base.workdir import Workdir
 from whale_jax.training.history import read_history
 
@@ -226,10 +226,7 @@ def to_json(facts: RunFacts) -> str:
 
 def to_text(facts: RunFacts, width: int | None = None) -> str:
     """Returns the screen without colours."""
-    console = Console(width=width or shutil.get_terminal_size((100, 24)).columns, no_color=True)
-    with console.capture() as capture:
-        console.print(screen(facts))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return draw(screen(facts), width=width or shutil.get_terminal_size((100, 24)).columns)
 
 
 def watch(workdir: Path | str, every: float = 2.0) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.text import draw
+from whale_jax.base.text import draw, grid
 from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings
 from whale_jax.models.whale.world_model import WorldModelSettings
 from whale_jax.nn.attention import KERNELS, attention, resolve_kernel
@@ -229,20 +229,18 @@ def _advice(chosen: dict[str, str]) -> list[str]:
 
 def to_text(report: dict[str, Any]) -> str:
     """Formats a table that marks the fastest kernel of each row, and the warnings."""
-    from rich.table import Table
-
-    table = Table(title="attention, forward and backward, ms on one device; * the fastest")
-    for column in ("transformer", "axis", "B x S x H x D", "mask", "auto", *KERNELS):
-        table.add_column(column, justify="right" if column in KERNELS else "left")
-    notes = []
+    texts = ("transformer", "axis", "B x S x H x D", "mask", "auto")
+    rows, notes = [], []
     for row in report["rows"]:
         mask = "causal" if row["causal"] else "lengths" if row["padded"] else ""
         shape = " x ".join(map(str, row["shape"]))
         cells = [_cell(row, kernel) for kernel in KERNELS]
-        table.add_row(row["transformer"], row["axis"], shape, mask, row["auto"], *cells)
+        rows.append((row["transformer"], row["axis"], shape, mask, row["auto"], *cells))
         notes += [f"failed: {row['transformer']} {row['axis']}: {k}: {why}" for k, why in row["failed"].items()]
     notes += [f"warning: {warning}" for warning in report["warnings"]]
-    return "\n".join([head_line(report), draw(table), *notes])
+    title = "attention, forward and backward, ms on one device; * the fastest"
+    shown = grid(title, (*texts, *KERNELS), rows, left=texts)
+    return "\n".join([head_line(report), draw(shown), *notes])
 
 
 def _cell(row: dict[str, Any], kernel: str) -> str:

@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import unknown_name
-from whale_jax.base.text import draw
+from whale_jax.base.text import draw, grid
 from whale_jax.jobs.configuration import model_settings, stages_of
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.tools.bench.step import bench_step, step_case
@@ -107,21 +107,18 @@ def head_line(report: dict[str, Any]) -> str:
 
 def to_text(report: dict[str, Any]) -> str:
     """Formats the report as two tables."""
-    from rich.table import Table
-
-    speed, parts = Table(title="speed, over all devices"), Table(title="ms/step and its parts; memory of one device")
-    for table, columns in (
-        (speed, ("batch", "ms/step", "frames/s", "tokens/s", "TFLOP/s", "MFU")),
-        (parts, ("ms/step", "forward", "backward", "update", "transfer", "compile s", "arguments", "temporary")),
-    ):
-        table.add_column("stage")
-        for column in columns:
-            table.add_column(column, justify="right")
+    speed, parts = [], []
     for name, r in report["stages"].items():
         rates = (f"{r['frames_per_second']:.0f}", f"{r['tokens_per_second']:.0f}", f"{r['tflops']:.3f}")
-        speed.add_row(name, str(r["batch_size"]), f"{r['step_ms']:.1f}", *rates, f"{100 * r['mfu']:.1f} %")
+        speed.append((name, str(r["batch_size"]), f"{r['step_ms']:.1f}", *rates, f"{100 * r['mfu']:.1f} %"))
         times = [f"{r[f'{part}_ms']:.1f}" for part in ("step", "forward", "backward", "update", "transfer")]
         sizes = [f"{r[f'{part}_bytes'] / 2**20:.1f} MiB" for part in ("argument", "temp")]
-        parts.add_row(name, *times, f"{r['compile_seconds']:.1f}", *sizes)
+        parts.append((name, *times, f"{r['compile_seconds']:.1f}", *sizes))
+    speeds = ("stage", "batch", "ms/step", "frames/s", "tokens/s", "TFLOP/s", "MFU")
+    costs = ("stage", "ms/step", "forward", "backward", "update", "transfer", "compile s", "arguments", "temporary")
+    tables = (
+        grid("speed, over all devices", speeds, speed, left=("stage",)),
+        grid("ms/step and its parts; memory of one device", costs, parts, left=("stage",)),
+    )
     peak = f"peak of one device {report['peak_tflops']:.3f} TFLOP/s ({report['peak_source']})"
-    return f"{head_line(report)}; {peak}\n{draw(speed, parts)}"
+    return f"{head_line(report)}; {peak}\n{draw(*tables)}"

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from whale_jax.base.text import draw
+from whale_jax.base.text import draw, grid
 from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings, stages_of
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training import sharding
@@ -49,18 +49,13 @@ def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
 
 def to_text(report: dict[str, Any]) -> str:
     """Formats the report as two tables."""
-    from rich.table import Table
-
-    networks = Table(title=f"{report['config']}: parameters")
-    networks.add_column("network")
-    networks.add_column("parameters", justify="right")
-    for name, count in report["parameters"].items():
-        networks.add_row(name, f"{count / 1e6:.2f} M")
+    counts = [(name, f"{count / 1e6:.2f} M") for name, count in report["parameters"].items()]
+    networks = grid(f"{report['config']}: parameters", ("network", "parameters"), counts, left=("network",))
     mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items())
-    stages = Table(title=f"memory of one device, mesh {mesh}; activations not counted")
-    for column in ("stage", "TFLOP/step, all", *next(iter(report["memory_per_device"].values()))):
-        stages.add_column(column, justify="left" if column == "stage" else "right")
+    title = f"memory of one device, mesh {mesh}; activations not counted"
+    columns = ("stage", "TFLOP/step, all", *next(iter(report["memory_per_device"].values())))
+    rows = []
     for name, parts in report["memory_per_device"].items():
         flops = f"{report['flops_per_step'][name] / 1e12:.3g}"
-        stages.add_row(name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values()))
-    return draw(networks, stages)
+        rows.append((name, flops, *(f"{size / 2**20:.1f} MiB" for size in parts.values())))
+    return draw(networks, grid(title, columns, rows, left=("stage",)))

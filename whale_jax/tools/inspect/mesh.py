@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.text import draw, say
+from whale_jax.base.text import draw, grid, say
 from whale_jax.data.contract.batch import Batch
 from whale_jax.jobs.configuration import check_buildable, make_stage, stages_of
 from whale_jax.tools.chips import CHIPS
@@ -194,26 +194,14 @@ def _chips(parts: dict[str, Any], flops: float, sent: list[Collective]) -> dict[
 
 def to_text(report: dict[str, Any]) -> str:
     """Formats the report as tables: memory, collectives by kind, and chips."""
-    from rich.table import Table
-
     mesh = report["mesh"]
     where = f"{mesh['data']} x {mesh['model']}{', fully sharded' if mesh['fully_sharded'] else ''}"
-    parts, tables = (
-        [
-            (f"{report['config']} on {where}: GiB per device", *_memory_rows(report)),
-            ("collectives of one step and device", *_collective_rows(report)),
-            ("seconds of one step, products of all devices at their peak and at half of it", *_chip_rows(report)),
-        ],
-        [],
+    parts = (
+        (f"{report['config']} on {where}: GiB per device", *_memory_rows(report)),
+        ("collectives of one step and device", *_collective_rows(report)),
+        ("seconds of one step, products of all devices at their peak and at half of it", *_chip_rows(report)),
     )
-    for title, columns, rows in parts:
-        table = Table(title=title)
-        for column in columns:
-            table.add_column(column, justify="left" if column in _TEXTS else "right")
-        for row in rows:
-            table.add_row(*row)
-        tables.append(table)
-    return draw(*tables, width=140)
+    return draw(*(grid(*part, left=_TEXTS) for part in parts), width=140)
 
 
 def _memory_rows(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
