@@ -112,9 +112,10 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         yield
     except BaseException:
         # What was refused before it wrote anything leaves no directory behind.
-        if new and [file.name for file in directory.iterdir()] == [path.name]:
-            path.unlink()
-            directory.rmdir()
+        with contextlib.suppress(OSError):  # the reason for the refusal counts more than the directory
+            if new and [file.name for file in directory.iterdir()] == [path.name]:
+                path.unlink()
+                directory.rmdir()
         raise
     finally:
         lock.release()

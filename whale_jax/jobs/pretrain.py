@@ -27,13 +27,7 @@ from whale_jax.evaluation.evaluate import evaluate
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import Chosen, choose
 from whale_jax.imagination.world import WorldModel, load
-from whale_jax.jobs.configuration import (
-    check_buildable,
-    make_stage,
-    model_settings,
-    stages_of,
-    to_plain,
-)
+from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings, stages_of, to_plain
 from whale_jax.jobs.reuse import reuse
 from whale_jax.jobs.source import check_held_out, check_recording, frames_needed, open_source
 from whale_jax.models.whale.saved import check_architecture, find_component
