@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -174,13 +175,10 @@ def _devices() -> list[Check]:
     except (subprocess.CalledProcessError, ValueError, IndexError):
         value = "JAX does not start: " + (done.stderr.strip().splitlines() or ["no message"])[-1]
         return [Check("devices", "missing", value, _set_up(), required=True)]
-    counts: dict[tuple, int] = {}
-    for device in map(tuple, devices):
-        counts[device] = counts.get(device, 0) + 1
     value = "; ".join(
         f"{n} x {platform} {kind if kind != platform else ''}".strip()
         + (f" with {limit / GIB:.1f} GiB each" if limit else "")
-        for (platform, kind, limit), n in counts.items()
+        for (platform, kind, limit), n in Counter(map(tuple, devices)).items()
     )
     checks = [Check("devices", "ok", f"{value} ({os.cpu_count()} CPU cores)", required=True)]
     gpus = _nvidia_gpus()

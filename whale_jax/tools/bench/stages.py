@@ -9,6 +9,7 @@ dense bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever th
 listed there, the peak is the measured rate of a large matrix product of the compute type.
 """
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -100,8 +101,7 @@ def _bench_stage(name: str, config: ConfigDict, costs: dict[str, Any], steps: in
 
 def head_line(report: dict[str, Any]) -> str:
     """Says which config was measured, on which devices and with which compute type."""
-    kinds = {kind: report["devices"].count(kind) for kind in report["devices"]}
-    devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    devices = ", ".join(f"{count} x {kind}" for kind, count in Counter(report["devices"]).items())
     return f"{report['config']} on {devices}, products in {report['compute_type']}"
 
 
