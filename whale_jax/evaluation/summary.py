@@ -2,13 +2,14 @@
 
 import json
 import os
-from dataclasses import astuple
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.evaluation.report import sections
-from whale_jax.evaluation.report.report import write_page
+from whale_jax.base.files import write
+from whale_jax.evaluation.report import page, sections
+from whale_jax.evaluation.report.words import count
 from whale_jax.evaluation.suite import Section, Suite
 from whale_jax.evaluation.suites import SUITES
 
@@ -64,7 +65,10 @@ def failures(metrics: dict) -> list[str]:
 
 
 def write_report(path: str | os.PathLike, metrics: dict) -> Path:
-    """Writes the report of a metrics.json, with the films and pictures in its directory.
+    """Writes the report of a metrics.json as one HTML file that loads nothing from elsewhere, and returns its path.
+
+    It holds the films and pictures in its directory. The file is written next to `path` and then moved into place, so
+    an existing report survives a failure.
 
     The page opens with the outcome. The sections of each suite follow, then the training curves, then what ran, how
     long and on what.
@@ -77,5 +81,21 @@ def write_report(path: str | os.PathLike, metrics: dict) -> Path:
     found = [section for suite, result in measured for section in suite.sections(result, directory)]
     found.append(Section("training", "Training", sections.training_section(metrics)))
     found.append(Section("run", "Run", sections.run_section(metrics)))
-    tiles = [tile for suite, result in measured for tile in suite.tiles(result)]
-    return write_page(path, len(measured[0][1]["tasks"]), statements(metrics), tiles, [astuple(s) for s in found])
+    links = "".join(f'<a href="#{section.anchor}">{section.title}</a>' for section in found)
+    tiles = "".join(
+        f"<div><dt>{escape(caption)}</dt><dd>{escape(value)}</dd></div>"
+        for suite, result in measured
+        for caption, value in suite.tiles(result)
+    )
+    tiles = f'<dl class="tiles">{tiles}</dl>\n' if tiles else ""
+    paragraphs = "".join(f'<p class="lede">{escape(text)}</p>\n' for text in statements(metrics))
+    tasks = count(len(measured[0][1]["tasks"]), "task")
+    header = (
+        f'<p class="eyebrow">Whale world model, {tasks}, policies held out of training</p>\n'
+        "<h1>What the robot did, and what the model imagined</h1>\n"
+        f'{paragraphs}{tiles}<nav aria-label="Sections">{links}</nav>'
+    )
+    footer = "<p>Every number here, with the protocol that made it, is in <code>metrics.json</code>.</p>"
+    bodies = [section.html for section in found]
+    write(Path(path), page.document("Whale: real and imagined", header, bodies, footer).encode())
+    return Path(path)

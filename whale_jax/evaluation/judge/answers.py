@@ -4,7 +4,6 @@ ROOT/pictures/NAME.png          NAME is the SHA-256 of the pixels
 ROOT/requests/SHA-256.json      request, answer, usage and time; SHA-256 is that of the request, with pictures by name
 """
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from whale_jax.base.files import digest, write
-from whale_jax.evaluation.report.films import PNG, data_uri
+from whale_jax.evaluation.report.films import PNG, data_uri, image_bytes
 from whale_jax.evaluation.report.panels import enlarge
 
 FORMAT = "whale-judge/1"
@@ -35,9 +34,7 @@ def keep_picture(root: Path, frame: np.ndarray, side: int) -> str:
     name = digest([picture])
     path = root / picture_file(name)
     if not path.exists():
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-        write(path, buffer.getvalue())
+        write(path, image_bytes(Image.fromarray(picture), "PNG", optimize=True))
     return name
 
 

@@ -9,6 +9,7 @@ import functools
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,7 +139,7 @@ class _Asker:
         self._settings, self._root, self._image_tokens = settings, root, image_tokens
         self._chat = None if settings.dry_run else Chat(settings.chat)
         self._lock = threading.Condition()
-        self._used: dict[str, dict[str, int]] = {"asked": _nothing(), "stored": _nothing()}
+        self._used: dict[str, Counter[str]] = {"asked": Counter(), "stored": Counter()}
         self._in_flight, self._dearest, self._in_a_row = 0, 0.0, 0
         self.stopped: str | None = None
 
@@ -146,8 +147,7 @@ class _Asker:
         """Estimates the most that the first attempts at all unanswered votes can cost."""
         requests = [self._request(question, 0) for question in questions]
         missing = [request for request in requests if find_answer(self._root, request) is None]
-        tokens = [self._guess(request) for request in missing]
-        total = {name: sum(each[name] for each in tokens) for name in ("input", "output")}
+        total = sum((Counter(self._guess(request)) for request in missing), Counter())
         return {
             "requests": len(missing),
             "stored": len(requests) - len(missing),
@@ -175,19 +175,15 @@ class _Asker:
                         asked = self._used["asked"]["requests"]
                         say(f"judge: {len(found)} of {len(questions)} votes, {asked} asked now")
             except BaseException:  # such as an interrupt; the pool still waits for requests under way
-                self._close()
+                if self._chat:
+                    self._chat.close()
                 raise
         return found
-
-    def _close(self) -> None:
-        if self._chat:
-            self._chat.close()
 
     def account(self) -> dict[str, Any]:
         """Returns what the votes cost; see `collect`."""
         asked, stored = self._used["asked"], self._used["stored"]
-        total = {name: asked[name] + stored[name] for name in asked}
-        prices = self._settings.chat.prices
+        total, prices = asked + stored, self._settings.chat.prices
         return {
             "requests": total["requests"],
             "asked": asked["requests"],
@@ -232,17 +228,14 @@ class _Asker:
             with self._lock:
                 self._in_flight -= 1
                 self._lock.notify_all()
-        record = reply.to_dict()
-        keep_answer(
-            self._root,
-            request,
-            {
-                "usage": record.pop("usage"),
-                "answer": record,
-                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "seconds": round(time.perf_counter() - started, 3),
-            },
-        )
+        answer = dataclasses.asdict(reply)
+        record = {
+            "usage": answer.pop("usage"),
+            "answer": answer,
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        keep_answer(self._root, request, record)
         return reply
 
     def _ask(self, request: dict[str, Any]) -> Reply:
@@ -301,11 +294,7 @@ class _Asker:
         """Adds a request to the account, with estimated tokens if the server does not count them."""
         tokens = usage or self._guess(request)
         with self._lock:
-            used = self._used[kind]
-            used["requests"] += 1
-            used["uncounted"] += usage is None
-            for name in ("input", "output"):
-                used[name] += tokens[name]
+            self._used[kind].update(tokens, requests=1, uncounted=int(usage is None))
             if self._settings.chat.prices:
                 self._dearest = max(self._dearest, dollars(tokens, self._settings.chat.prices))
 
@@ -313,7 +302,3 @@ class _Asker:
         """Estimates a request's tokens before it is sent: roughly for the input, at most for the output."""
         text = math.ceil(verdicts.text_length(request) / _CHARACTERS)
         return {"input": text + 2 * self._image_tokens, "output": request["max_tokens"]}
-
-
-def _nothing() -> dict[str, int]:
-    return {"requests": 0, "input": 0, "output": 0, "uncounted": 0}

@@ -103,9 +103,6 @@ class Reply:
     finish_reason: str | None
     usage: dict[str, int] | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 class Chat:
     """A client of one endpoint, safe to use from several threads.
@@ -194,7 +191,8 @@ class Chat:
         if status in (400, 422):
             raise _Rejected(text, status)
         if (status in AGAIN or status >= 500) and "insufficient_quota" not in text:
-            raise _Transient(f"{status}: {text}", _cause(status), _seconds(retry_after))
+            cause = "too many requests" if status == 429 else f"server error {status}"
+            raise _Transient(f"{status}: {text}", cause, _seconds(retry_after))
         has = f"set {KEYS[0]}" if not self._key else "check the key in " + " or ".join(KEYS)
         advice = {401: has, 403: has, 404: "check --judge-endpoint and --judge-model", 429: "top up its account"}
         raise Unavailable(self._sentence(f"answered {status}: {text}", advice.get(status, "check --judge-endpoint")))
@@ -272,10 +270,6 @@ def _reply(answer: Any) -> Reply:
     except (LookupError, TypeError, AttributeError):
         text = json.dumps(answer)[:_SHOWN]
         raise _Transient(f"it sent {text}, which is no chat completion", "no chat completion") from None
-
-
-def _cause(status: int) -> str:
-    return "too many requests" if status == 429 else f"server error {status}"
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -1,7 +1,7 @@
 """Consistency rates from the judge's votes, with and without filtering by uncertainty."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from whale_jax.evaluation.judge.verdicts import consistent, majority, usable
@@ -24,18 +24,14 @@ def score(tasks: dict[str, Any]) -> dict[str, Any]:
         causes: the number of votes without a verdict, by cause.
         contradictions: the number of votes whose own conclusion contradicts their criteria.
     """
-    report = {
-        task: {"scenario": each["scenario"], "pairs": each["pairs"]} | _rates(each["pairs"])
-        for task, each in tasks.items()
-    }
-    everything = [pair for each in tasks.values() for pair in each["pairs"]]
     ordered = {task: by_uncertainty(each["pairs"]) for task, each in tasks.items()}
-    for task, pairs in ordered.items():
-        report[task]["filter"] = [_kept({task: pairs}, percent) for percent in PERCENT]
-    votes = [vote for pair in everything for vote in pair["votes"]]
+    votes = [vote for each in tasks.values() for pair in each["pairs"] for vote in pair["votes"]]
     return {
-        "tasks": report,
-        "all": _rates(everything) | {"filter": [_kept(ordered, percent) for percent in PERCENT]},
+        "tasks": {
+            task: {"scenario": each["scenario"], "pairs": each["pairs"]} | _figures([ordered[task]])
+            for task, each in tasks.items()
+        },
+        "all": _figures(ordered.values()),
         "causes": dict(Counter(vote["cause"] for vote in votes if "cause" in vote).most_common()),
         "contradictions": sum(vote["said"] not in (None, consistent(vote)) for vote in usable(votes)),
     }
@@ -64,9 +60,15 @@ def _rates(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _kept(tasks: dict[str, list[dict[str, Any]]], percent: int) -> dict[str, Any]:
-    """Returns the figures over the most certain pairs of all tasks; each task's pairs are ordered by certainty."""
-    pairs = [pair for each in tasks.values() for pair in each[: max(1, round(percent * len(each) / 100))]]
+def _figures(tasks: Collection[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Returns the rates and the filter of tasks together; each task's pairs are ordered by certainty."""
+    filtered = [_kept(tasks, percent) for percent in PERCENT]
+    return _rates([pair for each in tasks for pair in each]) | {"filter": filtered}
+
+
+def _kept(tasks: Collection[list[dict[str, Any]]], percent: int) -> dict[str, Any]:
+    """Returns the figures over the most certain pairs of each task."""
+    pairs = [pair for each in tasks for pair in each[: max(1, round(percent * len(each) / 100))]]
     rates = _rates(pairs)
     decided = rates["consistent"] + rates["inconsistent"]
     return {"percent": percent, "kept": len(pairs), "decided": decided, "rate": rates["rate"]}

@@ -1,6 +1,5 @@
 """The report's section on the judge: does the imagined end agree with the real one, and does the model know when?"""
 
-import io
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -158,9 +157,7 @@ def _picture(path: Path) -> str:
     """Returns a picture as a data URI, about `SIDE` pixels wide."""
     with Image.open(path) as image:
         small = image.reduce(max(1, image.width // SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", lossless=True)
-    return films.data_uri(buffer.getvalue(), films.WEBP)
+    return films.data_uri(films.image_bytes(small, "WEBP", lossless=True), films.WEBP)
 
 
 def _asked(report: dict[str, Any]) -> dict[str, Any]:

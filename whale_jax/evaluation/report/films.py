@@ -128,8 +128,13 @@ def stills(
             canvas.paste(Image.fromarray(frame), (int(x - width / 2), y))
     if curve:
         _draw_values(draw, curve, columns, places, (left, foot), font)
+    return image_bytes(canvas, "PNG", optimize=True)
+
+
+def image_bytes(image: Image.Image, kind: str, **options) -> bytes:
+    """Returns an image encoded as `kind`, such as "PNG"; the options are those of Pillow."""
     buffer = io.BytesIO()
-    canvas.save(buffer, "PNG", optimize=True)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -271,9 +276,8 @@ def write_film(
 
 
 def _animation(images: Sequence[Image.Image], kind: str, fps: float, **options) -> bytes:
-    buffer = io.BytesIO()
-    images[0].save(buffer, kind, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, **options)
-    return buffer.getvalue()
+    options |= {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
+    return image_bytes(images[0], kind, **options)
 
 
 def _frames(frames: np.ndarray) -> np.ndarray:

@@ -14,11 +14,6 @@ from scipy import stats
 from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.statistics import pearson
 
-__all__ = [
-    "floors", "kendall", "leverage", "means_of", "mmrv", "normalise", "pearson", "rank_correlation", "regret_at_k",
-    "samples", "top_1", "value_gap",
-]  # fmt: skip
-
 CLIP = 2.0  # upper limit of normalised estimates in the value gap, as in DOPE; other measures do not clip
 
 

@@ -15,18 +15,9 @@ from whale_jax.evaluation.report import page
 from whale_jax.evaluation.report.films import encode, side_by_side, suffix
 from whale_jax.evaluation.report.words import signed
 from whale_jax.evaluation.suite import Job, Section, Suite
-from whale_jax.evaluation.video import section
+from whale_jax.evaluation.video import section, summary
 from whale_jax.evaluation.video.fvd import Collector
 from whale_jax.evaluation.video.measures import compare
-from whale_jax.evaluation.video.summary import (
-    cells_of,
-    check_cells,
-    mean,
-    statement,
-    summarise,
-    usual_horizon,
-    value_at,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +45,8 @@ class Video(Suite):
         return {"tasks": tasks} | ({"fvd": distance.report()} if distance else {})
 
     def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
-        rows = summarise(result["tasks"]).values()
-        return {name: mean(row[name] for row in rows) for name in ("moving_psnr", "gain")}
+        rows = summary.summarise(result["tasks"]).values()
+        return {name: summary.mean(row[name] for row in rows) for name in ("moving_psnr", "gain")}
 
     def from_metrics(self, metrics) -> dict[str, Any] | None:
         if "video" not in metrics:
@@ -66,39 +57,40 @@ class Video(Suite):
         return {"video": result["tasks"]} | {name: result[name] for name in ("fvd",) if name in result}
 
     def check_result(self, result: dict[str, Any]) -> None:
-        check_cells(result["tasks"])
+        summary.check_cells(result["tasks"])
 
     def unmeasured(self, result: dict[str, Any]) -> list[str]:
         outcome = result.get("fvd", {}).get("outcome", "ok")
         return [] if outcome == "ok" else [f"FVD: {outcome}"]
 
     def statement(self, result: dict[str, Any]) -> str:
-        return statement(result["tasks"])
+        return summary.statement(result["tasks"])
 
     def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
-        return summarise(result["tasks"]) | {name: result[name] for name in ("fvd",) if name in result}
+        return summary.summarise(result["tasks"]) | {name: result[name] for name in ("fvd",) if name in result}
 
     def tiles(self, result: dict[str, Any]) -> list[tuple[str, str]]:
-        horizon, rows = usual_horizon(result["tasks"]), summarise(result["tasks"]).values()
+        horizon, rows = summary.usual_horizon(result["tasks"]), summary.summarise(result["tasks"]).values()
         gains = [row["gain"] for row in rows if row["gain"] is not None]
         losses = [
             row["moving_psnr"] - row["wrong_actions"]
             for row in rows
             if row["moving_psnr"] is not None and row["wrong_actions"] is not None
         ]
-        similarity = mean(value_at(cell, "model", "ssim", horizon) for cell in cells_of(result["tasks"]))
+        cells = summary.cells_of(result["tasks"])
+        similarity = summary.mean(summary.value_at(cell, "model", "ssim", horizon) for cell in cells)
         tiles = []
         if gains:
-            tiles.append(("over repeating the last frame, mean of tasks", signed(mean(gains))))
+            tiles.append(("over repeating the last frame, mean of tasks", signed(summary.mean(gains))))
             tiles.append(("over repeating the last frame, weakest task", signed(min(gains))))
         if losses:
-            tiles.append(("with another episode's actions", signed(-mean(losses))))
+            tiles.append(("with another episode's actions", signed(-summary.mean(losses))))
         if similarity is not None:
             tiles.append((f"SSIM at horizon {horizon}", page.number(similarity, 3)))
         return tiles
 
     def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
-        tasks, horizon = result["tasks"], usual_horizon(result["tasks"])
+        tasks, horizon = result["tasks"], summary.usual_horizon(result["tasks"])
         return [
             Section("films", "Films", section.films_section(tasks, directory, horizon)),
             Section("accuracy", self.title, section.accuracy_section(tasks, result.get("fvd"), horizon)),
