@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
+import jax
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
@@ -111,13 +112,16 @@ def _clip(store: EpisodeStore, index: int, settings: Chooses):
     )
 
 
-def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int, **options) -> Iterator[Imagination]:
-    """Yields the model's imagination from (E, C, …) frames and their actions, `size` clips at a time.
+def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int, **options) -> Imagination:
+    """Returns the model's imagination from (E, C, …) frames and their actions, imagined `size` clips at a time.
 
     The options are passed on to the model's `imagine`.
     """
-    for i in range(0, len(frames), size):
-        yield model.imagine(frames[i : i + size], actions[i : i + size], **options)
+    starts = range(0, len(frames), size)
+    futures = [model.imagine(frames[i : i + size], actions[i : i + size], **options) for i in starts]
+    arrays = [vars(future) | {"notes": ()} for future in futures]
+    joined = jax.tree.map(lambda *batches: np.concatenate(batches), *arrays)
+    return Imagination(**joined | {"notes": futures[0].notes})
 
 
 Pair = TypeVar("Pair")

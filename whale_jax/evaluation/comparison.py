@@ -53,8 +53,7 @@ def compare_models(
     moving = video.moving_region(real, given[:, -1])
     shown = int(np.argsort(moving.mean((1, 2, 3)))[len(moving) // 2])
     for name, model in models.items():
-        futures = imagine(model, given, actions, settings.batch_size)
-        films[name] = np.concatenate([future.frames for future in futures])
+        films[name] = imagine(model, given, actions, settings.batch_size).frames
         values[name] = _measure(real, films[name], moving)
     values[REPEAT] = _measure(real, np.repeat(given[:, -1:], settings.horizon, axis=1), moving)
     table = summarise(values)

@@ -67,15 +67,13 @@ def _imagined(
     frames = np.stack([episode.frames[:context] for episode in episodes])
     actions = np.stack([episode.actions[:steps] for episode in episodes])
     wanted = None if settings.uncertainty == "none" else settings.uncertainty
-    recorded = iter(episodes)
-    for future in imagine(model, frames, actions, settings.batch_size, uncertainty=wanted):
-        for i in range(len(future.frames)):
-            episode = next(recorded)
-            rewards = np.zeros(steps, np.float32)
-            if future.rewards is not None:
-                rewards[context - 1 :] = future.rewards[i]
-            further = {"whale.imagined": np.arange(steps + 1) >= context}
-            if future.uncertainty is not None:
-                further["whale.uncertainty"] = np.append(np.zeros(context), future.uncertainty[i]).astype(np.float32)
-            whole = np.concatenate([episode.frames[:context], future.frames[i]])
-            yield Episode(whole, episode.actions[:steps], rewards, np.zeros(steps, bool), episode.metadata), further
+    future = imagine(model, frames, actions, settings.batch_size, uncertainty=wanted)
+    for i, episode in enumerate(episodes):
+        rewards = np.zeros(steps, np.float32)
+        if future.rewards is not None:
+            rewards[context - 1 :] = future.rewards[i]
+        further = {"whale.imagined": np.arange(steps + 1) >= context}
+        if future.uncertainty is not None:
+            further["whale.uncertainty"] = np.append(np.zeros(context), future.uncertainty[i]).astype(np.float32)
+        whole = np.concatenate([episode.frames[:context], future.frames[i]])
+        yield Episode(whole, episode.actions[:steps], rewards, np.zeros(steps, bool), episode.metadata), further

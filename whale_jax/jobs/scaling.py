@@ -299,7 +299,7 @@ class _Study:
         c, size = self._protocol.context, self._protocol.batch_size
 
         def predict(group: Clips) -> np.ndarray:
-            return np.concatenate([f.frames for f in imagine(model, group.frames[:, :c], group.actions, size)])
+            return imagine(model, group.frames[:, :c], group.actions, size).frames
 
         return pixel_mse(predict, self._clips, c)
 

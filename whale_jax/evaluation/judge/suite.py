@@ -9,8 +9,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import cached
 from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips, with_progress
@@ -145,12 +143,11 @@ def _imagine(model, group: Clips, clips: ProtocolSettings, estimate: str, side: 
     Uncertainties are summed over the imagined steps.
     """
     given = group.frames[:, : clips.context]
-    futures = list(imagine(model, given, group.actions, clips.batch_size, uncertainty=estimate))
-    imagined = np.concatenate([future.frames[:, -1] for future in futures])
+    future = imagine(model, given, group.actions, clips.batch_size, uncertainty=estimate)
     entry = {
         "real": [keep_picture(root, frame, side) for frame in group.frames[:, -1]],
-        "imagined": [keep_picture(root, frame, side) for frame in imagined],
-        "uncertainty": np.concatenate([future.accumulated[:, -1] for future in futures]).astype(float).tolist(),
+        "imagined": [keep_picture(root, frame, side) for frame in future.frames[:, -1]],
+        "uncertainty": future.accumulated[:, -1].astype(float).tolist(),
     }
     return entry | {"films": [f"{FOLDER}/{picture_file(name)}" for name in (*entry["real"], *entry["imagined"])]}
 

@@ -133,12 +133,11 @@ def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict
     """Imagines the clips of one task and policy, and returns "error" and every estimate by name, each (E, n)."""
     given, values = group.frames[:, : settings.context], {}
     for name, estimator in found.items():
-        futures = list(imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator))
-        values[name] = np.concatenate([future.uncertainty for future in futures])
+        future = imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator)
+        values[name] = future.uncertainty
         if name == "retracing":
-            imagined = np.concatenate([future.frames for future in futures])
-            values["error"] = video.lpips(group.frames[:, settings.context :], imagined, NETWORK)
-            values["disagreement"] = np.concatenate([future.parts["disagreement"] for future in futures])
+            values["error"] = video.lpips(group.frames[:, settings.context :], future.frames, NETWORK)
+            values["disagreement"] = future.parts["disagreement"]
     return {name: each.astype(float).tolist() for name, each in values.items()}
 
 

@@ -257,22 +257,19 @@ def _imagine(job: Job, unit: _Unit, clips: Clips) -> dict[str, Any]:
     model, settings, c = job.model, job.settings, job.settings.context
     past = clips.actions[:, : c - 1] if unit.act else clips.actions
     extra = {"policy": unit.act, "horizon": settings.horizon, "key": jax.random.key(settings.seed)} if unit.act else {}
-    futures = list(imagine(model, clips.frames[:, :c], past, settings.batch_size, uncertainty="entropy", **extra))
-    frames, rewards, uncertainty = (
-        np.concatenate([getattr(future, name) for future in futures]) for name in ("frames", "rewards", "uncertainty")
-    )
+    future = imagine(model, clips.frames[:, :c], past, settings.batch_size, uncertainty="entropy", **extra)
     entry = {
         "mode": unit.mode,
         "outcome": "ok",
         "starts": None if clips.starts is None else list(clips.starts),
         "true": clips.rewards.sum(1).astype(float).tolist(),
-        "imagined": rewards.sum(1).astype(float).tolist(),
-        "uncertainty": uncertainty.mean(1).astype(float).tolist(),
+        "imagined": future.rewards.sum(1).astype(float).tolist(),
+        "uncertainty": future.uncertainty.mean(1).astype(float).tolist(),
         "success": clips.success.tolist(),
-        "films": _films(job, unit, clips.frames, np.concatenate([clips.frames[:, :c], frames], axis=1)),
+        "films": _films(job, unit, clips.frames, np.concatenate([clips.frames[:, :c], future.frames], axis=1)),
     }
     # In closed loop the real frames come from other actions, so they are not compared.
-    return entry if unit.act else entry | {"frames": compare(model, clips.frames, frames)[0]}
+    return entry if unit.act else entry | {"frames": compare(model, clips.frames, future.frames)[0]}
 
 
 def _films(job: Job, unit: _Unit, real: np.ndarray, imagined: np.ndarray) -> list[str]:

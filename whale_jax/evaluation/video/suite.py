@@ -119,18 +119,16 @@ def other_actions(groups: list[Clips]) -> list[np.ndarray]:
 def _evaluate_group(job: Job, group: Clips, wrong: np.ndarray, distance: Collector | None) -> dict[str, Any]:
     model, c, size = job.model, job.clips.context, job.clips.batch_size
     mixed = np.concatenate([group.actions[:, : c - 1], wrong[:, c - 1 :]], axis=1)
-    futures = list(imagine(model, group.frames[:, :c], group.actions, size))
-    imagined = np.concatenate([f.frames for f in futures])
-    misled = np.concatenate([f.frames for f in imagine(model, group.frames[:, :c], mixed, size)])
-    entry, series, moving = compare(model, group.frames, imagined, wrong_actions=misled)
+    future = imagine(model, group.frames[:, :c], group.actions, size)
+    misled = imagine(model, group.frames[:, :c], mixed, size).frames
+    entry, series, moving = compare(model, group.frames, future.frames, wrong_actions=misled)
     if distance:
         distance.add(group.frames[:, c:], **{name: films for name, films in series.items() if films is not misled})
-    if futures[0].rewards is not None:
-        rewards = np.concatenate([f.rewards for f in futures])
-        entry["reward_error"] = np.abs(rewards - group.rewards).mean(0).tolist()
+    if future.rewards is not None:
+        entry["reward_error"] = np.abs(future.rewards - group.rewards).mean(0).tolist()
     if job.films:
         best = int(moving.mean((1, 2, 3)).argmax())
-        data = _film(group.frames[best], imagined[best], misled[best], c)
+        data = _film(group.frames[best], future.frames[best], misled[best], c)
         name = f"films/video-{group.task}-{group.policy}{suffix(data)}"
         write(job.output / name, data)
         entry["film"] = {"file": name, "caption": f"{group.task}, {group.policy}: the clip with most motion"}
