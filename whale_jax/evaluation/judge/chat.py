@@ -1,5 +1,6 @@
 """A client for any endpoint with OpenAI's chat completions, with retries where they help."""
 
+import contextlib
 import dataclasses
 import email.utils
 import http.client
@@ -274,13 +275,9 @@ def _reply(answer: Any) -> Reply:
 
 def _seconds(retry_after: str | None) -> float:
     """Returns the seconds that a Retry-After header asks for, as a number or a date; 0 without a valid one."""
-    if not retry_after:
-        return 0.0
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    text = retry_after or ""
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(text))
+    with contextlib.suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return 0.0

@@ -19,7 +19,7 @@ from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import Clips, ClipSettings, imagine, read_clips, with_progress
 from whale_jax.evaluation.report.films import encode, side_by_side, suffix
 from whale_jax.evaluation.suite import Job, Section, Suite
-from whale_jax.evaluation.value import behaviour_section, embeddings, section
+from whale_jax.evaluation.value import embeddings, section
 from whale_jax.evaluation.value.policies import Guarded, PolicyFailure, record_closed_loop
 from whale_jax.evaluation.value.scoring import score
 from whale_jax.evaluation.video.measures import compare
@@ -128,8 +128,8 @@ class Value(Suite):
 
     def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
         found = [Section(self.name, self.title, section.value_section(result, directory))]
-        if behaviour_section.shown(result):
-            found.append(Section("behaviour", "Behaviour", behaviour_section.behaviour_section(result)))
+        if any("behaviour" in entry for entry in result["tasks"].values()):
+            found.append(Section("behaviour", "Behaviour", section.behaviour_section(result)))
         return found
 
 

