@@ -19,9 +19,7 @@ from whale_jax.evaluation.suites import SUITES, check_names, choose
 from whale_jax.evaluation.summary import FORMAT, check_metrics, results, write_report
 from whale_jax.evaluation.video.measures import MEASURES
 from whale_jax.imagination.world import Policy, WorldModel, load
-from whale_jax.models.whale.saved import find
 from whale_jax.nn import lpips
-from whale_jax.training.checkpoint import newest_meta, read_meta
 from whale_jax.training.history import read_history
 
 SAMPLES = 1  # per clip: no figure is the best of several samples
@@ -229,11 +227,9 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
       WhaleError: a name is unknown, the checkpoint or the store cannot be read, or they do not fit each other.
     """
     check_names(request.suites, request.settings, request.policies)
-    directory, step = find(request.checkpoint)
-    named = Path(request.checkpoint).name == str(step)
-    config = (read_meta(directory, step) if named else newest_meta(directory)).config["evaluation"]
-    chosen = choose(request.suites, config, request.settings, episodes=request.episodes, horizon=request.horizon)
     model = load(request.checkpoint)
+    config = model.meta.config["evaluation"]
+    chosen = choose(request.suites, config, request.settings, episodes=request.episodes, horizon=request.horizon)
     model = model if request.behaviour else model.without_behaviour()
     for name, policy in request.policies.items():
         if hasattr(policy, "action_spec"):
