@@ -36,6 +36,7 @@ class CheapSettings(Settings):
     horizon: int = 8  # frames imagined
 
     def __post_init__(self):
+        check_names(self.suites, {}, {})
         check_least(self, episodes=1, horizon=1)
 
 

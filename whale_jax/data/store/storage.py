@@ -68,8 +68,8 @@ def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
 
 def _broken(path: Path, error: Exception | str) -> WhaleError:
     return WhaleError(
-        f"{path} is not a whole episode file ({error}). Delete it and run the same `whale collect` or `whale "
-        "data import` command again: only what is missing is written."
+        f"{path} is not a whole episode file ({error}). If it belongs to an episode store, delete it and run the same "
+        "`whale collect` or `whale data import` command again: only what is missing is written."
     )
 
 

@@ -53,8 +53,9 @@ def bench_imagine(
     Raises:
       WhaleError: nothing is to be timed, or the networks cannot be built.
     """
-    if horizon < 1 or min(batches, default=1) < 1:
-        raise WhaleError(f"A horizon of {horizon} and batches of {batches} time nothing; give 1 or more of each.")
+    for option, values in (("horizon", (horizon,)), ("batches", batches)):
+        if min(values, default=1) < 1:
+            raise WhaleError(f"--{option}={','.join(map(str, values))} would time nothing; give 1 or more.")
     check_buildable(config)
     model = model_settings(config)
     rate = matrix_rate()
