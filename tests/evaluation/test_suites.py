@@ -94,7 +94,7 @@ def test_settings_that_do_not_exist_or_are_of_another_type_are_refused_as_typed(
         ("judge", {"criteria": "nowhere.yaml", "dry_run": True}, "There is no"),
     ],
 )
-def test_settings_that_cannot_be_followed_are_refused_before_anything_is_loaded(suite, changes, says):
+def test_settings_that_cannot_be_followed_are_refused_before_anything_is_imagined(suite, changes, says):
     with pytest.raises(WhaleError, match=says):
         choose((suite,), FLAT, {suite: changes})
 

@@ -15,7 +15,6 @@ from whale_jax.control.replay import Replay, join
 from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.rollout import Estimator, RolloutState
-from whale_jax.models.heads.reward import expected_reward
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training.sharding import Params
 
@@ -106,8 +105,7 @@ class Program:
             state, (frame, estimates) = rollouts.step(
                 self.networks, params, state, action, token_key, temperature, estimator
             )
-            logits = self.networks.reward_logits(params, seen[:, -1], action, frame)
-            reward = expected_reward(self.networks.settings.reward, logits)
+            reward = self.networks.predict_reward(params, seen[:, -1], action, frame)
             uncertainty = estimates.get("uncertainty", jnp.zeros_like(reward))
             seen = jnp.concatenate([seen[:, 1:], frame[:, None]], axis=1)
             return (state, seen), (frame, action, reward, uncertainty)

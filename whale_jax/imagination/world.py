@@ -16,7 +16,6 @@ from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination import rollout as rollouts
 from whale_jax.imagination.uncertainty.estimators import resolve
-from whale_jax.models.heads.reward import expected_reward
 from whale_jax.models.whale.saved import find, networks_of
 from whale_jax.models.whale.world_model import TRAINED, Networks
 from whale_jax.nn import lpips
@@ -66,7 +65,7 @@ def _reconstruct(networks: Networks, params: Params, frames: jax.Array) -> jax.A
 
 @functools.partial(jax.jit, static_argnames="networks")
 def _reward(networks: Networks, params: Params, *transitions: jax.Array) -> jax.Array:
-    return expected_reward(networks.settings.reward, networks.reward_logits(params, *transitions))
+    return networks.predict_reward(params, *transitions)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

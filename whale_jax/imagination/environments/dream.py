@@ -22,7 +22,6 @@ from whale_jax.imagination.environments.rows import for_rows, read_rows, write_r
 from whale_jax.imagination.environments.starts import Starts, read_starts
 from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
 from whale_jax.imagination.world import WorldModel
-from whale_jax.models.heads.reward import expected_reward
 from whale_jax.models.whale.world_model import Networks
 from whale_jax.training.sharding import Params
 
@@ -223,8 +222,7 @@ class Dream:
     def _reward(self, params: Params, before: jax.Array, action: jax.Array, after: jax.Array) -> jax.Array:
         if not self.settings.reward:
             return jnp.zeros(len(action), jnp.float32)
-        logits = self.networks.reward_logits(params, before, action, after)
-        return expected_reward(self.networks.settings.reward, logits)
+        return self.networks.predict_reward(params, before, action, after)
 
     def _keys(self, key: jax.Array) -> jax.Array:
         return key if key.ndim else jax.random.split(key, self.num_envs)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import Settings, check_least
-from whale_jax.models.heads.reward import Reward, RewardSettings
+from whale_jax.models.heads.reward import Reward, RewardSettings, expected_reward
 from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior, previous_actions
 from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings
 from whale_jax.models.whale.tokenizer import Tokenizer, TokenizerSettings
@@ -168,6 +168,10 @@ class Networks:
     def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
         """Returns reward logits (M, K); arguments are as in `Reward`."""
         return self.reward.apply({"params": params["reward"]}, frames, actions, next_frames)
+
+    def predict_reward(self, params: Params, frames, actions, next_frames) -> jax.Array:
+        """Returns expected rewards (M,) in the environment's units; arguments are as in `Reward`."""
+        return expected_reward(self.settings.reward, self.reward_logits(params, frames, actions, next_frames))
 
 
 @functools.cache
