@@ -101,22 +101,21 @@ def _plain(value: Any) -> Any:
 
 
 def to_text(report: Report, width: int | None = None) -> str:
-    """Returns the findings with their remedies, then tables of axes and trials, for a terminal without colours."""
-    from rich.console import Group
-    from rich.text import Text
+    """Returns the findings with their remedies, then tables of axes and trials, for a terminal without colours.
 
-    parts: list[Any] = []
+    Only the tables keep to the width, so that a sentence can be searched for.
+    """
+    lines = []
     for finding in report.findings:
-        parts.append(Text(f"{finding.severity}: {finding.sentence}"))
+        lines.append(f"{finding.severity}: {finding.sentence}")
         if finding.fix:
-            parts.append(Text(f"  to do: {finding.fix}"))
-    if report.diagnosis.axes:
-        parts.append(_axes_table(report.diagnosis.axes))
-    if report.trials:
-        parts.append(_trials_table(report.trials))
+            lines.append(f"  to do: {finding.fix}")
+    tables = [_axes_table(report.diagnosis.axes)] if report.diagnosis.axes else []
+    tables += [_trials_table(report.trials)] if report.trials else []
+    lines += [draw(*tables, width=width or shutil.get_terminal_size((110, 24)).columns)] if tables else []
     diagnosis, total = report.diagnosis, report.recorded.total
-    parts.append(Text(f"{diagnosis.episodes} of {total} episodes, {diagnosis.steps} steps: {_verdict(report)}"))
-    return draw(Group(*parts), width=width or shutil.get_terminal_size((110, 24)).columns)
+    lines.append(f"{diagnosis.episodes} of {total} episodes, {diagnosis.steps} steps: {_verdict(report)}")
+    return "\n".join(lines)
 
 
 def _verdict(report: Report) -> str:
