@@ -119,6 +119,7 @@ def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: in
     """
     starts = range(0, len(frames), size)
     futures = [model.imagine(frames[i : i + size], actions[i : i + size], **options) for i in starts]
+    # All fields but the notes are arrays by clip; the notes are the same for every batch.
     arrays = [vars(future) | {"notes": ()} for future in futures]
     joined = jax.tree.map(lambda *batches: np.concatenate(batches), *arrays)
     return Imagination(**joined | {"notes": futures[0].notes})
