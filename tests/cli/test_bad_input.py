@@ -41,6 +41,10 @@ CHEAP = "--config.evaluation.cheap.suites"
         (["evaluate", "--checkpoint=W", "--evaluation.value.horizon=4"], "add --suite=value"),
         (["train", CONFIG, "--workdir=W", "--config.evaluation.value.horzon=4"], "evaluation.value.horizon"),
         (["train", CONFIG, "--workdir=W", f"{CHEAP}=vidio"], "did you mean video"),
+        (
+            ["train", CONFIG, "--workdir=W", "--config.evaluation.during_training=5", f"{CHEAP}=vidio"],
+            "did you mean video",
+        ),
         (["imagine", "--checkpoint=W", "--episode=W/e.npz", "--out=W/e.mp4"], "no checkpoint in"),
         (["replay", "W"], "holds no failed step"),
         (["tarin"], "did you mean train"),
@@ -49,6 +53,7 @@ CHEAP = "--config.evaluation.cheap.suites"
         (["bench", "--steps=abc"], "invalid int value: 'abc'"),
         (["bench", "--steps=0"], "--steps=0 would time nothing"),
         (["bench", "--stages=tokeniser"], "did you mean tokenizer"),
+        (["bench", "imagine", "--batches=0"], "--batches=0 would time nothing"),
         (["bench", "imagine", "--batches=0,2"], "--batches=0,2 would time nothing"),
         (["bench", "imagine", "--batches=x"], "--batches has 'x'"),
         (["bench", "imagine", "--horizon=0"], "--horizon=0 would time nothing"),
