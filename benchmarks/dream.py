@@ -14,7 +14,7 @@ shared.
 """
 
 import argparse
-import functools
+import dataclasses
 import json
 import statistics
 import time
@@ -24,31 +24,30 @@ import jax
 import numpy as np
 
 from whale_jax.data.contract.actions import ActionSpec, any_spec
+from whale_jax.imagination.dream import take_rollout
 from whale_jax.imagination.environments.dream import DreamSettings, dream_of
 from whale_jax.imagination.environments.envs import DreamVectorEnv
 from whale_jax.imagination.environments.starts import Starts
-from whale_jax.imagination.rollout import rollout
-from whale_jax.imagination.world import WorldModel
-from whale_jax.jobs.configuration import load_config, model_settings
-from whale_jax.models.whale.world_model import COMPONENTS, Networks
+from whale_jax.imagination.world import LoadedModel
+from whale_jax.jobs.configuration import load_config, make_world
+from whale_jax.models.registry import describe
 from whale_jax.training.checkpoint import Meta
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 STARTS = 64
 
 
-def fresh_model(config) -> WorldModel:
+def fresh_model(config) -> LoadedModel:
     """Returns a world model of the config's size with initial parameters."""
-    settings = model_settings(config)
-    networks, spec = Networks(settings), any_spec(settings.behaviour.action_dim)
-    params = {name: networks.fresh(name, jax.random.key(0)) for name in COMPONENTS}
-    meta = Meta("reward", settings.to_dict(), {}, spec.to_json(), {}, finished=True)
-    return WorldModel(networks, params, spec, meta, Path("fresh"))
+    world, spec = make_world(config), any_spec(config.model.action_dim)
+    params = {name: world.fresh(name, jax.random.key(0)) for name in (*world.model.components, "reward")}
+    meta = Meta("reward", describe(world), {}, spec.to_json(), {}, order=list(world.stages), finished=True)
+    return LoadedModel(world, params, spec, meta, Path("fresh"))
 
 
-def noise(model: WorldModel, context: int, spec: ActionSpec) -> Starts:
+def noise(model: LoadedModel, context: int, spec: ActionSpec) -> Starts:
     """Returns meaningless starting states."""
-    rng, size = np.random.default_rng(0), model.networks.settings.tokenizer.image_size
+    rng, size = np.random.default_rng(0), model.frame_size
     frames = rng.integers(0, 256, (STARTS, context, *size, 3), np.uint8)
     actions = rng.uniform(-1, 1, (STARTS, context - 1, spec.dim)).astype(np.float32)
     return Starts(frames, actions, np.zeros((STARTS, 2), np.int32))
@@ -63,8 +62,9 @@ class Bare:
         future = rng.uniform(-1, 1, (dream.num_envs, settings.horizon, dream.action_spec.dim)).astype(np.float32)
         given = np.asarray(starts["frames"])[rows]
         actions = np.concatenate([np.asarray(starts["actions"])[rows], future], axis=1)
-        run = jax.jit(functools.partial(rollout, dream.networks, estimator=dream.estimator))
-        self._run = lambda: jax.tree.map(np.array, run(dream.params, given, actions, jax.random.key(0)))
+        plain = dataclasses.replace(dream.clocks.dream, heads=())
+        arguments = (dream.params, given, actions, None, settings.horizon, jax.random.key(0))
+        self._run = lambda: jax.tree.map(np.array, take_rollout(plain, *arguments))
         self._frames = dream.num_envs * settings.horizon
 
     def __call__(self) -> int:
@@ -94,7 +94,7 @@ class Stepped:
         return frames
 
 
-def measure(model: WorldModel, batch: int, uncertainty: str, horizon: int, rounds: int, clock) -> dict:
+def measure(model: LoadedModel, batch: int, uncertainty: str, horizon: int, rounds: int, clock) -> dict:
     """Returns one row: frames per second of each, and the ratios of the environments to the bare rollout."""
     settings = DreamSettings(horizon=horizon, uncertainty=uncertainty)
     dream = dream_of(model, noise(model, settings.context, model.action_spec), batch, settings)

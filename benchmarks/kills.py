@@ -22,28 +22,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import tiny  # noqa: E402
 
 from whale_jax.base.workdir import Workdir  # noqa: E402
-from whale_jax.models.whale.world_model import COMPONENTS  # noqa: E402
 from whale_jax.training.checkpoint import steps_in  # noqa: E402
 from whale_jax.training.history import read_history  # noqa: E402
 
 STEPS, SAVE_EVERY = 60, 5
 MORE = ["--until=reward"] + [
     f"--config.stages.{name}.{key}={value}"
-    for name in COMPONENTS
+    for name in tiny.COMPONENTS
     for key, value in {"steps": STEPS, "save_every": SAVE_EVERY, "eval_every": 20}.items()
 ]
 
 
 def reached(workdir: Path) -> tuple[str, int]:
     """Returns the stage that a run is in and the last step that it logged there."""
-    for name in reversed(COMPONENTS):
+    for name in reversed(tiny.COMPONENTS):
         if entries := read_history(workdir / "history" / f"{name}.jsonl"):
             return name, entries[-1]["step"]
-    return COMPONENTS[0], 0
+    return tiny.COMPONENTS[0], 0
 
 
 def logged(workdir: Path) -> int:
-    return sum(len(read_history(workdir / "history" / f"{name}.jsonl")) for name in COMPONENTS)
+    return sum(len(read_history(workdir / "history" / f"{name}.jsonl")) for name in tiny.COMPONENTS)
 
 
 def kill(store: Path, workdir: Path, rng: random.Random) -> dict | None:
@@ -74,7 +73,7 @@ def kill(store: Path, workdir: Path, rng: random.Random) -> dict | None:
 def compare(one: Path, other: Path) -> int:
     """Returns the number of compared arrays; raises AssertionError if any differs."""
     count = 0
-    for name in COMPONENTS:
+    for name in tiny.COMPONENTS:
         for item in ("params", "optimizer"):
             trees = [tiny.read_tree(w / "checkpoints" / name / str(STEPS) / item) for w in (one, other)]
             tiny.assert_equal_trees(*trees)
@@ -104,7 +103,7 @@ def main() -> None:
     by_signal = {name: [row for row in kills if row["signal"] == name] for name in ("SIGKILL", "SIGTERM")}
     report = {
         "kills": kills,
-        "stages": {name: sum(row["stage"] == name for row in kills) for name in COMPONENTS},
+        "stages": {name: sum(row["stage"] == name for row in kills) for name in tiny.COMPONENTS},
         "signals": {name: len(rows) for name, rows in by_signal.items()},
         "most_lost": {name: max((row["lost"] for row in rows), default=0) for name, rows in by_signal.items()},
         "arrays_bit_equal": arrays,

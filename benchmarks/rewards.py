@@ -15,12 +15,12 @@ import numpy as np
 
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.statistics import pearson
-from whale_jax.imagination.world import WorldModel, load
+from whale_jax.imagination.world import LoadedModel, load
 
 GIVEN, STEPS = 4, 4
 
 
-def measure(model: WorldModel, store: EpisodeStore, clips: int, seed: int = 0) -> dict[str, float]:
+def measure(model: LoadedModel, store: EpisodeStore, clips: int, seed: int = 0) -> dict[str, float]:
     """Returns mean rewards, their correlation, and the means over the best steps, of clips drawn from all episodes."""
     rng, frames, actions, rewards = np.random.default_rng(seed), [], [], []
     for index in rng.integers(0, len(store), clips):

@@ -80,6 +80,19 @@ def test_nothing_imports_upward():
     assert not upward, "a package imports only from those before it"
 
 
+def test_nobody_names_a_model_but_the_registry():
+    """Only the sampler that Whale's rollouts are measured against belongs to one model."""
+    folders = [name for name in MODULES if name.startswith("models.") and "." not in name.removeprefix("models.")]
+    own = {name for name in folders if MODULES[name].name == "__init__.py"} - {"models.heads"}
+    named = {
+        (module, folder)
+        for module, other in arrows()
+        for folder in own
+        if other.startswith(folder) and not module.startswith(folder)
+    }
+    assert {module for module, _ in named} == {"models.registry", "tools.bench.samplers"}
+
+
 def test_no_imports_run_in_a_circle():
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
     for module, other in arrows():

@@ -23,6 +23,8 @@ from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_e
 from whale_jax.jobs.configuration import default_config, stage, transformer
 
 ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("tokenizer", "behaviour", "dynamics", "reward", "ensemble")  # of Whale, in the order of training
+COMPONENTS = STAGES[:4]
 SIDE, STEPS = 16, 12
 TASKS = ("door-close", "reach")
 POLICIES = {
@@ -82,25 +84,45 @@ def random_world(side: int = 32, members: int = 0):
     import jax
     import jax.numpy as jnp
 
-    from whale_jax.imagination.world import WorldModel
-    from whale_jax.jobs.configuration import model_settings
-    from whale_jax.models.whale.world_model import COMPONENTS, Networks
-    from whale_jax.training.checkpoint import Meta
+    from whale_jax.imagination.world import LoadedModel
+    from whale_jax.jobs.configuration import make_world
 
     config = get_config()
     config.model.num_frames, config.model.image_size, config.model.tokenizer.patch = 8, side, side // 4
-    settings = model_settings(config)
-    networks, rng = Networks(settings), np.random.default_rng(0)
+    world, rng = make_world(config), np.random.default_rng(0)
 
     def draw(component, *lead):
-        shapes = nn.unbox(jax.eval_shape(lambda key: networks.init(component, key), jax.random.key(0)))
+        shapes = nn.unbox(jax.eval_shape(lambda key: world.init(component, key), jax.random.key(0)))
         return jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=(*lead, *s.shape)), jnp.float32), shapes)
 
     params = {name: draw(name) for name in COMPONENTS}
     if members:
         params["ensemble"] = draw("dynamics", members)
-    meta = Meta("reward", settings.to_dict(), {}, ACTION_SPEC.to_json(), {}, finished=True)
-    return WorldModel(networks, params, ACTION_SPEC, meta, Path("tiny/checkpoints/reward/1"))
+    return LoadedModel(world, params, ACTION_SPEC, meta_of(world), Path("tiny/checkpoints/reward/1"))
+
+
+def meta_of(world, stage: str = "reward", **fields):
+    """The description of a checkpoint of this world."""
+    from whale_jax.models.registry import describe
+    from whale_jax.training.checkpoint import Meta
+
+    spec, fields = ACTION_SPEC.to_json(), {"config": {}, "finished": True} | fields
+    return Meta(stage, describe(world), action_spec=spec, versions={}, order=list(world.stages), **fields)
+
+
+def rollout(world, estimator=None, temperature: float = 0.0):
+    """(params, C frames, C - 1 + n normalised actions, key) to n frames and their estimates, not compiled."""
+    from whale_jax.imagination.dream import Dream
+
+    dream = Dream(world, estimator, temperature)
+
+    def run(params, frames, actions, key):
+        past = frames.shape[1] - 1
+        state = dream.start(params, frames, actions[:, :past])
+        steps = dream.rollout(params, state, actions[:, past:], actions.shape[1] - past, key)
+        return steps.frames, steps.estimates
+
+    return run
 
 
 def episode(seed: int, steps: int = STEPS, side: int = SIDE, **metadata) -> Episode:
@@ -220,6 +242,15 @@ def whale(*arguments: str, **env: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def python(code: str, *arguments: str, **env: str) -> Done:
+    """Runs code in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment(**env), capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 def forked(directory: Path, *arguments: str, cwd: Path = ROOT, **env: str) -> Done:
     """As `whale`, in a process forked from one that has imported everything, which saves seconds of start-up."""
     import durations  # here, for whoever takes this file for a config has no tests/ on the path
@@ -271,11 +302,21 @@ class Training:
     """A `train` process of this config, watched from outside; what it says goes to a file beside its work directory."""
 
     def __init__(self, store: Path, workdir: Path, *more: str):
+        self._begin(train_arguments(store, workdir, *more), workdir, {})
+
+    @classmethod
+    def of(cls, arguments: list[str], workdir: Path, env: dict[str, str]) -> "Training":
+        """A `train` process with these arguments."""
+        made = cls.__new__(cls)
+        made._begin(arguments, workdir, env)
+        return made
+
+    def _begin(self, arguments: list[str], workdir: Path, env: dict[str, str]) -> None:
         self.workdir, self._log = workdir, workdir.with_name(f"{workdir.name}.log")
         self.process = subprocess.Popen(
-            command(*train_arguments(store, workdir, *more)),
+            command(*arguments),
             cwd=ROOT,
-            env=environment(),
+            env=environment(**env),
             stdout=subprocess.DEVNULL,
             stderr=self._log.open("a"),
         )

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 from whale_jax.base.names import find_moved_modules, lazy
 
 __version__ = "0.1.0"
-__all__ = ["Imagination", "WhaleError", "WorldModel", "__version__", "load"]
+__all__ = ["Imagination", "LoadedModel", "WhaleError", "__version__", "load"]
 
 if TYPE_CHECKING:
     from whale_jax.base.errors import WhaleError
-    from whale_jax.imagination.world import Imagination, WorldModel, load
+    from whale_jax.imagination.world import Imagination, LoadedModel, load
 
 # Loaded when first used, so that `import whale_jax` costs nothing.
 __getattr__ = lazy(
     __name__,
     {
         "Imagination": "whale_jax.imagination.world",
+        "LoadedModel": "whale_jax.imagination.world",
         "WhaleError": "whale_jax.base.errors",
-        "WorldModel": "whale_jax.imagination.world",
         "load": "whale_jax.imagination.world",
     },
+    former={"WorldModel": "LoadedModel"},
 )
 find_moved_modules()

@@ -284,7 +284,7 @@ def test_a_truncated_checkpoint_is_not_evaluated(trained, tmp_path, whale):
 
 def test_a_checkpoint_of_another_format(resumable, store, whale):
     path = resumable / "checkpoints" / "tokenizer" / "10" / "meta" / "metadata"
-    path.write_text(path.read_text().replace("whale-checkpoint/2", "whale-checkpoint/9"))
+    path.write_text(path.read_text().replace("whale-checkpoint/3", "whale-checkpoint/9"))
     assert "'whale-checkpoint/9'" in resume_error(whale, store, resumable)
 
 

@@ -1,4 +1,4 @@
-"""Every dream against `WorldModel.imagine`, whatever its neighbours do."""
+"""Every dream against `LoadedModel.imagine`, whatever its neighbours do."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.imagination.environments.dream import Dream, DreamSettings, make_dream
+from whale_jax.imagination.environments.dream import Dreams, DreamSettings, make_dream
 from whale_jax.imagination.environments.starts import read_starts
 
 B, STEPS = 5, 18
-COMPILED = [jax.jit(f, static_argnums=0) for f in (Dream.reset, Dream.step, Dream.reset_where)]
+COMPILED = [jax.jit(f, static_argnums=0) for f in (Dreams.reset, Dreams.step, Dreams.reset_where)]
 
 
 def compiled(dream):
@@ -56,7 +56,8 @@ def wander(dream, seed=0):
 def test_every_dream_is_what_imagine_shows(model, episodes, uncertainty, chunk, abreast):
     """Also over four cuts of the window of eight, and with the reward and uncertainty of every step."""
     dream = make_dream(model, episodes, B, DreamSettings(uncertainty=uncertainty))
-    dream = dataclasses.replace(dream, chunk=chunk, abreast=abreast)
+    clocks = dataclasses.replace(dream.clocks, chunk=chunk, abreast=abreast)
+    dream = dataclasses.replace(dream, clocks=clocks)
     starts, lives = dream.params["starts"], wander(dream)
     assert len(lives) > B and max(len(steps) for _, steps in lives) == STEPS
     # What comes after a life's end is imagined along no action, and changes nothing before it.
@@ -82,7 +83,8 @@ def test_a_dream_that_idles_takes_nothing_from_the_others(model, episodes):
     action = np.random.default_rng(0).uniform(-1, 1, (B, 4)).astype(np.float32)
     _, frame, reward, *_, info = step(dream.params, state, action, jax.random.key(1))
     for abreast in (1, 2, B):
-        _, step, _ = compiled(dataclasses.replace(dream, abreast=abreast))
+        clocks = dataclasses.replace(dream.clocks, abreast=abreast)
+        _, step, _ = compiled(dataclasses.replace(dream, clocks=clocks))
         _, some, paid, *_, known = step(dream.params, state, action, jax.random.key(1), idle)
         assert np.abs(np.asarray(some).astype(int) - frame)[~idle].max() <= 1
         np.testing.assert_allclose(paid[~idle], reward[~idle], rtol=1e-3, atol=1e-4)

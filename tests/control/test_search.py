@@ -27,7 +27,7 @@ def begun(programs, search, recorded):
 
 
 def values(world, search, recorded, params, rows, penalty):
-    """Return less penalty of a policy from each of the rows, as `WorldModel.imagine` tells it, mean over the rows."""
+    """Return less penalty of a policy from each of the rows, as `LoadedModel.imagine` tells it, mean over the rows."""
     frames, actions = np.asarray(recorded.frames), np.asarray(recorded.actions)
     given = np.stack([frames[row - 3 : row + 1] for row in rows])
     past = np.stack([actions[row - 3 : row] for row in rows])

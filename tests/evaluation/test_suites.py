@@ -110,11 +110,12 @@ def test_what_is_said_to_a_suite_that_is_not_run_is_refused():
 @pytest.fixture
 def darkness(monkeypatch):
     """One more measure, which is one more row."""
+
     def function(real, imagined, moving):
         return 1 - imagined.mean((2, 3, 4)) / 255
 
     row = Measure("darkness", "Darkness", "1 for black", -1, "mean of the pixels", function, compared=True)
-    monkeypatch.setitem(MEASURES, row.name, row)
+    monkeypatch.setitem(MEASURES._rows, row.name, row)
     return row
 
 

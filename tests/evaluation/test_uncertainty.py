@@ -16,7 +16,7 @@ from whale_jax.evaluation.summary import outcome, statements
 from whale_jax.evaluation.uncertainty.section import statement
 from whale_jax.evaluation.uncertainty.suite import UncertaintySettings
 from whale_jax.evaluation.video.metrics import lpips
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import LoadedModel
 
 SIDE = 32
 
@@ -36,7 +36,7 @@ def written(world, store, tmp_path_factory):
     """Metrics and the directory that they were written into."""
     output = tmp_path_factory.mktemp("output")
     settings = UncertaintySettings(episodes=2, batch_size=2, seed=0)
-    model = WorldModel(world.networks, world.params, world.action_spec, world.meta, output / "c" / "reward" / "1")
+    model = LoadedModel(world.world, world.params, world.action_spec, world.meta, output / "c" / "reward" / "1")
     return evaluate(Job(model, store, output), {"uncertainty": settings}), output
 
 

@@ -22,7 +22,7 @@ from whale_jax.evaluation.value.scoring import score
 from whale_jax.evaluation.value.suite import Value, ValueSettings
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.evaluation.video.suite import VideoSettings
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import LoadedModel
 
 SIDE = 32
 SETTINGS = ValueSettings(context=2, horizon=6, episodes=3, batch_size=2, draws=50)
@@ -43,8 +43,8 @@ def world():
     world = tiny.random_world(SIDE)
     recording = {"tasks": ["reach"], "camera": "corner", "action_repeat": 2}
     config = {"data": {"record": recording}, "model": {"image_size": SIDE}, "seed": 0}
-    return WorldModel(
-        world.networks, world.params, world.action_spec, dataclasses.replace(world.meta, config=config), world.source
+    return LoadedModel(
+        world.world, world.params, world.action_spec, dataclasses.replace(world.meta, config=config), world.source
     )
 
 
@@ -114,8 +114,8 @@ def test_scoring_anew_needs_no_model_and_gives_the_same(written, tmp_path):
 @pytest.mark.slow
 def test_what_is_kept_is_used_until_something_changes(world, store, tmp_path, monkeypatch):
     imagined = []
-    original = WorldModel.imagine
-    monkeypatch.setattr(WorldModel, "imagine", lambda self, *a, **k: imagined.append(1) or original(self, *a, **k))
+    original = LoadedModel.imagine
+    monkeypatch.setattr(LoadedModel, "imagine", lambda self, *a, **k: imagined.append(1) or original(self, *a, **k))
     first = evaluate_value(world, store, SETTINGS, tmp_path)
     calls = len(imagined)
     assert evaluate_value(world, store, SETTINGS, tmp_path) == first and len(imagined) == calls
@@ -134,7 +134,7 @@ def test_the_fingerprint_is_of_every_parameter(world):
 
 
 def test_the_shift_is_a_policy_s_distance_to_the_nearest_of_training(world, recorded):
-    training, groups = recorded.select(split="train"), world.networks.settings.behaviour.groups
+    training, groups = recorded.select(split="train"), world.world.settings.behaviour.groups
     clips = read_clips(recorded.held_out(), dataclasses.replace(SETTINGS, horizon=7))[0]
     known = embeddings.training_embeddings(world, training, clips.task, episodes=3)
     rows = embeddings.embed(world, clips.frames, clips.actions)
@@ -196,7 +196,7 @@ def test_short_episodes_are_counted_and_left_out(world, store, tmp_path):
 
 def test_without_a_reward_model(world, store, tmp_path):
     params = {name: each for name, each in world.params.items() if name != "reward"}
-    bare = WorldModel(world.networks, params, world.action_spec, world.meta, world.source)
+    bare = LoadedModel(world.world, params, world.action_spec, world.meta, world.source)
     with pytest.raises(WhaleError, match="holds no reward model"):
         evaluate(Job(bare, store, tmp_path), {"value": SETTINGS})
     assert not list(tmp_path.iterdir())

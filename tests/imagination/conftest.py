@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.imagination.world import WorldModel
-from whale_jax.jobs.configuration import load_config, model_settings
-from whale_jax.models.whale.world_model import COMPONENTS, Networks
-from whale_jax.training.checkpoint import Meta
+from whale_jax.imagination.world import LoadedModel
+from whale_jax.jobs.configuration import load_config, make_world
 
 ROOT = Path(__file__).resolve().parents[2]
 MODES = {
@@ -23,16 +22,15 @@ MODES = {
 }
 
 
-def _world(mode: str) -> WorldModel:
-    settings = model_settings(load_config(str(ROOT / "tests" / "tiny.py")))
-    settings = dataclasses.replace(settings, dynamics=dataclasses.replace(settings.dynamics, **MODES[mode]))
-    networks, rng = Networks(settings), np.random.default_rng(0)
-    params = {}
-    for component in COMPONENTS:
-        shapes = nn.unbox(jax.eval_shape(lambda key, c=component: networks.init(c, key), jax.random.key(0)))
+def _world(mode: str) -> LoadedModel:
+    world = make_world(load_config(str(ROOT / "tests" / "tiny.py")))
+    dynamics = dataclasses.replace(world.settings.dynamics, **MODES[mode])
+    model = dataclasses.replace(world.model, settings=dataclasses.replace(world.settings, dynamics=dynamics))
+    world, rng, params = dataclasses.replace(world, model=model), np.random.default_rng(0), {}
+    for component in tiny.COMPONENTS:
+        shapes = nn.unbox(jax.eval_shape(lambda key, c=component: world.init(c, key), jax.random.key(0)))
         params[component] = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), jnp.float32), shapes)
-    meta = Meta("reward", settings.to_dict(), {}, ACTION_SPEC.to_json(), {}, finished=True)
-    return WorldModel(networks, params, ACTION_SPEC, meta, Path("tiny"))
+    return LoadedModel(world, params, ACTION_SPEC, tiny.meta_of(world), Path("tiny"))
 
 
 @pytest.fixture(scope="session", params=["parallel", "maskgit"])

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.imagination.rollout import rollout, start, step
-from whale_jax.imagination.uncertainty.retracing import additive_dimensions, retrace, retraced_action
+from whale_jax.imagination.uncertainty.retracing import additive_dimensions, retraced_action
 
 TOY = ActionSpec(("x", "grip"), ("delta", "gripper"), ("m", ""), (-1, -1), (1, 1), 10.0)
 ADDITIVE = additive_dimensions(ACTION_SPEC)
@@ -49,14 +49,19 @@ def test_additive_dimensions_follow_the_spec():
 @pytest.fixture(scope="module")
 def branches(world):
     """(frames, past actions, a_t, K) to the branches' frames, which of them exist, and the ordinary prediction."""
-    networks = world.networks
+    model = world.world.model
 
     @functools.partial(jax.jit, static_argnames=("steps", "hold_z"))
     def run(frames, past, action, steps, hold_z=False):
-        state = start(networks, world.params, frames, past)
-        state, (plain, _) = step(networks, world.params, state, action, jax.random.key(0), 0.0)
-        retraced, exists = retrace(networks, world.params, state, steps, ADDITIVE, hold_z)
-        return retraced.swapaxes(0, 1), exists, plain
+        carry = model.start(world.params, frames, past)
+        carry, plain = model.step(world.params, carry, action[:, None], jax.random.key(0), 0.0)
+        taken = jnp.concatenate([past, action[:, None]], axis=1)
+        back = [taken[:, max(0, taken.shape[1] - k - 1) :] for k in steps]
+        held = jnp.stack([retraced_action(x, ADDITIVE) for x in back], axis=1)
+        held = jnp.repeat(held[:, :, None], max(steps) + 1, axis=2)
+        retraced = model.branch(world.params, carry, steps, held, hold_z)
+        exists = past.shape[1] >= np.array(steps)
+        return retraced.swapaxes(0, 1), exists, plain.frames[:, 0]
 
     return run
 
@@ -77,7 +82,7 @@ def test_a_branch_is_a_rollout_from_an_earlier_start(world, branches, inputs):
         sub = np.asarray(retraced_action(actions[:, 2 - k :], ADDITIVE))
         known = actions[:, : 2 - k]
         repeated = np.concatenate([known, np.repeat(sub[:, None], k + 1, axis=1)], axis=1)
-        run = jax.jit(functools.partial(rollout, world.networks))
+        run = jax.jit(tiny.rollout(world.world))
         imagined, _ = run(world.params, frames[:, : 3 - k], repeated, jax.random.key(0))
         np.testing.assert_array_equal(got, imagined[:, -1], err_msg=f"k = {k}")
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
-from whale_jax.imagination.rollout import rollout, start, step
 from whale_jax.imagination.uncertainty.estimators import Entropy
+from whale_jax.models.whale import window
 
 CONTEXT, HORIZON = 2, 6  # longer than the window of 4
 
@@ -16,7 +17,7 @@ CONTEXT, HORIZON = 2, 6  # longer than the window of 4
 @pytest.fixture(scope="module")
 def run(world):
     """Frames and entropies of a rollout."""
-    imagine = jax.jit(functools.partial(rollout, world.networks, estimator=Entropy()))
+    imagine = jax.jit(tiny.rollout(world.world, Entropy()))
 
     def run(frames, actions):
         frames, estimates = imagine(world.params, frames, actions, jax.random.key(0))
@@ -28,7 +29,7 @@ def run(world):
 @pytest.fixture(scope="module")
 def by_hand(world):
     """One step from real windows without padding: frames, past actions, ids, z and a_t to the next of each."""
-    networks, params = world.networks, world.params
+    networks, params = world.world.model.networks, world.params
     settings = networks.settings
 
     def z_of(frames, actions):
@@ -75,7 +76,7 @@ def test_the_first_frame_equals_a_computation_by_hand(run, by_hand, inputs):
 def test_every_step_equals_a_computation_by_hand_over_the_window(world, run, by_hand, inputs, context):
     """Also where a full window of 4 is cut to its newest 2; the prior sees imagined frames, past z stay as inferred."""
     z_of, next_frame, encode = by_hand
-    size = world.networks.settings.num_frames
+    size = world.num_frames
     frames, actions = inputs(context, HORIZON)
     imagined, entropies = run(frames, actions)
     ids, z, seen, held = encode(frames), z_of(frames, actions[:, :context])[:, :-1], frames, context
@@ -140,11 +141,11 @@ def test_given_frames_matter(run, inputs):
 
 def test_steps_keep_the_history_and_start_leaves_the_future_blank(world, inputs):
     frames, actions = inputs(CONTEXT, HORIZON)
-    networks, params = world.networks, world.params
-    state = jax.jit(functools.partial(start, networks))(params, frames, actions[:, : CONTEXT - 1])
+    networks, params = world.world.model.networks, world.params
+    state = jax.jit(functools.partial(window.start, networks))(params, frames, actions[:, : CONTEXT - 1])
     assert int(state.time) == CONTEXT - 1
     assert not np.any(state.frames[:, CONTEXT:]) and not np.any(state.actions[:, CONTEXT - 1 :])
-    advance = jax.jit(functools.partial(step, networks, temperature=0.0))
+    advance = jax.jit(functools.partial(window.advance, networks, temperature=0.0))
     after, (frame, _) = advance(params, state, actions[:, CONTEXT - 1], jax.random.key(0))
     assert int(after.time) == CONTEXT
     np.testing.assert_array_equal(after.frames[:, :CONTEXT], frames)
@@ -159,7 +160,7 @@ def test_memory_grows_with_the_window_and_not_with_the_horizon(world, inputs):
 
     def working_bytes(horizon):
         frames, actions = inputs(1, horizon)
-        run = jax.jit(functools.partial(rollout, world.networks))
+        run = jax.jit(tiny.rollout(world.world))
         return (
             run.lower(world.params, frames, actions, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
         )

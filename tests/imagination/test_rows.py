@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.imagination.environments.rows import for_rows, read_rows, write_rows
+from whale_jax.imagination.rows import for_rows, read_rows, write_rows
 
 ROWS = 5
 

@@ -1,7 +1,6 @@
 """What an estimate is made of, when it falls back, and how further ones are plugged in."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,9 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.imagination.rollout import fill_dynamics, rollout, start, step
-from whale_jax.imagination.uncertainty.estimators import Ensemble, Entropy, Retracing, resolve
+from whale_jax.imagination.uncertainty.estimators import Ensemble, Entropy, Estimator, Retracing, resolve
 from whale_jax.imagination.uncertainty.retracing import additive_dimensions
+from whale_jax.models.whale import window
 from whale_jax.nn import lpips
 
 ADDITIVE = tuple(additive_dimensions(ACTION_SPEC).tolist())
@@ -89,26 +88,29 @@ def test_the_ensemble_is_the_variance_over_models_that_share_the_history(world, 
     """Every step against each member's own prediction along the main model's frames, a cut window included."""
     frames, actions = inputs(4, 7)
     future = world.imagine(frames, actions, uncertainty="ensemble")
-    networks, params = world.networks, world.params
+    networks, params = world.world.model.networks, world.params
     members = [jax.tree.map(lambda x, i=i: x[i], params["ensemble"]) for i in range(2)]
 
     @jax.jit
     def by_hand(params, frames, actions):
-        state = start(networks, params, frames, actions[:, :3])
+        state = window.start(networks, params, frames, actions[:, :3])
         found = []
         for i in range(7):
+            if int(3 + i) >= 7 and (i - 4) % 4 == 0:  # the window of 8 is full
+                state = window.refill(networks, params, state)
             own = [
-                step(networks, params | {"dynamics": m}, _as(m, state), actions[:, 3 + i], None, 0.0) for m in members
+                window.advance(networks, params | {"dynamics": m}, _as(m, state), actions[:, 3 + i], None, 0.0)
+                for m in members
             ]
-            state, (frame, _) = step(networks, params, state, actions[:, 3 + i], None, 0.0)
+            state, (frame, _) = window.advance(networks, params, state, actions[:, 3 + i], None, 0.0)
             every = jnp.stack([frame, *(o[1][0] for o in own)]).astype(jnp.float32) / 255.0
             found.append(every.var(axis=0).mean((1, 2, 3)))
         return jnp.stack(found, 1)
 
     def _as(member, state):
         """The window as that member would have filled it."""
-        window = (state.ids, state.actions, state.z)
-        cache = fill_dynamics(networks, {"dynamics": member}, *window).until(state.time)
+        held = (state.ids, state.actions, state.z)
+        cache = window.fill_dynamics(networks, {"dynamics": member}, *held).until(state.time)
         return state.replace(dynamics=cache)
 
     normal = np.asarray(ACTION_SPEC.normalise(actions), np.float32)
@@ -123,18 +125,18 @@ def test_equal_members_agree(world, inputs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Brightness:
-    """An estimator of one's own: the imagined frame's mean, and how many steps it has seen."""
+class Brightness(Estimator):
+    """An estimator of one's own: the imagined frame's mean, and how many frames the model knows."""
 
-    needs = ()
+    def start(self, model, params, carry, actions):
+        return jnp.float32(actions.shape[1] + 1)
 
-    def fill(self, networks, params, state, count):
-        return jnp.float32(count)
+    def refill(self, model, params, carry, memory):
+        return jnp.float32(model.reach)
 
-    def estimate(self, networks, params, state, entropy):
-        frame = jax.lax.dynamic_index_in_dim(state.frames, state.time, 1, keepdims=False)
-        mean = frame.astype(jnp.float32).mean((1, 2, 3))
-        return state.memory + 1, {"uncertainty": mean, "seen": jnp.broadcast_to(state.memory, mean.shape)}
+    def estimate(self, model, params, carry, memory, actions, prediction):
+        mean = prediction.frames.astype(jnp.float32).mean((2, 3, 4))
+        return memory + 1, {"uncertainty": mean, "seen": jnp.broadcast_to(memory, mean.shape)}
 
 
 def test_an_estimator_of_one_s_own(world, inputs):
@@ -176,6 +178,6 @@ def test_what_cannot_be_estimated_is_refused(world, inputs):
 def test_no_estimator_costs_nothing(world, inputs):
     """Without one, the program holds no trace of entropies."""
     frames, actions = inputs(2, 2)
-    run = jax.jit(functools.partial(rollout, world.networks))
+    run = jax.jit(tiny.rollout(world.world))
     _, estimates = run(world.params, frames, actions, jax.random.key(0))
     assert estimates == {}

@@ -1,16 +1,14 @@
 """What a user sees of a world model: open and closed loop, rewards, uncertainty and errors."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.imagination.rollout import rollout
 from whale_jax.imagination.uncertainty.estimators import Entropy
-from whale_jax.models.heads.reward import expected_reward
 
 CONTEXT, HORIZON = 2, 6
 
@@ -59,10 +57,9 @@ def test_rewards_pair_each_action_with_the_frames_around_it(parallel_world, inpu
     world, (frames, actions) = parallel_world, inputs(CONTEXT, HORIZON)
     future = world.imagine(frames, actions)
     film = np.concatenate([frames[:, -1:], future.frames], axis=1)
-    settings = world.networks.settings.reward
-    reward = jax.jit(lambda *args: expected_reward(settings, world.networks.reward_logits(*args)))
+    reward = jax.jit(world.world.heads_by_name["reward"].read)
     for t in range(HORIZON):
-        expected = reward(world.params, film[:, t], actions[:, CONTEXT - 1 + t], film[:, t + 1])
+        expected = reward(world.params["reward"], film[:, t], actions[:, CONTEXT - 1 + t], film[:, t + 1])
         np.testing.assert_allclose(future.rewards[:, t], expected, rtol=1e-4, atol=1e-5)
     without = dataclasses.replace(world, params={k: v for k, v in world.params.items() if k != "reward"})
     assert without.imagine(frames, actions).rewards is None
@@ -74,7 +71,7 @@ def test_behaviour_matters_only_to_a_model_conditioned_on_it(parallel_world, unc
     for world, matters in ((parallel_world, True), (unconditioned_world, False)):
         prior = jax.tree.map(lambda p: p[..., ::-1], world.params["behaviour"]["prior"])
         behaviour = world.params["behaviour"] | {"prior": prior}
-        run = jax.jit(functools.partial(rollout, world.networks, estimator=Entropy()))
+        run = jax.jit(tiny.rollout(world.world, Entropy()))
         entropies = [
             run(params, frames, actions, jax.random.key(0))[1]["uncertainty"]
             for params in (world.params, world.params | {"behaviour": behaviour})
@@ -97,7 +94,7 @@ def test_behaviour_can_be_switched_off(parallel_world, unconditioned_world, inpu
 
 
 def test_frames_before_the_window_are_left_out(parallel_world, inputs):
-    size = parallel_world.networks.settings.num_frames
+    size = parallel_world.num_frames
     frames, actions = inputs(size + 3, HORIZON)
     whole = parallel_world.imagine(frames, actions)
     recent = parallel_world.imagine(frames[:, 3:], actions[:, 3:])
@@ -115,7 +112,7 @@ def test_sampling_needs_and_follows_a_key(parallel_world, inputs):
 
 
 def test_reconstruct_goes_window_by_window(parallel_world, inputs):
-    size = parallel_world.networks.settings.num_frames
+    size = parallel_world.num_frames
     frames, _ = inputs(size + 2, 1)
     got = parallel_world.reconstruct(frames)
     assert got.shape == frames.shape and got.dtype == np.uint8

@@ -12,20 +12,20 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import flat
 from whale_jax.jobs.configuration import (
-    GROUPS,
     check_buildable,
     check_config,
     default_config,
+    groups_of,
     load_change,
     load_config,
-    model_settings,
+    make_world,
     override,
     stage,
     stages_of,
     to_plain,
     transformer,
 )
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.models.whale.model import Whale
 from whale_jax.training.settings import StageSettings
 
 VARIANTS = ("small", "medium", "base", "large")
@@ -49,7 +49,7 @@ def millions(count: int) -> int:
 
 @pytest.fixture(scope="module")
 def counts():
-    return {name: Networks(model_settings(load(name))).parameter_counts() for name in REFERENCES}
+    return {name: make_world(load(name)).parameter_counts() for name in REFERENCES}
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -74,12 +74,13 @@ def test_no_value_of_a_published_config_has_drifted(reference):
 
 
 def test_the_fields_of_settings_are_the_only_defaults():
-    """But for the sizes of transformers, and for what the tables have different of some stages."""
+    """But for the sizes of transformers, the weights of losses, and what the tables have different of some stages."""
     found, fields = flat(to_plain(default_config())), {}
-    for group, settings in GROUPS.items():
+    for group, settings in groups_of(Whale).items():
         fields |= flat(json.loads(json.dumps(settings.defaults())), f"{group}." if group else "")
     assert not fields.keys() - found.keys()
-    assert {key.split(".")[-1] for key in found.keys() - fields.keys()} == {"num_layers", "width", "num_heads"}
+    more = {key for key in found.keys() - fields.keys() if ".weights." not in key}
+    assert {key.split(".")[-1] for key in more} == {"num_layers", "width", "num_heads"}
     assert all(key.startswith("stages.") for key, value in fields.items() if found[key] != value)
 
 
@@ -95,7 +96,7 @@ def test_every_config_says_how_it_is_run(file):
 
 
 def test_abstract_instantiation_allocates_nothing():
-    networks = Networks(model_settings(load("whale_x.py:large")))
+    networks = make_world(load("whale_x.py:large"))
     before = len(jax.live_arrays())
     shapes = jax.eval_shape(lambda key: networks.init("dynamics", key), jax.random.key(0))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes))
@@ -170,6 +171,9 @@ def test_a_config_file_of_one_s_own(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from whale_jax.jobs.configuration import default_config as get_config\n")
     assert load_config(str(file)).seed == 0
+    with pytest.raises(WhaleError, match="no world model named 'large'"):
+        load_config(f"{file}:large")
+    file.write_text("from whale_jax.jobs.configuration import default_config\nget_config = lambda: default_config()\n")
     with pytest.raises(WhaleError, match="no variants"):
         load_config(f"{file}:large")
     file.write_text("x = 1\n")

@@ -19,7 +19,6 @@ from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.comparison import HORIZON, summarise, to_text
 from whale_jax.jobs.configuration import stages_of
 from whale_jax.jobs.finetune import make_config, open_start, tell_adoption
-from whale_jax.models.whale.world_model import COMPONENTS
 from whale_jax.training.adopt import adopt, compare
 from whale_jax.training.checkpoint import newest_meta
 
@@ -31,7 +30,7 @@ FROZEN = (
 )
 
 
-def tune(whale, checkpoint: Path, data: Path, workdir: Path, *more: str, stages: tuple[str, ...] = COMPONENTS):
+def tune(whale, checkpoint: Path, data: Path, workdir: Path, *more: str, stages: tuple[str, ...] = tiny.COMPONENTS):
     """A fine-tuning of two steps for each of these stages."""
     sets = [f"--config.stages.{n}.{k}=2" for n in stages for k in ("steps", "eval_every", "save_every")]
     paths = (f"--checkpoint={checkpoint}", f"--data={data}", f"--workdir={workdir}")
@@ -79,8 +78,8 @@ def test_encoder_and_codebook_stay_bit_identical_and_the_rest_learns(trained, st
 
 @pytest.mark.slow
 def test_other_dimensions_get_new_inputs_and_everything_else_is_kept(trained, arm, tmp_path, whale):
-    still = [f"--config.stages.{n}.{rate}=0.0" for n in COMPONENTS for rate in ("max_lr", "min_lr")]
-    done = tune(whale, trained[0], arm, tmp_path / "tuned", *still, stages=COMPONENTS[:3])
+    still = [f"--config.stages.{n}.{rate}=0.0" for n in tiny.COMPONENTS for rate in ("max_lr", "min_lr")]
+    done = tune(whale, trained[0], arm, tmp_path / "tuned", *still, stages=tiny.COMPONENTS[:3])
     assert done.status == 0, done.err
     said = done.err + done.out
     before, after = params(trained[0]), params(tmp_path / "tuned", "dynamics")

@@ -18,7 +18,6 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.oxe.recipes import RECIPES, TABLETOP
 from whale_jax.data.oxe.standard import to_mixture
 from whale_jax.data.store.store import open_store
-from whale_jax.models.whale.world_model import TRAINED
 from whale_jax.training.checkpoint import read_meta, steps_in
 
 CONFIG = tiny.ROOT / "tests" / "tiny_oxe.py"
@@ -86,4 +85,4 @@ def test_two_steps_on_real_episodes(tmp_path):
     index = f"--config.data.index={tmp_path / 'index'}"
     done = train(SAMPLE, tmp_path / "run", index, "--config.data.allow_missing=True", "--until=ensemble")
     assert done.status == 0, done.err
-    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == set(TRAINED)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == set(tiny.STAGES)

@@ -11,10 +11,9 @@ import tiny
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.workdir import Workdir
 from whale_jax.imagination.world import load
-from whale_jax.jobs.configuration import to_plain
+from whale_jax.jobs.configuration import completed, to_plain
 from whale_jax.jobs.pretrain import Phases, pretrain
 from whale_jax.jobs.reuse import reuse
-from whale_jax.models.whale.world_model import TRAINED
 
 MEASURES = {"psnr", "ssim", "moving_psnr"}
 CONTROLS = {"repeat_last_frame", "reconstruction", "wrong_actions"}
@@ -44,13 +43,13 @@ def test_metrics_say_how_they_were_made(metrics):
     checkpoint = protocol["checkpoint"]
     assert (checkpoint["stage"], checkpoint["name"]) == ("ensemble", "ensemble/10") and len(checkpoint["sha256"]) == 64
     assert protocol["behaviour_conditioning"] == "on"
-    assert set(run["phases"]) == {"recording", *TRAINED, "evaluation"}
+    assert set(run["phases"]) == {"recording", *tiny.STAGES, "evaluation"}
     assert run["versions"]["jax"] and run["parameters"]["dynamics"] > 0
     assert run["dataset"]["episodes"] == 8 and run["config"]["name"] == "tiny"
 
 
 def test_histories_have_every_step_and_every_evaluation(trained, metrics):
-    for name in TRAINED:
+    for name in tiny.STAGES:
         entries = tiny.history_of(trained[0], name)
         assert [e["step"] for e in entries if "loss" in e] == list(range(1, 11))
         assert [e["step"] for e in entries if "val/loss" in e] == [4, 8, 10]
@@ -68,13 +67,13 @@ def test_a_checkpoint_holds_the_config_it_was_made_with(trained, store):
     meta = json.loads((trained[0] / "checkpoints/ensemble/10/meta/metadata").read_text())
     config = tiny.get_config()
     config.data.root = str(store)
-    assert meta["config"] == to_plain(config)
+    assert meta["config"] == to_plain(completed(config))
 
 
 def test_a_run_says_what_it_is_to_those_who_watch_it(trained, metrics):
     path = trained[0] / "run.json"
     run = json.loads(path.read_text())
-    assert run["config"] == metrics["run"]["config"] and run["stages"] == list(TRAINED)
+    assert run["config"] == metrics["run"]["config"] and run["stages"] == list(tiny.STAGES)
     assert run["host"] == socket.gethostname() and run["versions"] == metrics["run"]["versions"]
     assert abs(path.stat().st_mtime - run["started"]) < 60 and run["pid"] > 0
 
@@ -119,10 +118,10 @@ def test_an_ablation_takes_over_the_stages_that_do_not_differ(trained, store, tm
 @pytest.mark.parametrize(
     ("change", "taken"),
     [
-        ({}, TRAINED),
+        ({}, tiny.STAGES),
         ({"seed": 1}, ()),
         ({"stages.dynamics.max_lr": 1.0}, ("tokenizer", "behaviour")),
-        ({"stages.ensemble.members": 0}, TRAINED[:4]),
+        ({"stages.ensemble.members": 0}, tiny.STAGES[:4]),
     ],
 )
 def test_only_what_is_equal_is_taken_over(change, taken, trained, store, tmp_path):

@@ -17,10 +17,10 @@ from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import nested_share, open_store
 from whale_jax.evaluation.clips import Clips
 from whale_jax.imagination.world import load
-from whale_jax.jobs.configuration import load_config, model_settings, override
+from whale_jax.jobs.configuration import load_config, make_world, override
 from whale_jax.jobs.pretrain import train_alone
 from whale_jax.jobs.scaling import FROZEN, Cell, ScalingSettings, fit, losses, pixel_mse, scaling_study
-from whale_jax.models.whale.saved import find_component
+from whale_jax.models.saved import find_component
 from whale_jax.training.settings import StageSettings
 
 SIZES = {"w8": (2, 8, 2), "w16": (2, 16, 2)}
@@ -188,4 +188,4 @@ def _check_start(cell, stores, tmp_path):
     with pytest.raises(WhaleError, match="another architecture: dynamics.transformer.width"):
         train_alone("dynamics", config, tmp_path / "other", {})
     with pytest.raises(WhaleError, match="holds no dynamics yet"):
-        find_component(cell.parent / "base", "dynamics", model_settings(config))
+        find_component(cell.parent / "base", "dynamics", make_world(config))

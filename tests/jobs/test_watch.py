@@ -22,7 +22,6 @@ from whale_jax.base.files import write
 from whale_jax.base.workdir import Workdir
 from whale_jax.jobs.configuration import stages_of, to_plain
 from whale_jax.jobs.watch import CURVE, read_facts, to_json, to_text, watch
-from whale_jax.models.whale.world_model import TRAINED
 
 WIDE = 1000  # columns in which no sentence is broken, however long the path
 
@@ -55,8 +54,8 @@ def test_a_finished_run_shows_the_end_of_every_stage(trained):
     workdir, _ = trained
     facts = read_facts(workdir)
     assert (facts.state, facts.phase, facts.alive) == ("finished", None, False)
-    assert facts.host == socket.gethostname() and set(facts.phases) >= {"recording", *TRAINED}
-    assert tuple(stage.name for stage in facts.stages) == TRAINED
+    assert facts.host == socket.gethostname() and set(facts.phases) >= {"recording", *tiny.STAGES}
+    assert tuple(stage.name for stage in facts.stages) == tiny.STAGES
     for stage in facts.stages:
         assert (stage.state, stage.step, stage.steps, stage.checkpoint_step) == ("finished", 10, 10, 10)
         logged = entries_of(workdir, stage.name, "loss")
@@ -81,7 +80,7 @@ def test_the_command_answers_without_importing_jax(trained):
 def test_the_screen_fits_its_width_and_names_every_stage(trained, width):
     lines = to_text(read_facts(trained[0]), width).splitlines()
     assert max(map(len, lines)) <= width
-    for name in TRAINED:
+    for name in tiny.STAGES:
         progress, speed = [line for line in lines if line.startswith(name)][:2]
         assert "finished" in progress and "10/10" in progress and any(block in progress for block in "▁█")
         assert "loss=" in speed and " ago" in speed
@@ -165,13 +164,13 @@ def test_a_last_line_that_was_cut_short_is_left_out(copied):
 def test_a_run_without_run_json_is_read_from_its_checkpoints_or_from_its_histories(copied):
     Workdir(copied).run.unlink()
     facts = read_facts(copied)
-    assert [(stage.name, stage.steps) for stage in facts.stages] == [(name, 10) for name in TRAINED]
+    assert [(stage.name, stage.steps) for stage in facts.stages] == [(name, 10) for name in tiny.STAGES]
     assert facts.alive is None and facts.pid is None and "no news for" in to_text(facts, WIDE)
     shutil.rmtree(copied / "checkpoints")
     history = copied / "history" / "ensemble.jsonl"
     history.write_text("".join(line + "\n" for line in history.read_text().splitlines()[:3]))
     facts = read_facts(copied)
-    assert tuple(stage.name for stage in facts.stages) == TRAINED
+    assert tuple(stage.name for stage in facts.stages) == tiny.STAGES
     assert (facts.stages[-1].step, facts.stages[-1].steps) == (3, 10), "as its time left says"
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from whale_jax.jobs.configuration import load_config, model_settings
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.jobs.configuration import load_config, make_world
+from whale_jax.models.whale.networks import Networks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def settings():
     """T = 4 frames of 16x16, N = 16 tokens, N_b = 4."""
-    return model_settings(load_config(str(ROOT / "tests" / "tiny.py")))
+    return make_world(load_config(str(ROOT / "tests" / "tiny.py"))).settings
 
 
 def _networks(settings, decode_mode):

@@ -17,11 +17,8 @@ import tiny  # noqa: E402
 
 from whale_jax.data.store.batches import batches  # noqa: E402
 from whale_jax.data.store.store import open_store  # noqa: E402
-from whale_jax.jobs.configuration import model_settings  # noqa: E402
-from whale_jax.models.whale.stages import STAGES  # noqa: E402
-from whale_jax.models.whale.world_model import COMPONENTS, Networks  # noqa: E402
+from whale_jax.jobs.configuration import make_stage, make_world  # noqa: E402
 from whale_jax.training import sharding  # noqa: E402
-from whale_jax.training.settings import StageSettings  # noqa: E402
 from whale_jax.training.step import abstract_frozen, abstract_state, make_step  # noqa: E402
 
 STEPS = 20
@@ -30,8 +27,8 @@ STEPS = 20
 def train(name, store, placement, accumulate, frozen):
     """Losses by step, and the final state."""
     config = tiny.get_config("wide")
-    settings = StageSettings.from_dict(config.stages[name].to_dict() | {"accumulate": accumulate})
-    stage = STAGES[name](Networks(model_settings(config)), store.action_spec, settings)
+    config.stages[name].accumulate = accumulate
+    stage = make_stage(config, name, store.action_spec)
     create, shapes = abstract_state(stage, 0, placement)
     state = create()
     step = make_step(stage, 0, placement)
@@ -47,9 +44,9 @@ def train(name, store, placement, accumulate, frozen):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def fresh(networks, name):
+def fresh(world, name):
     """Parameters that are nobody's: untrained, and made by one program for all meshes."""
-    return networks.fresh(name, jax.random.key(5))
+    return world.fresh(name, jax.random.key(5))
 
 
 def main(root, numbers, names):
@@ -57,21 +54,21 @@ def main(root, numbers, names):
     store = open_store(root).select(split="train")
     mesh = tiny.get_config("wide").mesh.to_dict() | {"data": data, "model": model, "fully_sharded": bool(fully_sharded)}
     placement = sharding.make_placement(mesh)
-    networks = Networks(model_settings(tiny.get_config("wide")))
+    world = make_world(tiny.get_config("wide"))
     report, frozen = {"devices": len(jax.devices()), "losses": {}, "share": {}}, {}
-    for name in COMPONENTS:
+    for name in tiny.COMPONENTS:
         if name in names:
             report["losses"][name], state = train(name, store, placement, accumulate, frozen)
             whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
             here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.params))
             report["share"][name] = here / whole
         # Untrained, so that later stages start from the very same frozen parameters on every mesh.
-        shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(networks, (name,), placement))
-        frozen |= jax.device_put({name: fresh(networks, name)}, shardings)
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_frozen(world, (name,), placement))
+        frozen |= jax.device_put({name: fresh(world, name)}, shardings)
     print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":
     for mesh in sys.argv[2:]:
         words = mesh.split(",")
-        main(sys.argv[1], list(map(int, words[:4])), words[4:] or COMPONENTS)
+        main(sys.argv[1], list(map(int, words[:4])), words[4:] or tiny.COMPONENTS)

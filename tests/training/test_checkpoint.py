@@ -11,8 +11,7 @@ import tiny
 import whale_jax
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import open_store
-from whale_jax.models.whale.saved import find
-from whale_jax.models.whale.world_model import TRAINED
+from whale_jax.models.saved import find
 from whale_jax.training.checkpoint import read_item, steps_in
 
 
@@ -41,7 +40,7 @@ def test_a_program_without_whale_restores_it(trained):
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     params, optimizer, frames = json.loads(done.stdout.splitlines()[-1])
-    assert params == sorted(TRAINED)
+    assert params == sorted(tiny.STAGES)
     assert {"step", "opt_state", "extra"} <= set(optimizer)
     assert frames == [1, 4, 16, 16, 3]
 
@@ -50,14 +49,14 @@ def test_it_has_every_item_and_its_meta_rebuilds_the_model(trained):
     step = trained[0] / "checkpoints" / "ensemble" / "10"
     assert {"params", "optimizer", "data", "meta", "example"} <= {p.name for p in step.iterdir()}
     meta = json.loads((step / "meta" / "metadata").read_text())
-    assert meta["stage"] == "ensemble" and meta["finished"] and meta["format"] == "whale-checkpoint/2"
+    assert meta["stage"] == "ensemble" and meta["finished"] and meta["format"] == "whale-checkpoint/3"
     assert meta["action_spec"]["names"] == ["x", "y", "z", "gripper"]
     assert meta["config"]["name"] == "tiny" and "jax" in meta["versions"]
 
 
 def test_two_checkpoints_of_each_stage_are_kept(trained):
-    assert {name: steps_in(trained[0] / "checkpoints" / name) for name in TRAINED} == {
-        name: [8, 10] for name in TRAINED
+    assert {name: steps_in(trained[0] / "checkpoints" / name) for name in tiny.STAGES} == {
+        name: [8, 10] for name in tiny.STAGES
     }
 
 
@@ -100,7 +99,7 @@ def test_a_missing_item_names_the_step_to_move_away(trained):
 
 def test_frozen_components_stay_bit_for_bit_what_their_stage_made(trained):
     final = tiny.read_tree(trained[0] / "checkpoints" / "ensemble" / "10" / "params")
-    for name in TRAINED:
+    for name in tiny.STAGES:
         own = tiny.read_tree(trained[0] / "checkpoints" / name / "10" / "params")
         prefix = f"['{name}']"
         own = {k: v for k, v in own.items() if k.startswith(prefix)}
@@ -109,7 +108,7 @@ def test_frozen_components_stay_bit_for_bit_what_their_stage_made(trained):
 
 
 def test_every_stage_has_changed_its_own_component(trained):
-    for name in TRAINED:
+    for name in tiny.STAGES:
         before, after = (tiny.read_tree(trained[0] / "checkpoints" / name / s / "params") for s in ("8", "10"))
         own = [k for k in after if k.startswith(f"['{name}']")]
         moved = [k for k in own if before[k].tobytes() != after[k].tobytes()]

@@ -13,9 +13,7 @@ import tiny
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract import batch as batches
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.jobs.configuration import model_settings, stages_of
-from whale_jax.models.whale.stages import STAGES
-from whale_jax.models.whale.world_model import COMPONENTS, Networks
+from whale_jax.jobs.configuration import make_world, stages_of
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import alone
 from whale_jax.training.step import TrainState, make_step, step_key
@@ -24,19 +22,19 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module", params=["parallel", "maskgit"])
-def networks(request):
+def world(request):
     config = tiny.get_config()
     config.model.dynamics.decode_mode = request.param
-    return Networks(model_settings(config))
+    return make_world(config)
 
 
 @pytest.mark.slow
-def test_every_member_trains_as_it_would_alone(networks):
+def test_every_member_trains_as_it_would_alone(world):
     """Also where the gradient is clipped, which would couple members that shared a norm."""
     settings = StageSettings(members=3, max_lr=1e-2, warmup=1, steps=10, clip=0.05, weight_decay=0.1)
-    ensemble = STAGES["ensemble"](networks, ACTION_SPEC, settings)
-    single = STAGES["dynamics"](networks, ACTION_SPEC, settings)
-    frozen = {name: networks.fresh(name, jax.random.key(7)) for name in COMPONENTS if name != "reward"}
+    ensemble = world.stages["ensemble"](world, ACTION_SPEC, settings)
+    single = world.stages["dynamics"](world, ACTION_SPEC, settings)
+    frozen = {name: world.fresh(name, jax.random.key(7)) for name in world.model.components}
     batch = batches.example(2, 4, tiny.SIDE, tiny.SIDE, 4)
     tx, own_tx = ensemble.optimizer(), single.optimizer()
     params = nn.unbox(jax.jit(ensemble.init)(jax.random.key(0)))
@@ -68,8 +66,8 @@ def test_every_member_trains_as_it_would_alone(networks):
 
 def test_an_ensemble_is_trained_only_where_it_is_asked_for():
     config = tiny.get_config()
-    assert stages_of(config) == [*COMPONENTS, "ensemble"]
+    assert stages_of(config) == list(tiny.STAGES)
     config.stages.ensemble.members = 0
-    assert stages_of(config) == list(COMPONENTS)
+    assert stages_of(config) == list(tiny.COMPONENTS)
     with pytest.raises(WhaleError, match="members is 1, and an ensemble has 2 or more"):
         StageSettings(members=1)

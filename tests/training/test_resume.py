@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from whale_jax.models.whale.stages import STAGES
-
 LAST = 10
 
 
-def assert_same_run(one: Path, other: Path, names=tuple(STAGES)) -> None:
+def assert_same_run(one: Path, other: Path, names=tiny.STAGES) -> None:
     for name in names:
         for item in ("params", "optimizer", "example"):
             tiny.assert_equal_trees(
@@ -23,13 +21,13 @@ def assert_same_run(one: Path, other: Path, names=tuple(STAGES)) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "dynamics" else pytest.param(name, marks=pytest.mark.slow) for name in STAGES]
+    "name", [name if name == "dynamics" else pytest.param(name, marks=pytest.mark.slow) for name in tiny.STAGES]
 )
 def test_a_stage_resumed_from_its_checkpoint_ends_bit_for_bit_the_same(name, trained, store, tmp_path, whale):
     workdir, _ = trained
     again = tmp_path / "again"
     shutil.copytree(workdir, again)
-    stages = list(STAGES)
+    stages = list(tiny.STAGES)
     for later in stages[stages.index(name) :]:
         shutil.rmtree(again / "checkpoints" / later / str(LAST))
     for later in stages[stages.index(name) + 1 :]:
@@ -70,7 +68,7 @@ def test_killed_at_random_moments_in_every_stage_it_ends_bit_for_bit_the_same(tr
     workdir, _ = trained
     rng = random.Random(20241105)
     victim, kills = tmp_path / "killed", []
-    for name in STAGES:
+    for name in tiny.STAGES:
         run = tiny.Training(store, victim)
         line, delay = rng.randrange(1, 9), rng.choice([0.0, 0.02, 0.1])
         assert run.when(lambda run=run, name=name, line=line: run.lines(name) >= line, delay)
@@ -84,4 +82,4 @@ def test_killed_at_random_moments_in_every_stage_it_ends_bit_for_bit_the_same(tr
     assert done.status == 0, done.err
     assert_same_run(workdir, victim)
     assert (victim / "report.html").is_file()
-    assert {name for name, _ in kills} >= set(STAGES), kills
+    assert {name for name, _ in kills} >= set(tiny.STAGES), kills

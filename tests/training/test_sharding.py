@@ -14,13 +14,9 @@ from jax.sharding import PartitionSpec
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract import batch as batches
-from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.jobs.configuration import default_config, model_settings
-from whale_jax.models.whale.stages import STAGES
-from whale_jax.models.whale.world_model import COMPONENTS, Networks
+from whale_jax.jobs.configuration import default_config, make_stage
 from whale_jax.nn.placement import Placement
 from whale_jax.training import sharding
-from whale_jax.training.settings import StageSettings
 from whale_jax.training.step import rule_matches
 
 PROGRAM = Path(__file__).parent / "sharded_run.py"
@@ -65,7 +61,7 @@ def test_losses_over_twenty_steps_are_those_of_one_device(eight, alone):
     for mesh, share in MESHES.items():
         report = eight[mesh]
         assert report["devices"] == 8
-        for name in COMPONENTS:
+        for name in tiny.COMPONENTS:
             where = f"{name} on {mesh}"
             np.testing.assert_allclose(report["losses"][name], alone[0]["losses"][name], rtol=1e-5, err_msg=where)
             assert len(set(report["losses"][name])) >= 19, "parameters move at every step but the first, of rate 0"
@@ -160,7 +156,7 @@ class EightWays:
 def test_what_each_rule_matched_is_counted():
     """`tiny`: of eight kernels with an embed axis of 16, all divide by 8; of 3-wide axes none would."""
     mesh = jax.sharding.AbstractMesh((8, 1), ("data", "model"))
-    stage = STAGES["dynamics"](Networks(model_settings(tiny.get_config())), ACTION_SPEC, StageSettings())
+    stage = make_stage(tiny.get_config(), "dynamics")
     found = rule_matches(stage, Placement(mesh, {"embed": "data", "mlp": "model"}))
     (match,) = found
     assert (match.rule, match.axis, match.whole) == ("embed", "data", 0)
@@ -172,7 +168,7 @@ def test_what_each_rule_matched_is_counted():
 
 def test_a_rule_that_matches_nothing_is_an_error():
     odd = Placement(jax.sharding.AbstractMesh((1, 7), ("data", "model")), {"heads": "model", "members": "model"})
-    stage = STAGES["dynamics"](Networks(model_settings(tiny.get_config())), ACTION_SPEC, StageSettings())
+    stage = make_stage(tiny.get_config(), "dynamics")
     found = rule_matches(stage, odd)
     assert all(m.split == 0 for m in found) and "stay whole" in sharding.describe(found)
     with pytest.raises(

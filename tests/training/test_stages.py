@@ -12,21 +12,27 @@ import tiny
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract import batch as batches
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.jobs.configuration import model_settings
-from whale_jax.models.whale.stages import STAGES, TokenizerStage, WhaleStage, masked_mean
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.jobs.configuration import make_stage, make_world
+from whale_jax.models.whale.stages import TokenizerStage
+from whale_jax.nn.masked import masked_mean
 from whale_jax.training import sharding
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.settings import StageSettings
+from whale_jax.training.stage import Stage
 
 
 @pytest.fixture(scope="module")
-def networks():
-    return Networks(model_settings(tiny.get_config()))
+def world():
+    return make_world(tiny.get_config())
 
 
-def tokenizer_stage(networks, **settings) -> TokenizerStage:
-    return TokenizerStage(networks, ACTION_SPEC, StageSettings(**settings))
+@pytest.fixture(scope="module")
+def networks(world):
+    return world.model.networks
+
+
+def tokenizer_stage(world, **settings) -> TokenizerStage:
+    return TokenizerStage(world, ACTION_SPEC, StageSettings(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +50,9 @@ def rows_from(codes, latents) -> np.ndarray:
     return np.array([np.asarray(row).tobytes() in flat for row in np.asarray(codes)])
 
 
-def test_the_codebook_starts_from_the_encoder_s_outputs(networks, batch):
+def test_the_codebook_starts_from_the_encoder_s_outputs(world, networks, batch):
     params = nn.unbox(jax.jit(lambda key: networks.init("tokenizer", key))(jax.random.key(0)))
-    stage = tokenizer_stage(networks, init_codebook_from_data=True)
+    stage = tokenizer_stage(world, init_codebook_from_data=True)
 
     @jax.jit
     def prepared(params):
@@ -59,16 +65,16 @@ def test_the_codebook_starts_from_the_encoder_s_outputs(networks, batch):
     assert len(np.unique(codes, axis=0)) > 8
     rest = [{k: v for k, v in tree.items() if k != "quantizer"} for tree in (params, after)]
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *rest))
-    assert tokenizer_stage(networks).prepare(params, batch, jax.random.key(0)) is params
+    assert tokenizer_stage(world).prepare(params, batch, jax.random.key(0)) is params
 
 
-def test_dead_codes_become_latents_and_living_ones_stay(networks):
+def test_dead_codes_become_latents_and_living_ones_stay(world):
     latents = jax.random.normal(jax.random.key(1), (2, 4, 16, 8))
     codebook = jax.random.normal(jax.random.key(2), (32, 8))
     params = {"quantizer": {"codebook": codebook}, "rest": jnp.ones(3)}
     living = np.arange(32) < 5
     usage = jnp.asarray(np.where(living, 0.2, 0.0), jnp.float32)
-    stage = tokenizer_stage(networks, revive_every=4, revive_below=0.1)
+    stage = tokenizer_stage(world, revive_every=4, revive_below=0.1)
     after = jax.jit(stage.after_update)
     for step in range(3):
         same, extra = after(
@@ -84,10 +90,10 @@ def test_dead_codes_become_latents_and_living_ones_stay(networks):
     assert revived["rest"] is not None and (revived["rest"] == 1).all()
 
 
-def test_without_revival_the_codebook_is_left_alone(networks):
+def test_without_revival_the_codebook_is_left_alone(world):
     params = {"quantizer": {"codebook": jnp.ones((32, 8))}}
     usage = jnp.zeros(32).at[0].set(1.0)
-    same, extra = tokenizer_stage(networks).after_update(
+    same, extra = tokenizer_stage(world).after_update(
         params,
         {"usage": jnp.full(32, 1 / 32)},
         (usage[None], jnp.zeros((1, 1, 1, 1, 8))),
@@ -98,8 +104,8 @@ def test_without_revival_the_codebook_is_left_alone(networks):
     np.testing.assert_allclose(extra["usage"].sum(), 1.0, rtol=1e-6)
 
 
-def test_fewer_than_a_tenth_of_the_codes_is_worth_a_warning(networks):
-    stage = tokenizer_stage(networks)
+def test_fewer_than_a_tenth_of_the_codes_is_worth_a_warning(world):
+    stage = tokenizer_stage(world)
     assert stage.warning({"live_codes": 0.1}) is None
     assert "3 % of the codes" in stage.warning({"live_codes": 0.03})
 
@@ -121,26 +127,29 @@ def test_masked_mean_of_nothing_is_zero():
 
 
 @dataclasses.dataclass(frozen=True)
-class Drift(WhaleStage):
+class Drift(Stage):
     """A stage whose held-out loss falls until its one parameter passes 3 and rises from there."""
 
-    name = "behaviour"
+    component = "behaviour"
+    weights = {"distance": 1.0}
     seed_index = 1
 
-    def loss(self, params, frozen, batch, key, train):
+    def losses(self, params, frozen, batch, key, train):
         value = params["at"].sum()
-        loss = -value if train else jnp.abs(value - 3.0)
-        return loss, ({"loss": loss}, None)
+        return {"distance": -value if train else jnp.abs(value - 3.0)}, {}, None
 
 
 class One:
-    """Networks with one parameter, and the settings that the loop's arithmetic asks for."""
+    """A world with one parameter, and the settings that the loop's arithmetic asks for."""
 
     def __init__(self, settings):
         self.settings = settings
 
     def init(self, component, key):
         return {"at": jnp.zeros(1)}
+
+    def earlier(self, name):
+        return ()
 
 
 class Endless:
@@ -173,7 +182,7 @@ class Endless:
 
 
 def drift_run(tmp_path, meta, **settings):
-    model = model_settings(tiny.get_config())
+    model = make_world(tiny.get_config()).settings
     settings = StageSettings(
         steps=20, batch_size=1, max_lr=1.0, min_lr=1.0, warmup=0, log_every=1, eval_every=1, save_every=100, **settings
     )
@@ -192,10 +201,8 @@ def drift_run(tmp_path, meta, **settings):
 
 @pytest.fixture(scope="module")
 def meta():
-    from whale_jax.training.checkpoint import Meta
-
-    model = model_settings(tiny.get_config()).to_dict()
-    return Meta(stage="behaviour", model=model, config={}, action_spec=ACTION_SPEC.to_json(), versions={})
+    config = tiny.get_config()
+    return tiny.meta_of(make_world(config), "behaviour", config=config.to_dict(), finished=False)
 
 
 def test_early_stopping_waits_for_patience_and_keeps_the_best(tmp_path, meta, capsys):
@@ -219,13 +226,15 @@ def test_without_patience_the_last_parameters_are_the_result(tmp_path, meta):
 
 
 def test_each_stage_is_named_after_what_it_trains():
-    assert list(STAGES) == ["tokenizer", "behaviour", "dynamics", "reward", "ensemble"]
-    assert STAGES["behaviour"].selects_on == "nll"
+    stages = make_world(tiny.get_config()).stages
+    assert list(stages) == list(tiny.STAGES) and all(stage.component == name for name, stage in stages.items())
+    assert stages["behaviour"].selects_on == "nll"
 
 
-def test_a_stage_draws_the_numbers_that_it_always_drew_and_holds_what_was_trained_before():
+def test_a_stage_draws_the_numbers_that_it_always_drew_and_holds_what_was_trained_before(world):
     """Another number, and a run that was begun before would not resume bit for bit."""
-    numbers = {name: stage.seed_index for name, stage in STAGES.items()}
+    numbers = {name: stage.seed_index for name, stage in world.stages.items()}
     assert numbers == {"tokenizer": 0, "behaviour": 1, "dynamics": 2, "reward": 3, "ensemble": 4}
-    for number, stage in enumerate(STAGES.values()):
-        assert stage.frozen == tuple(STAGES)[:number]
+    for number, name in enumerate(world.stages):
+        assert world.earlier(name) == tiny.STAGES[:number]
+        assert set(make_stage(tiny.get_config(), name).frozen) <= set(world.earlier(name))

@@ -56,15 +56,19 @@ def find_published(kind: str, given: str, folder: str, suffix: str) -> Path:
     raise unknown_name(kind, given, [*names, *map(str, beside)])
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy(package: str, homes: Mapping[str, str], former: Mapping[str, str] | None = None) -> Callable[[str], Any]:
     """Returns a `__getattr__` for a module that loads public names on first use.
 
     Args:
       package: name of the module that offers the names.
       homes: full name of the module that defines each public name.
+      former: current name of each public name that was called otherwise, which works for one release with a warning.
     """
 
     def get(name: str) -> Any:
+        if former and name in former:
+            warnings.warn(f"{package}.{name} is now {package}.{former[name]}.", DeprecationWarning, stacklevel=2)
+            name = former[name]
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(homes[name]), name)

@@ -1,6 +1,7 @@
 """Settings: frozen dataclasses whose fields hold the only defaults and which survive a round trip through JSON."""
 
 import dataclasses
+import json
 import math
 import numbers
 import re
@@ -58,6 +59,67 @@ class Settings:
             # A message that begins with a field's name then begins with the whole dotted key.
             joint = "." if re.match(r"\w*", str(error))[0] in fields else ": "
             raise WhaleError(f"{group}{joint}{error}" if group else str(error)) from None
+
+
+def objective(default: Any) -> Any:
+    """Declares a field that only a loss reads, so that it may differ from a checkpoint's."""
+    return dataclasses.field(default=default, metadata={"kind": "objective"})
+
+
+def decoding(default: Any) -> Any:
+    """Declares a field that only decoding reads, so that it may differ from a checkpoint's."""
+    return dataclasses.field(default=default, metadata={"kind": "decoding"})
+
+
+def execution(default: Any) -> Any:
+    """Declares a field that changes how a network runs and no result, so that it may differ from a checkpoint's."""
+    return dataclasses.field(default=default, metadata={"kind": "execution"})
+
+
+def inputs() -> Any:
+    """Declares a field that only gives the size of inputs, which a fine-tuning may draw anew."""
+    return dataclasses.field(metadata={"kind": "inputs"})
+
+
+def architecture(settings: Settings, inputs: bool = True) -> tuple[dict[str, Any], set[str]]:
+    """Returns what decides the meaning of a network's parameters, and what does not, by dotted name.
+
+    Args:
+      settings: settings of networks.
+      inputs: whether the sizes of inputs count too.
+
+    Returns:
+      The values that decide, as JSON has them, and the names of all other fields.
+    """
+    free, values = set(), flat(json.loads(json.dumps(settings.to_dict())))
+
+    def visit(node: Settings, prefix: str) -> None:
+        for field in dataclasses.fields(node):
+            value, kind = getattr(node, field.name), field.metadata.get("kind", "")
+            if isinstance(value, Settings):
+                visit(value, f"{prefix}{field.name}.")
+            elif kind in ("objective", "decoding", "execution") or kind == "inputs" and not inputs:
+                free.add(prefix + field.name)
+
+    visit(settings, "")
+    return {name: value for name, value in values.items() if name not in free}, free
+
+
+def nested_defaults(cls: type[Settings]) -> dict[str, Any]:
+    """Returns the default of every field that has one, also of fields inside settings without a default."""
+    hints, found = typing.get_type_hints(cls), cls.defaults()
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, Settings) and field.name not in found:
+            found[field.name] = nested_defaults(hint)
+    return found
+
+
+def group(values: Mapping[str, Any], name: str, parent: str) -> Mapping[str, Any]:
+    """Returns the group `parent`.`name` of a config; raises WhaleError if it is missing."""
+    if not isinstance(values.get(name), Mapping):
+        raise WhaleError(f"The config has no group {parent}.{name}; start from default_config(), which has every one.")
+    return values[name]
 
 
 def check_least(settings: Any, **least: float) -> None:

@@ -31,6 +31,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--horizon", type=int, help="imagined frames, not for uncertainty; default: by suite")
     text = "comma-separated: video, value, uncertainty, judge; --evaluation.SUITE.KEY=VALUE changes a setting of one"
     command.add_argument("--suite", default="video", help=text)
+    text = "checkpoint whose reward head reads the imagined frames, so that one head scores several models"
+    command.add_argument("--reward", metavar="DIR", help=text)
     command.add_argument("--no-behaviour", action="store_true", help="switch behaviour conditioning off")
     command.add_argument("--no-fvd", action="store_true", help="video: skip FVD, about a second per clip and series")
     command.add_argument("--policy", default="", help="value: your policies: module:callable, or a run's directory")
@@ -68,6 +70,7 @@ def run_evaluate(options) -> int:
         options.horizon,
         named_policies(names_of(options.policy)),
         behaviour=not options.no_behaviour,
+        reward=options.reward,
     )
     metrics, output = evaluate_checkpoint(request)
     print(to_json(metrics) if options.json else to_text(metrics))

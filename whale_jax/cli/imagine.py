@@ -24,9 +24,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     done.add_argument("--actions", help="actions such as --actions='1,0,0,0*4; 0,0,-1,1*8', or a .csv or .npy file")
     done.add_argument("--random", type=int, metavar="SEED", help="draw actions uniformly from their range")
     done.add_argument("--strip", action="store_true", help="hold six actions: a future for each direction")
-    kinds = ("retracing", "entropy", "ensemble", "none")
-    text = "curve below the film: retracing (default), entropy, ensemble or none"
-    command.add_argument("--uncertainty", choices=kinds, metavar="UNCERTAINTY", help=text)
+    text = "curve below the film: retracing, entropy, ensemble, none or auto (default): retracing if the model can"
+    command.add_argument("--uncertainty", metavar="UNCERTAINTY", help=text)
     text = "film to write (.mp4, .gif, or .png for stills); with --data: DIR"
     command.add_argument("--out", required=True, help=text)
 
@@ -35,9 +34,11 @@ def run_imagine(options) -> None:
     from whale_jax.evaluation.report.films import check_output, write_film
     from whale_jax.evaluation.report.panels import Curve
     from whale_jax.imagination import film as films
+    from whale_jax.imagination.uncertainty.estimators import check_uncertainty
     from whale_jax.imagination.world import load
 
     _check_imagine(options)
+    check_uncertainty(options.uncertainty or "auto")
     if options.data is not None:
         return _imagine_data(options)
     check_output(options.out)
@@ -52,7 +53,7 @@ def run_imagine(options) -> None:
     else:
         chosen = {"action": options.action, "actions": options.actions, "seed": options.random}
         actions = films.choose_actions(model.action_spec, scene, **chosen, horizon=options.horizon)
-        wanted = options.uncertainty or "retracing"
+        wanted = options.uncertainty or "auto"
         film = films.imagine_film(model, scene, actions, None if wanted == "none" else wanted)
     curve = None if film.uncertainty is None else Curve(film.estimate, film.uncertainty)
     write_film(film.films, options.out, context=film.context, curve=curve)

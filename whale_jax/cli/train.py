@@ -169,7 +169,7 @@ def run_scale(options) -> int:
 
 
 def run_replay(options) -> int:
-    from whale_jax.models.whale.stages import stage_of
+    from whale_jax.models.registry import stage_of
     from whale_jax.training.failure import replay
 
     report = replay(options.directory, stage_of)

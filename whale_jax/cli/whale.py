@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.process import prepare
+from whale_jax.base.registry import load_plugin
 from whale_jax.cli import control, data, doctor, evaluate, imagine, train
+from whale_jax.cli.options import names_of
 
 READER_GONE = 141  # what a shell reports for a command that SIGPIPE ends
 RICH_READER_GONE = 1  # rich's exit status when nobody reads its pipe
@@ -46,6 +48,8 @@ def answer(arguments: list[str]) -> int:
     """Parses and runs one command, and prints errors. See `main`."""
     debug = "--debug" in arguments
     try:
+        for module in plugins_in(arguments):
+            load_plugin(module)
         options, rest = build_parser().parse_known_args(arguments)
         options.overrides = parse_overrides(rest, options)
         if not debug:
@@ -60,6 +64,13 @@ def answer(arguments: list[str]) -> int:
             raise
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
+
+
+def plugins_in(arguments: list[str]) -> list[str]:
+    """Returns the modules that `--plugin=MODULE` names; they are imported before anything is parsed or loaded."""
+    parser = _Parser(prog="whale", add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", action="append", default=[])
+    return [name for text in parser.parse_known_args(arguments)[0].plugin for name in names_of(text)]
 
 
 def unread_outputs() -> list[int]:
@@ -137,6 +148,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _add(commands, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     command.add_argument("--debug", action="store_true", help="show tracebacks")
+    text = "module that registers models, heads, estimators, measures, suites or readers of your own"
+    command.add_argument("--plugin", action="append", metavar="MODULE", help=text)
     command.set_defaults(run=run, command=command)
     return command
 

@@ -5,17 +5,14 @@ Dimension keys: B rollouts, S stacked frames, A actions.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from whale_jax.control.drq import Drq
-from whale_jax.control.replay import Replay, join
+from whale_jax.control.replay import Replay
 from whale_jax.control.settings import ControlSettings
-from whale_jax.imagination import rollout as rollouts
-from whale_jax.imagination.rollout import Estimator, RolloutState
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.imagination.dream import Act, Dream
 from whale_jax.training.sharding import Params
 
 
@@ -24,12 +21,10 @@ class Method:
     """How imagined rewards are computed.
 
     Attributes:
-      estimator: estimates the penalised uncertainty; None for no penalty.
-      penalty: weight of the uncertainty.
+      penalty: weight of the uncertainty that the dream estimates.
       generated: share of imagined transitions in a batch; 0 learns from recorded ones alone.
     """
 
-    estimator: Estimator | None
     penalty: float
     generated: float
 
@@ -54,10 +49,11 @@ class Program:
     """The compiled programs of one run.
 
     Attributes:
-      networks: the world model's; drq: the policy's networks; settings: the study's; method: that of this run.
+      dream: the world model's, with the penalised uncertainty if there is one; drq: the policy's networks.
+      settings: the study's; method: that of this run.
     """
 
-    networks: Networks
+    dream: Dream
     drq: Drq
     settings: ControlSettings
     method: Method
@@ -71,47 +67,20 @@ class Program:
         """
         return jax.jit(self._cycle, donate_argnums=3)
 
-    def dream_from(self, params: Params, recorded: Replay, rows: jax.Array, act: Any, horizon: int, key: jax.Array):
+    def dream_from(self, params: Params, recorded: Replay, rows: jax.Array, act: Act, horizon: int, key: jax.Array):
         """Acts on imagined frames from recorded rows (B,) on, each of which has the frames of a rollout's context.
 
         Returns:
-          As `dream`, but the frames (B, S + horizon, H, W, 3) begin with the given ones, and rewards are scaled.
+          Frames (B, S + horizon, H, W, 3) uint8, which begin with the given ones, actions (B, horizon, A), the scaled
+          rewards (B, horizon), and uncertainty (B, horizon), which is zero without an estimator.
         """
         settings = self.settings
         rows = rows[:, None] + jnp.arange(1 - settings.rollout.context, 1)
-        frames, actions = recorded.frames[rows], recorded.actions[rows[:, :-1]]
-        state = rollouts.start(self.networks, params, frames, actions, self.method.estimator)
-        given = frames[:, -settings.learner.stack :]
-        frames, actions, rewards, uncertainty = self.dream(params, state, given, act, horizon, key)
-        return jnp.concatenate([given, frames], axis=1), actions, rewards * settings.reward_scale, uncertainty
-
-    def dream(self, params: Params, state: RolloutState, given: jax.Array, act: Any, horizon: int, key: jax.Array):
-        """Acts on imagined frames.
-
-        Args:
-          state: started rollouts; given: (B, S, H, W, 3) uint8, their newest frames.
-          act: maps (stacked frames (B, H, W, 3 S), key) to normalised actions (B, A).
-
-        Returns:
-          Frames (B, horizon, H, W, 3) uint8, actions (B, horizon, A), the model's predicted rewards (B, horizon), and
-          uncertainty (B, horizon), which is zero without an estimator.
-        """
-        temperature, estimator = self.settings.rollout.temperature, self.method.estimator
-
-        def step(carry, key):
-            state, seen = carry
-            act_key, token_key = jax.random.split(key)
-            action = act(join(seen), act_key)
-            state, (frame, estimates) = rollouts.step(
-                self.networks, params, state, action, token_key, temperature, estimator
-            )
-            reward = self.networks.predict_reward(params, seen[:, -1], action, frame)
-            uncertainty = estimates.get("uncertainty", jnp.zeros_like(reward))
-            seen = jnp.concatenate([seen[:, 1:], frame[:, None]], axis=1)
-            return (state, seen), (frame, action, reward, uncertainty)
-
-        _, outputs = jax.lax.scan(step, (state, given), jax.random.split(key, horizon))
-        return jax.tree.map(lambda x: x.swapaxes(0, 1), outputs)
+        state = self.dream.start(params, recorded.frames[rows], recorded.actions[rows[:, :-1]])
+        steps = self.dream.rollout(params, state, act, horizon, key)
+        frames, rewards = jnp.concatenate([state.seen, steps.frames], axis=1), steps.read["reward"]
+        uncertainty = steps.estimates.get("uncertainty", jnp.zeros_like(rewards))
+        return frames, steps.actions, rewards * settings.reward_scale, uncertainty
 
     @functools.cached_property
     def imagined_return(self):
@@ -120,19 +89,15 @@ class Program:
         The returns cover the compared steps. Each rollout starts from one given frame and acts without noise. Returns
         are in the environment's units.
         """
+        # The plain reward without any penalty, so that methods can be compared.
+        plain = dataclasses.replace(self.dream, estimator=None)
 
         def run(params, policy, frames, key):
-            state = rollouts.start(
-                self.networks, params, frames[:, None], jnp.zeros((len(frames), 0, self.drq.action_dim))
-            )
-            given = jnp.repeat(frames[:, None], self.settings.learner.stack, axis=1)
-            # The plain reward without any penalty, so that methods can be compared.
-            plain = dataclasses.replace(self, method=Method(None, 0.0, 1.0))
+            state = plain.start(params, frames[:, None], jnp.zeros((len(frames), 0, self.drq.action_dim)))
 
             def act(seen, key):
                 return self.drq.mean_action(policy, seen)
 
-            _, _, rewards, _ = plain.dream(params, state, given, act, self.settings.trial.compared, key)
-            return rewards.sum(1)
+            return plain.rollout(params, state, act, self.settings.trial.compared, key).read["reward"].sum(1)
 
         return jax.jit(run)

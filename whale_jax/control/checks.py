@@ -1,7 +1,5 @@
 """Checks of a study's model and data, made before its first run."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -9,9 +7,8 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.control.programs import Programs
 from whale_jax.control.settings import ControlSettings
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination.rollout import rollout
-from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
+from whale_jax.imagination.world import LoadedModel
 
 
 def check_study(programs: Programs, store: EpisodeStore) -> None:
@@ -34,16 +31,16 @@ def recordings(store: EpisodeStore, task: str) -> EpisodeStore:
 
 def _uncertainties(settings: ControlSettings) -> list[str]:
     probed = [settings.probe.method] if settings.probe.penalties else []
-    return [name for name in UNCERTAINTIES if name in (*settings.methods, *probed)]
+    return [name for name in ESTIMATORS if name in (*settings.methods, *probed)]
 
 
-def _check_parts(model: WorldModel, settings: ControlSettings) -> None:
-    if "reward" not in model.params:
+def _check_parts(model: LoadedModel, settings: ControlSettings) -> None:
+    if "reward" not in model.abilities:
         raise WhaleError(
             f"{model.source} holds no reward model, and imagined steps need rewards; train it with "
             "--config.stages.reward.steps=2000 or more."
         )
-    if "ensemble" in _uncertainties(settings) and "ensemble" not in model.params:
+    if "ensemble" in _uncertainties(settings) and "ensemble" not in model.abilities:
         instead = (
             "leave the method out: --config.control.methods=retracing,entropy,none,offline"
             if "ensemble" in settings.methods
@@ -85,8 +82,11 @@ def _try_uncertainty(programs: Programs, method: str) -> None:
     """Traces a rollout with the estimator on shapes alone, so that a model it does not fit fails now."""
     model, context = programs.model, programs.settings.rollout.context
     program = programs.learning(method, 1.0, 1.0)
-    size, dim = model.networks.settings.tokenizer.image_size, model.action_spec.dim
-    frames = jax.ShapeDtypeStruct((1, context, *size, 3), jnp.uint8)
-    actions = jax.ShapeDtypeStruct((1, context, dim), jnp.float32)
-    run = functools.partial(rollout, model.networks, estimator=program.method.estimator)
-    jax.eval_shape(run, programs.params(program), frames, actions, jax.random.key(0))
+    frames = jax.ShapeDtypeStruct((1, context, *model.frame_size, 3), jnp.uint8)
+    actions = jax.ShapeDtypeStruct((1, context - 1, model.action_spec.dim), jnp.float32)
+
+    def run(params, frames, actions):
+        state = program.dream.start(params, frames, actions)
+        return program.dream.rollout(params, state, jnp.zeros((1, 1, model.action_spec.dim)), 1, jax.random.key(0))
+
+    jax.eval_shape(run, programs.params(program), frames, actions)

@@ -38,7 +38,8 @@ def _band(axes, updates, curve: list[list[float | None]], colour: str, label: st
 
 def _draw_study(study: Mapping[str, Any], path: Path) -> None:
     """Draws one row per task and one column per method, each next to the run without a penalty."""
-    present = [name for name in _METHODS if any(name in rows for rows in study.values())]
+    methods = _METHODS | {name: (INK, f"{name} penalty") for rows in study.values() for name in rows.keys() - _METHODS}
+    present = [name for name in methods if any(name in rows for rows in study.values())]
     columns = [name for name in present if name != _BESIDE] or present
     figure = new_figure(1.2 + 2.9 * len(columns), 0.5 + 2.6 * len(study))
     grid = figure.subplots(len(study), len(columns), sharex=True, sharey=True, squeeze=False)
@@ -47,9 +48,9 @@ def _draw_study(study: Mapping[str, Any], path: Path) -> None:
         for axes, name in zip(line, columns, strict=True):
             for other, dashes in ((_BESIDE, (4, 1.6)), (name, ())):
                 if other in rows:
-                    row, (colour, label) = rows[other], _METHODS[other]
+                    row, (colour, label) = rows[other], methods[other]
                     _band(axes, row["updates"], row["success"], colour, label, dashes, bounds=(0, 1))
-            style(axes, "gradient updates" if place == len(study) - 1 else "", f"{task}: {_METHODS[name][1]}")
+            style(axes, "gradient updates" if place == len(study) - 1 else "", f"{task}: {methods[name][1]}")
             axes.set_ylim(-0.02, 1.02)
         line[0].set_ylabel("success", color=MUTED, fontsize=9)
     if columns != present:

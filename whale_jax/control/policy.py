@@ -14,7 +14,7 @@ from whale_jax.base.files import write
 from whale_jax.control.drq import Drq, DrqSettings
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.evaluation.value.policies import find_policy
-from whale_jax.imagination.world import Policy
+from whale_jax.imagination.policies import Policy
 
 FORMAT = "whale-policy/1"
 
@@ -57,7 +57,7 @@ class FrameStack:
 
 
 class LearntPolicy:
-    """A policy that maps (frames (B, H, W, 3) uint8, key) to raw actions (B, A) float32, for `WorldModel.imagine`.
+    """A policy that maps (frames (B, H, W, 3) uint8, key) to raw actions (B, A) float32, for `LoadedModel.imagine`.
 
     It remembers the frames since `reset`, because it acts on several at once.
 

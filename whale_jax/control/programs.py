@@ -1,5 +1,7 @@
 """The programs of a study, compiled once for all tasks and seeds."""
 
+import dataclasses
+
 import jax
 
 from whale_jax.control.acting import Method, Program
@@ -8,8 +10,8 @@ from whale_jax.control.offline import Learning, LearningState
 from whale_jax.control.replay import Replay
 from whale_jax.control.search import Search, SearchState
 from whale_jax.control.settings import ControlSettings
-from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.nn import lpips
 from whale_jax.training.sharding import Params
 
@@ -17,7 +19,7 @@ from whale_jax.training.sharding import Params
 class Programs:
     """The programs that the runs of a study learn or search with."""
 
-    def __init__(self, model: WorldModel, settings: ControlSettings):
+    def __init__(self, model: LoadedModel, settings: ControlSettings):
         self.model, self.settings = model, settings
         self._made: dict[tuple[type, str, float, float], Program] = {}
 
@@ -35,10 +37,11 @@ class Programs:
     def _program(self, kind: type, method: str, penalty: float, generated: float):
         key = (kind, method, penalty, generated)
         if key not in self._made:
-            model, named = self.model, method in UNCERTAINTIES and penalty and generated
-            estimator = resolve(method, model.action_spec) if named else None
-            drq = Drq(self.settings.learner, model.action_spec.dim, model.networks.settings.tokenizer.image_size)
-            self._made[key] = kind(model.networks, drq, self.settings, Method(estimator, penalty, generated))
+            model, named = self.model, method in ESTIMATORS and penalty and generated
+            dream = model.dream(method if named else None, self.settings.rollout.temperature)
+            dream = dataclasses.replace(dream, heads=("reward",), own_reward=False, stack=self.settings.learner.stack)
+            drq = Drq(self.settings.learner, model.action_spec.dim, model.frame_size)
+            self._made[key] = kind(dream, drq, self.settings, Method(penalty, generated))
         return self._made[key]
 
     def begin(
@@ -59,8 +62,12 @@ class Programs:
         return program.init(key, alone.policy(state), replay)
 
     def params(self, program: Program) -> Params:
-        """Returns the world model's parameters, with those that the estimator needs as well."""
-        params, estimator = dict(self.model.params), program.method.estimator
-        if estimator is not None and "lpips" in estimator.needs:
-            params["lpips"] = lpips.weights()
-        return params
+        """Returns the world model's parameters, with those that the estimator needs as well.
+
+        Raises:
+          WhaleError: a component that imagining or the estimator needs is not trained.
+        """
+        # On one device, as the learner's state is: elsewhere the cycle would compile twice.
+        self.model.check_estimator(program.dream.estimator)
+        needs = () if program.dream.estimator is None else program.dream.estimator.needs
+        return dict(self.model.params) | ({"lpips": lpips.weights()} if "lpips" in needs else {})

@@ -27,9 +27,9 @@ from whale_jax.control.search import SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.trial import Trial
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import LoadedModel
 
-FORMAT = "whale-control/1"
+FORMAT = "whale-control/2"
 State = LearningState | SearchState
 
 
@@ -39,7 +39,7 @@ class Job:
 
     Attributes:
       name: its directory below the study's.
-      task: a task of Meta-World; method: one of `whale_jax.control.settings.METHODS`; seed: the learner's seed.
+      task: a task of Meta-World; method: one of `whale_jax.control.settings.methods`; seed: the learner's seed.
       penalty: lambda; generated: share of imagined transitions in a batch.
       search: whether the run searches the model alone for a policy (the probe) instead of learning one.
     """
@@ -69,13 +69,13 @@ class Workshop:
         return Trial(self.task, recorded_as(self.model, self.store), spec, size, self.settings.trial)
 
 
-def recorded_as(model: WorldModel, store: EpisodeStore) -> dict[str, Any]:
+def recorded_as(model: LoadedModel, store: EpisodeStore) -> dict[str, Any]:
     """Returns the camera and the action repeat of a store; the model's own data fill in those it does not name."""
     own = model.meta.config["data"]["record"]
     return {name: store.info.get(name, own[name]) for name in ("camera", "action_repeat")}
 
 
-def made_of(model: WorldModel, store: EpisodeStore, settings: ControlSettings, job: Job) -> str:
+def made_of(model: LoadedModel, store: EpisodeStore, settings: ControlSettings, job: Job) -> str:
     """Returns a digest of everything that a run's result depends on."""
     plain = settings.to_dict()
     for study_wide in ("tasks", "methods", "seeds", "penalties", *(() if job.search else ("probe",))):

@@ -7,10 +7,14 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.control.drq import DrqSettings
 from whale_jax.data.metaworld.simulator import check_names
-from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
 
-# How a policy is trained: with a penalty on the named uncertainty, without a penalty, or without imagination.
-METHODS = (*UNCERTAINTIES, "none", "offline")
+PUBLISHED = ("retracing", "entropy", "ensemble", "none", "offline")
+
+
+def methods() -> tuple[str, ...]:
+    """Returns how a policy can be trained: penalising an uncertainty, without a penalty, or without imagination."""
+    return (*ESTIMATORS, "none", "offline")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class ProbeSettings(Settings):
     """
 
     penalties: tuple[float, ...] = ()  # weights to sweep; () leaves the probe out
-    method: str = UNCERTAINTIES[0]  # the penalised uncertainty
+    method: str = "retracing"  # the penalised uncertainty
     seeds: tuple[int, ...] = (0,)  # seeds of the policies
     warmup: int = 2000  # updates, on recorded transitions alone, of the policy that a search begins with
     updates: int = 15  # updates of a search
@@ -67,7 +71,7 @@ class ProbeSettings(Settings):
     rate: float = 0.2  # step size of an update
 
     def __post_init__(self):
-        check_one_of(self, UNCERTAINTIES, "method")
+        check_one_of(self, ESTIMATORS, "method")
         check_least(self, every=1, updates=1, directions=1, starts=1, horizon=1, warmup=0)
         if any(not 0 <= penalty < float("inf") for penalty in self.penalties):
             raise WhaleError(f"penalties is {self.penalties}; weights are numbers from 0 up.")
@@ -85,13 +89,13 @@ class ControlSettings(Settings):
     """Settings of one study: every task, with every method and every seed."""
 
     tasks: tuple[str, ...]  # tasks of Meta-World
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = PUBLISHED  # see `methods`
     seeds: tuple[int, ...] = (0, 1, 2)  # seeds of the learners
     updates: int = 100_000  # updates of each run
     generated: float = 0.5  # share of imagined transitions in a batch
     # Lambda of each uncertainty: a reward is the model's prediction minus lambda times the uncertainty.
     penalties: Mapping[str, float] = dataclasses.field(
-        default_factory=lambda: {"retracing": 50.0, "entropy": 0.1, "ensemble": 5000.0}
+        default_factory=lambda: {name: ESTIMATORS[name].penalty for name in PUBLISHED if name in ESTIMATORS}
     )
     # Factor of the rewards. If an action is held for several simulator steps, their rewards add up. One over the number
     # of steps gives the mean reward, for which the paper's penalties are meant.
@@ -104,18 +108,18 @@ class ControlSettings(Settings):
     def __post_init__(self):
         check_names(tasks=self.tasks)
         for method in self.methods:
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+            if method not in methods():
+                raise unknown_name("method", method, methods())
         for name in ("tasks", "methods", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise WhaleError(f"{name} is {values}; give one at least, and none twice.")
         for name, penalty in self.penalties.items():
-            if name not in UNCERTAINTIES:
-                raise unknown_name("uncertainty in penalties", name, UNCERTAINTIES)
+            if name not in ESTIMATORS:
+                raise unknown_name("uncertainty in penalties", name, ESTIMATORS)
             if not 0 <= penalty < float("inf"):
                 raise WhaleError(f"penalties.{name} is {penalty}; a weight is a number from 0 up.")
-        if missing := [m for m in self.methods if m in UNCERTAINTIES and m not in self.penalties]:
+        if missing := [m for m in self.methods if m in ESTIMATORS and m not in self.penalties]:
             raise WhaleError(f"penalties has no weight for {', '.join(missing)}; give one for each method.")
         if not 0 < self.generated <= 1:
             raise WhaleError(f"generated is {self.generated}; a share lies above 0 and at most at 1.")

@@ -19,7 +19,7 @@ from whale_jax.evaluation.clips import ProtocolSettings, read_clips
 from whale_jax.evaluation.statistics import interval, resamples
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.sequences import resting
-from whale_jax.imagination.world import WorldModel, load
+from whale_jax.imagination.world import LoadedModel, load
 
 CONTEXT, HORIZON, CLIPS, BATCH = 2, 6, 48, 16
 _DRAWS, _LEVEL, _UNHEARD_DB = 2000, 0.99, 0.02
@@ -79,7 +79,7 @@ def alternatives(actions: np.ndarray, spec: ActionSpec) -> dict[str, np.ndarray]
     return {name: np.clip(values, low, high).astype(np.float32) for name, values in tried.items()}
 
 
-def try_actions(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> tuple[dict[str, Any], ...]:
+def try_actions(model: LoadedModel, frames: np.ndarray, actions: np.ndarray) -> tuple[dict[str, Any], ...]:
     """Measures how well each of `alternatives` predicts.
 
     Args:
@@ -113,7 +113,7 @@ def try_actions(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> t
     return tuple(rows)
 
 
-def _score(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
+def _score(model: LoadedModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """Returns the moving-region PSNR (E,) of each clip, averaged over its imagined frames; NaN if nothing moves."""
     scores = []
     for start in range(0, len(frames), BATCH):

@@ -11,7 +11,7 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, check_least
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination.world import Imagination, WorldModel
+from whale_jax.imagination.world import Imagination, LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +112,19 @@ def _clip(store: EpisodeStore, index: int, settings: Chooses):
     )
 
 
-def imagine(model: WorldModel, frames: np.ndarray, actions: np.ndarray, size: int, **options) -> Imagination:
+def imagine(
+    model: LoadedModel, frames: np.ndarray, actions: np.ndarray, size: int, key: jax.Array | None = None, **options
+) -> Imagination:
     """Returns the model's imagination from (E, C, …) frames and their actions, imagined `size` clips at a time.
 
-    The options are passed on to the model's `imagine`.
+    Args:
+      key: key of all clips; every batch folds in its own number, so that no two share their noise.
+      options: passed on to the model's `imagine`.
     """
-    starts = range(0, len(frames), size)
-    futures = [model.imagine(frames[i : i + size], actions[i : i + size], **options) for i in starts]
+    futures = []
+    for number, i in enumerate(range(0, len(frames), size)):
+        own = None if key is None else jax.random.fold_in(key, number)
+        futures.append(model.imagine(frames[i : i + size], actions[i : i + size], key=own, **options))
     # All fields but the notes are arrays by clip; the notes are the same for every batch.
     arrays = [vars(future) | {"notes": ()} for future in futures]
     joined = jax.tree.map(lambda *batches: np.concatenate(batches), *arrays)

@@ -16,7 +16,7 @@ from whale_jax.evaluation.report.films import stills
 from whale_jax.evaluation.statistics import interval, resamples
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.evaluation.video.measures import MEASURES, fitting
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import LoadedModel
 
 DRAWS = 2_000
 HORIZON = 8
@@ -24,7 +24,7 @@ REPEAT = "last frame repeated"
 
 
 def compare_models(
-    models: Mapping[str, WorldModel], store: EpisodeStore, settings: ProtocolSettings, output: Path
+    models: Mapping[str, LoadedModel], store: EpisodeStore, settings: ProtocolSettings, output: Path
 ) -> dict[str, Any]:
     """Imagines the same clips with every model, and writes comparison.json, comparison.png and comparison-film.png.
 

@@ -10,7 +10,7 @@ from whale_jax.base.text import say
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, CheapSettings, Chosen, choose
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import LoadedModel
 
 
 def cheap(config: Mapping[str, Any]) -> Chosen:
@@ -28,7 +28,7 @@ def cheap(config: Mapping[str, Any]) -> Chosen:
 
 
 def cheap_evaluation(
-    model: WorldModel, components: Collection[str], store: EpisodeStore, config: Mapping[str, Any], output: Path
+    model: LoadedModel, components: Collection[str], store: EpisodeStore, config: Mapping[str, Any], output: Path
 ) -> Callable[[Mapping[str, Any]], dict[str, float]] | None:
     """Returns a function from parameters to their main figures by name, or None if the stage cannot imagine yet.
 

@@ -18,7 +18,8 @@ from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, check_names, choose
 from whale_jax.evaluation.summary import FORMAT, check_metrics, results, write_report
 from whale_jax.evaluation.video.measures import MEASURES
-from whale_jax.imagination.world import Policy, WorldModel, load
+from whale_jax.imagination.policies import Policy
+from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.nn import lpips
 from whale_jax.training.history import read_history
 
@@ -70,7 +71,7 @@ def evaluate(job: Job, settings: Mapping[str, Any], run: Mapping[str, Any] | Non
             "phases": phases,
             "machine": machine(),
             "versions": versions(),
-            "parameters": model.networks.parameter_counts(),
+            "parameters": model.world.parameter_counts(),
             "config": model.meta.config,
             "dataset": dataset(job.store),
         },
@@ -120,6 +121,7 @@ def _protocol(job: Job) -> dict[str, Any]:
     return {
         **job.clips.to_dict(),
         "samples": SAMPLES,
+        "model": model.world.model.name,
         "split": sorted({record["split"] for record in job.store.records}),
         "definitions": DEFINITIONS,
         "networks": {"lpips": {"network": "alexnet", "sha256": lpips.digest()}} if large else {},
@@ -170,10 +172,10 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
     return metrics, output
 
 
-def training_history(model: WorldModel) -> dict[str, Any]:
+def training_history(model: LoadedModel) -> dict[str, Any]:
     """Returns the histories of all stages, as `training` of metrics.json; empty if the checkpoint has none."""
     training = {}
-    for name in model.params:
+    for name in (name for name in model.world.stages if name in model.params):
         if history := read_history(model.workdir.history(name)):
             seconds = sum(e["step_ms"] for e in history if "step_ms" in e) / 1000.0
             every = model.meta.config["stages"][name]["log_every"]
@@ -209,6 +211,7 @@ class Request:
     horizon: int | None = None  # overrides the suites' own horizon
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # more policies for "value", by name
     behaviour: bool = True  # False switches behaviour conditioning off
+    reward: Path | str | None = None  # a checkpoint whose reward head takes the place of the model's own
 
     @property
     def folder(self) -> str:
@@ -231,6 +234,7 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
     config = model.meta.config["evaluation"]
     chosen = choose(request.suites, config, request.settings, episodes=request.episodes, horizon=request.horizon)
     model = model if request.behaviour else model.without_behaviour()
+    model = model if request.reward is None else model.with_head("reward", load(request.reward))
     for name, policy in request.policies.items():
         if hasattr(policy, "action_spec"):
             model.action_spec.check_same(policy.action_spec, name)

@@ -11,7 +11,7 @@ from whale_jax.data.contract.episode import Episode
 from whale_jax.data.lerobot.write import write_lerobot
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ClipSettings, imagine
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import AUTO, LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ImaginedSettings(ClipSettings):
 
     episodes: int = 10
     batch_size: int = 10
-    uncertainty: str = "retracing"  # an estimate of `WorldModel.imagine`, or "none"
+    uncertainty: str = AUTO  # an estimate of `LoadedModel.imagine`, or "none"
 
     def __post_init__(self):
         if min(self.context, self.horizon, self.episodes) < 1:
@@ -28,7 +28,7 @@ class ImaginedSettings(ClipSettings):
 
 
 def write_imagined(
-    model: WorldModel, store: EpisodeStore, path: Path | str, settings: ImaginedSettings
+    model: LoadedModel, store: EpisodeStore, path: Path | str, settings: ImaginedSettings
 ) -> tuple[int, int]:
     """Imagines the first held-out episodes along their recorded actions, and writes the LeRobot data set `path`.
 
@@ -61,7 +61,7 @@ def _choose(store: EpisodeStore, settings: ImaginedSettings) -> tuple[list[Episo
 
 
 def _imagined(
-    model: WorldModel, episodes: list[Episode], settings: ImaginedSettings
+    model: LoadedModel, episodes: list[Episode], settings: ImaginedSettings
 ) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
     context, steps = settings.context, settings.context + settings.horizon - 1
     frames = np.stack([episode.frames[:context] for episode in episodes])

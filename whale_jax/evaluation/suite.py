@@ -9,14 +9,15 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ProtocolSettings
-from whale_jax.imagination.world import Policy, WorldModel
+from whale_jax.imagination.policies import Policy
+from whale_jax.imagination.world import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """The model and episodes to evaluate, and the options that all suites share."""
 
-    model: WorldModel
+    model: LoadedModel
     store: EpisodeStore  # held-out episodes
     output: Path  # directory of metrics.json, films and cached results
     clips: ProtocolSettings = ProtocolSettings()
@@ -48,18 +49,25 @@ class Suite:
     # `evaluation.<name>` of a config. A field without a default takes its value from the clips that all suites share.
     Settings: ClassVar[type[Settings]]
     folders: ClassVar[tuple[str, ...]] = ("films",)  # the folders in the report's directory that its sections show
-    requires: ClassVar[frozenset[str]] = frozenset()  # the trained components that the model must have
+    requires: ClassVar[frozenset[str]] = frozenset()  # the abilities and trained heads that the model must have
 
     def check_settings(self, settings: Any) -> None:
         """Raises WhaleError for invalid settings, before anything is loaded."""
 
     def check(self, job: Job) -> None:
         """Raises WhaleError if the model lacks what the suite needs, before anything is recorded or imagined."""
-        if missing := sorted(self.requires - job.model.params.keys()):
+        if not (missing := sorted(self.requires - job.model.abilities)):
+            return
+        model = job.model
+        if heads := [name for name in missing if name in model.world.heads_by_name]:
             raise WhaleError(
-                f"{job.model.source} holds no {' and no '.join(missing)} model, which the {self.name} suite needs; "
-                f"finish its training (--until={missing[-1]}), or leave the {self.name} suite out."
+                f"{model.source} holds no {' and no '.join(heads)} model, which the {self.name} suite needs; "
+                f"finish its training (--until={heads[-1]}), or leave the {self.name} suite out."
             )
+        raise WhaleError(
+            f"{model.source} holds a {model.world.model.name}, which has no {' and no '.join(missing)}, and the "
+            f"{self.name} suite takes that; leave the {self.name} suite out."
+        )
 
     def run(self, job: Job) -> dict[str, Any]:
         """Returns the result; raises WhaleError if it cannot be computed."""

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.registry import Registry
 from whale_jax.base.settings import Settings, check_least
 from whale_jax.evaluation.clips import ClipSettings, ProtocolSettings
 from whale_jax.evaluation.judge.suite import Judge
@@ -13,7 +14,7 @@ from whale_jax.evaluation.uncertainty.suite import Uncertainty
 from whale_jax.evaluation.value.suite import Value
 from whale_jax.evaluation.video.suite import Video
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (Video(), Value(), Uncertainty(), Judge())}
+SUITES: Registry[Suite] = Registry("suite", (Video(), Value(), Uncertainty(), Judge()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,10 @@ class Chosen:
     settings: Mapping[str, Any]
 
 
-# The settings class of each group in a config.
-GROUPS: dict[str, type[Settings]] = {
-    "evaluation": EvaluationSettings,
-    "evaluation.cheap": CheapSettings,
-    **{f"evaluation.{name}": suite.Settings for name, suite in SUITES.items()},
-}
+def groups() -> dict[str, type[Settings]]:
+    """Returns the settings class of each group in a config."""
+    own = {f"evaluation.{name}": suite.Settings for name, suite in SUITES.items()}
+    return {"evaluation": EvaluationSettings, "evaluation.cheap": CheapSettings, **own}
 
 
 def defaults() -> dict[str, dict[str, Any]]:
@@ -73,9 +72,7 @@ def check_names(names: Collection[str], changes: Mapping[str, Any], policies: Ma
             raise WhaleError(f"{what} the {name} suite, which is not run; add --suite={name}.")
 
 
-def choose(
-    names: Iterable[str], config: Mapping[str, Any], changes: Mapping[str, Any], **shared: int | None
-) -> Chosen:
+def choose(names: Iterable[str], config: Mapping[str, Any], changes: Mapping[str, Any], **shared: int | None) -> Chosen:
     """Returns the settings of suites.
 
     Args:

@@ -90,8 +90,9 @@ def write_report(path: str | os.PathLike, metrics: dict) -> Path:
     tiles = f'<dl class="tiles">{tiles}</dl>\n' if tiles else ""
     paragraphs = "".join(f'<p class="lede">{escape(text)}</p>\n' for text in statements(metrics))
     tasks = count(len(measured[0][1]["tasks"]), "task")
+    model = metrics["protocol"].get("model", "whale").capitalize()
     header = (
-        f'<p class="eyebrow">Whale world model, {tasks}, policies held out of training</p>\n'
+        f'<p class="eyebrow">{model} world model, {tasks}, policies held out of training</p>\n'
         "<h1>What the robot did, and what the model imagined</h1>\n"
         f'{paragraphs}{tiles}<nav aria-label="Sections">{links}</nav>'
     )

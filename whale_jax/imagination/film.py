@@ -10,7 +10,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.storage import read_episode
 from whale_jax.imagination.sequences import directions, given_actions, random_actions, typed
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import AUTO, LoadedModel
 
 HORIZON = 16
 
@@ -159,16 +159,14 @@ def choose_actions(
     return scene.actions[:count]
 
 
-def imagine_film(
-    model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None = "retracing"
-) -> ImaginedFilm:
+def imagine_film(model: LoadedModel, scene: Scene, actions: np.ndarray, uncertainty: str | None = AUTO) -> ImaginedFilm:
     """Imagines what follows a scene if the actions (n, A) are taken.
 
     Adds the recorded film if the recording is long enough. It is called "real" if the actions are the recorded ones,
     else "recorded".
 
     Raises:
-      WhaleError: see `WorldModel.imagine`.
+      WhaleError: see `LoadedModel.imagine`.
     """
     future = _imagine(model, scene, actions[None], uncertainty)
     count, films = len(actions), {}
@@ -176,17 +174,18 @@ def imagine_film(
         same = np.array_equal(actions, scene.actions[:count])
         films["real" if same else "recorded"] = np.concatenate([scene.given, scene.frames[:count]])
     films["imagined"] = np.concatenate([scene.given, future.frames[0]])
-    estimate = {"entropy": "entropy, nats"}.get(uncertainty, uncertainty or "")
+    estimator = model.dream(uncertainty).estimator
+    estimate = estimator.words if estimator else ""
     return ImaginedFilm(films, len(scene.given), _over_the_film(future, len(scene.given)), estimate, future.notes)
 
 
-def imagine_directions(model: WorldModel, scene: Scene, horizon: int | None = None) -> ImaginedFilm:
+def imagine_directions(model: LoadedModel, scene: Scene, horizon: int | None = None) -> ImaginedFilm:
     """Imagines what follows a scene if the robot holds each of its `directions` over the horizon.
 
     The horizon is `HORIZON` by default.
 
     Raises:
-      WhaleError: see `WorldModel.imagine` and `directions`.
+      WhaleError: see `LoadedModel.imagine` and `directions`.
     """
     held = directions(model.action_spec, scene.last, scene.words)
     actions = np.repeat(np.stack(list(held.values()))[:, None], _count(horizon), axis=1)
@@ -201,11 +200,11 @@ def _count(horizon: int | None) -> int:
     return horizon or HORIZON
 
 
-def _imagine(model: WorldModel, scene: Scene, actions: np.ndarray, uncertainty: str | None):
+def _imagine(model: LoadedModel, scene: Scene, actions: np.ndarray, uncertainty: str | None):
     """Imagines B futures of a scene, along actions (B, n, A)."""
     if scene.action_spec is not None:
         model.action_spec.check_same(scene.action_spec, scene.source)
-    size = model.networks.settings.tokenizer.image_size
+    size = model.frame_size
     if scene.given.shape[1:3] != tuple(size):
         raise WhaleError(
             f"{scene.source}: frames are {scene.given.shape[1]} x {scene.given.shape[2]} pixels and this model takes "

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,18 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination import rollout as rollouts
-from whale_jax.imagination.uncertainty.estimators import resolve
-from whale_jax.models.whale.saved import find, networks_of
-from whale_jax.models.whale.world_model import TRAINED, Networks
+from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
+from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, Estimator, resolve
+from whale_jax.models.registry import describe, world_of
+from whale_jax.models.saved import find
+from whale_jax.models.world import World
 from whale_jax.nn import lpips
+from whale_jax.nn.layers import to_bytes
 from whale_jax.training.checkpoint import Meta, fall_back, read_item, read_meta, steps_in
 from whale_jax.training.sharding import Params, make_mesh, put_batch, replicated
 
-Policy = Callable[[np.ndarray, jax.Array], np.ndarray]
+AUTO = "auto"  # the uncertainty that suits the model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,9 @@ class Imagination:
     Attributes:
       frames: (B, n, H, W, 3) uint8.
       actions: (B, n, A) float32, the actions taken, in the robot's own units.
-      rewards: (B, n) float32; None if the checkpoint has no reward model.
+      rewards: (B, n) float32, of the reward head; None if the checkpoint has none.
+      own_rewards: (B, n) float32, of the model itself; None if it predicts none.
+      read: what every trained head says of the steps, by name, (B, n, …); `rewards` is among them.
       uncertainty: (B, n) float32, one value per step; None unless requested.
       parts: the estimates (B, n), by name, from which `uncertainty` is computed.
       notes: sentences that a reader of these figures should know.
@@ -44,6 +50,8 @@ class Imagination:
     uncertainty: np.ndarray | None
     parts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    own_rewards: np.ndarray | None = None
+    read: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def accumulated(self) -> np.ndarray | None:
@@ -51,34 +59,27 @@ class Imagination:
         return None if self.uncertainty is None else np.cumsum(self.uncertainty, axis=1)
 
 
-# Compiled once for all models with the same settings. Estimator and temperature are part of the program.
-_STATIC = ("networks", "temperature", "estimator")
-_rollout = jax.jit(rollouts.rollout, static_argnames=_STATIC)
-_step = jax.jit(rollouts.step, static_argnames=_STATIC)
-_start = jax.jit(rollouts.start, static_argnames=("networks", "estimator"))
+@functools.partial(jax.jit, static_argnames="world")
+def _reconstruct(world: World, params: Params, frames: jax.Array) -> jax.Array:
+    return to_bytes(world.model.reconstruct(params, frames))
 
 
-@functools.partial(jax.jit, static_argnames="networks")
-def _reconstruct(networks: Networks, params: Params, frames: jax.Array) -> jax.Array:
-    return rollouts.to_bytes(networks.decode(params, networks.encode(params, frames)))
-
-
-@functools.partial(jax.jit, static_argnames="networks")
-def _reward(networks: Networks, params: Params, *transitions: jax.Array) -> jax.Array:
-    return networks.predict_reward(params, *transitions)
+@functools.partial(jax.jit, static_argnames="world")
+def _behaviour(world: World, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
+    return jnp.exp(world.model.behaviour(params, frames, actions))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class WorldModel:
-    """The networks, parameters and action spec of one checkpoint.
+class LoadedModel:
+    """The model, heads, parameters and action spec of one checkpoint.
 
     Attributes:
-      networks: the modules; params: the parameters of all components, by name.
+      world: the model and its heads; params: the parameters of all components, by name.
       action_spec: the meaning of the actions; actions passed in and out are in its units.
       meta: the checkpoint's description of itself; source: its directory.
     """
 
-    networks: Networks
+    world: World
     params: Params
     action_spec: ActionSpec
     meta: Meta
@@ -92,7 +93,7 @@ class WorldModel:
         key: jax.Array | None = None,
         policy: Policy | None = None,
         horizon: int | None = None,
-        uncertainty: str | rollouts.Estimator | None = None,
+        uncertainty: str | Estimator | None = None,
         temperature: float = 0.0,
     ) -> Imagination:
         """Imagines what the camera would see.
@@ -103,42 +104,93 @@ class WorldModel:
             With `policy`, give only those C - 1 (None if C is 1).
           key: a JAX key for sampling; not needed at temperature 0.
           policy: (frames (B, H, W, 3) uint8, key) -> actions (B, A), instead of given actions. A policy that remembers
-            frames has a method `reset`, which is called before the first frame.
+            frames has a method `reset`, which is called before the first frame. A policy that is marked with
+            `whale_jax.imagination.dream.in_jax` runs inside the compiled rollout.
           horizon: n; only with `policy`.
-          uncertainty: "retracing", "entropy" or "ensemble", an estimator of `whale_jax.imagination.uncertainty` with
-            your own settings, or None.
-          temperature: of token sampling; 0 takes the most likely tokens.
+          uncertainty: "retracing", "entropy", "ensemble", or "auto" for the `usual_uncertainty`; an estimator of
+            `whale_jax.imagination.uncertainty` with your own settings; or None.
+          temperature: of sampling; 0 takes the most likely values.
 
         Raises:
-          WhaleError: shapes or types are wrong, actions are out of range or not finite, or dynamics are not trained.
+          WhaleError: shapes or types are wrong, actions are out of range or not finite, a component that imagining
+            needs is not trained, or the model lacks an ability that the uncertainty takes.
         """
         frames, actions = np.asarray(frames), self._actions(frames, actions, policy, horizon)
         self._check_frames(frames)
-        estimator = None if uncertainty is None else resolve(uncertainty, self.action_spec)
-        params = self.params_for(estimator)
+        dream = self.dream(uncertainty, temperature)
         if key is None:
             if temperature > 0 or policy is not None:
-                raise WhaleError("imagine() needs key=jax.random.key(...) to sample tokens or to run a policy.")
+                raise WhaleError("imagine() needs key=jax.random.key(...) to sample or to run a policy.")
             key = jax.random.key(0)
-        # The window holds no frames before these.
-        drop = max(0, frames.shape[1] - self.networks.settings.num_frames)
+        # A window holds no frames before these.
+        drop = max(0, frames.shape[1] - (self.world.settings.window or frames.shape[1]))
         frames, actions = frames[:, drop:], actions[:, drop:]
+        params, given = self.params_for(dream), self._spread(frames, self._normal(actions))
         if policy is None:
-            imagined, estimates = self._open_loop(params, frames, actions, key, temperature, estimator)
+            taken = actions[:, frames.shape[1] - 1 :]
+            steps = take_rollout(dream, params, *given, None, taken.shape[1], key)
         else:
-            imagined, estimates, actions = self._closed_loop(
-                params, frames, actions, policy, horizon, key, temperature, estimator
-            )
-        taken = actions[:, frames.shape[1] - 1 :]
-        estimates = {name: np.asarray(values) for name, values in estimates.items()}
+            begin_episode(policy)
+            steps, taken = self._acting(dream, params, given, policy, len(frames), horizon, key)
+        steps = jax.tree.map(lambda x: np.asarray(x)[: len(frames)], steps)
+        estimates = dict(steps.estimates)
         return Imagination(
-            frames=np.asarray(imagined),
+            frames=steps.frames,
             actions=taken,
-            rewards=self._rewards(frames[:, -1:], imagined, taken),
+            read=steps.read,
+            rewards=steps.read.get("reward"),
+            own_rewards=steps.own_reward,
             uncertainty=estimates.pop("uncertainty", None),
             parts=estimates,
-            notes=_notes(estimator, estimates),
+            notes=() if dream.estimator is None else dream.estimator.notes(steps.estimates),
         )
+
+    def dream(self, uncertainty: str | Estimator | None = None, temperature: float = 0.0, stack: int = 1) -> Dream:
+        """Returns the dreams of this model, which read every trained head and the model's own reward if it has one.
+
+        Args:
+          uncertainty, temperature: as in `imagine`.
+          stack: number of frames that a policy sees.
+
+        Raises:
+          WhaleError: the uncertainty does not exist or does not suit the robot.
+        """
+        if uncertainty == AUTO:
+            uncertainty = self.usual_uncertainty
+        estimator = None if uncertainty is None else resolve(uncertainty, self.action_spec)
+        heads = tuple(name for name in self.world.heads_by_name if name in self.params)
+        return Dream(self.world, estimator, temperature, heads, "own_reward" in self.world.model.abilities, stack)
+
+    @property
+    def usual_uncertainty(self) -> str | None:
+        """The first uncertainty that the model can have: retracing, else entropy, else None."""
+        able = {"retracing": "branch", "entropy": "entropy"}
+        return next((name for name, ability in able.items() if ability in self.abilities), None)
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What suites and estimators may ask for: the model's optional methods, and the trained components."""
+        return self.world.model.abilities | set(self.params)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings of all networks, as a checkpoint describes them."""
+        return describe(self.world)
+
+    @property
+    def window(self) -> int | None:
+        """The number of frames that the model sees at once; None if its memory has no end."""
+        return self.world.settings.window
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of frames in pixels."""
+        return tuple(self.world.settings.frame_size)
+
+    @property
+    def num_frames(self) -> int:
+        """T, frames of a training segment."""
+        return self.world.settings.num_frames
 
     @property
     def workdir(self) -> Workdir:
@@ -163,29 +215,49 @@ class WorldModel:
     @property
     def conditioning(self) -> str:
         """Whether behaviour conditions its predictions: "on", "switched off", or "trained without"."""
-        if not self.networks.settings.dynamics.embedding_dim:
-            return "trained without"
-        weights = jax.tree.leaves(self.params.get("dynamics", {}).get("behaviour_out", ()))
-        return "on" if any(np.asarray(x).any() for x in weights) else "switched off"
+        return self.world.model.conditioning(self.params)
 
-    def without_behaviour(self) -> "WorldModel":
+    def without_behaviour(self) -> "LoadedModel":
         """Returns the model with behaviour conditioning switched off: embeddings have no weight in its predictions.
 
         Raises:
           WhaleError: the model was trained without behaviour conditioning.
         """
-        if not self.networks.settings.dynamics.embedding_dim:
+        if self.conditioning == "trained without":
             raise WhaleError(f"{self.source} was trained without behaviour conditioning; there is none to switch off.")
-        params = dict(self.params)
-        for name in {"dynamics", "ensemble"} & set(params):
-            silent = jax.tree.map(jnp.zeros_like, params[name]["behaviour_out"])
-            params[name] = {**params[name], "behaviour_out": silent}
-        return dataclasses.replace(self, params=params)
+        return dataclasses.replace(self, params=self.world.model.without_behaviour(self.params))
+
+    def with_head(self, name: str, other: "LoadedModel") -> "LoadedModel":
+        """Returns the model with a head of another checkpoint in place of its own, so that one head scores both.
+
+        Raises:
+          WhaleError: the other checkpoint has no such trained head, or it reads other frames or actions.
+        """
+        if name not in other.world.heads_by_name or name not in other.params:
+            raise WhaleError(f"{other.source} holds no trained head {name}; name a checkpoint that does.")
+        if other.frame_size != self.frame_size:
+            raise WhaleError(
+                f"The head {name} of {other.source} reads frames of {other.frame_size[0]}x{other.frame_size[1]} pixels "
+                f"and {self.source} imagines {self.frame_size[0]}x{self.frame_size[1]}; take one of that size."
+            )
+        self.action_spec.check_same(other.action_spec, str(other.source))
+        heads = tuple(head for head in self.world.heads if head.name != name) + (other.world.heads_by_name[name],)
+        world = dataclasses.replace(self.world, heads=heads)
+        return dataclasses.replace(self, world=world, params={**self.params, name: other.params[name]})
+
+    def embed(self, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Returns how the policy behaves in segments: probabilities (B, G, K) of G variables.
+
+        Args:
+          frames: (B, T, H, W, 3) uint8.
+          actions: (B, T, A) in the robot's own units.
+        """
+        return np.asarray(_behaviour(self.world, self.params, frames, self._normal(actions)))
 
     def check_episodes(self, store: EpisodeStore, context: int) -> None:
         """Raises WhaleError if dreams cannot begin with `context` frames of the store's episodes."""
-        size, window = self.networks.settings.frame_size, self.networks.settings.num_frames
-        if context > window:
+        size, window = self.frame_size, self.window
+        if window is not None and context > window:
             raise WhaleError(
                 f"context={context} is more than the {window} frames of this model's window; give at most those."
             )
@@ -197,31 +269,49 @@ class WorldModel:
         self.action_spec.check_same(store.action_spec, str(store.root))
 
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
-        """Encodes and decodes frames (B, T, H, W, 3) uint8 with the tokenizer, in windows of the model's length."""
+        """Draws frames (B, T, H, W, 3) uint8 as the model can draw them, in segments of the training's length.
+
+        Raises:
+          WhaleError: the model does not encode and decode frames.
+        """
         self._check_frames(np.asarray(frames))
-        size = self.networks.settings.num_frames
+        if "reconstruct" not in self.abilities:
+            raise WhaleError(f"A {self.world.model.name} does not encode and decode frames, so it reconstructs none.")
+        size = self.num_frames
         parts = [frames[:, i : i + size] for i in range(0, frames.shape[1], size)]
-        return np.concatenate([np.asarray(_reconstruct(self.networks, self.params, part)) for part in parts], axis=1)
+        return np.concatenate([np.asarray(_reconstruct(self.world, self.params, part)) for part in parts], axis=1)
 
     def untrained(self, components: Collection[str]) -> list[str]:
         """Returns the components that imagining needs and that are not among `components`."""
-        conditioned = ("behaviour",) if self.networks.settings.dynamics.embedding_dim else ()
-        return [c for c in ("tokenizer", *conditioned, "dynamics") if c not in components]
+        return [name for name in self.world.model.needed if name not in components]
 
-    def params_for(self, estimator: rollouts.Estimator | None) -> Params:
-        """Returns all parameters, with those that the estimator needs as well, on every device of the mesh.
-
-        Raises:
-          WhaleError: a component that imagining or the estimator needs is not trained.
-        """
-        if missing := self.untrained(self.params):
-            raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
-        needs = () if estimator is None else estimator.needs
-        if "ensemble" in needs and "ensemble" not in self.params:
+    def check_estimator(self, estimator: Estimator | None) -> None:
+        """Raises WhaleError if the model lacks an ability or a component that an estimator takes."""
+        if estimator is None:
+            return
+        what = estimator.name or type(estimator).__name__
+        if missing := sorted(estimator.requires - self.abilities):
+            able = [name for name, row in ESTIMATORS.items() if row.requires <= self.abilities and name != what]
+            raise WhaleError(
+                f"{self.source} holds a {self.world.model.name}, which has no {' and no '.join(missing)}, and "
+                f"the uncertainty {what} takes that; use {' or '.join(able) or 'none'}."
+            )
+        if "ensemble" in estimator.needs and "ensemble" not in self.params:
             raise WhaleError(
                 f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3 "
                 'to add one, or use uncertainty="retracing", which needs none.'
             )
+
+    def params_for(self, dream: Dream) -> Params:
+        """Returns all parameters that dreams read, on every device of the mesh.
+
+        Raises:
+          WhaleError: a component that imagining or the estimator needs is not trained, or an ability is lacking.
+        """
+        if missing := self.untrained(self.params):
+            raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
+        self.check_estimator(dream.estimator)
+        needs = () if dream.estimator is None else dream.estimator.needs
         return self._spread_params | ({"lpips": self._lpips} if "lpips" in needs else {})
 
     @functools.cached_property
@@ -242,43 +332,23 @@ class WorldModel:
         arrays = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
         return put_batch(arrays, self._mesh)
 
-    def _open_loop(self, params, frames, actions, key, temperature, estimator):
-        spread = self._spread(frames, self._normal(actions))
-        outputs = _rollout(self.networks, params, *spread, key, temperature, estimator)
-        return jax.tree.map(lambda x: np.asarray(x)[: len(frames)], outputs)
-
-    def _closed_loop(self, params, frames, actions, policy, horizon, key, temperature, estimator):
-        state = _start(self.networks, params, *self._spread(frames, self._normal(actions)), estimator)
-        count, current, steps, taken = len(frames), frames[:, -1], [], []
-        begin_episode(policy)
-        for i in range(horizon):
-            policy_key, token_key = jax.random.split(jax.random.fold_in(key, i))
-            action = np.asarray(policy(current, policy_key), np.float32)
-            if action.shape != (count, self.action_spec.dim):
-                raise WhaleError(
-                    f"The policy returned actions of shape {action.shape}, not {(count, self.action_spec.dim)}."
-                )
-            self.action_spec.validate(action, f"the policy's actions at step {i}")
-            spread = self._spread(self._normal(action))
-            state, outputs = _step(self.networks, params, state, *spread, token_key, temperature, estimator)
-            outputs = jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
-            current = outputs[0]
-            steps.append(outputs), taken.append(action)
-        imagined, estimates = jax.tree.map(lambda *x: np.stack(x, 1), *steps)
-        return imagined, estimates, np.concatenate([actions, np.stack(taken, 1)], 1)
-
-    def _rewards(self, last, imagined, actions):
-        if "reward" not in self.params:
-            return None
-        before = np.concatenate([last, np.asarray(imagined)[:, :-1]], axis=1)
-        flat = [np.asarray(x).reshape(-1, *x.shape[2:]) for x in (before, self._normal(actions), imagined)]
-        return np.asarray(_reward(self.networks, self.params, *flat)).reshape(actions.shape[:2])
+    def _acting(
+        self, dream: Dream, params, given, policy: Policy, count: int, horizon: int, key
+    ) -> tuple[Step, np.ndarray]:
+        """Imagines what a policy leads to. Returns the steps, and its actions (B, n, A) in the robot's own units."""
+        if getattr(policy, "in_jax", False):
+            steps = take_rollout(dream, params, *given, Normalised(policy, self.action_spec), horizon, key)
+            taken = np.asarray(self.action_spec.denormalise(np.asarray(steps.actions)[:count]), np.float32)
+            return steps, self.action_spec.validate(taken, "the policy's actions")
+        checked = Checked(policy, self.action_spec, count, lambda action: self._spread(self._normal(action))[0])
+        steps = dream.rollout(params, take_start(dream, params, *given), checked, horizon, key)
+        return steps, np.stack(checked.taken, axis=1)
 
     def _normal(self, actions: np.ndarray) -> np.ndarray:
         return np.asarray(self.action_spec.normalise(actions), np.float32)
 
     def _check_frames(self, frames: np.ndarray) -> None:
-        height, width = self.networks.settings.tokenizer.image_size
+        height, width = self.frame_size
         if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (height, width, 3):
             raise WhaleError(
                 f"frames are {frames.dtype} {frames.shape}; this model takes uint8 (B, C, {height}, {width}, 3). "
@@ -305,30 +375,7 @@ class WorldModel:
         return actions
 
 
-def begin_episode(policy: Policy) -> None:
-    """Tells a policy that a new episode begins, if it remembers frames and so has a method `reset`."""
-    if hasattr(policy, "reset"):
-        policy.reset()
-
-
-def _notes(estimator, estimates: dict[str, np.ndarray]) -> tuple[str, ...]:
-    if "branches" not in estimates:
-        return ()
-    wanted, branches = len(estimator.steps), estimates["branches"].min(0)
-    none, fewer = int((branches == 0).sum()), int(((branches > 0) & (branches < wanted)).sum())
-    advice = f"give {max(estimator.steps) + 1} frames of context to have all {wanted} starts at every step."
-    notes = []
-    if none:
-        notes.append(
-            f"{none} of {len(branches)} steps had no earlier frame to retrace from: their uncertainty is the entropy "
-            f"alone, which is of another scale; {advice}"
-        )
-    if fewer:
-        notes.append(f"{fewer} of {len(branches)} steps were retraced from fewer than {wanted} starts; {advice}")
-    return tuple(notes)
-
-
-def load(directory: Path | str, dataset: str | None = None) -> WorldModel:
+def load(directory: Path | str, dataset: str | None = None) -> LoadedModel:
     """Loads the world model of a checkpoint.
 
     If the directory holds several steps, takes the newest one that can be read and says which ones it skipped.
@@ -344,12 +391,16 @@ def load(directory: Path | str, dataset: str | None = None) -> WorldModel:
     asked = Path(directory).absolute() == stage_directory / str(newest)
 
     def read(step: int) -> tuple[Meta, Params]:
-        return read_meta(stage_directory, step), read_item(stage_directory, step, "params")
+        meta, tree = read_meta(stage_directory, step), read_item(stage_directory, step, "params")
+        if not meta.finished and meta.config.get("stages", {}).get(meta.stage, {}).get("ema"):
+            tree = {**tree, meta.stage: read_item(stage_directory, step, "averaged")}
+        return meta, tree
 
     step, (meta, tree) = fall_back(stage_directory, [newest] if asked else steps_in(stage_directory), read)
-    params = {name: tree[name] for name in TRAINED if name in tree}
     source = stage_directory / str(step)
+    world = world_of(meta, source)
+    params = {name: tree[name] for name in world.stages if name in tree}
     if dataset is not None and dataset not in meta.specs:
         raise unknown_name(f"data set of {source}", dataset, meta.specs)
     spec = ActionSpec.from_json(meta.action_spec if dataset is None else meta.specs[dataset])
-    return WorldModel(networks_of(meta), jax.device_put(params), spec, meta, source)
+    return LoadedModel(world, jax.device_put(params), spec, meta, source)

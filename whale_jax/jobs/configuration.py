@@ -1,6 +1,5 @@
 """Configs: every key with its default, files that override them, and overrides from the command line."""
 
-import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -23,37 +22,51 @@ from whale_jax.control.settings import ControlSettings
 from whale_jax.data.contract.actions import ActionSpec, any_spec
 from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.data.oxe.settings import ReadSettings
-from whale_jax.evaluation.suites import GROUPS as EVALUATION
-from whale_jax.jobs.settings import DataSettings, ModelKeys, RunSettings
-from whale_jax.models.heads.reward import RewardSettings
-from whale_jax.models.whale.behaviour import BehaviourSettings
-from whale_jax.models.whale.dynamics import DynamicsSettings
-from whale_jax.models.whale.stages import STAGES
-from whale_jax.models.whale.tokenizer import TokenizerSettings
-from whale_jax.models.whale.world_model import COMPONENTS, TRAINED, Networks, WorldModelSettings
-from whale_jax.nn.transformer import ExecutionSettings
+from whale_jax.evaluation import suites
+from whale_jax.jobs.settings import DataSettings, RunSettings, check_subsets
+from whale_jax.models.base import WorldModel
+from whale_jax.models.registry import HEADS, MODELS, world_from_config
+from whale_jax.models.world import World, in_order
 from whale_jax.training.optimizer import trained
 from whale_jax.training.settings import LogSettings, MeshSettings, StageSettings
 from whale_jax.training.stage import Stage
 
-# The settings behind every group of keys. A field with a default is a key. Other keys give the other fields.
-GROUPS: dict[str, type[Settings]] = {
+# The settings behind the groups of keys that every config has. A field with a default is a key. Other keys give the
+# other fields.
+COMMON: dict[str, type[Settings]] = {
     "": RunSettings,
     "data": DataSettings,
     "data.record": RecordSettings,
     "data.read": ReadSettings,
-    "model": ModelKeys,
-    "model.tokenizer": TokenizerSettings,
-    "model.behaviour": BehaviourSettings,
-    "model.dynamics": DynamicsSettings,
-    "model.reward": RewardSettings,
-    "model.execution": ExecutionSettings,
-    **{f"stages.{name}": StageSettings for name in TRAINED},
     "mesh": MeshSettings,
     "log": LogSettings,
-    **EVALUATION,
 }
 OPTIONAL: dict[str, type[Settings]] = {"control": ControlSettings}  # groups that a config may lack
+
+
+def groups_of(model: type[WorldModel]) -> dict[str, type[Settings]]:
+    """Returns the settings behind every group of a config of a world model."""
+    networks = {f"model.{name}": settings for name, settings in model.groups.items()}
+    heads = {f"model.{name}": head.Settings for name, head in HEADS.items()}
+    stages = {f"stages.{name}": StageSettings for name in _stages(model)}
+    return COMMON | suites.groups() | {"model": model.Keys} | networks | heads | stages
+
+
+def _stages(model: type[WorldModel]) -> dict[str, type[Stage]]:
+    """Returns the stages of a model and of all heads by name, in the order of training."""
+    return in_order(model, HEADS.values())
+
+
+def stage_class(model: str, name: str) -> type[Stage]:
+    """Returns the class of a stage; raises WhaleError if the model or the stage does not exist."""
+    found = _stages(MODELS.find(model))
+    if name not in found:
+        raise unknown_name("stage", name, found)
+    return found[name]
+
+
+def _model_of(config: ConfigDict) -> type[WorldModel]:
+    return MODELS.find(config.model.get("name", "whale"))
 
 
 def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
@@ -62,32 +75,43 @@ def transformer(num_layers: int, width: int, num_heads: int) -> ConfigDict:
 
 
 def stage(**overrides: Any) -> ConfigDict:
-    """Returns the settings of a training stage, with the values that the paper's tables share as defaults."""
-    config = ConfigDict(StageSettings.defaults())
+    """Returns the settings of a training stage, with the values that the paper's tables share as defaults.
+
+    Weights of losses are not among them: a config without any has those of the stage.
+    """
+    config = ConfigDict({key: value for key, value in StageSettings.defaults().items() if key != "weights"})
     config.update(overrides)
     return config
 
 
-def default_config() -> ConfigDict:
-    """Returns every key with its default. The fields of `GROUPS` hold the defaults and explain them.
+def default_config(model: str = "whale") -> ConfigDict:
+    """Returns every key of a world model's config with its default.
 
-    Sizes and stages are those of Whale-ST at 64 pixels (Tables 5 to 8).
+    The fields of settings hold the defaults and explain them. For "whale", sizes and stages are those of Whale-ST at 64
+    pixels (Tables 5 to 8).
+
+    Raises:
+      WhaleError: there is no such model.
     """
-    tree: dict[str, Any] = {}
-    for name, settings in GROUPS.items():
+    chosen, tree = MODELS.find(model), {}
+    for name, settings in groups_of(chosen).items():
         parts = name.split(".") if name else []
         functools.reduce(lambda node, part: node.setdefault(part, {}), parts, tree).update(settings.defaults())
-    config = ConfigDict(tree)
-    model, stages = config.model, config.stages
-    model.tokenizer.update({"encoder": transformer(4, 512, 8), "decoder": transformer(8, 512, 8)})
-    model.behaviour.update({"posterior": transformer(8, 512, 8), "policy": transformer(8, 512, 8)})
-    model.behaviour.prior = transformer(4, 512, 4)
-    model.dynamics.transformer = transformer(12, 512, 8)
-    stages.tokenizer.update({"batch_size": 32, "min_lr": 3e-4, "warmup": 10_000, "weight_decay": 1e-4})
-    stages.behaviour.update({"weight_decay": 1e-4, "patience": 5})
-    stages.dynamics.update({"max_lr": 3e-5, "min_lr": 3e-6, "steps": 300_000})
-    stages.ensemble = ConfigDict(stages.dynamics)
-    stages.reward.steps = 50_000
+    tree["model"] |= {"name": model}
+    for name, keys in chosen.defaults().items():
+        tree["model"][name] |= keys
+    for name, own in _stages(chosen).items():
+        tree["stages"][name] = own.default_settings()
+    return ConfigDict(tree)
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+    """Adds, in place, the model's name and each stage's weights of losses to a config that lacks them."""
+    with config.unlocked():
+        config.model.name = config.model.get("name", "whale")
+        for name, own in _stages(_model_of(config)).items():
+            if name in config.stages and not config.stages[name].get("weights"):
+                config.stages[name].weights = ConfigDict(dict(own.weights))
     return config
 
 
@@ -106,7 +130,7 @@ def load_config(reference: str) -> ConfigDict:
         raise WhaleError(f"{path} defines no get_config(); see configs/quickstart.py for an example.")
     if variant and not inspect.signature(get_config).parameters:
         raise WhaleError(f"{path} has no variants; leave ':{variant}' out.")
-    return _call(path, get_config, *([variant] if variant else []))
+    return completed(_call(path, get_config, *([variant] if variant else [])))
 
 
 def load_change(reference: str) -> Callable[..., ConfigDict]:
@@ -247,8 +271,11 @@ def _scalar(kind: type, text: str) -> Any:
 
 def _entry_type(key: str) -> type:
     """Returns the type of an empty tuple's entries, from its field. Without a field, the entries are names."""
-    group = max((g for g in GROUPS | OPTIONAL if f"{key}.".startswith(f"{g}.")), key=len, default="")
-    hint: Any = (GROUPS | OPTIONAL)[group]
+    groups = dict(OPTIONAL)
+    for model in MODELS.values():
+        groups |= groups_of(model)
+    group = max((g for g in groups if f"{key}.".startswith(f"{g}.")), key=len, default="")
+    hint: Any = groups[group]
     for part in key.removeprefix(f"{group}.").split("."):
         hint = typing.get_type_hints(hint).get(part)
     return entry_type(hint) or str
@@ -261,22 +288,23 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 def stages_of(config: ConfigDict) -> list[str]:
     """Returns the stages that a config trains, in order."""
-    left_out = {"reward": not config.stages.reward.steps, "ensemble": not config.stages.ensemble.members}
-    return [name for name in TRAINED if not left_out.get(name)]
+    stages = _stages(_model_of(config))
+    return [name for name, stage in stages.items() if stage.wanted(stage_settings(config, name))]
 
 
 def group_settings(config: ConfigDict, name: str, **given: Any) -> Any:
-    """Returns the settings of a group in `GROUPS` or `OPTIONAL`, with the fields that other keys give.
+    """Returns the settings of a group in `groups_of` or `OPTIONAL`, with the fields that other keys give.
 
     Raises:
       WhaleError: the group is missing, has a key that its settings lack, or has a value that they refuse.
     """
-    node, settings = _group(config, name), (GROUPS | OPTIONAL)[name]
+    groups = groups_of(_model_of(config)) | OPTIONAL
+    node, settings = _group(config, name), groups[name]
     if node is None:
         raise WhaleError(f"The config has no group {name}; start from default_config(), which has every one.")
     if not name:
         return settings.from_dict({key: node[key] for key in settings.defaults() if key in node})
-    values = {key: value for key, value in node.to_dict().items() if f"{name}.{key}" not in GROUPS}
+    values = {key: value for key, value in node.to_dict().items() if f"{name}.{key}" not in groups}
     return settings.from_dict(values | given, name)
 
 
@@ -290,35 +318,20 @@ def read_settings(config: ConfigDict) -> ReadSettings:
     return group_settings(config, "data.read", image_size=config.model.image_size)
 
 
+def make_world(config: ConfigDict) -> World:
+    """Returns the model and the heads that a config describes.
+
+    Raises:
+      WhaleError: the model does not exist, or a group of its settings is missing or wrong.
+    """
+    return world_from_config(config.model.to_dict())
+
+
 def make_stage(config: ConfigDict, name: str, spec: ActionSpec | None = None) -> Stage:
     """Returns a stage of a config. `spec` is the action contract of its data, and may be None if none matters."""
     spec = any_spec(config.model.action_dim) if spec is None else spec
-    return STAGES[name](Networks(model_settings(config)), spec, stage_settings(config, name))
-
-
-def model_settings(config: ConfigDict) -> WorldModelSettings:
-    """Returns the settings of the networks that a config describes."""
-    shared = group_settings(config, "model")
-    execution = group_settings(config, "model.execution").to_dict()
-
-    def network(name: str, *transformers: str, **given: Any) -> Any:
-        group = _group(config, f"model.{name}") or {}
-        sizes = {part: group[part].to_dict() | execution for part in transformers if part in group}
-        return group_settings(config, f"model.{name}", **sizes, **given)
-
-    image_size, action_dim = (shared.image_size,) * 2, shared.action_dim
-    tokenizer = network("tokenizer", "encoder", "decoder", image_size=image_size)
-    behaviour = network("behaviour", "posterior", "prior", "policy", image_size=image_size, action_dim=action_dim)
-    posterior = dataclasses.replace(behaviour.posterior, causal=False)
-    dynamics = network(
-        "dynamics",
-        "transformer",
-        num_codes=tokenizer.num_codes,
-        action_dim=action_dim,
-        embedding_dim=behaviour.embedding_dim if shared.behaviour_conditioning else 0,
-    )
-    behaviour = dataclasses.replace(behaviour, posterior=posterior)
-    return WorldModelSettings(shared.num_frames, tokenizer, behaviour, dynamics, network("reward"))
+    world = make_world(config)
+    return world.stages[name](world, spec, stage_settings(config, name))
 
 
 def check_config(config: ConfigDict) -> None:
@@ -326,14 +339,18 @@ def check_config(config: ConfigDict) -> None:
 
     It does not initialise JAX's devices, so it may be called before processes join and devices are simulated.
     """
-    model_settings(config)
+    world, groups = make_world(config), groups_of(_model_of(config))
     read_settings(config)
-    for name in [*GROUPS, *(group for group in OPTIONAL if group in config)]:
-        if not name.startswith(("model.", "data.read")):
-            shared = GROUPS[name].needed() if name.startswith("evaluation.") else []
+    _check_keys(config, world)
+    for name in [*groups, *(group for group in OPTIONAL if group in config)]:
+        if not name.startswith(("model", "data.read")):
+            shared = groups[name].needed() if name.startswith("evaluation.") else []
             group_settings(config, name, **{key: config.evaluation[key] for key in shared})
+    check_subsets(group_settings(config, "data"), world.stages)
     for name in stages_of(config):
-        settings, fewest = stage_settings(config, name), STAGES[name].fewest_frames
+        stage = make_stage(config, name)
+        _ = stage.loss_weights  # raises for a term without a weight
+        settings, fewest = stage.settings, stage.fewest_frames
         if settings.steps < 1:
             raise WhaleError(f"stages.{name}.steps is {settings.steps}; this stage takes at least one.")
         if (settings.num_frames or fewest) < fewest:
@@ -343,13 +360,23 @@ def check_config(config: ConfigDict) -> None:
             )
 
 
+def _check_keys(config: ConfigDict, world: World) -> None:
+    """Raises WhaleError for a group of `model` or `stages` that this model does not have."""
+    model = type(world.model)
+    known = {"model": [*model.Keys.defaults(), *model.groups, *HEADS], "stages": list(_stages(model))}
+    for group, names in known.items():
+        for name in config[group]:
+            if name not in names:
+                raise unknown_name("config key", f"{group}.{name}", [f"{group}.{each}" for each in names])
+
+
 def check_buildable(config: ConfigDict) -> None:
     """Raises WhaleError for a config whose networks cannot be built or trained. It only traces shapes."""
     check_config(config)
-    networks, parts = Networks(model_settings(config)), {}
-    for name in COMPONENTS:
+    world, parts = make_world(config), {}
+    for name in (*world.model.components, *world.heads_by_name):
         try:
-            parts[name] = nn.unbox(networks.shapes(name))
+            parts[name] = nn.unbox(world.shapes(name))
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise WhaleError(
@@ -357,6 +384,6 @@ def check_buildable(config: ConfigDict) -> None:
             ) from error
     for name in stages_of(config):
         try:
-            trained(stage_settings(config, name), parts["dynamics" if name == "ensemble" else name])
+            trained(stage_settings(config, name), parts.get(name, parts.get("dynamics")))
         except WhaleError as error:
             raise WhaleError(f"stages.{name}: {error}") from None

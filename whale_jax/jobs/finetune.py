@@ -21,18 +21,14 @@ from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.comparison import compare_models
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.imagination.world import load
-from whale_jax.jobs.configuration import default_config, model_settings, stages_of
+from whale_jax.jobs.configuration import completed, default_config, make_world, stage_class, stages_of
 from whale_jax.jobs.pretrain import pretrain
-from whale_jax.models.whale.saved import find, find_component
-from whale_jax.models.whale.stages import STAGES
-from whale_jax.models.whale.world_model import COMPONENTS, Networks
+from whale_jax.models.saved import find, find_component
 from whale_jax.training import hosts
 from whale_jax.training.adopt import compare
 from whale_jax.training.checkpoint import Meta, item_shapes, read_meta, steps_in
 
-ENCODER = ("embed", "encoder", "to_latent")  # the parts of a tokenizer that the paper leaves as they are
-CODEBOOK = ("quantizer",)
-STEPS = {"tokenizer": 5_000, "behaviour": 1_000, "dynamics": 5_000, "reward": 1_000}
+ENCODER = ("embed", "encoder", "to_latent")  # the parts of Whale's tokenizer that the paper leaves as they are
 SCRATCH_STEPS = 10_000
 WARMUP = 200
 COMPARISONS = {
@@ -46,23 +42,21 @@ MakeConfig = Callable[..., ConfigDict]
 def finetune_config(pretrained: ConfigDict, scratch: bool = False) -> ConfigDict:
     """Returns the published fine-tuning of a checkpoint with the config `pretrained`. It is the default `finetune`.
 
-    Tokenizer, behaviour model and dynamics take 5,000, 1,000 and 5,000 steps at their own rates, with encoder and
-    codebook frozen. The reward model, which the paper lacks, takes 1,000. From scratch, each takes 10,000 steps with
-    nothing frozen.
+    Every stage changes what `Stage.finetuning` says. For Whale, tokenizer, behaviour model and dynamics take 5,000,
+    1,000 and 5,000 steps at their own rates, with encoder and codebook frozen, and the reward head, which the paper
+    lacks, takes 1,000. From scratch, each stage takes 10,000 steps with nothing frozen.
     """
     config = ConfigDict(pretrained)
     config.name = f"{config.name}-{'scratch' if scratch else 'finetuned'}"
-    for name, steps in STEPS.items():
-        stage = config.stages[name]
-        stage.steps, stage.warmup = SCRATCH_STEPS if scratch else steps, WARMUP
-        stage.log_every, stage.eval_every, stage.save_every = 50, stage.steps // 10, stage.steps // 4
-        stage.patience = stage.steps  # never stops; the best held-out evaluation is the result
-        stage.data_fraction, stage.start_from, stage.renew, stage.freeze = 1.0, "", (), ()
-    config.stages.ensemble.members = 0
-    if not scratch:
-        config.stages.tokenizer.freeze = (*ENCODER, *CODEBOOK)
-        config.stages.tokenizer.init_codebook_from_data = False
-        config.stages.tokenizer.revive_every = 0
+    for name in stages_of(config):
+        stage, changes = config.stages[name], dict(stage_class(config.model.name, name).finetuning)
+        if "steps" in changes:
+            stage.steps, stage.warmup = SCRATCH_STEPS if scratch else changes["steps"], WARMUP
+            stage.log_every, stage.eval_every, stage.save_every = 50, stage.steps // 10, stage.steps // 4
+            stage.patience = stage.steps  # never stops; the best held-out evaluation is the result
+            stage.data_fraction, stage.start_from, stage.renew, stage.freeze = 1.0, "", (), ()
+        if not scratch or "steps" not in changes:
+            stage.update(changes)
     return config
 
 
@@ -110,12 +104,13 @@ def open_data(
 
 def base_config(start: Start) -> ConfigDict:
     """Returns the checkpoint's config without its data and devices. Keys that it lacks have their defaults."""
-    config, defaults = default_config(), default_config()
+    name = start.meta.model["name"]
+    config, defaults = default_config(name), default_config(name)
     with config.unlocked():
         config.update(ConfigDict(start.meta.config))
         for group in ("data", "mesh"):
             config[group] = defaults[group]
-    return config
+    return completed(config)
 
 
 def make_config(
@@ -141,7 +136,13 @@ def make_config(
     config = make(base, scratch)
     config.data.root = str(store.root)
     config.model.action_dim = store.action_spec.dim
-    config.model.behaviour_conditioning = config.model.behaviour_conditioning and behaviour
+    if not behaviour:
+        if "behaviour_conditioning" not in config.model:
+            raise WhaleError(
+                f"A {config.model.name} is not conditioned on behaviour, so nothing can be left out; leave "
+                "no-behaviour out of --compare."
+            )
+        config.model.behaviour_conditioning = False
     if not any(record["return"] for record in store.records):
         config.stages.reward.steps = 0
     if scratch:
@@ -151,7 +152,8 @@ def make_config(
     for name in stages_of(config):
         if name in held:
             config.stages[name].start_from = str(start.path)
-            config.stages[name].renew = STAGES[name].action_inputs if renewed else ()
+            inputs = stage_class(config.model.name, name).action_inputs
+            config.stages[name].renew = inputs if renewed else ()
     return config
 
 
@@ -179,14 +181,14 @@ def tell_adoption(start: Start, config: ConfigDict) -> None:
     Raises:
       WhaleError: the networks differ in more than the inputs for actions and the behaviour embedding.
     """
-    networks, saved = Networks(model_settings(config)), item_shapes(start.directory, start.step, "params")
+    world, saved = make_world(config), item_shapes(start.directory, start.step, "params")
     for name in stages_of(config):
         stage = config.stages[name]
         if not stage.start_from:
             say(f"{name}: all new, for the checkpoint holds none")
             continue
-        find_component(stage.start_from, name, networks.settings)
-        fresh = nn.unbox(networks.shapes(name))
+        find_component(stage.start_from, name, world)
+        fresh = nn.unbox(world.shapes(name))
         for line in compare(fresh, saved[name], tuple(stage.renew), tuple(stage.freeze)).lines(name):
             say(line)
     for name in sorted(saved.keys() - set(stages_of(config))):
@@ -234,9 +236,9 @@ def finetune(
     options = {"scratch": scratch, "behaviour": behaviour, "new_actions": job.new_actions}
     config = make_config(start, job.store, job.make, **options)
     job.change(config)
-    if scratch:
-        config.stages.tokenizer.freeze = ()
-    if hosts.primary() and not scratch and not steps_in(workdir.checkpoints("tokenizer")):
+    for name in stages_of(config) if scratch else ():
+        config.stages[name].freeze = ()
+    if hosts.primary() and not scratch and not steps_in(workdir.checkpoints(stages_of(config)[0])):
         tell_adoption(start, config)
     return pretrain(config, workdir, until)
 
@@ -265,11 +267,12 @@ def finetune_beside(job: Job, workdir: Path | str, comparisons: Sequence[str]) -
     before = load(job.start.path)
     with contextlib.suppress(WhaleError):
         before.action_spec.check_same(job.store.action_spec, str(job.store.root))
-        models |= {"before fine-tuning": before} if "dynamics" in before.params else {}
+        models |= {} if before.untrained(before.params) else {"before fine-tuning": before}
     clips = job.store.held_out()
     settings = ProtocolSettings.of(models["fine-tuned"].meta.config["evaluation"])
     for label, model in models.items():
         stages = model.meta.config["stages"]
-        steps = (f"{name} {stages[name]['steps']} steps" for name in COMPONENTS if name in model.params)
+        plain = (name for name, stage in model.world.stages.items() if name in model.params and not stage.extra)
+        steps = (f"{name} {stages[name]['steps']} steps" for name in plain)
         say(f"{label}: {', '.join(steps)}")
     return compare_models(models, clips, dataclasses.replace(settings, episodes=len(clips)), workdir)

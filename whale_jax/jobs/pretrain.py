@@ -1,4 +1,4 @@
-"""The main job: data, four stages, report. Every part resumes where it stopped."""
+"""The main job: data, the stages of a world model and its heads, report. Every part resumes where it stopped."""
 
 import contextlib
 import dataclasses
@@ -26,14 +26,16 @@ from whale_jax.evaluation.during import cheap, cheap_evaluation
 from whale_jax.evaluation.evaluate import evaluate
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import Chosen, choose
-from whale_jax.imagination.world import WorldModel, load
-from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings, stages_of, to_plain
+from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.jobs.configuration import check_buildable, completed, make_stage, make_world, stages_of, to_plain
 from whale_jax.jobs.reuse import reuse
 from whale_jax.jobs.source import check_held_out, check_recording, frames_needed, open_source
-from whale_jax.models.whale.saved import check_architecture, find_component
+from whale_jax.models.registry import describe
+from whale_jax.models.saved import check_architecture, find_component
+from whale_jax.models.world import World
 from whale_jax.nn.placement import Placement
 from whale_jax.training import hosts, interrupt, sharding
-from whale_jax.training.checkpoint import Meta, newest_meta
+from whale_jax.training.checkpoint import Meta, newest_meta, read_item
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.sharding import Params
 from whale_jax.training.stage import Stage
@@ -49,7 +51,7 @@ def pretrain(
     profile: tuple[int, int] | None = None,
     reused: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Records missing episodes, trains tokenizer, behaviour, dynamics, reward and any ensemble, and writes the report.
+    """Records missing episodes, trains every stage of the config in order, and writes the report.
 
     Args:
       config: see `whale_jax.jobs.configuration.default_config`.
@@ -64,9 +66,10 @@ def pretrain(
     Raises:
       WhaleError: another process uses the work directory, or a part fails. Nothing on disk is lost.
     """
+    config = completed(config)
     if until is not None and until not in stages_of(config):
         raise unknown_name("stage", until, stages_of(config))
-    workdir, settings = Workdir(workdir), model_settings(config)
+    workdir, world = Workdir(workdir), make_world(config)
     versions_here = {f"version of {name}": version for name, version in versions().items()}
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     placement = sharding.make_placement(config.mesh)
@@ -79,7 +82,7 @@ def pretrain(
         if reused:
             with hosts.primary_first():
                 reuse(reused, workdir, config)
-        _check_workdir(workdir, config, settings)
+        _check_workdir(workdir, config, world)
         return _pretrain(config, workdir, until, profile, placement, chosen, wanted)
 
 
@@ -196,11 +199,11 @@ def _check_stages(config: ConfigDict, placement: Placement) -> None:
     sharding.check_matches(found, placement)
 
 
-def _check_workdir(workdir: Workdir, config: ConfigDict, settings) -> None:
+def _check_workdir(workdir: Workdir, config: ConfigDict, world: World) -> None:
     for name in stages_of(config):
         directory = workdir.checkpoints(name)
         if meta := newest_meta(directory):
-            check_architecture(meta, settings, directory)
+            check_architecture(meta, world, directory)
             done, asked = meta.config["stages"][name]["steps"], config.stages[name].steps
             if meta.finished and done != asked:
                 raise WhaleError(
@@ -208,7 +211,7 @@ def _check_workdir(workdir: Workdir, config: ConfigDict, settings) -> None:
                     f"it; with {asked} it would have to be trained anew. Set it back, or use another --workdir."
                 )
         elif config.stages[name].start_from:
-            find_component(config.stages[name].start_from, name, settings)
+            find_component(config.stages[name].start_from, name, world)
 
 
 def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:
@@ -224,7 +227,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     """
     workdir, placement = Workdir(workdir), sharding.make_placement(config.mesh)
     _check_stages(config, placement)
-    _check_workdir(workdir, config, model_settings(config))
+    _check_workdir(workdir, config, make_world(config))
     followed, source = _followed(config), open_source(config, workdir)
     store = _report_store(source, workdir, _report_suites(config).clips, followed)
     train_stage(name, config, workdir, source, frozen, placement, store=store)
@@ -249,7 +252,7 @@ def train_stage(
     workdir, stage = Workdir(workdir), make_stage(config, name, source.action_spec)
     run = dataclasses.replace(_run(stage, config, workdir, source, placement), profile=profile)
     if store is not None and (every := config.evaluation.during_training):
-        model = WorldModel(stage.networks, {}, source.action_spec, run.meta, workdir.checkpoints(name) / "0")
+        model = LoadedModel(stage.world, {}, source.action_spec, run.meta, workdir.checkpoints(name) / "0")
         evaluation, output = config.evaluation.to_dict(), workdir.root / "during-training"
         measure = cheap_evaluation(model, {*frozen, name}, store.held_out(), evaluation, output)
         run = dataclasses.replace(run, measure=measure, measure_every=every)
@@ -276,17 +279,25 @@ def _run(stage: Stage, config: ConfigDict, workdir: Workdir, source: Source, pla
         seed=config.seed,
         meta=Meta(
             stage=name,
-            model=stage.networks.settings.to_dict(),
+            model=describe(stage.world),
             config=to_plain(config),
             action_spec=source.action_spec.to_json(),
             specs={dataset: spec.to_json() for dataset, spec in source.specs.items()},
             statistics=dict(source.statistics),
             versions=versions(),
+            order=list(stage.world.stages),
         ),
         train_batches=open_batches,
         valid_batches=valid,
+        check_saved=lambda meta, where: check_architecture(meta, stage.world, where),
+        read_start=lambda: _read_start(stage),
         stall_seconds=config.data.stall_seconds,
     )
+
+
+def _read_start(stage: Stage) -> Params:
+    where, step = find_component(stage.settings.start_from, stage.name, stage.world)
+    return read_item(where, step, "params")[stage.name]
 
 
 def summary_line(workdir: Workdir, metrics: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import replacing_directory, write
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
-from whale_jax.jobs.configuration import model_settings, stages_of, to_plain
-from whale_jax.models.whale.saved import check_architecture
+from whale_jax.jobs.configuration import make_world, stage_class, stages_of, to_plain
+from whale_jax.models.saved import check_architecture
 from whale_jax.training.checkpoint import Meta, disk_errors, newest_meta
 from whale_jax.training.settings import StageSettings
 
@@ -74,8 +74,11 @@ def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:
 
 def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns the settings of a stage that decide its parameters. Keys that an older config lacks have defaults."""
-    defaults = json.loads(json.dumps(StageSettings().to_dict()))
-    return _without_idle(defaults | config["stages"][name])
+    stage = stage_class(config["model"].get("name", "whale"), name)
+    plain = json.loads(json.dumps(StageSettings.defaults() | {"weights": dict(stage.weights)}))
+    given = config["stages"][name]
+    weights = {"weights": plain["weights"] | given.get("weights", {})}
+    return _without_idle(plain | given | weights)
 
 
 def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
@@ -88,7 +91,7 @@ def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
     if settings_of(ours, name) != settings_of(theirs, name):
         return False
     try:
-        check_architecture(meta, model_settings(config), Path(name))
+        check_architecture(meta, make_world(config), Path(name))
     except WhaleError:
         return False
     return True

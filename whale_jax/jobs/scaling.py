@@ -29,14 +29,13 @@ from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_cl
 from whale_jax.evaluation.evaluate import training_history
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.evaluation.video.arrays import unit
-from whale_jax.imagination.world import WorldModel, load
-from whale_jax.jobs.configuration import make_stage, model_settings, to_plain, transformer
+from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.jobs.configuration import make_stage, to_plain, transformer
 from whale_jax.jobs.pretrain import pretrain, train_alone
 from whale_jax.jobs.reuse import reuse, settings_of
 from whale_jax.jobs.scaling_figure import write_figure
 from whale_jax.jobs.source import open_source
-from whale_jax.models.whale.flops import textbook_flops
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.nn.costs import textbook_flops
 from whale_jax.nn.transformer import TransformerSettings
 from whale_jax.training.checkpoint import newest_meta, steps_in
 
@@ -126,10 +125,10 @@ class Cell:
 
     def costs(self, config: ConfigDict) -> dict[str, float]:
         """Returns the parameters of the dynamics and, per step, tokens, FLOPs, and attention's FLOPs on top."""
-        model, stage = model_settings(config), make_stage(config, "dynamics")
-        frames, tokens = stage.num_frames, model.tokenizer.num_tokens
-        parameters = Networks(model).parameter_counts()["dynamics"]
-        flops, attention = textbook_flops(parameters, model.dynamics.transformer, frames, tokens)
+        stage = make_stage(config, "dynamics")
+        (dynamics,) = (each for each in stage.world.model.transformers() if each.name == "dynamics")
+        frames, tokens, parameters = stage.num_frames, dynamics.tokens, stage.world.parameter_counts()["dynamics"]
+        flops, attention = textbook_flops(parameters, dynamics.settings, frames, tokens)
         drawn = stage.settings.batch_size * frames * tokens
         return {
             "parameters": parameters,
@@ -293,7 +292,7 @@ class _Study:
                 "set them back, or use another --workdir."
             )
 
-    def _error(self, model: WorldModel) -> float:
+    def _error(self, model: LoadedModel) -> float:
         """Returns the test MSE of a model, whatever units of actions it was trained on."""
         model = dataclasses.replace(model, action_spec=self._spec)
         c, size = self._protocol.context, self._protocol.batch_size

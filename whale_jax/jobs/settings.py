@@ -1,12 +1,11 @@
 """Keys of a config that belong to a run as a whole. Every other group is in the package that uses it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from whale_jax.base.errors import unknown_name
 from whale_jax.base.settings import Settings, check_least
 from whale_jax.data.oxe.recipes import RECIPES, check_weights
-from whale_jax.models.whale.world_model import TRAINED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +35,14 @@ class DataSettings(Settings):
         check_least(self, cache_gib=0, stall_seconds=0)
         if self.mixture:
             check_weights(self.mixture)
-        for stage, names in self.subsets.items():
-            if stage not in TRAINED:
-                raise unknown_name("stage in data.subsets", stage, TRAINED)
+        for names in self.subsets.values():
             for name in names:
                 if name not in RECIPES:
                     raise unknown_name("Open X-Embodiment data set", name, RECIPES)
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelKeys(Settings):
-    """Keys that several networks share."""
-
-    num_frames: int = 16  # T, frames of a training segment and of the rollout window
-    image_size: int = 64  # side of a frame in pixels
-    action_dim: int = 4
-    behaviour_conditioning: bool = True  # False trains the dynamics without z (the paper's ablation)
-
-    def __post_init__(self):
-        check_least(self, num_frames=2, image_size=8, action_dim=1)
+def check_subsets(settings: DataSettings, stages: Collection[str]) -> None:
+    """Raises WhaleError if `data.subsets` names a stage that does not exist."""
+    for stage in settings.subsets:
+        if stage not in stages:
+            raise unknown_name("stage in data.subsets", stage, stages)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import unknown_name
+from whale_jax.nn.execution import is_counted
 
 KERNELS = ("xla", "cudnn", "bounded")
 _EXP_LIMIT = 80.0  # exp(88.7) overflows float32
@@ -28,10 +29,12 @@ def resolve_kernel(name: str, axis: str) -> str:
     Raises:
       WhaleError: there is no such kernel.
     """
+    if name not in (*KERNELS, "auto"):
+        raise unknown_name("attention kernel", name, [*KERNELS, "auto"])
+    if is_counted():  # the others hide products from a trace, or compute some again
+        return "xla"
     if name == "auto":
         return "bounded" if axis == "space" and jax.default_backend() == "cpu" else "xla"
-    if name not in KERNELS:
-        raise unknown_name("attention kernel", name, [*KERNELS, "auto"])
     return name
 
 

@@ -102,3 +102,8 @@ def unpatchify(patches: jax.Array, patch: int, image_size: Sequence[int]) -> jax
 def to_unit(frames: jax.Array) -> jax.Array:
     """Returns uint8 frames as float32 in [0, 1]. Float frames are returned unchanged."""
     return frames.astype(jnp.float32) / 255.0 if frames.dtype == jnp.uint8 else frames
+
+
+def to_bytes(frames: jax.Array) -> jax.Array:
+    """Converts frames from floats in [0, 1] to uint8."""
+    return jnp.round(frames * 255.0).astype(jnp.uint8)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, check_least, check_one_of
+from whale_jax.base.settings import Settings, check_least, check_one_of, execution
 from whale_jax.nn.attention import KERNELS, attention, attention_to_slots, resolve_kernel
+from whale_jax.nn.execution import is_counted
 from whale_jax.nn.layers import Dense, LayerNorm
 from whale_jax.nn.placement import constrain
 from whale_jax.nn.positions import grid_codes, rotate
@@ -27,11 +28,13 @@ class ExecutionSettings(Settings):
     """How a transformer is executed. No value changes its results beyond rounding."""
 
     scan: bool = False  # run the blocks as one scanned body: compiles faster, and stacks their parameters
-    remat: str = "none"  # what the backward pass recomputes: "none", "dots" (all but matrix products) or "full"
-    dtype: str = "auto"  # type of matrix products: "float32", "bfloat16" or "auto", which depends on the device
-    residual_dtype: str = "float32"  # type of the residual stream
-    space_kernel: str = "auto"  # kernel of attention inside a frame, see `whale_jax.nn.attention`
-    time_kernel: str = "auto"  # kernel of attention over time
+    # What the backward pass recomputes: "none", "dots" (all but matrix products) or "full".
+    remat: str = execution("none")
+    # Type of matrix products: "float32", "bfloat16" or "auto", which depends on the device.
+    dtype: str = execution("auto")
+    residual_dtype: str = execution("float32")  # type of the residual stream
+    space_kernel: str = execution("auto")  # kernel of attention inside a frame, see `whale_jax.nn.attention`
+    time_kernel: str = execution("auto")  # kernel of attention over time
 
     def __post_init__(self):
         check_one_of(self, REMAT_POLICIES, "remat")
@@ -310,7 +313,7 @@ class STTransformer(nn.Module):
         if past:
             places = Places.after(cache.time, frames, cache.slots) if cache.places is None else cache.places
         block = STBlock
-        if s.remat != "none":
+        if s.remat != "none" and not is_counted():
             # A barrier keeps XLA from merging the recomputation with the first one. Inside a scan it cannot anyway.
             block = nn.remat(block, policy=REMAT_POLICIES[s.remat], prevent_cse=not s.scan)
         if s.scan:

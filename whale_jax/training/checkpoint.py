@@ -16,11 +16,13 @@ import orbax.checkpoint as ocp
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import no_space
+from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.training import hosts
+from whale_jax.training.former import FORMER, upgraded
 
 T = TypeVar("T")
-FORMAT = "whale-checkpoint/2"
+FORMAT = "whale-checkpoint/3"
 _SPARE_BYTES = 4 << 20  # for Orbax's files and for the histories
 
 
@@ -30,7 +32,8 @@ class Meta:
 
     Attributes:
       stage: stage that wrote the checkpoint.
-      model: settings of all networks.
+      model: "name" and "settings" of the world model, settings of its "heads" by name, and the "plugins" that have
+        these models and heads.
       config: the whole config.
       action_spec: meaning of the actions.
       versions: versions of the libraries that wrote the checkpoint.
@@ -40,6 +43,7 @@ class Meta:
       finished: whether the stage is over.
       best: best held-out value so far.
       bad_evals: evaluations since then without a better value.
+      order: the stages of the run, in the order of training.
       format: format of the checkpoint.
     """
 
@@ -53,6 +57,7 @@ class Meta:
     finished: bool = False
     best: float | None = None
     bad_evals: int = 0
+    order: list[str] = dataclasses.field(default_factory=list)
     format: str = FORMAT
 
 
@@ -170,6 +175,8 @@ def read_meta(directory: Path, step: int) -> Meta:
       WhaleError: it cannot be read or has another format.
     """
     values = read_json(directory, step, "meta")
+    if values.get("format") == FORMER:
+        values = upgraded(values, FORMAT)
     if values.get("format") != FORMAT:
         raise WhaleError(
             f"{directory / str(step)} has checkpoint format {values.get('format')!r} and this version reads "
@@ -224,6 +231,23 @@ def item_shapes(directory: Path, step: int, item: str) -> Any:
             return _host_target(checkpointer, path)
     except Exception as error:
         raise _broken(path, error) from error
+
+
+def check_shapes(directory: Path, step: int, item: str, target: Any) -> None:
+    """Raises WhaleError if an array of a pytree has another shape in the checkpoint than in `target`.
+
+    The checkpoint is then whole, and of another architecture.
+
+    Raises:
+      BrokenCheckpoint: the item cannot be read.
+    """
+    saved, wanted = flat(item_shapes(directory, step, item)), flat(target)
+    for name in saved.keys() & wanted.keys():
+        if tuple(saved[name].shape) != tuple(wanted[name].shape):
+            raise WhaleError(
+                f"{directory / str(step)} holds {name} of shape {tuple(saved[name].shape)}, and the config describes "
+                f"{tuple(wanted[name].shape)}. Use another --workdir, or the version and the config that wrote it."
+            )
 
 
 @contextlib.contextmanager

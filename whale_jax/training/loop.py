@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from whale_jax.training.adopt import adopt
 from whale_jax.training.checkpoint import (
     CheckpointWriter,
     Meta,
+    check_shapes,
     check_space,
     disk_errors,
     fall_back,
@@ -42,6 +44,7 @@ from whale_jax.training.step import (
     make_loss,
     make_step,
     rule_matches,
+    step_flops,
     step_key,
 )
 
@@ -59,6 +62,8 @@ class Run:
       meta: description that every checkpoint holds.
       train_batches: opens an iterator of batches with get_state, set_state and report.
       valid_batches: fixed list of held-out batches, which may be empty.
+      check_saved: raises WhaleError if a checkpoint's networks are not those that are trained.
+      read_start: reads the component's parameters of the checkpoint `StageSettings.start_from`.
       stall_seconds: seconds without a batch before the run says what it waits for.
       profile: (first, last) step of a profiler trace, or None.
       measure: computes figures from all components' parameters every `measure_every` steps, or None.
@@ -73,6 +78,8 @@ class Run:
     meta: Meta
     train_batches: Callable[[], Iterator[Batch]]
     valid_batches: list[Batch]
+    check_saved: Callable[[Meta, Path], None] = lambda meta, where: None
+    read_start: Callable[[], Params] | None = None
     stall_seconds: float = 60.0
     profile: tuple[int, int] | None = None
     measure: Callable[[Params], dict[str, float]] | None = None
@@ -91,7 +98,7 @@ class Trainer:
         self._loss = make_loss(stage, run.placement)
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._film = jax.jit(stage.film, out_shardings=replicated(self._mesh))
-        self._frozen_shapes = abstract_frozen(stage.networks, tuple(frozen), run.placement)
+        self._frozen_shapes = abstract_frozen(stage.world, tuple(frozen), run.placement)
         self.frozen = jax.device_put(frozen, jax.tree.map(lambda x: x.sharding, self._frozen_shapes))
         self._best: float | None = None
         self._best_params: Params | None = None
@@ -139,7 +146,8 @@ class Trainer:
 
     def _loop(self, state: TrainState, step: int, feed: Feed, profiler: Profiler) -> tuple[TrainState, int]:
         s, pending, fed = self.settings, None, None
-        meter, vote = Meter(s, s.batch_size * self.stage.num_frames, self.stage.flops, step), hosts.Vote(self._mesh)
+        flops, vote = step_flops(self.stage, self.run.placement), hosts.Vote(self._mesh)
+        meter = Meter(s, s.batch_size * self.stage.num_frames, flops, step)
         first, saved, stop = step, step, False
         while step < s.steps and not stop:
             if vote.ask(interrupt.requested() is not None):
@@ -217,9 +225,10 @@ class Trainer:
         key = step_key(self.run.seed, self.stage, 2**31 - 2)
         params = jax.jit(self.stage.prepare)(state.params, first, key)
         if self.settings.start_from:
-            params = adopt(params, self.stage.read_start(), self.settings.renew)
+            params = adopt(params, self.run.read_start(), self.settings.renew)
         shardings = jax.tree.map(lambda x: x.sharding, self._shapes.params)
-        return state.replace(params=jax.device_put(params, shardings))
+        params = jax.device_put(params, shardings)
+        return state.replace(params=params, averaged=self._copy(params) if self.settings.ema else None)
 
     def _read(self, step: int) -> tuple[TrainState, dict[str, Any], Meta, Params | None]:
         """Reads a checkpoint into its shards: train state, iterator's state, meta and best parameters.
@@ -228,15 +237,25 @@ class Trainer:
         """
         directory = self._directory
         meta = read_meta(directory, step)
-        self.stage.check_saved(meta, directory)
+        self.run.check_saved(meta, directory)
         target = self._frozen_shapes | {self.stage.name: self._shapes.params}
+        check_shapes(directory, step, "params", target)
         params = read_item(directory, step, "params", target)[self.stage.name]
         if meta.finished:
             rest = TrainState(jnp.int32(step), {}, {}, {}, jnp.bool_(False))
         else:
-            rest = read_item(directory, step, "optimizer", self._shapes.replace(params={}))
+            saved = read_item(directory, step, "optimizer", self._shapes.saved)
+            rest = TrainState(saved.step, {}, saved.opt_state, saved.extra, saved.failed)
         best = None if meta.best is None else read_item(directory, step, "best", self._shapes.params)
+        if self._shapes.averaged is not None and not meta.finished:
+            rest = rest.replace(averaged=self._read_averaged(step, meta, params))
         return rest.replace(params=params), read_json(directory, step, "data"), meta, best
+
+    def _read_averaged(self, step: int, meta: Meta, params: Params) -> Params:
+        """Reads the averaged parameters; a run that only now averages begins with the trained ones."""
+        if not meta.config["stages"][self.stage.name].get("ema"):
+            return self._copy(params)
+        return read_item(self._directory, step, "averaged", self._shapes.params)
 
     def _save(self, state: TrainState, step: int, fed: Fed, finished: bool) -> float:
         """Starts to write a checkpoint and returns the seconds for which this blocked the loop."""
@@ -246,11 +265,13 @@ class Trainer:
         state = self._copy(state)
         items = {
             "params": self.frozen | {self.stage.name: state.params},
-            "optimizer": state.replace(params={}),
+            "optimizer": state.saved,
             "example": dataclasses.asdict(self._example_batch),
         }
         if self._best_params is not None:
             items["best"] = self._best_params
+        if state.averaged is not None:
+            items |= {"averaged": state.averaged, "trained": state.params}
         meta = dataclasses.replace(
             self.run.meta,
             stage=self.stage.name,
@@ -260,6 +281,8 @@ class Trainer:
         )
         if finished and self._best_params is not None:
             items["params"] = self.frozen | {self.stage.name: self._best_params}
+        elif finished and state.averaged is not None:
+            items["params"] = self.frozen | {self.stage.name: state.averaged}
         self._writer.save(step, items, fed.state, meta)
         if fed.report:
             say(fed.report)
@@ -288,11 +311,12 @@ class Trainer:
         if not self.run.valid_batches:
             return False
         batches = [put_batch(batch, self._mesh) for batch in self.run.valid_batches]
-        all_metrics = jax.device_get([self._loss(state.params, self.frozen, batch) for batch in batches])
+        params = state.best_guess
+        all_metrics = jax.device_get([self._loss(params, self.frozen, batch) for batch in batches])
         means = {f"val/{k}": float(np.mean([m[k] for m in all_metrics])) for k in all_metrics[0]}
         say(f"{self.stage.name:<10}held out at step {step}: " + "  ".join(f"{k[4:]} {v:.4g}" for k, v in means.items()))
         self._history.write({"step": step, **means})
-        film = self._film(state.params, self.frozen, batches[0]) if self.run.tensorboard else None
+        film = self._film(params, self.frozen, batches[0]) if self.run.tensorboard else None
         if self._board:
             self._board.scalars(step, means)
             if film is not None:
@@ -301,7 +325,7 @@ class Trainer:
 
     def _measure(self, step: int, state: TrainState) -> None:
         """Logs the figures that `Run.measure` computes from the parameters of this step."""
-        figures = self.run.measure(self.frozen | {self.stage.name: state.params})
+        figures = self.run.measure(self.frozen | {self.stage.name: state.best_guess})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         say(f"{self.stage.name:<10}evaluated at step {step}: {shown}")
         figures = {f"evaluation/{name}": value for name, value in figures.items()}
@@ -314,7 +338,7 @@ class Trainer:
             return False
         if self._best is None or value < self._best:
             self._best, self._bad_evals = value, 0
-            self._best_params = self._copy(state.params)
+            self._best_params = self._copy(state.best_guess)
         else:
             self._bad_evals += 1
         if self._bad_evals >= self.settings.patience:
@@ -323,7 +347,7 @@ class Trainer:
         return False
 
     def _result(self, state: TrainState) -> Params:
-        params = state.params if self._best_params is None else self._best_params
+        params = state.best_guess if self._best_params is None else self._best_params
         return self.frozen | {self.stage.name: params}
 
     def _check(self, pending: tuple[int, dict], state: TrainState, fed: Fed) -> None:

@@ -23,6 +23,11 @@ class StageSettings(Settings):
     min_lr: float = 3e-5  # learning rate at the end of the cosine decay
     warmup: int = 5_000  # steps of the warm-up
     weight_decay: float = 0.0  # applies to matrices only
+    # Weight of every term of the stage's loss. The stage's class names the terms and has the defaults.
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Share of the average that every step keeps, such as 0.999; 0 averages nothing. With it, held-out figures, later
+    # stages and imagination take the averaged weights, and checkpoints hold both.
+    ema: float = 0.0
     b1: float = 0.9  # decay rates of AdamW's moments
     b2: float = 0.9
     clip: float = 1.0  # largest global norm of the gradient
@@ -58,6 +63,11 @@ class StageSettings(Settings):
             raise WhaleError(f"clip is a number above 0, not {self.clip}; correct the config.")
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise WhaleError(f"b1 and b2 are from 0 up and below 1, not {self.b1} and {self.b2}; correct the config.")
+        if not 0 <= self.ema < 1:
+            raise WhaleError(f"ema is from 0 up and below 1, not {self.ema}; correct the config.")
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise WhaleError(f"weights.{name} is a finite number, not {weight}; correct the config.")
         if not 0 < self.data_fraction <= 1:
             raise WhaleError(f"data_fraction lies above 0 and is at most 1, not {self.data_fraction}; correct it.")
         if self.members == 1:

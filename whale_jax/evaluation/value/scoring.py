@@ -26,35 +26,39 @@ def score(tasks: dict[str, Any], draws: int, seed: int) -> dict[str, Any]:
     """Scores the agreement of true and imagined returns for every task, and lists failures.
 
     Args:
-      tasks: {"policies": {name: {"outcome", "true", "imagined", "starts", …}}} by task. "true" and "imagined" are
-        (E,). "starts" names the initial state of each episode, or is None where policies share none.
+      tasks: {"policies": {name: {"outcome", "true", "imagined", "own", "starts", …}}} by task. "true", "imagined" and
+        "own" are (E,); "own", the returns by the model's own rewards, is None if it predicts none. "starts" names the
+        initial state of each episode, or is None where policies share none.
       draws: number of bootstrap draws and of permutations.
       seed: seed of the draws.
 
     Returns:
       A dictionary with these keys:
-        tasks: agreement by unit and measure. "interval" is [value, low, high], 95 % by bootstrap. "floor" is [mean,
-          low, high], 95 % of estimates in random order. "leverage" is as in `ranking.leverage`. Undefined entries are
-          None.
+        tasks: agreement "by_policies" and "by_trajectories", and "own_by_…" with the model's own rewards, by measure.
+          "interval" is [value, low, high], 95 % by bootstrap. "floor" is [mean, low, high], 95 % of estimates in random
+          order. "leverage" is as in `ranking.leverage`. Undefined entries are None.
         mean, mean_floor: [value, low, high] over the tasks in which a measure is defined.
         failed: a sentence for each policy without returns, and for each task or unit that cannot be ranked.
     """
     report: dict[str, Any] = {}
-    found: dict[str, list[dict[str, np.ndarray]]] = {unit: [] for unit in UNITS}
-    floors: dict[str, list[dict[str, np.ndarray]]] = {unit: [] for unit in UNITS}
+    found: dict[str, list[dict[str, np.ndarray]]] = {}
+    floors: dict[str, list[dict[str, np.ndarray]]] = {}
     for i, (task, entry) in enumerate(tasks.items()):
         ranked = {name: each for name, each in entry["policies"].items() if each["outcome"] == "ok"}
         report[task] = {name: entry[name] for name in CARRIED if name in entry}
         outcomes = []
         if len(ranked) < 2:
             outcomes = [f"not ranked: {len(ranked)} of its policies came through, and it takes two"]
-        for unit, units in _units(ranked).items() if not outcomes else ():
+        for name, units in _all_units(ranked).items() if not outcomes else ():
             options = {"draws": draws, "seed": seed + i}
-            found[unit].append(ranking.samples(units.true, units.imagined, **options, shared=units.shared))
-            floors[unit].append(ranking.floors(units.true, units.imagined, **options))
-            report[task][f"by_{unit}"] = _agreement(found[unit][-1], floors[unit][-1], units)
+            samples = ranking.samples(units.true, units.imagined, **options, shared=units.shared)
+            random = ranking.floors(units.true, units.imagined, **options)
+            found.setdefault(name, []).append(samples)
+            floors.setdefault(name, []).append(random)
+            report[task][name] = _agreement(samples, random, units)
             if same := _constant(units):
-                outcomes.append(f"correlations over {unit} are undefined: all {same} returns are equal")
+                over = name.replace("own_by_", "the model's own rewards of ").removeprefix("by_")
+                outcomes.append(f"correlations over {over} are undefined: all {same} returns are equal")
         if outcomes:
             report[task]["outcome"] = "; ".join(outcomes)
     return {"tasks": report, "mean": _means(found), "mean_floor": _means(floors), "failed": _failed(report)}
@@ -72,10 +76,10 @@ def _means(found: dict[str, list[dict[str, np.ndarray]]]) -> dict[str, dict[str,
     """Returns the mean of every unit and measure over the tasks in which it is defined, draw by draw."""
     means = {}
     for unit, tasks in found.items():
-        for name in tasks[0] if tasks else ():
+        for name in tasks[0]:
             defined = [task[name] for task in tasks if np.isfinite(task[name][0])]
             mean = interval(np.mean(defined, axis=0)) if defined else [None, None, None]
-            means.setdefault(f"by_{unit}", {})[name] = mean
+            means.setdefault(unit, {})[name] = mean
     return means
 
 
@@ -92,6 +96,15 @@ def _failed(report: dict[str, Any]) -> list[str]:
         found += [f"{task}, {name}: {each['outcome']}" for name, each in policies if each["outcome"] != "ok"]
         found += [f"{task}: {entry['outcome']}"] if "outcome" in entry else []
     return found
+
+
+def _all_units(ranked: dict[str, dict[str, Any]]) -> dict[str, _Units]:
+    """Returns the units by name, with the returns of the reward head and, if there are any, of the model's own."""
+    named = {f"by_{unit}": units for unit, units in _units(ranked).items()}
+    if any(each.get("own") is None for each in ranked.values()):
+        return named
+    own = {name: each | {"imagined": each["own"]} for name, each in ranked.items()}
+    return named | {f"own_by_{unit}": units for unit, units in _units(own).items()}
 
 
 def _units(ranked: dict[str, dict[str, Any]]) -> dict[str, _Units]:

@@ -26,6 +26,10 @@ MEASURE_NAMES = {
     "mmrv": "MMRV",
     "top_1": "top-1",
 }
+# What the section shows of each agreement in the result.
+AGREEMENTS = {f"by_{unit}": unit for unit in UNITS} | {
+    f"own_by_{unit}": f"{unit}, by the model's own rewards" for unit in UNITS
+}
 ROLES = {"repeat": "policies of training", "model": "ranked policies"}
 
 
@@ -44,9 +48,9 @@ def value_section(report: dict[str, Any], directory: Path) -> str:
         *(f'<p class="note">{escape(note)}</p>\n' for note in (*report["notes"], *report["failed"])),
         f"<h3>Which policy is better</h3>\n{_charts(report)}{_returns(report)}",
     ]
-    for unit in UNITS:
-        if f"by_{unit}" in report["mean"]:
-            body.append(f"<h3>Agreement over {unit}</h3>\n{_agreement(report, unit)}")
+    for name, title in AGREEMENTS.items():
+        if name in report["mean"]:
+            body.append(f"<h3>Agreement over {title}</h3>\n{_agreement(report, name, title)}")
     frames = {
         task: {name: each["frames"] for name, each in _ok(entry).items() if "frames" in each}
         for task, entry in report["tasks"].items()
@@ -118,7 +122,7 @@ def _returns(report: dict[str, Any]) -> str:
             rows.append(
                 f'<tr><td class="text">{escape(name)}</td><td>{page.number(true, 1)}</td>'
                 f"<td>{page.number(imagined, 1)}</td><td>{places[0][i]}</td><td>{places[1][i]}</td>"
-                f"<td>{page.number(float(np.mean(each['uncertainty'])))}</td><td>{page.number(shift)}</td>"
+                f"<td>{page.number(_doubt(each))}</td><td>{page.number(shift)}</td>"
                 f"<td>{len(each['true'])}</td>"
                 f'<td class="text">{escape(each["mode"])}</td></tr>\n'
             )
@@ -129,6 +133,11 @@ def _returns(report: dict[str, Any]) -> str:
                     f"{escape(each['outcome'])}</td></tr>\n"
                 )
     return page.table("Mean returns of every policy, best first", parts.head(*head), rows)
+
+
+def _doubt(policy: dict[str, Any]) -> float | None:
+    """Returns a policy's mean uncertainty; None for a model without one."""
+    return None if policy["uncertainty"] is None else float(np.mean(policy["uncertainty"]))
 
 
 def _about(entry: dict[str, Any]) -> str:
@@ -144,20 +153,20 @@ def _places(values: list[float]) -> list[int]:
     return [1 + sum(other > value for other in values) for value in values]
 
 
-def _agreement(report: dict[str, Any], unit: str) -> str:
+def _agreement(report: dict[str, Any], name: str, title: str) -> str:
     head = parts.head("task", "<", *MEASURE_NAMES.values())
     rows = []
     for task, entry in report["tasks"].items():
-        found = entry.get(f"by_{unit}", {})
+        found = entry.get(name, {})
         kinds = {"interval": "value", "floor": "random order", "leverage": "one left out"} if found else {}
         for i, (kind, words) in enumerate(kinds.items()):
-            cells = "".join(f"<td>{_cell(kind, found[name][kind])}</td>" for name in MEASURE_NAMES)
+            cells = "".join(f"<td>{_cell(kind, found[measure][kind])}</td>" for measure in MEASURE_NAMES)
             rows.append(f'{parts.group_head(task, i)}<td class="text">{words}</td>{cells}</tr>\n')
     means = {"value": ("interval", report["mean"]), "random order": ("floor", report["mean_floor"])}
     for words, (kind, values) in means.items():
-        cells = "".join(f"<td>{_cell(kind, values[f'by_{unit}'][name])}</td>" for name in MEASURE_NAMES)
+        cells = "".join(f"<td>{_cell(kind, values[name][measure])}</td>" for measure in MEASURE_NAMES)
         rows.append(f'<tr class="first"><th scope="row">mean of tasks</th><td class="text">{words}</td>{cells}</tr>\n')
-    return page.table(f"Agreement of imagined with true returns over {unit}, 95 % intervals", head, rows)
+    return page.table(f"Agreement of imagined with true returns over {title}, 95 % intervals", head, rows)
 
 
 def _cell(kind: str, values: list[Any] | None) -> str:
@@ -185,7 +194,7 @@ def _frames(frames: dict[str, dict[str, Any]]) -> str:
     legend = parts.legend((SERIES[name][0], label) for name, label in series.items())
     charts = measure_charts(frames, MEASURES["moving_psnr"])
     table = page.table(f"Accuracy by horizon, mean of {count(len(cells), 'task-policy pair')}", head, rows)
-    return f'{table}<h3>Moving-region PSNR by horizon</h3>{legend}{charts}'
+    return f"{table}<h3>Moving-region PSNR by horizon</h3>{legend}{charts}"
 
 
 def _films(report: dict[str, Any], directory: Path) -> str:

@@ -5,6 +5,7 @@ Dimension keys: P policies, E episodes of each, C given and n imagined frames.
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from whale_jax.evaluation.value import embeddings, section
 from whale_jax.evaluation.value.policies import Guarded, PolicyFailure, record_closed_loop
 from whale_jax.evaluation.value.scoring import score
 from whale_jax.evaluation.video.measures import compare
-from whale_jax.imagination.world import Policy, WorldModel
+from whale_jax.imagination.policies import Policy
+from whale_jax.imagination.world import LoadedModel
 
 FILM_SIDE = 128  # pixels that a frame is enlarged to
 DEFINITIONS = {
     "return": "sum of rewards over the horizon, undiscounted; imagined: of the reward model on imagined frames",
+    "own": "the same of the rewards that the model itself predicts, a further column",
     "open loop": "the model is given the actions that were recorded",
     "closed loop": "the policy sees imagined frames and chooses its own actions",
     "value_gap": "mean absolute error of normalised values, estimates clipped at 2 (Eq. 7, DOPE)",
@@ -105,7 +108,7 @@ class Value(Suite):
             task: embeddings.training_embeddings(model, job.training, task, settings.episodes)
             for task in (behaviours if job.training else ())
         }
-        planes, everything = embeddings.describe(known, behaviours, model.networks.settings.behaviour.groups)
+        planes, everything = embeddings.describe(known, behaviours, embeddings.groups_in(behaviours))
         for task, plane in planes.items():
             tasks[task]["behaviour"] = plane
         more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS, "behaviour": everything}
@@ -141,7 +144,7 @@ def _without_curves(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "behaviour"} | {"policies": policies}
 
 
-def ranked_store(model: WorldModel, settings: ValueSettings) -> EpisodeStore:
+def ranked_store(model: LoadedModel, settings: ValueSettings) -> EpisodeStore:
     """Returns episodes of the policies to rank, and records missing ones into `ranked-STEPS` of the work directory.
 
     Longer episodes serve as well, because clips begin with an episode's first frame.
@@ -204,13 +207,13 @@ def _tasks_of(policy: Policy, name: str, tasks: list[str]) -> list[str]:
 
 def _embeds(job: Job) -> bool:
     """Returns whether the model has a behaviour model and episodes are as long as its segments."""
-    return "behaviour" in job.model.params and job.settings.steps >= job.model.networks.settings.num_frames
+    return "behaviour" in job.model.abilities and job.settings.steps >= job.model.num_frames
 
 
 def _without_embeddings(job: Job, tasks: list[str]) -> list[str]:
     """Returns notes for the reader on missing descriptions of behaviour."""
     if not _embeds(job):
-        size = job.model.networks.settings.num_frames
+        size = job.model.num_frames
         return [f"Behaviours are not described: that takes a behaviour model and episodes of {size} steps."]
     if job.training is None:
         return ["No training episodes here, so how far policies are from those of training is unknown."]
@@ -241,7 +244,7 @@ def _entry(job: Job, unit: _Unit) -> tuple[dict[str, Any], Clips | None]:
         clips = unit.clips()
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the simulator: {failure}"}, None
-    parts = [job.model.fingerprint, job.model.networks.settings.to_dict(), job.settings.to_dict()]
+    parts = [job.model.fingerprint, job.model.described, job.settings.to_dict()]
     parts += [clips.frames, clips.actions, clips.rewards, clips.success]
     make = functools.partial(_imagine, job, unit, clips)
     try:
@@ -256,20 +259,28 @@ def _imagine(job: Job, unit: _Unit, clips: Clips) -> dict[str, Any]:
     """Imagines returns, uncertainty and a film of every episode, and measures the frames along recorded actions."""
     model, settings, c = job.model, job.settings, job.settings.context
     past = clips.actions[:, : c - 1] if unit.act else clips.actions
-    extra = {"policy": unit.act, "horizon": settings.horizon, "key": jax.random.key(settings.seed)} if unit.act else {}
-    future = imagine(model, clips.frames[:, :c], past, settings.batch_size, uncertainty="entropy", **extra)
+    extra = {"policy": unit.act, "horizon": settings.horizon, "key": _key(settings, unit)} if unit.act else {}
+    extra["uncertainty"] = "entropy" if "entropy" in model.abilities else None
+    future = imagine(model, clips.frames[:, :c], past, settings.batch_size, **extra)
+    doubt = future.uncertainty
     entry = {
         "mode": unit.mode,
         "outcome": "ok",
         "starts": None if clips.starts is None else list(clips.starts),
         "true": clips.rewards.sum(1).astype(float).tolist(),
         "imagined": future.rewards.sum(1).astype(float).tolist(),
-        "uncertainty": future.uncertainty.mean(1).astype(float).tolist(),
+        "own": None if future.own_rewards is None else future.own_rewards.sum(1).astype(float).tolist(),
+        "uncertainty": None if doubt is None else doubt.mean(1).astype(float).tolist(),
         "success": clips.success.tolist(),
         "films": _films(job, unit, clips.frames, np.concatenate([clips.frames[:, :c], future.frames], axis=1)),
     }
     # In closed loop the real frames come from other actions, so they are not compared.
     return entry if unit.act else entry | {"frames": compare(model, clips.frames, future.frames)[0]}
+
+
+def _key(settings: ValueSettings, unit: _Unit) -> jax.Array:
+    """Returns the key of one policy in one task, so that no two share their noise."""
+    return jax.random.fold_in(jax.random.key(settings.seed), zlib.crc32(f"{unit.task}/{unit.policy}".encode()))
 
 
 def _films(job: Job, unit: _Unit, real: np.ndarray, imagined: np.ndarray) -> list[str]:

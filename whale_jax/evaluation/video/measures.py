@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from whale_jax.base.registry import Registry
 from whale_jax.evaluation.video import metrics as video
-from whale_jax.imagination.world import WorldModel
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.nn import lpips
 
 
@@ -53,7 +54,7 @@ _ROWS = (
             "imagined pixels in its moving region", video.moving_lpips, lpips.MIN_SIDE, compared=True),
 )
 # fmt: on
-MEASURES = {measure.name: measure for measure in _ROWS}  # in the order of the report
+MEASURES: Registry[Measure] = Registry("measure", _ROWS)  # in the order of the report
 
 
 def fitting(films: np.ndarray) -> list[Measure]:
@@ -68,12 +69,12 @@ def measure(real: np.ndarray, predicted: np.ndarray, moving: np.ndarray) -> dict
 
 
 def compare(
-    model: WorldModel, frames: np.ndarray, imagined: np.ndarray, **controls: np.ndarray
+    model: LoadedModel, frames: np.ndarray, imagined: np.ndarray, **controls: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
     """Measures imagined films and their controls against the real ones.
 
-    Two controls are always there: the last given frame repeated, which costs nothing, and the real frames encoded and
-    decoded, which are the ceiling.
+    The last given frame repeated is always a control, which costs nothing. So are the real frames encoded and decoded,
+    which are the ceiling, if the model does that.
 
     Args:
       model: decodes the real frames.
@@ -89,7 +90,7 @@ def compare(
     given, real = frames[:, :-n], frames[:, -n:]
     controls = {
         "repeat_last_frame": np.repeat(given[:, -1:], n, axis=1),
-        "reconstruction": model.reconstruct(frames)[:, -n:],
+        **({"reconstruction": model.reconstruct(frames)[:, -n:]} if "reconstruct" in model.abilities else {}),
         **controls,
     }
     moving = video.moving_region(real, given[:, -1])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from whale_jax.imagination.environments.dream import Dream, DreamState, Info
+from whale_jax.imagination.environments.dream import Dreams, DreamState, Info
 from whale_jax.training.sharding import Params
 
 
@@ -55,7 +55,7 @@ class Outcome:
 # `Dream.without_arrays` returns. A call consumes the carry that it is given.
 
 
-def blank(dream: Dream, params: Params, seeds: list[int]) -> Carry:
+def blank(dream: Dreams, params: Params, seeds: list[int]) -> Carry:
     """Returns a carry whose dreams have not been reset yet."""
     shapes = jax.eval_shape(dream.blank, params)
     dreams = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype)), shapes)
@@ -70,7 +70,7 @@ def seed(carry: Carry, seeds: list[int | None], mask: np.ndarray) -> Carry:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
+def reset(dream: Dreams, params: Params, carry: Carry, mask: jax.Array, start: jax.Array):
     """Begins the dreams of the mask, each at `start` (B,) or, where that is negative, at a random starting state.
 
     Returns the carry, the observations and the starting states (B,) int32.
@@ -79,14 +79,14 @@ def reset(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: ja
     return carry, carry.dreams.frame, carry.dreams.start
 
 
-def _renew(dream: Dream, params: Params, carry: Carry, mask: jax.Array, start: jax.Array | None = None) -> Carry:
+def _renew(dream: Dreams, params: Params, carry: Carry, mask: jax.Array, start: jax.Array | None = None) -> Carry:
     keys, fresh = _split(carry.keys, mask)
     dreams, _ = dream.reset_where(params, carry.dreams, mask, fresh, start)
     return Carry(dreams, keys, carry.done & ~mask)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def step(dream: Dream, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
+def step(dream: Dreams, mode: AutoresetMode, params: Params, carry: Carry, action: jax.Array) -> tuple[Carry, Outcome]:
     """Imagines a frame of every dream, and restarts the ended dreams as `mode` says."""
     # In next-step mode an ended dream uses the call to restart, and its action is ignored.
     idle = carry.done if mode == AutoresetMode.NEXT_STEP else jnp.zeros_like(carry.done)

@@ -1,6 +1,6 @@
 """Imagined environments as pure functions: many dreams of one world model, each with its own clock.
 
-A dream shows exactly what `WorldModel.imagine` shows for the same context and actions, whatever its neighbours do.
+A dream shows exactly what `LoadedModel.imagine` shows for the same context and actions, whatever its neighbours do.
 Dreams cut their windows and restart at different moments, a few at a time, at the cost of those few.
 
 Dimension keys: B dreams, C frames of context, A actions, N starting states.
@@ -17,19 +17,15 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination import rollout as rollouts
-from whale_jax.imagination.environments.rows import for_rows, read_rows, write_rows
+from whale_jax.imagination.clocks import Clocks, clocks_of
+from whale_jax.imagination.dream import State
 from whale_jax.imagination.environments.starts import Starts, read_starts
-from whale_jax.imagination.uncertainty.estimators import UNCERTAINTIES, resolve
-from whale_jax.imagination.world import WorldModel
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
+from whale_jax.imagination.world import AUTO, LoadedModel
 from whale_jax.training.sharding import Params
 
-# Dreams stepped at once on a CPU; with more, the values of a step no longer fit the processor's caches.
-ABREAST = 16
-
 Info = dict[str, jax.Array]
-Step = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
+Result = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +34,7 @@ class DreamSettings(Settings):
 
     context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back 3 actions at once
     horizon: int = 16  # steps after which a dream is truncated
-    uncertainty: str = "retracing"  # or "entropy", "ensemble", or "" for none
+    uncertainty: str = AUTO  # retracing if the model can, else entropy; or a name, or "" for none
     penalty: float = 0.0  # λ; the reward is the model's minus λ times the step's uncertainty
     max_uncertainty: float = float("inf")  # a dream is truncated by a step that is more uncertain
     temperature: float = 0.0  # of token sampling; 0 takes the most likely tokens
@@ -46,7 +42,7 @@ class DreamSettings(Settings):
 
     def __post_init__(self):
         check_least(self, context=1, horizon=1, temperature=0)
-        check_one_of(self, (*UNCERTAINTIES, ""), "uncertainty")
+        check_one_of(self, (*ESTIMATORS, AUTO, ""), "uncertainty")
         if not np.isfinite(self.penalty):
             raise WhaleError(f"penalty is a finite number, not {self.penalty!r}.")
         if not self.max_uncertainty >= 0:
@@ -54,7 +50,7 @@ class DreamSettings(Settings):
         if not self.uncertainty and (self.penalty or np.isfinite(self.max_uncertainty)):
             raise WhaleError(
                 "penalty and max_uncertainty are of an uncertainty, and there is none; give "
-                f"uncertainty={' or '.join(repr(name) for name in UNCERTAINTIES)}."
+                f"uncertainty={' or '.join(repr(name) for name in ESTIMATORS)}."
             )
 
 
@@ -63,46 +59,51 @@ class DreamState:
     """B dreams.
 
     Attributes:
-      window: the windows, each a batch of one, along a leading axis (B,) of every leaf.
-      frame: (B, H, W, 3) uint8, the newest frames.
+      dreams: their states, see `Clocks`.
       steps: (B,) int32, steps imagined since the dream began.
       start: (B,) int32, index of the starting state.
     """
 
-    window: rollouts.RolloutState
-    frame: jax.Array
+    dreams: State
     steps: jax.Array
     start: jax.Array
 
+    @property
+    def frame(self) -> jax.Array:
+        """(B, H, W, 3) uint8, the newest frames."""
+        return self.dreams.seen[:, 0, -1]
+
 
 @dataclasses.dataclass(frozen=True)
-class Dream:
+class Dreams:
     """B dreams of one world model: `reset`, `step` and `reset_where` are pure and can be scanned under one jit.
 
     Made by `make_dream`. Dreams that differ only in `params` and `origins` are equal, as they compile to the same code.
 
     Attributes:
-      num_envs: B.
       settings: see `DreamSettings`.
-      networks: the networks of the world model.
+      clocks: the stepping of dreams that begin apart.
       action_spec: the meaning of actions, which are given in its units.
-      estimator: estimates each step's uncertainty; None for no estimate.
       params: the world model's parameters, those of the estimator, and "starts": {"frames": (N, C, H, W, 3) uint8,
         "actions": (N, C - 1, A) float32 normalised}.
       origins: (N, 2) int32, the episode in the store and the first frame, for each starting state.
-      chunk: dreams whose windows are recomputed at once.
-      abreast: dreams that are stepped at once.
     """
 
-    num_envs: int
     settings: DreamSettings
-    networks: Networks
+    clocks: Clocks
     action_spec: ActionSpec
-    estimator: rollouts.Estimator | None
     params: Params = dataclasses.field(compare=False, repr=False)
     origins: np.ndarray = dataclasses.field(compare=False, repr=False)
-    chunk: int
-    abreast: int
+
+    @property
+    def num_envs(self) -> int:
+        """B."""
+        return self.clocks.count
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of frames in pixels."""
+        return tuple(self.clocks.dream.world.settings.frame_size)
 
     def reset(self, params: Params, key: jax.Array, start: jax.Array | None = None) -> tuple[DreamState, jax.Array]:
         """Begins all dreams; arguments and results as in `reset_where`."""
@@ -129,17 +130,16 @@ class Dream:
         drawn = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(self._keys(key))
         chosen = drawn if start is None else jnp.where(start < 0, drawn, start)
 
-        def begin(params, rows, state):
-            window, frame = self._begin(params, chosen[rows])
-            fresh = DreamState(window, frame, jnp.zeros_like(rows), chosen[rows])
-            return write_rows(state, rows, fresh)
+        def given(params, rows):
+            return self._given(params, chosen[rows])
 
-        state = for_rows(mask, self.chunk, begin, params, state)
+        dreams = self.clocks.begin_where(params, state.dreams, mask, given)
+        state = DreamState(dreams, jnp.where(mask, 0, state.steps), jnp.where(mask, chosen, state.start))
         return state, state.frame
 
     def step(
         self, params: Params, state: DreamState, action: jax.Array, key: jax.Array, idle: jax.Array | None = None
-    ) -> Step:
+    ) -> Result:
         """Imagines one frame of every dream.
 
         Args:
@@ -154,81 +154,37 @@ class Dream:
           as the model does not predict terminations; truncated (B,) bool; and info (B,) by name: the estimates, among
           them "uncertainty"; "reward_model", the reward without penalty; and "start".
         """
-        window = self._make_room(params, state.window, idle)
         spec = self.action_spec
         # A wrong value cannot raise on the device; Gymnasium's interface has checked actions from the host.
         action = jnp.clip(action, np.array(spec.low, np.float32), np.array(spec.high, np.float32))
-        action = spec.normalise(action)
-        window, (frame, estimates) = self._advance(params, window, action, self._keys(key), idle)
-        predicted = self._reward(params, state.frame, action, frame)
-        doubt = estimates.get("uncertainty", jnp.zeros_like(predicted))
-        state = DreamState(window, frame, state.steps + 1, state.start)
+        dreams, step = self.clocks.step(params, state.dreams, spec.normalise(action), self._keys(key), idle)
+        predicted = step.read.get("reward", jnp.zeros(self.num_envs, jnp.float32))
+        doubt = step.estimates.get("uncertainty", jnp.zeros_like(predicted))
+        state = DreamState(dreams, state.steps + 1, state.start)
         truncated = (state.steps >= self.settings.horizon) | (doubt > self.settings.max_uncertainty)
         reward = predicted - self.settings.penalty * doubt if self.settings.penalty else predicted
-        info = {**estimates, "reward_model": predicted, "start": state.start}
-        return state, frame, reward, jnp.zeros_like(truncated), truncated, info
+        info = {**step.estimates, "reward_model": predicted, "start": state.start}
+        return state, step.frames, reward, jnp.zeros_like(truncated), truncated, info
 
     def blank(self, params: Params) -> DreamState:
         """Returns a state of zeros, for `reset_where` to fill."""
-        # Shapes alone: finds the state's layout without starting a dream.
-        shapes = jax.eval_shape(self._begin, params, jnp.zeros(self.num_envs, jnp.int32))
-        window, frame = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         count = jnp.zeros(self.num_envs, jnp.int32)
-        return DreamState(window, frame, count, count)
+        return DreamState(self.clocks.blank(params, *self._given(params, count)), count, count)
 
-    def _begin(self, params: Params, start: jax.Array) -> tuple[rollouts.RolloutState, jax.Array]:
+    def _given(self, params: Params, start: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the frames and actions that dreams at these starting states begin with."""
         frames, actions = (params["starts"][name][start] for name in ("frames", "actions"))
+        return frames, actions
 
-        def one(frames, actions):
-            return rollouts.start(self.networks, params, frames[None], actions[None], self.estimator)
-
-        return jax.vmap(one)(frames, actions), frames[:, -1]
-
-    def _advance(self, params: Params, window: rollouts.RolloutState, action, keys, idle: jax.Array | None):
-        def one(window, action, key):
-            temperature = self.settings.temperature
-            window, outputs = rollouts.advance(
-                self.networks, params, window, action[None], key, temperature, self.estimator
-            )
-            return window, jax.tree.map(lambda x: x[0], outputs)
-
-        if self.abreast >= self.num_envs:
-            return jax.vmap(one)(window, action, keys)
-        moving = jnp.ones(self.num_envs, bool) if idle is None else ~idle
-        shapes = jax.eval_shape(jax.vmap(one), window, action, keys)[1]
-        outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-        # There is always a turn, so values of the parameters alone are better computed once for all visits. The visits
-        # therefore read the step's parameters, and not those that `for_rows` ties to each visit.
-        def move(_, rows, carry):
-            return write_rows(carry, rows, jax.vmap(one)(read_rows(carry[0], rows), action[rows], keys[rows]))
-
-        return for_rows(moving, self.abreast, move, params, (window, outputs))
-
-    def _make_room(self, params: Params, window: rollouts.RolloutState, idle: jax.Array | None):
-        def cut(params, rows, window):
-            def one(window):
-                return rollouts.refill(self.networks, params, window, self.estimator)
-
-            return write_rows(window, rows, jax.vmap(one)(read_rows(window, rows)))
-
-        full = window.time == self.networks.settings.num_frames - 1
-        return for_rows(full if idle is None else full & ~idle, self.chunk, cut, params, window)
-
-    def without_arrays(self) -> "Dream":
+    def without_arrays(self) -> "Dreams":
         """Returns the dream as jit's key: all that its compiled programs depend on, without arrays."""
         return dataclasses.replace(self, params={}, origins=np.zeros((0, 2), np.int32))
-
-    def _reward(self, params: Params, before: jax.Array, action: jax.Array, after: jax.Array) -> jax.Array:
-        if not self.settings.reward:
-            return jnp.zeros(len(action), jnp.float32)
-        return self.networks.predict_reward(params, before, action, after)
 
     def _keys(self, key: jax.Array) -> jax.Array:
         return key if key.ndim else jax.random.split(key, self.num_envs)
 
 
-def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: DreamSettings | None = None) -> Dream:
+def make_dream(model: LoadedModel, store: EpisodeStore, num_envs: int, settings: DreamSettings | None = None) -> Dreams:
     """Makes dreams of `model` that begin in the store's episodes, see `read_starts`.
 
     Raises:
@@ -239,7 +195,7 @@ def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: 
     if num_envs < 1:
         raise WhaleError(f"num_envs={num_envs} leaves nothing to dream; give 1 or more.")
     model.check_episodes(store, settings.context)
-    if settings.reward and "reward" not in model.params:
+    if settings.reward and "reward" not in model.abilities:
         raise WhaleError(
             f"{model.source} holds no reward model; train its reward stage (run the same training to its end, without "
             "--until), or dream with reward=False, where the reward is the penalty alone."
@@ -248,21 +204,23 @@ def make_dream(model: WorldModel, store: EpisodeStore, num_envs: int, settings: 
     return dream_of(model, starts, num_envs, settings)
 
 
-def dream_of(model: WorldModel, starts: Starts, num_envs: int, settings: DreamSettings) -> Dream:
+def dream_of(model: LoadedModel, starts: Starts, num_envs: int, settings: DreamSettings) -> Dreams:
     """Makes dreams that begin at the given starting states, which are not checked; see `make_dream`."""
-    estimator = resolve(settings.uncertainty, model.action_spec) if settings.uncertainty else None
+    weighed = settings.penalty or np.isfinite(settings.max_uncertainty)
+    if settings.uncertainty == AUTO and weighed and "branch" not in model.abilities:
+        raise WhaleError(
+            f"penalty and max_uncertainty are meant for retracing, and a {model.world.model.name} cannot branch; name "
+            'another uncertainty with its own weight, such as uncertainty="entropy".'
+        )
+    dream = model.dream(settings.uncertainty or None, settings.temperature)
+    dream = dataclasses.replace(dream, heads=("reward",) if settings.reward else (), own_reward=False)
     given = jax.device_put({"frames": starts.frames, "actions": starts.actions})
-    params = {**model.params_for(estimator), "starts": given}
-    dream = Dream(
-        num_envs=num_envs,
+    dreams = Dreams(
         settings=settings,
-        networks=model.networks,
+        clocks=clocks_of(dream, num_envs),
         action_spec=model.action_spec,
-        estimator=estimator,
-        params=params,
+        params={**model.params_for(dream), "starts": given},
         origins=starts.origins,
-        chunk=max(1, num_envs // 16),
-        abreast=ABREAST if jax.default_backend() == "cpu" else num_envs,
     )
-    jax.eval_shape(dream.blank, params)  # an estimator that cannot run raises here, not at the first reset
-    return dream
+    jax.eval_shape(dreams.blank, dreams.params)  # an estimator that cannot run raises here, not at the first reset
+    return dreams

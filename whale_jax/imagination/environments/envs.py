@@ -20,9 +20,9 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import EpisodeStore, Names, open_store
 from whale_jax.imagination.environments import compiled
 from whale_jax.imagination.environments.compiled import Carry, Outcome
-from whale_jax.imagination.environments.dream import Dream, DreamSettings, make_dream
+from whale_jax.imagination.environments.dream import Dreams, DreamSettings, make_dream
 from whale_jax.imagination.environments.requests import check_actions, parse_options, parse_seeds
-from whale_jax.imagination.world import WorldModel, load
+from whale_jax.imagination.world import LoadedModel, load
 
 RENDER_MODES = ("rgb_array",)
 
@@ -39,7 +39,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
 
     def __init__(
         self,
-        checkpoint: Path | str | WorldModel,
+        checkpoint: Path | str | LoadedModel,
         num_envs: int = 1,
         data: Path | str | EpisodeStore | None = None,
         split: Names = "train",
@@ -69,7 +69,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
           gymnasium.error.Error: the checkpoint, a setting or the data do not exist, or they do not fit each other.
         """
         try:
-            model = checkpoint if isinstance(checkpoint, WorldModel) else load(checkpoint, dataset)
+            model = checkpoint if isinstance(checkpoint, LoadedModel) else load(checkpoint, dataset)
             store = data if isinstance(data, EpisodeStore) else open_store(model.episodes if data is None else data)
             dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
         except WhaleError as problem:
@@ -79,7 +79,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
     @classmethod
     def of(
         cls,
-        dream: Dream,
+        dream: Dreams,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         device_observations: bool = False,
         render_mode: str | None = None,
@@ -89,7 +89,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         made._take(dream, autoreset_mode, device_observations, render_mode)
         return made
 
-    def _take(self, dream: Dream, autoreset_mode, device_observations: bool, render_mode: str | None) -> None:
+    def _take(self, dream: Dreams, autoreset_mode, device_observations: bool, render_mode: str | None) -> None:
         if render_mode not in (None, *RENDER_MODES):
             raise error.Error(f"There is no render_mode {render_mode!r}; take {RENDER_MODES[0]!r} or None.")
         try:
@@ -215,7 +215,7 @@ class DreamEnv(gymnasium.Env):
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 10}
 
-    def __init__(self, checkpoint: Path | str | WorldModel, *, render_mode: str | None = None, **arguments: Any):
+    def __init__(self, checkpoint: Path | str | LoadedModel, *, render_mode: str | None = None, **arguments: Any):
         """Takes the arguments of `DreamVectorEnv`, except those for many environments, and raises the same errors."""
         for name in {"num_envs", "autoreset_mode", "device_observations"} & set(arguments):
             raise error.Error(f"{name} is of many environments at once; make them with gymnasium.make_vec.")
@@ -247,9 +247,9 @@ class DreamEnv(gymnasium.Env):
         self._envs.close()
 
 
-def spaces_of(dream: Dream) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+def spaces_of(dream: Dreams) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
     """Returns the spaces of a dream's observations (H, W, 3) uint8 and actions (A,) float32 in the robot's units."""
-    height, width = dream.networks.settings.tokenizer.image_size
+    height, width = dream.frame_size
     low, high = (np.array(x, np.float32) for x in (dream.action_spec.low, dream.action_spec.high))
     return gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8), gymnasium.spaces.Box(low, high)
 

@@ -3,4 +3,5 @@
 from whale_jax.base.names import lazy
 
 _HOME = "whale_jax.imagination.uncertainty.estimators"
-__getattr__ = lazy(__name__, dict.fromkeys(("UNCERTAINTIES", "Ensemble", "Entropy", "Retracing", "resolve"), _HOME))
+_NAMES = ("ESTIMATORS", "Ensemble", "Entropy", "Estimator", "Retracing", "resolve")
+__getattr__ = lazy(__name__, dict.fromkeys(_NAMES, _HOME))

@@ -1,21 +1,22 @@
-"""Retracing-rollout (docs/method.md §7): the same frame along equivalent actions from earlier starts.
+"""Retracing-rollout (docs/method.md §7, §8): the same frame along equivalent actions from earlier starts.
 
 Dimension keys: B trajectories, A actions, H W pixels, K retracing steps.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.imagination.rollout import RolloutState, at, next_tokens, to_bytes
-from whale_jax.models.whale.world_model import Networks
-from whale_jax.nn.categorical import mode
-from whale_jax.nn.transformer import Places, TimeCache
-from whale_jax.training.sharding import Params
+from whale_jax.imagination.uncertainty.base import Estimator
+from whale_jax.nn import lpips
+
+STEPS = (1, 2, 3)
 
 
 def additive_dimensions(spec: ActionSpec) -> np.ndarray:
@@ -42,127 +43,100 @@ def retraced_action(actions: jax.Array, additive: np.ndarray) -> jax.Array:
     return jnp.where(additive, actions.mean(axis=1), actions[:, -1])
 
 
-def retrace(
-    networks: Networks,
-    params: Params,
-    state: RolloutState,
-    steps: Sequence[int],
-    additive: np.ndarray,
-    hold_z: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-    """Predicts the newest frame o_{t+1} once more from each o_{t-k}.
+@flax.struct.dataclass
+class Past:
+    """The newest actions.
 
-    The branches run side by side, as frames of one call. They share the window, and each sees it up to its own start.
-    Every branch takes the most likely tokens.
-
-    Args:
-      state: the state after the step to o_{t+1}.
-      steps: K, the numbers of actions to go back, each at least 0.
-      additive: (A,) bool, see `additive_dimensions`.
-      hold_z: take z_t for every step of every branch, and decode only the last frames, with the frames of the window
-        as history instead of each branch's own.
-
-    Returns:
-      Frames (B, K, H, W, 3) uint8 in the order of `steps`, and which of them exist, (K,) bool: t >= k.
-    """
-    plan = _Plan(state, steps, additive)
-    run = _with_z_held if hold_z else _with_own_z
-    frames = run(networks, params, state, plan)
-    return frames[:, np.array([plan.order.index(k) for k in steps])], plan.t >= jnp.array(steps)
-
-
-class _Plan:
-    """The turns in which branches move: the one that starts furthest back moves first, so that all arrive together.
-
-    For K = {1, 2, 3}, with o a frame of the window and ô one of the branch:
-
-        turn           0         1         2         3
-        k = 3    o_t-3 ──► ô_t-2 ──► ô_t-1 ──► ô_t ──► ô_t+1
-        k = 2              o_t-2 ──► ô_t-1 ──► ô_t ──► ô_t+1
-        k = 1                        o_t-1 ──► ô_t ──► ô_t+1
-        running        1         2         3         3          branches that move in the turn
-        begun          0         1         2         3          those of them that moved before
+    Attributes:
+      actions: (B, L, A), the last ones, oldest first; zeros before the first.
+      count: () int32, number of actions taken so far, the given ones among them.
     """
 
-    def __init__(self, state: RolloutState, steps: Sequence[int], additive: np.ndarray):
-        self.order = sorted(set(steps), reverse=True)
-        self.t, self._longest = state.time - 1, self.order[0]
-        self.starts = jnp.maximum(self.t - jnp.array(self.order), 0)  # a start before frame 0 is ignored later
-        past = state.actions[:, jnp.maximum(self.t - jnp.arange(self._longest, -1, -1), 0)]
-        actions = [retraced_action(past[:, self._longest - k :], additive) for k in self.order]
-        self.actions = jnp.stack(actions, axis=1)
-        self.ids, self.z = state.ids[:, self.starts], state.z[:, self.starts]  # of the branches' first frames
-        self.running = [sum(k >= self._longest - turn for k in self.order) for turn in range(self._longest + 1)]
-        self.begun = [0, *self.running[:-1]]
-
-    def times(self, turn: int) -> jax.Array:
-        """Returns the positions of the frames that the turn's branches move from."""
-        now = self.running[turn]
-        return self.starts[:now] + turn - self._longest + jnp.array(self.order[:now])
-
-    def joined(self, own: jax.Array, first: jax.Array, turn: int) -> jax.Array:
-        """Joins values (B, S, …) of branches on their way with the first values of those that begin in this turn."""
-        return jnp.concatenate([own, first[:, self.begun[turn] : self.running[turn]]], axis=1)
+    actions: jax.Array
+    count: jax.Array
 
 
-def _with_own_z(networks: Networks, params: Params, state: RolloutState, plan: _Plan) -> jax.Array:
-    """Returns the last frames of branches that infer z and decode after each of their frames, as a rollout does."""
-    dynamics, decoder, prior = Track(state.dynamics, plan.running), Track(state.decoder, plan.running), None
-    if networks.settings.dynamics.embedding_dim:
-        prior = Track(state.prior, plan.begun)
-    ids, z, frames = plan.ids[:, :0], plan.z[:, :0], None
-    for turn, (old, now) in enumerate(zip(plan.begun, plan.running, strict=True)):
-        times, shared = plan.times(turn), plan.starts[:now] + 1
-        if prior is not None and old:
-            previous = jnp.pad(plan.actions[:, :old], ((0, 0), (0, 0), (0, 1)))
-            cache = prior.at(turn, times[:old], shared[:old])
-            log_p, prior.cache = networks.infer_behaviour_more(params, frames, previous, cache)
-            z = mode(log_p).reshape(*log_p.shape[:2], -1)
-        ids = plan.joined(ids, plan.ids, turn)
-        z = plan.z[:, :now] if prior is None else plan.joined(z, plan.z, turn)
-        ids = _next_ids(networks, params, dynamics, plan, turn, ids, z)
-        pixels, decoder.cache = networks.decode_more(params, ids, decoder.at(turn, times + 1, shared))
-        frames = to_bytes(pixels)
-    return frames
+@dataclasses.dataclass(frozen=True)
+class Retracing(Estimator):
+    """Mean LPIPS between the step's frame and its retraced predictions, times the predictive entropy.
 
+    The mean covers only the starts that exist. If there is none, the estimate is the entropy alone.
 
-def _with_z_held(networks: Networks, params: Params, state: RolloutState, plan: _Plan) -> jax.Array:
-    """Returns the last frames of branches that all take z_t, so that no frame on the way needs to be decoded."""
-    z = jnp.broadcast_to(at(state.z, plan.t)[:, None], plan.z.shape)
-    dynamics, ids, count = Track(state.dynamics, plan.running), plan.ids[:, :0], len(plan.order)
-    for turn, now in enumerate(plan.running):
-        ids = _next_ids(networks, params, dynamics, plan, turn, plan.joined(ids, plan.ids, turn), z[:, :now])
-    last = plan.times(len(plan.running) - 1) + 1
-    cache = Track(state.decoder, [count]).at(0, last, jnp.full(count, plan.t + 1))
-    return to_bytes(networks.decode_more(params, ids, cache)[0])
-
-
-def _next_ids(networks: Networks, params: Params, dynamics: "Track", plan: _Plan, turn: int, ids, z) -> jax.Array:
-    now = plan.running[turn]
-    masked = networks.settings.dynamics.decode_mode == "maskgit"  # there the new frame enters, one place later
-    cache = dynamics.at(turn, plan.times(turn) + masked, plan.starts[:now] + masked)
-    ids, _, dynamics.cache = next_tokens(networks, params, cache, ids, plan.actions[:, :now], z, jax.random.key(0), 0.0)
-    return ids
-
-
-class Track:
-    """A network's cache with slots for the branches' own frames, and the places of these.
-
-    In turn j the first `counts[j]` branches add one frame each.
+    Attributes:
+      additive: which action dimensions add up, see `additive_dimensions`.
+      steps: K, the numbers of actions to go back.
+      hold_z: whether branches take what the newest step inferred of behaviour, see `WorldModel.branch`.
     """
 
-    def __init__(self, cache: TimeCache, counts: Sequence[int]):
-        self._counts, self._offsets = counts, np.cumsum([0, *counts])
-        self.cache = cache.branch(int(self._offsets[-1]))
+    additive: tuple[bool, ...]
+    steps: tuple[int, ...] = STEPS
+    hold_z: bool = False
 
-    def at(self, turn: int, times: jax.Array, shared: jax.Array) -> TimeCache:
-        """Returns the cache for the turn's frames.
+    name, words = "retracing", "retracing"
+    requires, needs, penalty = frozenset({"branch"}), ("lpips",), 50.0
+    definition = "mean LPIPS between the imagined frame and its retraced predictions, times the predictive entropy"
 
-        The frames stand at `times` (S,). Each sees `shared` (S,) frames of the window and its own branch.
-        """
-        own = np.zeros((self._counts[turn], self._offsets[-1]), bool)
-        for j, count in enumerate(self._counts[: turn + 1]):
-            branch = np.arange(count)
-            own[branch, self._offsets[j] + branch] = True
-        seen = jnp.concatenate([jnp.arange(self.cache.slots) < shared[:, None], own], axis=1)
-        return self.cache.replace(places=Places(times, self._offsets[turn], seen))
+    def __post_init__(self):
+        if not self.steps or min(self.steps) < 0 or len(set(self.steps)) < len(self.steps):
+            raise WhaleError(
+                f"Retracing steps are different whole numbers from 0 up, such as {STEPS}; not {self.steps}."
+            )
+
+    @classmethod
+    def of(cls, spec):
+        return cls(tuple(additive_dimensions(spec).tolist()))
+
+    @property
+    def length(self) -> int:
+        """L, the number of actions of the longest branch."""
+        return max(self.steps) + 1
+
+    def start(self, model, params, carry, actions):
+        # After a window is cut, what is left must still reach back to the furthest start.
+        if self.length > model.reach:
+            raise WhaleError(
+                f"Retracing {max(self.steps)} actions needs {self.length} frames, and this model's window of "
+                f"{model.settings.window} keeps {model.reach} when it is full; retrace at most {model.reach - 1}, or "
+                'use uncertainty="entropy".'
+            )
+        given = actions[:, max(0, actions.shape[1] - self.length) :]
+        missing = self.length - given.shape[1]
+        return Past(jnp.pad(given, ((0, 0), (missing, 0), (0, 0))), jnp.int32(actions.shape[1]))
+
+    def estimate(self, model, params, carry, memory, actions, prediction):
+        """Adds "disagreement", the mean LPIPS; "branches", the number of starts; and "entropy"."""
+        entropy = prediction.entropy[:, 0]
+        past = jnp.concatenate([memory.actions[:, 1:], actions], axis=1)
+        additive = np.array(self.additive)
+        held = [retraced_action(past[:, self.length - k - 1 :], additive) for k in self.steps]
+        held = jnp.repeat(jnp.stack(held, axis=1)[:, :, None], self.length, axis=2)
+        frames = model.branch(params, carry, self.steps, held, self.hold_z)
+        exist = memory.count >= jnp.array(self.steps)
+        every = jnp.concatenate([prediction.frames, frames], axis=1)
+        layers = lpips.features(params["lpips"], every.reshape(-1, *every.shape[2:]))
+        layers = [x.reshape(*every.shape[:2], *x.shape[1:]) for x in layers]
+        apart = lpips.distances(params["lpips"], [x[:, 1:] for x in layers], [x[:, :1] for x in layers])
+        branches = exist.sum()
+        # As shapes are fixed, branches that start before the first frame were computed too; they weigh nothing.
+        disagreement = (apart * exist).sum(1) / jnp.maximum(branches, 1)
+        estimates = {"uncertainty": jnp.where(branches > 0, disagreement * entropy, entropy)}
+        estimates |= {"disagreement": disagreement, "entropy": entropy}
+        estimates |= {"branches": jnp.broadcast_to(branches, entropy.shape)}
+        return Past(past, memory.count + 1), {name: values[:, None] for name, values in estimates.items()}
+
+    def notes(self, estimates: Any):
+        wanted, branches = len(self.steps), estimates["branches"].min(0)
+        none, fewer = int((branches == 0).sum()), int(((branches > 0) & (branches < wanted)).sum())
+        advice = f"give {self.length} frames of context to have all {wanted} starts at every step."
+        notes = []
+        if none:
+            notes.append(
+                f"{none} of {len(branches)} steps had no earlier frame to retrace from: their uncertainty is the "
+                f"entropy alone, which is of another scale; {advice}"
+            )
+        if fewer:
+            notes.append(f"{fewer} of {len(branches)} steps were retraced from fewer than {wanted} starts; {advice}")
+        return tuple(notes)
+
+    def passes(self, members):
+        return sum(k + 1 for k in self.steps)

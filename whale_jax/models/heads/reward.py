@@ -1,16 +1,23 @@
-"""The reward model (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3)."""
+"""The reward head (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3)."""
 
 import dataclasses
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, check_least
+from whale_jax.data.contract.batch import Batch
+from whale_jax.models.heads.base import Head
 from whale_jax.nn.layers import Dense, to_unit
+from whale_jax.nn.masked import masked_mean
 from whale_jax.nn.placement import constrain
+from whale_jax.nn.two_hot import bins, expected, two_hot_loss
+from whale_jax.training.sharding import Params
+from whale_jax.training.stage import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,26 +37,6 @@ class RewardSettings(Settings):
             raise WhaleError(f"limit is a number above 0, not {self.limit}; correct the config.")
 
 
-def symlog(x: jax.Array) -> jax.Array:
-    """Returns sign(x) log(1 + |x|)."""
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
-
-
-def symexp(x: jax.Array) -> jax.Array:
-    """Inverts `symlog`."""
-    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
-
-
-def two_hot(x: jax.Array, bins: jax.Array) -> jax.Array:
-    """Returns weights (..., K) on the two bins around x (...), such that the weighted mean of the bins is x.
-
-    `bins` (K,) is evenly spaced.
-    """
-    position = (jnp.clip(x, bins[0], bins[-1]) - bins[0]) * ((bins.shape[0] - 1) / (bins[-1] - bins[0]))
-    # A hat function around the position, which reaches one bin to either side and so covers at most two bins.
-    return jnp.maximum(0.0, 1.0 - jnp.abs(position[..., None] - jnp.arange(bins.shape[0])))
-
-
 class Reward(nn.Module):
     """Convolutions over a pair of frames, then a head that also takes the action and gives logits over the bins."""
 
@@ -64,6 +51,8 @@ class Reward(nn.Module):
           actions: (M, A) normalised.
         """
         s = self.settings
+        chex.assert_rank([frames, next_frames, actions], [4, 4, 2])
+        chex.assert_equal_shape([frames, next_frames])
         x = jnp.concatenate([to_unit(frames), to_unit(next_frames)], axis=-1) - 0.5
         x = constrain(x, "batch", None, None, None)
         for channels in s.channels:
@@ -76,21 +65,70 @@ class Reward(nn.Module):
         return Dense(s.bins, ("embed", None), std=0.0, name="head")(x)
 
 
-def reward_bins(settings: RewardSettings) -> jax.Array:
-    """Returns the centres (K,) of the bins, in symlog rewards."""
-    return jnp.linspace(-settings.limit, settings.limit, settings.bins)
-
-
-def expected_reward(settings: RewardSettings, logits: jax.Array) -> jax.Array:
-    """Returns the expected reward (...) in the environment's units, from logits (..., K)."""
-    # Symlog keeps rewards of any size within the bins. The mean is taken in symlog space and then inverted.
-    return symexp((jax.nn.softmax(logits, axis=-1) * reward_bins(settings)).sum(-1))
-
-
-def reward_loss(settings: RewardSettings, logits: jax.Array, rewards: jax.Array) -> jax.Array:
-    """Returns the cross-entropy (...) of logits (..., K) against the two-hot symlog of rewards (...)."""
-    targets = two_hot(symlog(rewards), reward_bins(settings))
-    return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(-1)
-
-
 _conv_init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, None, None, None))
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardHead(Head):
+    """The expected reward of a transition, in the environment's units."""
+
+    name, Settings = "reward", RewardSettings
+
+    @property
+    def bins(self) -> jax.Array:
+        """The centres (K,) of the bins, in symlog rewards."""
+        return bins(self.settings.limit, self.settings.bins)
+
+    def init(self, key):
+        frames, actions = jnp.zeros((1, *self.frame_size, 3)), jnp.zeros((1, self.action_dim))
+        return Reward(self.settings).init(key, frames, actions, frames)["params"]
+
+    def logits(self, params: Params, frames: jax.Array, actions: jax.Array, next_frames: jax.Array) -> jax.Array:
+        """Returns logits (M, K) over the bins; arguments are as in `read`."""
+        return Reward(self.settings).apply({"params": params}, frames, actions, next_frames)
+
+    def read(self, params, frames, actions, next_frames):
+        return expected(self.bins, self.logits(params, frames, actions, next_frames))
+
+
+class RewardStage(Stage):
+    """Symlog two-hot cross-entropy of rewards. Half of the frames are reconstructions, if the model makes them.
+
+    So the head learns to read frames as the model draws them, see docs/method.md §10.
+    """
+
+    component = "reward"
+    weights = {"two_hot": 1.0}
+    defaults = {"steps": 50_000}
+    finetuning = {"steps": 1_000}
+    seed_index = 3
+    action_inputs = ("hidden_0.*",)
+    rows = 2
+    fewest_frames = 2
+    optional = True
+
+    @property
+    def frozen(self):
+        return self.world.model.components if "reconstruct" in self.world.model.abilities else ()
+
+    def losses(self, params, frozen, batch, key, train):
+        head = self.world.heads_by_name["reward"]
+        actions, frames = self.spec.normalise(batch.actions), self._frames(frozen, batch)
+        merged = [x.reshape(-1, *x.shape[2:]) for x in (frames[:, :-1], actions[:, :-1], frames[:, 1:])]
+        logits = head.logits(params, *merged)
+        rewards = batch.rewards[:, :-1].reshape(-1)
+        mask = (batch.action_mask[:, :-1] & batch.frame_mask[:, 1:]).reshape(-1).astype(jnp.float32)
+        loss = masked_mean(two_hot_loss(head.bins, logits, rewards), mask)
+        error = masked_mean(jnp.abs(expected(head.bins, logits) - rewards), mask)
+        return {"two_hot": loss}, {"reward_error": error}, None
+
+    def _frames(self, frozen: Params, batch: Batch) -> jax.Array:
+        if not self.frozen:
+            return to_unit(batch.frames)
+        # Every second row is reconstructed: no row moves between devices that hold whole pairs. Row order is random.
+        pairs = batch.frames.reshape(-1, 2, *batch.frames.shape[1:])
+        decoded = jax.lax.stop_gradient(self.world.model.reconstruct(frozen, pairs[:, 1]))
+        return jnp.stack([to_unit(pairs[:, 0]), decoded], axis=1).reshape(batch.frames.shape)
+
+
+RewardHead.stage = RewardStage

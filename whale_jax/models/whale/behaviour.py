@@ -3,12 +3,13 @@
 import dataclasses
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, check_least
+from whale_jax.base.settings import Settings, check_least, inputs
 from whale_jax.nn.categorical import unimix_log_probs
 from whale_jax.nn.layers import HEAD_STD, Dense, LayerNorm, check_patches, patchify, to_unit
 from whale_jax.nn.precision import resolve_dtype
@@ -20,7 +21,7 @@ class BehaviourSettings(Settings):
     """Settings of the behaviour-conditioning model (Table 6)."""
 
     image_size: tuple[int, int]  # (height, width) of frames in pixels
-    action_dim: int  # A, dimensions of an action
+    action_dim: int = inputs()  # A, dimensions of an action
     posterior: TransformerSettings  # over the whole segment, not causal
     prior: TransformerSettings
     policy: TransformerSettings
@@ -28,12 +29,11 @@ class BehaviourSettings(Settings):
     groups: int = 16  # number of one-hot vectors that make up z
     classes: int = 16  # entries of each of these vectors
     unimix: float = 0.01  # share of the uniform distribution in every categorical
-    kl_weight: float = 0.1  # beta of Eq. 4
     log_std_min: float = -2.0  # lower bound, to which the policy's log standard deviation is clamped
     log_std_max: float = 5.0  # upper bound
 
     def __post_init__(self):
-        check_least(self, action_dim=1, patch=1, groups=1, classes=2, unimix=0, kl_weight=0)
+        check_least(self, action_dim=1, patch=1, groups=1, classes=2, unimix=0)
         if self.unimix >= 1:
             raise WhaleError(f"unimix is a share below 1, not {self.unimix}; correct the config.")
         if not -math.inf < self.log_std_min < self.log_std_max < math.inf:
@@ -73,6 +73,8 @@ class HistoryEncoder(nn.Module):
           lengths: (B,) number of real frames of each row.
           cache: state as in `STTransformer.extend`.
         """
+        chex.assert_rank([frames, *extras], [5, *[3] * len(extras)])
+        chex.assert_equal_shape_prefix([frames, *extras], 2)
         dtype = resolve_dtype(self.transformer.dtype)
         width = self.transformer.width
         x = Dense(width, (None, "embed"), dtype, name="embed")(patchify(2.0 * to_unit(frames) - 1.0, self.patch))

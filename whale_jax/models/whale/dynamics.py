@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, check_least, check_one_of
+from whale_jax.base.settings import Settings, check_least, check_one_of, decoding, inputs, objective
 from whale_jax.nn.layers import Dense
 from whale_jax.nn.placement import constrain, gather
 from whale_jax.nn.precision import resolve_dtype
@@ -22,15 +23,15 @@ class DynamicsSettings(Settings):
     """Settings of the dynamics model (Tables 7 and 8)."""
 
     num_codes: int  # V, size of the tokenizer's codebook
-    action_dim: int  # A, dimensions of an action
-    embedding_dim: int  # size of the flat behaviour embedding z; 0 trains without behaviour conditioning
+    action_dim: int = inputs()  # A, dimensions of an action
+    embedding_dim: int = inputs()  # size of the flat behaviour embedding z; 0 trains without behaviour conditioning
     transformer: TransformerSettings  # causal over time
     # "parallel" predicts all tokens of the next frame in one pass. "maskgit" fills masked ones in several passes.
     decode_mode: str = "parallel"
-    decode_steps: int = 8  # S, passes per frame of `maskgit`
-    choice_temperature: float = 4.5  # scale of the annealed Gumbel noise on `maskgit` confidences
-    mask_low: float = 0.5  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
-    mask_full: float = 0.1  # probability that it masks all tokens instead
+    decode_steps: int = decoding(8)  # S, passes per frame of `maskgit`
+    choice_temperature: float = decoding(4.5)  # scale of the annealed Gumbel noise on `maskgit` confidences
+    mask_low: float = objective(0.5)  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
+    mask_full: float = objective(0.1)  # probability that it masks all tokens instead
 
     def __post_init__(self):
         check_one_of(self, DECODE_MODES, "decode_mode")
@@ -80,6 +81,8 @@ class Dynamics(nn.Module):
         and z_t in `parallel`, a_{t-1} and z_{t-1} in `maskgit`.
         """
         s = self.settings
+        chex.assert_rank([ids, actions], 3)
+        chex.assert_shape(actions, (*ids.shape[:2], s.action_dim))
         width = s.transformer.width
         dtype = resolve_dtype(s.transformer.dtype)
         init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("vocab", "embed"))

@@ -5,66 +5,62 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.models.heads.reward import expected_reward, reward_loss
 from whale_jax.models.whale.behaviour import gaussian_nll
 from whale_jax.models.whale.dynamics import random_mask, token_cross_entropy
-from whale_jax.models.whale.flops import stage_flops
-from whale_jax.models.whale.saved import check_architecture, find_component, networks_of
+from whale_jax.models.whale.networks import Networks
 from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
 from whale_jax.nn.layers import to_unit
+from whale_jax.nn.masked import masked_mean
 from whale_jax.nn.quantizer import code_usage, perplexity
-from whale_jax.training.checkpoint import Meta, read_item
 from whale_jax.training.optimizer import optimizer
-from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import Params
 from whale_jax.training.stage import Stage
 
 USAGE_DECAY = 0.98
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the mean of values where the mask, which has the same shape, is true."""
-    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
-
-
 class WhaleStage(Stage):
-    """A stage of Whale. It counts FLOPs by formula and compares checkpoints by the settings of the networks."""
+    """A stage of Whale."""
 
     @property
-    def flops(self):
-        s = self.settings
-        return stage_flops(self.name, self.networks.settings, self.num_frames, s.batch_size, s.members)
-
-    def check_saved(self, meta, where):
-        check_architecture(meta, self.networks.settings, where)
-
-    def read_start(self):
-        where, step = find_component(self.settings.start_from, self.name, self.networks.settings)
-        return read_item(where, step, "params")[self.name]
+    def networks(self) -> Networks:
+        """The modules of the model that is trained."""
+        return self.world.model.networks
 
 
 class TokenizerStage(WhaleStage):
     """The tokenizer's loss: reconstruction + codebook + commitment (docs/method.md §3)."""
 
-    name = "tokenizer"
+    component = "tokenizer"
+    weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
+    defaults = {"batch_size": 32, "min_lr": 3e-4, "warmup": 10_000, "weight_decay": 1e-4}
+    # The paper leaves encoder and codebook as they are.
+    finetuning = {
+        "steps": 5_000,
+        "freeze": ("embed", "encoder", "to_latent", "quantizer"),
+        "init_codebook_from_data": False,
+        "revive_every": 0,
+    }
     seed_index = 0
 
-    def loss(self, params, frozen, batch, key, train):
+    def losses(self, params, frozen, batch, key, train):
         s = self.networks.settings.tokenizer
         out = self.networks.tokenizer.apply({"params": params}, batch.frames, batch.frame_mask)
         mse = masked_mean(jnp.square(out.frames - to_unit(batch.frames)).mean((2, 3, 4)), batch.frame_mask)
-        loss = mse + out.quantized.codebook_loss + s.commitment * out.quantized.commitment_loss
+        losses = {
+            "reconstruction": mse,
+            "codebook": out.quantized.codebook_loss,
+            "commitment": out.quantized.commitment_loss,
+        }
         usage = code_usage(out.quantized.ids, s.num_codes)
         metrics = {
-            "loss": loss,
             "mse": mse,
             "psnr": -10.0 * jnp.log10(mse),
             "commitment": out.quantized.commitment_loss,
             "perplexity": perplexity(usage),
             "live_codes": (usage > 0).mean(),
         }
-        return loss, (metrics, (usage, out.latents))
+        return losses, metrics, (usage, out.latents)
 
     def initial_extra(self, params):
         num_codes = self.networks.settings.tokenizer.num_codes
@@ -119,14 +115,16 @@ def _with_codebook(params: Params, codebook: jax.Array) -> Params:
 class BehaviourStage(WhaleStage):
     """Evidence lower bound of actions (docs/method.md §4, Eq. 4). The held-out likelihood selects the checkpoint."""
 
-    name = "behaviour"
-    frozen = ("tokenizer",)
+    component = "behaviour"
+    weights = {"nll": 1.0, "kl": 0.1}  # 0.1 is beta of Eq. 4
+    defaults = {"weight_decay": 1e-4, "patience": 5}
+    finetuning = {"steps": 1_000}
     seed_index = 1
     action_inputs = ("*.encoder.extra_0.*", "policy.head.*")
     selects_on = "nll"
 
-    def loss(self, params, frozen, batch, key, train):
-        n, s = self.networks, self.networks.settings.behaviour
+    def losses(self, params, frozen, batch, key, train):
+        n = self.networks
         actions = self.spec.normalise(batch.actions)
         log_q = n.posterior.apply({"params": params["posterior"]}, batch.frames, actions, batch.frame_mask)
         z = straight_through_sample(key, log_q) if train else mode(log_q)
@@ -134,28 +132,28 @@ class BehaviourStage(WhaleStage):
         log_p = n.prior.apply({"params": params["prior"]}, batch.frames, actions)
         nll = masked_mean(gaussian_nll(mean, log_std, actions), batch.action_mask)
         kl = masked_mean(kl_divergence(log_q[:, None], log_p), batch.frame_mask)
-        loss = nll + s.kl_weight * kl
         error = masked_mean(jnp.abs(mean - actions).mean(-1), batch.action_mask)
-        return loss, ({"loss": loss, "nll": nll, "kl": kl, "action_error": error}, None)
+        return {"nll": nll, "kl": kl}, {"nll": nll, "kl": kl, "action_error": error}, None
 
 
 class DynamicsStage(WhaleStage):
     """Cross-entropy of the next frame's tokens (docs/method.md §5, Eq. 6), with frozen tokenizer and prior."""
 
-    name = "dynamics"
+    component = "dynamics"
     frozen = ("tokenizer", "behaviour")
+    weights = {"cross_entropy": 1.0}
+    defaults = {"max_lr": 3e-5, "min_lr": 3e-6, "steps": 300_000}
     seed_index = 2
     action_inputs = ("action.*",)
     fewest_frames = 2
 
-    def loss(self, params, frozen, batch, key, train):
+    def losses(self, params, frozen, batch, key, train):
         logits, targets, mask = self._predict(params, frozen, batch, key, train)
-        losses = token_cross_entropy(logits, targets)
-        loss = masked_mean(losses, mask)
+        loss = masked_mean(token_cross_entropy(logits, targets), mask)
         accuracy = masked_mean((jnp.argmax(logits, -1) == targets).astype(jnp.float32), mask)
         log_probs = jax.nn.log_softmax(logits)
         entropy = masked_mean(-(jnp.exp(log_probs) * log_probs).sum(-1), mask)
-        return loss, ({"loss": loss, "accuracy": accuracy, "entropy": entropy}, None)
+        return {"cross_entropy": loss}, {"accuracy": accuracy, "entropy": entropy}, None
 
     def _predict(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.dynamics
@@ -185,32 +183,6 @@ class DynamicsStage(WhaleStage):
         return jnp.concatenate([real, predicted], axis=3)[0]
 
 
-class RewardStage(WhaleStage):
-    """Symlog two-hot cross-entropy of rewards, half on real frames and half on reconstructions (docs/method.md §10)."""
-
-    name = "reward"
-    frozen = ("tokenizer", "behaviour", "dynamics")
-    seed_index = 3
-    action_inputs = ("hidden_0.*",)
-    rows = 2
-    fewest_frames = 2
-
-    def loss(self, params, frozen, batch, key, train):
-        n, s = self.networks, self.networks.settings.reward
-        actions = self.spec.normalise(batch.actions)
-        # Every second row is reconstructed: no row moves between devices that hold whole pairs. Row order is random.
-        pairs = batch.frames.reshape(-1, 2, *batch.frames.shape[1:])
-        decoded = jax.lax.stop_gradient(n.decode(frozen, n.encode(frozen, pairs[:, 1])))
-        frames = jnp.stack([to_unit(pairs[:, 0]), decoded], axis=1).reshape(batch.frames.shape)
-        merged = [x.reshape(-1, *x.shape[2:]) for x in (frames[:, :-1], actions[:, :-1], frames[:, 1:])]
-        logits = n.reward_logits({"reward": params}, *merged)
-        rewards = batch.rewards[:, :-1].reshape(-1)
-        mask = (batch.action_mask[:, :-1] & batch.frame_mask[:, 1:]).reshape(-1).astype(jnp.float32)
-        loss = masked_mean(reward_loss(s, logits, rewards), mask)
-        error = masked_mean(jnp.abs(expected_reward(s, logits) - rewards), mask)
-        return loss, ({"loss": loss, "reward_error": error}, None)
-
-
 class EnsembleStage(DynamicsStage):
     """More dynamics models for ensemble uncertainty (docs/method.md §8), trained together in one program.
 
@@ -219,13 +191,18 @@ class EnsembleStage(DynamicsStage):
     shared.
     """
 
-    name = "ensemble"
-    frozen = ("tokenizer", "behaviour", "dynamics", "reward")
+    component = "ensemble"
+    finetuning = {"members": 0}
     seed_index = 4
+    optional, extra = True, True
+
+    @classmethod
+    def wanted(cls, settings):
+        return settings.members > 0
 
     def init(self, key):
         keys = jax.random.split(key, self.settings.members - 1)
-        stacked = jax.vmap(lambda k: self.networks.init("dynamics", k))(keys)
+        stacked = jax.vmap(lambda k: self.world.init("dynamics", k))(keys)
         return nn.meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "members"})
 
     def optimizer(self):
@@ -234,22 +211,14 @@ class EnsembleStage(DynamicsStage):
         one = optimizer(self.settings)
         return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
-    def loss(self, params, frozen, batch, key, train):
+    def losses(self, params, frozen, batch, key, train):
         keys = jax.random.split(key, self.settings.members - 1)
-        one = super().loss  # bound here because `super()` does not work inside the lambda
+        one = super().losses  # bound here because `super()` does not work inside the lambda
         # Only parameters and keys are mapped over, because members share the batch.
-        losses, (metrics, _) = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
+        losses, metrics, _ = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
+        metrics |= {"loss": losses["cross_entropy"] * self.loss_weights["cross_entropy"]}
         # With the sum of losses, a member's gradient is the same as it would be alone.
-        return losses.sum(), (jax.tree.map(lambda x: x.mean(0), metrics), None)
+        return jax.tree.map(lambda x: x.sum(), losses), jax.tree.map(lambda x: x.mean(0), metrics), None
 
     def film(self, params, frozen, batch):
         return None
-
-
-STAGES = {cls.name: cls for cls in (TokenizerStage, BehaviourStage, DynamicsStage, RewardStage, EnsembleStage)}
-
-
-def stage_of(meta: Meta) -> Stage:
-    """Returns the stage that wrote a checkpoint."""
-    settings = StageSettings.from_dict(meta.config["stages"][meta.stage])
-    return STAGES[meta.stage](networks_of(meta), ActionSpec.from_json(meta.action_spec), settings)

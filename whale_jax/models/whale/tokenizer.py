@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import flax.linen as nn
 import flax.struct
 import jax
@@ -24,10 +25,9 @@ class TokenizerSettings(Settings):
     patch: int = 4  # side of a patch in pixels; one patch is one token
     num_codes: int = 1024  # V, size of the codebook
     code_width: int = 32  # size of a code vector
-    commitment: float = 0.25  # weight of the commitment loss
 
     def __post_init__(self):
-        check_least(self, patch=1, num_codes=2, code_width=1, commitment=0)
+        check_least(self, patch=1, num_codes=2, code_width=1)
         check_patches(self.image_size, self.patch)
 
     @property
@@ -71,6 +71,7 @@ class Tokenizer(nn.Module):
 
     def latents(self, frames: jax.Array) -> jax.Array:
         """Returns encoder outputs (B, T, N, L) float32 of frames (B, T, H, W, 3), uint8 or float in [0, 1]."""
+        chex.assert_shape(frames, (None, None, *self.settings.image_size, 3))
         patches = patchify(2.0 * to_unit(frames) - 1.0, self.settings.patch)
         return self.to_latent(self.encoder(self.embed(patches)))
 

@@ -7,7 +7,7 @@ there. The time of a kernel is its milliseconds, forward and backward, summed ov
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,11 +16,9 @@ from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.text import draw, grid
-from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings
-from whale_jax.models.whale.world_model import WorldModelSettings
+from whale_jax.jobs.configuration import check_buildable, make_stage, make_world
 from whale_jax.nn.attention import KERNELS, attention, resolve_kernel
 from whale_jax.nn.precision import resolve_dtype
-from whale_jax.nn.transformer import TransformerSettings
 from whale_jax.tools.bench.stages import head_line, with_batch_size
 from whale_jax.tools.bench.timing import check_fits, check_repeats, median_seconds
 from whale_jax.training import sharding
@@ -69,45 +67,31 @@ def attention_cases(config: ConfigDict) -> list[AttentionCase]:
     placement = sharding.make_placement(config.mesh)
     split = placement.mesh.shape["model"] if placement.rules.get("heads") == "model" else 1
     cases = []
-    for name, stage, settings, tokens, frames in _transformers(model_settings(config), config):
-        rows = sharding.rows_per_device(config.stages[stage].batch_size, placement.mesh)
-        rows //= config.stages[stage].accumulate
+    transformers = make_world(config).model.transformers()
+    if not transformers:
+        raise WhaleError(
+            f"The kernels are those of transformers, and a {config.model.name} has none; bench its stages."
+        )
+    for each in transformers:
+        settings, frames = each.settings, make_stage(config, each.component).num_frames - each.fewer
+        rows = sharding.rows_per_device(config.stages[each.component].batch_size, placement.mesh)
+        rows //= config.stages[each.component].accumulate
         here = settings.num_heads // (split if settings.num_heads % split == 0 else 1)
         heads = (here, settings.width // settings.num_heads)
-        padded = name == "behaviour.posterior"  # only the posterior looks ahead, so only there padding must be hidden
-        for axis, lead, length in (("space", frames, tokens), ("time", tokens, frames)):
+        for axis, lead, length in (("space", frames, each.tokens), ("time", each.tokens, frames)):
             in_time = axis == "time"
             cases.append(
                 AttentionCase(
-                    transformer=name,
+                    transformer=each.name,
                     blocks=settings.num_blocks,
                     axis=axis,
                     shape=(rows * lead, length, *heads),
                     causal=in_time and settings.causal,
-                    padded=in_time and padded,
+                    padded=in_time and each.padded,
                     dtype=resolve_dtype(settings.dtype).name,
                 )
             )
     return cases
-
-
-def _transformers(
-    model: WorldModelSettings, config: ConfigDict
-) -> Iterator[tuple[str, str, TransformerSettings, int, int]]:
-    """Yields name, stage, settings, tokens per frame and frames per segment of every transformer."""
-    for stage, parts in (
-        ("tokenizer", ("encoder", "decoder")),
-        ("behaviour", ("posterior", "prior", "policy")),
-        ("dynamics", ("transformer",)),
-    ):
-        settings = getattr(model, stage)
-        tokens = (model.tokenizer if stage == "dynamics" else settings).num_tokens
-        frames = make_stage(config, stage).num_frames
-        if stage == "dynamics" and settings.decode_mode == "parallel":
-            frames -= 1  # nothing follows the last one
-        for part in parts:
-            name = stage if stage == "dynamics" else f"{stage}.{part}"
-            yield name, stage, getattr(settings, part), tokens, frames
 
 
 def bench_kernels(config: ConfigDict, steps: int = 10, batch_size: int = 0) -> dict[str, Any]:

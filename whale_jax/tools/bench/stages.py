@@ -1,11 +1,11 @@
 """`whale bench`: times training steps of a config with synthetic data, without TensorFlow or a simulator.
 
-MFU, model FLOP/s utilisation, is the FLOPs of the formula in `models.whale.flops` over those the devices could do:
+MFU, model FLOP/s utilisation, is the FLOPs of the step over those the devices could do:
 
-  MFU = FLOPs of one step by formula / (seconds of one step x number of devices x peak FLOP/s of one device)
+  MFU = FLOPs of one step / (seconds of one step x number of devices x peak FLOP/s of one device)
 
-The formula counts the model's operations on the global batch, without those that remat repeats. The peak is that of
-dense bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever the compute type. For a device that is not
+The FLOPs are counted in the step's own program on the global batch, with recomputation off. The peak is that of dense
+bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever the compute type. For a device that is not
 listed there, the peak is the measured rate of a large matrix product of the compute type.
 """
 
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from whale_jax.base.errors import unknown_name
 from whale_jax.base.text import draw, grid
-from whale_jax.jobs.configuration import model_settings, stages_of
+from whale_jax.jobs.configuration import stages_of
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.tools.bench.step import bench_step, step_case
 from whale_jax.tools.bench.timing import check_fits, check_repeats, peak_of_one
@@ -39,7 +39,7 @@ def bench_stages(
     Returns:
       "config", "devices" (the kind of each), "compute_type", "peak_tflops" of one device, "peak_source" ("data sheet"
       or "measured"), and "stages" by name. Each stage has "batch_size" and "flops_per_step" over all devices, "tflops"
-      and "mfu" by formula, "frames_per_second", "tokens_per_second" (the tokenizer's tokens, in every stage), and the
+      and "mfu", "frames_per_second", "tokens_per_second" (the tokenizer's tokens, in every stage), and the
       results of `whale_jax.tools.bench.step.bench_step`.
 
     Raises:
@@ -55,7 +55,7 @@ def bench_stages(
     costs = inspect(config, stages)
     for name in stages:
         check_fits(_what(name, config), sum(costs["memory_per_device"][name].values()))
-    dtype = resolve_dtype(model_settings(config).dynamics.transformer.dtype)
+    dtype = resolve_dtype(config.model.get("execution", {}).get("dtype", "float32"))
     peak = peak_of_one(dtype)
     return {
         "config": config.name,

@@ -7,10 +7,9 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.text import draw, grid
-from whale_jax.jobs.configuration import check_buildable, make_stage, model_settings, stages_of
-from whale_jax.models.whale.world_model import Networks
+from whale_jax.jobs.configuration import check_buildable, make_stage, make_world, stages_of
 from whale_jax.training import sharding
-from whale_jax.training.step import abstract_arguments
+from whale_jax.training.step import abstract_arguments, step_flops
 
 
 def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
@@ -18,15 +17,16 @@ def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
 
     Without names, takes all stages of the config. "memory_per_device" covers the trained parameters with their
     gradients and optimiser state, the frozen parameters and one batch, as the mesh of this machine spreads them. It
-    does not include activations.
+    does not include activations. "flops_with_recomputation" also counts what the backward pass computes again.
     """
     check_buildable(config)
-    model, placement = model_settings(config), sharding.make_placement(config.mesh)
-    flops, memory = {}, {}
+    world, placement = make_world(config), sharding.make_placement(config.mesh)
+    flops, recomputed, memory = {}, {}, {}
     for name in stages or stages_of(config):
         stage = make_stage(config, name)
         stage.check_rows(placement.mesh.shape["data"])
-        flops[name] = stage.flops
+        flops[name] = step_flops(stage, placement)
+        recomputed[name] = step_flops(stage, placement, recomputed=True)
         state, frozen, batch = abstract_arguments(stage, placement)
         params = sharding.bytes_per_device(state.params)
         memory[name] = {
@@ -38,9 +38,10 @@ def inspect(config: ConfigDict, stages: Sequence[str] = ()) -> dict[str, Any]:
         }
     return {
         "config": config.name,
-        "parameters": Networks(model).parameter_counts(),
-        "tokens_per_frame": model.tokenizer.num_tokens,
+        "parameters": world.parameter_counts(),
+        "tokens_per_frame": world.model.tokens_per_frame,
         "flops_per_step": flops,
+        "flops_with_recomputation": recomputed,
         "memory_per_device": memory,
         "mesh": dict(placement.mesh.shape),
         "devices": [device.device_kind for device in jax.devices()],

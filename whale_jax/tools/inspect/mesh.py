@@ -21,7 +21,7 @@ from whale_jax.tools.inspect.hlo import Collective, collectives, memory, wire_se
 from whale_jax.training import sharding
 from whale_jax.training.sharding import Params
 from whale_jax.training.stage import Stage
-from whale_jax.training.step import TrainState, abstract_arguments, make_step
+from whale_jax.training.step import TrainState, abstract_arguments, make_step, step_flops
 from whale_jax.training.traced import executed_flops, live_bytes, saved_bytes
 
 # A CPU computes bfloat16 in float32; keeping every rounding shows which values were widened. The code never runs.
@@ -62,7 +62,8 @@ def inspect_mesh(config: ConfigDict, mesh: str, stages: Sequence[str] | None = N
       "config", "mesh" and "stages". Each stage has:
         "batch_size", and "compile_seconds" (few if the program comes from the cache).
         "memory_per_device": bytes; its "trusted" names the figure that decides whether a step fits.
-        "flops_per_step", over all devices: "model" by formula, "executed" counted in the traced step.
+        "flops_per_step", over all devices, counted in the traced step: "model" without what is recomputed, "executed"
+          with it.
         "collectives": see `Collective`.
         "chips": whether a step fits; seconds of its products, at the peak rate and at half of it; and seconds of its
           collectives, inside a node and between nodes.
@@ -123,7 +124,7 @@ def _inspect_stage(name: str, config: ConfigDict) -> dict[str, Any]:
     compiled = traced.lower().compile(compiler_options=_COMPILER_OPTIONS)
     seconds = time.perf_counter() - started
     say(f"{name}: compiled for {mesh.size} devices in {seconds:.0f} s")
-    flops = {"model": stage.flops, "executed": executed_flops(traced.jaxpr)}
+    flops = {"model": step_flops(stage, placement), "executed": executed_flops(traced.jaxpr)}
     sent = collectives(compiled.as_text(), dict(mesh.shape))
     parts = _memory(stage, shapes, mesh.shape["data"]) | {"compiled": memory(compiled)}
     parts["trusted"] = _trusted(name, parts)

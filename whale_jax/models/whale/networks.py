@@ -1,34 +1,34 @@
-"""All networks of a world model, built from one settings object."""
+"""The networks of Whale, built from one settings object."""
 
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.settings import Settings, check_least
-from whale_jax.models.heads.reward import Reward, RewardSettings, expected_reward
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import check_least
+from whale_jax.models.base import ModelSettings
 from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior, previous_actions
 from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings
 from whale_jax.models.whale.tokenizer import Tokenizer, TokenizerSettings
 from whale_jax.nn.transformer import TimeCache
 from whale_jax.training.sharding import Params
 
-COMPONENTS = ("tokenizer", "behaviour", "dynamics", "reward")
-TRAINED = (*COMPONENTS, "ensemble")  # in the order of training; an ensemble consists of more dynamics models
-
 
 @dataclasses.dataclass(frozen=True)
-class WorldModelSettings(Settings):
+class WhaleSettings(ModelSettings):
     """Settings of all networks."""
 
     num_frames: int  # T, the frames of a training segment and of the rollout window
     tokenizer: TokenizerSettings
     behaviour: BehaviourSettings
     dynamics: DynamicsSettings
-    reward: RewardSettings
+
+    @property
+    def window(self) -> int:
+        """Number of frames that a rollout sees at once."""
+        return self.num_frames
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -59,9 +59,9 @@ class WorldModelSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The modules of one world model and how to initialise them. The caller passes in all parameters."""
+    """The modules of one Whale and how to initialise them. The caller passes in all parameters."""
 
-    settings: WorldModelSettings
+    settings: WhaleSettings
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -83,27 +83,16 @@ class Networks:
     def dynamics(self) -> Dynamics:
         return Dynamics(self.settings.dynamics)
 
-    @functools.cached_property
-    def reward(self) -> Reward:
-        return Reward(self.settings.reward)
-
     def init(self, component: str, key: jax.Array) -> Params:
         """Draws initial parameters of a component, with logical axis names (`flax.linen.unbox` strips them).
 
         "behaviour" holds three networks: {"posterior": …, "prior": …, "policy": …}.
-
-        Raises:
-          WhaleError: there is no such component.
         """
-        if component not in COMPONENTS:
-            raise unknown_name("component", component, COMPONENTS)
         s = self.settings
         frames = jnp.zeros((1, s.num_frames, *s.tokenizer.image_size, 3))
         actions = jnp.zeros((1, s.num_frames, s.behaviour.action_dim))
         if component == "tokenizer":
             return self.tokenizer.init(key, frames)["params"]
-        if component == "reward":
-            return self.reward.init(key, frames[:, 0], actions[:, 0], frames[:, 0])["params"]
         if component == "dynamics":
             ids = jnp.zeros((1, s.num_frames, s.tokenizer.num_tokens), jnp.int32)
             z = jnp.zeros((1, s.num_frames, s.behaviour.embedding_dim))
@@ -117,26 +106,6 @@ class Networks:
             "policy": self.policy.init(keys[2], frames, actions, z)["params"],
         }
 
-    def fresh(self, component: str, key: jax.Array) -> Params:
-        """Draws the same parameters as `init`, as plain arrays."""
-        return nn.unbox(self.init(component, key))
-
-    def shapes(self, component: str) -> Params:
-        """Returns the shapes of the parameters of `init` without allocating them.
-
-        Each component is traced once per process.
-        """
-        return _shapes(self, component)
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Counts the parameters of every network without allocating any."""
-        counts = {}
-        for component in COMPONENTS:
-            shapes = nn.unbox(self.shapes(component))
-            parts = shapes if component == "behaviour" else {component: shapes}
-            counts.update({name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()})
-        return counts
-
     def encode(self, params: Params, frames: jax.Array) -> jax.Array:
         """Returns token ids (B, T, N) of frames (B, T, H, W, 3); `params` holds all components, here and below."""
         return self.tokenizer.apply({"params": params["tokenizer"]}, frames, method="encode")
@@ -148,6 +117,11 @@ class Networks:
     def infer_behaviour(self, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
         """Returns the prior's log-probabilities (B, T, G, C) of z_t, from frames and normalised actions (B, T, A)."""
         return self.infer_behaviour_more(params, frames, previous_actions(actions))[0]
+
+    def embed_behaviour(self, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
+        """Returns the posterior's log-probabilities (B, G, C) of one z per whole segment."""
+        mask = jnp.ones(frames.shape[:2], bool)
+        return self.posterior.apply({"params": params["behaviour"]["posterior"]}, frames, actions, mask)
 
     def predict_tokens(self, params: Params, ids, actions, z, mask=None) -> jax.Array:
         """Returns the dynamics model's logits (B, T, N, V); arguments are as in `Dynamics`."""
@@ -164,16 +138,3 @@ class Networks:
     def predict_more(self, params: Params, ids, actions, z, mask=None, cache: TimeCache | None = None):
         """Returns the result of `predict_tokens`, and the state."""
         return self.dynamics.apply({"params": params["dynamics"]}, ids, actions, z, mask, cache, method="extend")
-
-    def reward_logits(self, params: Params, frames, actions, next_frames) -> jax.Array:
-        """Returns reward logits (M, K); arguments are as in `Reward`."""
-        return self.reward.apply({"params": params["reward"]}, frames, actions, next_frames)
-
-    def predict_reward(self, params: Params, frames, actions, next_frames) -> jax.Array:
-        """Returns expected rewards (M,) in the environment's units; arguments are as in `Reward`."""
-        return expected_reward(self.settings.reward, self.reward_logits(params, frames, actions, next_frames))
-
-
-@functools.cache
-def _shapes(networks: Networks, component: str) -> Params:
-    return jax.eval_shape(functools.partial(networks.init, component), jax.random.key(0))

@@ -1,0 +1,114 @@
+"""Checkpoints on disk: the newest one, and whether a component in it is the wanted one."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import Settings, architecture, flat, nested_defaults
+from whale_jax.base.workdir import Workdir
+from whale_jax.models.world import World
+from whale_jax.training.checkpoint import BrokenCheckpoint, Meta, newest_meta, read_meta, steps_in
+
+
+def find(directory: Path | str) -> tuple[Path, int]:
+    """Returns the stage directory and the step of the newest checkpoint, which is of the latest stage.
+
+    Args:
+      directory: a work directory, the directory of a stage or that of a step.
+
+    Raises:
+      WhaleError: there is no checkpoint.
+    """
+    directory = Path(directory).absolute()
+    if directory.name.isdigit() and (directory / "meta").is_dir():
+        return directory.parent, int(directory.name)
+    stages = {path.parent for path in Workdir(directory).checkpoint_steps()}
+    candidates = [path for path in sorted(stages) if steps_in(path)] + ([directory] if steps_in(directory) else [])
+    if not candidates:
+        raise WhaleError(
+            f"There is no checkpoint in {directory}; give a work directory of `whale train` or one of its "
+            "checkpoints/<stage>/<step> directories."
+        )
+    order = _order(candidates)
+    latest = max(candidates, key=lambda path: order.index(path.name) if path.name in order else -1)
+    return latest.absolute(), steps_in(latest)[-1]
+
+
+def _order(directories: list[Path]) -> list[str]:
+    """Returns the order of training, as any of these stages' checkpoints says it."""
+    for directory in directories if len(directories) > 1 else ():
+        try:
+            return newest_meta(directory).order
+        except BrokenCheckpoint:
+            continue
+    return []
+
+
+def find_component(directory: Path | str, name: str, world: World) -> tuple[Path, int]:
+    """Returns the stage directory and the step of the newest checkpoint, from which a stage can start.
+
+    Args:
+      directory: as in `find`.
+      name: name of the stage.
+      world: the wanted model and heads.
+
+    Raises:
+      WhaleError: there is no checkpoint, it holds no parameters of that stage, or its networks differ from the wanted
+        ones in more than the inputs for actions and the behaviour embedding.
+    """
+    where, step = find(directory)
+    meta = read_meta(where, step)
+    if name not in meta.order or meta.order.index(meta.stage) < meta.order.index(name):
+        raise WhaleError(
+            f"stages.{name}.start_from: {where / str(step)} is of the stage {meta.stage} and holds no {name} yet; name "
+            "a checkpoint that does, or leave start_from empty."
+        )
+    check_architecture(meta, world, where, inputs=False)
+    return where, step
+
+
+def check_architecture(meta: Meta, world: World, where: Path, inputs: bool = True) -> None:
+    """Raises WhaleError if the networks trained up to the checkpoint differ from those of `world`.
+
+    The message names the first differing settings. Settings that decide nothing about what parameters mean may differ,
+    and so may those of later stages. A setting that the checkpoint lacks has its default there.
+
+    Args:
+      meta: the checkpoint's description; where: its directory.
+      world: the wanted model and heads.
+      inputs: whether the sizes of inputs have to be equal too.
+    """
+    saved = meta.model
+    if saved["name"] != world.model.name:
+        raise WhaleError(
+            f"{where} holds a {saved['name']}, and the config describes a {world.model.name}: model.name differs. Use "
+            "another --workdir or its own config."
+        )
+    order = meta.order or list(world.stages)
+    later = order[order.index(meta.stage) + 1 :] if meta.stage in order else []
+    pairs = [("", saved["settings"], world.settings)]
+    pairs += [(f"{h.name}.", saved["heads"][h.name], h.settings) for h in world.heads if h.name in saved["heads"]]
+    differing = []
+    for prefix, there, wanted in pairs:
+        for key, old, new in _differences(there, wanted, inputs):
+            if not any(f"{prefix}{key}.".startswith(f"{name}.") for name in later):
+                differing.append(f"{prefix}{key} is {old} there and {new} in the config")
+    if differing:
+        raise WhaleError(
+            f"{where} holds a model of another architecture: {'; '.join(differing[:3])}. Use another --workdir or its "
+            "own config."
+        )
+
+
+def _differences(saved: Mapping[str, Any], wanted: Settings, inputs: bool) -> list[tuple[str, Any, Any]]:
+    """Returns the settings that differ and decide what parameters mean, as (name, saved value, wanted value)."""
+    decisive, free = architecture(wanted, inputs)
+    defaults, there = (flat(json.loads(json.dumps(tree))) for tree in (nested_defaults(type(wanted)), dict(saved)))
+    found = []
+    for key in sorted(decisive.keys() | there.keys() - free):
+        old, new = there.get(key, defaults.get(key)), decisive.get(key)
+        if old != new:
+            found.append((key, old, new))
+    return found

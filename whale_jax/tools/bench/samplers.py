@@ -1,0 +1,59 @@
+"""The sampler that a Whale's rollouts are compared with, and the share of a rollout that its decoder takes."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+
+from whale_jax.imagination.dream import Dream
+from whale_jax.models.whale import full_window
+from whale_jax.models.world import World
+from whale_jax.tools.bench.rollout import compiled, fresh_params, time_rollout
+from whale_jax.tools.bench.timing import best_seconds
+from whale_jax.training.sharding import Params
+
+MASKGIT_STEPS = 25
+
+
+def parallel(world: World) -> World:
+    """Returns a Whale that decodes a frame in one pass; another model is returned unchanged."""
+    return _decoding(world, "parallel") if world.model.name == "whale" else world
+
+
+def _decoding(world: World, mode: str) -> World:
+    return dataclasses.replace(world, model=full_window.decoding(world.model, mode, MASKGIT_STEPS))
+
+
+def _tokens(world: World, batch: int) -> jnp.ndarray:
+    return jnp.zeros((batch, world.settings.num_frames, world.model.tokens_per_frame), jnp.int32)
+
+
+def decode_seconds(world: World, params: Params, batch: int, horizon: int) -> float:
+    """Returns the seconds of the decoder alone for `horizon` frames, one at a time."""
+    run = functools.partial(full_window.decode_one_by_one, world.model, horizon=horizon)
+    ids = _tokens(world, batch)
+    return best_seconds(compiled(run, params, ids)[0], params, ids)
+
+
+def speedups(world: World, parallel_seconds: float | None, long_seconds: float, horizon: int) -> dict[str, float]:
+    """Returns how many times as fast each rollout is as the sampler that recomputes its window, at batch 1."""
+    masked = _decoding(world, "maskgit")
+    params = fresh_params(masked)
+    maskgit_seconds = time_rollout(Dream(masked, temperature=1.0), params, 1, horizon).seconds
+    if parallel_seconds is None:
+        plain = parallel(world)
+        parallel_seconds = time_rollout(Dream(plain), fresh_params(plain), 1, horizon).seconds
+    recompute = _recompute_seconds(masked, params, horizon) / horizon
+    return {
+        "maskgit": recompute * horizon / maskgit_seconds,
+        "parallel": recompute * horizon / parallel_seconds,
+        "parallel_64": recompute * 64 / long_seconds,
+    }
+
+
+def _recompute_seconds(world: World, params: Params, horizon: int) -> float:
+    ids = _tokens(world, 1)
+    one, _ = compiled(functools.partial(full_window.sample_blank, world.model), params, ids)
+    decode, _ = compiled(functools.partial(full_window.decode_window, world.model), params, ids)
+    frames = horizon / ids.shape[1]
+    return horizon * best_seconds(one, params, ids, repeats=1) + best_seconds(decode, params, ids) * frames
