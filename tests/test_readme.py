@@ -62,6 +62,7 @@ COVERED = {
     "whale doctor actions --data=DIR",
     "whale collect --root=DIR --tasks=reach,door-close --train=5 --test=2",
     "whale train --config=FILE --workdir=DIR --config.KEY=VALUE",
+    "whale train --config=dreamer_small --workdir=DIR",  # run by jobs/test_dreamer.py at a smaller size
     "whale watch DIR",
     "whale imagine --checkpoint=DIR --episode=FILE.npz --action=1,0,0,0 --out=film.gif",
     "bash launch/pretrain.sh --config=configs/whale_x.py --workdir=DIR --config.data.root=DIR",

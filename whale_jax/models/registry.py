@@ -9,13 +9,14 @@ from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.models.base import WorldModel
 from whale_jax.models.heads.base import Head
 from whale_jax.models.heads.reward import RewardHead
+from whale_jax.models.rssm.model import Rssm
 from whale_jax.models.whale.model import Whale
 from whale_jax.models.world import World
 from whale_jax.training.checkpoint import Meta
 from whale_jax.training.settings import StageSettings
 from whale_jax.training.stage import Stage
 
-MODELS: Registry[type[WorldModel]] = Registry("world model", (Whale,))
+MODELS: Registry[type[WorldModel]] = Registry("world model", (Whale, Rssm))
 HEADS: Registry[type[Head]] = Registry("head", (RewardHead,))
 
 

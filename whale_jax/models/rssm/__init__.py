@@ -1,0 +1,1 @@
+"""DreamerV3's world model: a recurrent state-space model (RSSM), trained as one component."""
