@@ -1,4 +1,4 @@
-"""What makes a model: abilities, weights of losses, architecture, FLOPs, and rows that do not exist."""
+"""The parts of a model's description: abilities, weights of losses, architecture, FLOPs, and missing rows."""
 
 import dataclasses
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from whale_jax.control.drq import Transitions
 from whale_jax.data.contract.episode import Episode
+from whale_jax.imagination.dream import joined
 
 
 @flax.struct.dataclass
@@ -103,13 +104,7 @@ def stacked(replay: Replay, rows: jax.Array, stack: int) -> jax.Array:
       (B, H, W, 3 S) uint8.
     """
     back = rows[:, None] - jnp.arange(stack - 1, -1, -1)
-    return join(replay.frames[jnp.maximum(back, replay.first[rows][:, None])])
-
-
-def join(frames: jax.Array) -> jax.Array:
-    """Joins frames (B, S, H, W, 3) along their channels, (B, H, W, 3 S)."""
-    batch, stack, height, width, colours = frames.shape
-    return frames.transpose(0, 2, 3, 1, 4).reshape(batch, height, width, stack * colours)
+    return joined(replay.frames[jnp.maximum(back, replay.first[rows][:, None])])
 
 
 def sample(

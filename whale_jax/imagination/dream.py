@@ -48,7 +48,7 @@ class State:
 
 @flax.struct.dataclass
 class Step:
-    """What one step of B dreams gives, or, with an axis n after B, what a rollout of n steps gives.
+    """The outcome of one step of B dreams, or, with an axis n after B, that of a rollout of n steps.
 
     Attributes:
       frames: (B, H, W, 3) uint8.

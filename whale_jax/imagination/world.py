@@ -169,7 +169,7 @@ class LoadedModel:
 
     @property
     def abilities(self) -> frozenset[str]:
-        """What suites and estimators may ask for: the model's optional methods, and the trained components."""
+        """The model's optional methods and the trained components, for which suites and estimators may ask."""
         return self.world.model.abilities | set(self.params)
 
     @property

@@ -36,7 +36,7 @@ class State:
 
     @property
     def features(self) -> jax.Array:
-        """What decoder and heads see, (N, ..., G C + D)."""
+        """The input of decoder and heads, (N, ..., G C + D)."""
         return jnp.concatenate([self.stoch.reshape(*self.deter.shape[:-1], -1), self.deter], axis=-1)
 
 

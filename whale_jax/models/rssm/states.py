@@ -20,7 +20,7 @@ from whale_jax.training.sharding import Params
 
 @flax.struct.dataclass
 class Observed:
-    """What T observed frames of B trajectories lead to.
+    """The states that T observed frames of B trajectories lead to.
 
     Attributes:
       states: states after each frame, with arrays (B, T, …).
