@@ -31,6 +31,10 @@ from whale_jax.training.settings import StageSettings
 VARIANTS = ("small", "medium", "base", "large")
 CONFIGS = sorted(p.name for p in (tiny.ROOT / "configs").glob("*.py"))
 FREE = ("data.mixture.", "data.subsets.", "scaling.", "control.")  # groups that a config fills as it likes
+NETWORKS = {
+    "whale": {"tokenizer", "posterior", "prior", "policy", "dynamics"},
+    "rssm": {"rssm"},
+}
 REFERENCES = [c for c in CONFIGS if c != "whale_x.py"] + [f"whale_x.py:{v}" for v in VARIANTS]
 
 
@@ -56,8 +60,8 @@ def counts():
 def test_every_config_describes_networks_and_stages(reference, counts):
     config = load(reference)
     keys = {key for key in flat(to_plain(config)) if not key.startswith(FREE)}
-    assert config.name and keys == set(flat(to_plain(default_config())))
-    assert set(counts[reference]) == {"tokenizer", "posterior", "prior", "policy", "dynamics", "reward"}
+    assert config.name and keys == set(flat(to_plain(default_config(config.model.name))))
+    assert set(counts[reference]) == NETWORKS[config.model.name] | {"reward"}
     assert min(counts[reference].values()) > 0
     for name in stages_of(config):
         StageSettings.from_dict(config.stages[name].to_dict())

@@ -172,7 +172,7 @@ def test_config_and_settings(model):
     assert hash(model) == hash(Rssm.from_config(MODEL)) and RssmSettings.from_dict(s.to_dict()) == s
     assert (s.frame_size, s.window, s.block, s.num_frames, s.action_dim) == ((16, 16), None, 1, 5, 2)
     assert Rssm.Keys().num_frames == 8 and model.components == ("rssm",)
-    assert model.abilities == {"reconstruct", "own_reward"}
+    assert model.abilities == {"reconstruct", "own_reward", "entropy"}
 
 
 def test_initial_values():

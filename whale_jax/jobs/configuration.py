@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError, unknown_name
@@ -383,7 +384,9 @@ def check_buildable(config: ConfigDict) -> None:
                 f"The networks of model.{name} cannot be built: {reason}; correct model.{name} or model.execution."
             ) from error
     for name in stages_of(config):
+        stage = make_stage(config, name)
+        shapes = parts[name] if name in parts else jax.eval_shape(stage.init, jax.random.key(0))
         try:
-            trained(stage_settings(config, name), parts.get(name, parts.get("dynamics")))
+            trained(stage.settings, shapes)
         except WhaleError as error:
             raise WhaleError(f"stages.{name}: {error}") from None

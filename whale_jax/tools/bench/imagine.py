@@ -1,6 +1,7 @@
 """`whale bench imagine`: frames per second of rollouts, and for Whale those of a sampler that recomputes its window."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +13,9 @@ from whale_jax.imagination.uncertainty.estimators import Retracing
 from whale_jax.jobs.configuration import check_buildable, make_world
 from whale_jax.nn import lpips
 from whale_jax.nn.execution import counted
-from whale_jax.tools.bench.rollout import compiled_rollout, fresh_params, rollout_inputs, time_rollout
-from whale_jax.tools.bench.samplers import MASKGIT_STEPS, decode_seconds, parallel, speedups
-from whale_jax.tools.bench.timing import matrix_rate
+from whale_jax.tools.bench.rollout import compiled_rollout, fresh_params, ready, rollout_inputs, time_rollout
+from whale_jax.tools.bench.samplers import MASKGIT_STEPS, decode_share, parallel, speedups
+from whale_jax.tools.bench.timing import matrix_rate, seconds_ratio
 from whale_jax.training.sharding import Params
 from whale_jax.training.traced import executed_flops
 
@@ -70,9 +71,9 @@ def bench_imagine(
         "working_bytes": _working_bytes(dream, params, first),
     }
     if retracing and "branch" in world.model.abilities and min(world.settings.frame_size) >= lpips.MIN_SIDE:
-        report["retracing_ratio"] = _retracing_ratios(dream, params, first, horizon, seconds[first])
+        report["retracing_ratio"] = _retracing_ratios(dream, params, first, horizon, runs[first].run)
     if world.model.name == "whale":
-        report["decode_share"] = decode_seconds(dream.world, params, first, horizon) / seconds[first]
+        report["decode_share"] = decode_share(dream.world, params, first, horizon, runs[first].run)
         if compare:
             report["speedup_over_recompute"] = speedups(world, seconds.get(1), long.seconds, horizon)
     return report
@@ -87,13 +88,15 @@ def _working_bytes(dream: Dream, params: Params, batch: int) -> dict[str, int]:
     return found
 
 
-def _retracing_ratios(dream: Dream, params: Params, batch: int, horizon: int, plain: float) -> dict[str, float]:
+def _retracing_ratios(
+    dream: Dream, params: Params, batch: int, horizon: int, plain: Callable[[], Any]
+) -> dict[str, float]:
     additive = (True,) * dream.world.settings.action_dim
     params = params | {"lpips": lpips.weights()}
     ratios = {}
     for name, held in (("exact", False), ("hold_z", True)):
         retraced = dataclasses.replace(dream, estimator=Retracing(additive, hold_z=held))
-        ratios[name] = time_rollout(retraced, params, batch, horizon).seconds / plain
+        ratios[name] = seconds_ratio(ready(retraced, params, batch, horizon)[0], plain)
     return ratios
 
 

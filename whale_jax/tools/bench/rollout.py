@@ -1,6 +1,7 @@
 """The rollouts that `whale bench imagine` times: fresh parameters, frames and actions without meaning."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -15,8 +16,9 @@ from whale_jax.training.sharding import Params
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """The seconds of one rollout, and those of its compilation."""
+    """A compiled rollout that can be run again, its seconds, and those of its compilation."""
 
+    run: Callable[[], Step]
     seconds: float
     compile_seconds: float
 
@@ -53,8 +55,13 @@ def compiled_rollout(dream: Dream, params: Params, batch: int, horizon: int) -> 
     return compiled(_rollout(dream), *arguments)
 
 
+def ready(dream: Dream, params: Params, batch: int, horizon: int) -> tuple[Callable[[], Step], float]:
+    """Compiles a rollout of one given and `horizon` imagined frames with its arguments; returns it and the seconds."""
+    program, seconds = compiled_rollout(dream, params, batch, horizon)
+    return functools.partial(program, params, *rollout_inputs(dream.world, batch, horizon), jax.random.key(3)), seconds
+
+
 def time_rollout(dream: Dream, params: Params, batch: int, horizon: int) -> Timed:
     """Times a rollout of one given and `horizon` imagined frames."""
-    program, compile_seconds = compiled_rollout(dream, params, batch, horizon)
-    arguments = (params, *rollout_inputs(dream.world, batch, horizon), jax.random.key(3))
-    return Timed(best_seconds(program, *arguments), compile_seconds)
+    run, compile_seconds = ready(dream, params, batch, horizon)
+    return Timed(run, best_seconds(run), compile_seconds)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from whale_jax.imagination.dream import Dream
 from whale_jax.models.whale import full_window
 from whale_jax.models.world import World
 from whale_jax.tools.bench.rollout import compiled, fresh_params, time_rollout
-from whale_jax.tools.bench.timing import best_seconds
+from whale_jax.tools.bench.timing import best_seconds, seconds_ratio
 from whale_jax.training.sharding import Params
 
 MASKGIT_STEPS = 25
@@ -28,11 +30,11 @@ def _tokens(world: World, batch: int) -> jnp.ndarray:
     return jnp.zeros((batch, world.settings.num_frames, world.model.tokens_per_frame), jnp.int32)
 
 
-def decode_seconds(world: World, params: Params, batch: int, horizon: int) -> float:
-    """Returns the seconds of the decoder alone for `horizon` frames, one at a time."""
+def decode_share(world: World, params: Params, batch: int, horizon: int, rollout: Callable[[], Any]) -> float:
+    """Returns the seconds of the decoder alone for `horizon` frames, one at a time, over those of a whole rollout."""
     run = functools.partial(full_window.decode_one_by_one, world.model, horizon=horizon)
     ids = _tokens(world, batch)
-    return best_seconds(compiled(run, params, ids)[0], params, ids)
+    return seconds_ratio(functools.partial(compiled(run, params, ids)[0], params, ids), rollout)
 
 
 def speedups(world: World, parallel_seconds: float | None, long_seconds: float, horizon: int) -> dict[str, float]:

@@ -75,6 +75,18 @@ def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
     return first if first > LONG_RUN else min(timed(run, *arguments)[0] for _ in range(repeats))
 
 
+def seconds_ratio(run: Callable[[], Any], reference: Callable[[], Any], repeats: int = 3) -> float:
+    """Returns the seconds of `run` over those of `reference`, both the fastest of `repeats` rounds after a warm-up.
+
+    The two take turns, so that a machine that slows down affects both. Long runs are their own warm-up.
+    """
+    rounds = [(timed(run)[0], timed(reference)[0])]
+    if sum(rounds[0]) <= LONG_RUN:
+        rounds = [(timed(run)[0], timed(reference)[0]) for _ in range(repeats)]
+    seconds, of_reference = map(min, zip(*rounds, strict=True))
+    return seconds / of_reference
+
+
 def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Returns the median seconds of each of `runs` over `repeats` rounds after one warm-up.
 
