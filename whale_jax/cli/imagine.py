@@ -34,11 +34,12 @@ def run_imagine(options) -> None:
     from whale_jax.evaluation.report.films import check_output, write_film
     from whale_jax.evaluation.report.panels import Curve
     from whale_jax.imagination import film as films
-    from whale_jax.imagination.uncertainty.estimators import check_uncertainty
+    from whale_jax.imagination.uncertainty.estimators import AUTO, NONE, check_uncertainty
     from whale_jax.imagination.world import load
 
     _check_imagine(options)
-    check_uncertainty(options.uncertainty or "auto")
+    uncertainty = options.uncertainty or AUTO
+    check_uncertainty(uncertainty)
     if options.data is not None:
         return _imagine_data(options)
     check_output(options.out)
@@ -53,8 +54,7 @@ def run_imagine(options) -> None:
     else:
         chosen = {"action": options.action, "actions": options.actions, "seed": options.random}
         actions = films.choose_actions(model.action_spec, scene, **chosen, horizon=options.horizon)
-        wanted = options.uncertainty or "auto"
-        film = films.imagine_film(model, scene, actions, None if wanted == "none" else wanted)
+        film = films.imagine_film(model, scene, actions, None if uncertainty == NONE else uncertainty)
     curve = None if film.uncertainty is None else Curve(film.estimate, film.uncertainty)
     write_film(film.films, options.out, context=film.context, curve=curve)
     for note in film.notes:

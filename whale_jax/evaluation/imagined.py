@@ -11,7 +11,8 @@ from whale_jax.data.contract.episode import Episode
 from whale_jax.data.lerobot.write import write_lerobot
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ClipSettings, imagine
-from whale_jax.imagination.world import AUTO, LoadedModel
+from whale_jax.imagination.uncertainty.estimators import AUTO, NONE
+from whale_jax.imagination.world import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _imagined(
     context, steps = settings.context, settings.context + settings.horizon - 1
     frames = np.stack([episode.frames[:context] for episode in episodes])
     actions = np.stack([episode.actions[:steps] for episode in episodes])
-    wanted = None if settings.uncertainty == "none" else settings.uncertainty
+    wanted = None if settings.uncertainty == NONE else settings.uncertainty
     future = imagine(model, frames, actions, settings.batch_size, uncertainty=wanted)
     for i, episode in enumerate(episodes):
         rewards = np.zeros(steps, np.float32)

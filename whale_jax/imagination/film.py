@@ -10,7 +10,8 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.storage import read_episode
 from whale_jax.imagination.sequences import directions, given_actions, random_actions, typed
-from whale_jax.imagination.world import AUTO, LoadedModel
+from whale_jax.imagination.uncertainty.estimators import AUTO
+from whale_jax.imagination.world import LoadedModel
 
 HORIZON = 16
 

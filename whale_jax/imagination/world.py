@@ -17,7 +17,7 @@ from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, Estimator, resolve
+from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, Estimator, resolve
 from whale_jax.models.registry import describe, world_of
 from whale_jax.models.saved import find
 from whale_jax.models.world import World
@@ -25,8 +25,6 @@ from whale_jax.nn import lpips
 from whale_jax.nn.layers import to_bytes
 from whale_jax.training.checkpoint import Meta, fall_back, read_item, read_meta, steps_in
 from whale_jax.training.sharding import Params, make_mesh, put_batch, replicated
-
-AUTO = "auto"  # the uncertainty that suits the model
 
 
 @dataclasses.dataclass(frozen=True)

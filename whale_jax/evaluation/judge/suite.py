@@ -18,7 +18,7 @@ from whale_jax.evaluation.judge.asking import JudgeSettings, Question, collect, 
 from whale_jax.evaluation.judge.consistency import score
 from whale_jax.evaluation.judge.scenarios import Scenario, read_scenarios, scenario_of
 from whale_jax.evaluation.suite import Job, Section, Suite
-from whale_jax.imagination.uncertainty.estimators import STEPS
+from whale_jax.imagination.uncertainty.retracing import STEPS
 
 FOLDER = "judge"  # folder for pictures, requests and imagined pairs in the directory of the evaluation
 DEFINITIONS = {

@@ -21,7 +21,8 @@ from whale_jax.evaluation.clips import Clips, imagine, read_clips, with_progress
 from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.evaluation.uncertainty import section
 from whale_jax.evaluation.video import metrics as video
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, STEPS, Estimator, Retracing
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, Estimator
+from whale_jax.imagination.uncertainty.retracing import STEPS, Retracing
 from whale_jax.imagination.world import LoadedModel
 
 NETWORK = "alexnet"

@@ -20,8 +20,8 @@ from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.clocks import Clocks, clocks_of
 from whale_jax.imagination.dream import State
 from whale_jax.imagination.environments.starts import Starts, read_starts
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
-from whale_jax.imagination.world import AUTO, LoadedModel
+from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.training.sharding import Params
 
 Info = dict[str, jax.Array]

@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from whale_jax.base.registry import Registry
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.uncertainty.base import Estimator
-from whale_jax.imagination.uncertainty.retracing import STEPS, Retracing
+from whale_jax.imagination.uncertainty.retracing import Retracing
 from whale_jax.nn.layers import to_unit
-
-__all__ = ["ESTIMATORS", "STEPS", "Ensemble", "Entropy", "Estimator", "Retracing", "check_uncertainty", "resolve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +55,14 @@ class Ensemble(Estimator):
 ESTIMATORS: Registry[type[Estimator]] = Registry("uncertainty", (Retracing, Entropy, Ensemble))
 
 
+# Names that an uncertainty may have besides those of estimators: the one that suits the model, and none at all.
+AUTO, NONE = "auto", "none"
+
+
 def check_uncertainty(name: str) -> None:
     """Raises WhaleError, with the nearest names, if there is no uncertainty of this name, "auto" and "none" apart."""
-    if name not in ("auto", "none"):
-        ESTIMATORS.find(name, (*ESTIMATORS, "auto", "none"))
+    if name not in (AUTO, NONE):
+        ESTIMATORS.find(name, (*ESTIMATORS, AUTO, NONE))
 
 
 def resolve(uncertainty: "str | Estimator", spec: ActionSpec) -> Estimator:
