@@ -11,7 +11,7 @@ import pytest
 from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.clips import imagine
 from whale_jax.imagination.clocks import clocks_of
-from whale_jax.imagination.dream import Dream, in_jax
+from whale_jax.imagination.dream import Dream, in_jax, take_rollout, take_start
 from whale_jax.models.base import ModelSettings, Prediction, WorldModel
 from whale_jax.models.world import World
 
@@ -72,8 +72,7 @@ def test_heads_are_read_inside_and_a_missing_one_is_not(parallel_world, inputs):
     assert set(future.read) == {"reward"} and future.own_rewards is None
     dream = dataclasses.replace(parallel_world.dream(), heads=())
     params = parallel_world.params_for(dream)
-    state = dream.start(params, jnp.asarray(frames), jnp.asarray(actions[:, :1]))
-    assert dream.rollout(params, state, jnp.asarray(actions[:, 1:]), 3, jax.random.key(0)).read == {}
+    assert take_rollout(dream, params, frames, actions, None, 3, jax.random.key(0)).read == {}
 
 
 def test_a_policy_sees_its_newest_frames_oldest_first(parallel_world, inputs):
@@ -85,7 +84,7 @@ def test_a_policy_sees_its_newest_frames_oldest_first(parallel_world, inputs):
         return jnp.zeros((2, 4))
 
     params = parallel_world.params_for(dream)
-    state = dream.start(params, jnp.asarray(frames), jnp.asarray(actions[:, :1]))
+    state = take_start(dream, params, frames, actions[:, :1])
     steps = dream.rollout(params, state, act, 3, jax.random.key(0))
     film = np.concatenate([frames[:, :1], frames, steps.frames], axis=1)  # the first frame stands in for one before
     for t, observation in enumerate(seen):

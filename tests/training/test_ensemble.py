@@ -47,7 +47,7 @@ def test_every_member_trains_as_it_would_alone(world):
         state, metrics = step(state, frozen, batch)
     assert np.isfinite(metrics["loss"]) and not metrics["failed"]
 
-    @functools.partial(jax.jit, static_argnums=3)
+    @jax.jit
     def own_step(params, opt_state, step, i):
         key = jax.random.split(step_key(0, ensemble, step), 2)[i]
         grads = jax.grad(lambda p: single.loss(p, frozen, batch, key, True)[0])(params)
