@@ -24,6 +24,7 @@ from whale_jax.jobs.configuration import (
 from whale_jax.models.registry import HEADS, MODELS, describe, world_of
 from whale_jax.models.saved import check_architecture
 from whale_jax.training.former import FORMER, upgraded
+from whale_jax.training.settings import StageSettings
 from whale_jax.training.sharding import alone
 from whale_jax.training.step import step_flops
 
@@ -86,12 +87,15 @@ def test_a_weight_scales_its_term_and_0_leaves_it_out():
         config.stages.tokenizer.weights = ConfigDict({"reconstruction": 1.0, "codebook": 1.0, "commitment": weight})
         stage = make_stage(config, "tokenizer")
         params = stage.world.fresh("tokenizer", jax.random.key(0))
-        loss, (metrics, _) = stage.loss(params, {}, batch, jax.random.key(0), True)
+        loss, (metrics, _) = jax.jit(stage.loss, static_argnums=4)(params, {}, batch, jax.random.key(0), True)
         losses[weight] = float(loss), float(metrics["commitment"])
     plain, term = losses[0.0]
     assert term > 0
     for weight, (loss, _) in losses.items():
         assert loss == pytest.approx(plain + weight * term, rel=1e-5)
+    for wrong in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(WhaleError, match="weights.commitment is 0 or more and finite"):
+            StageSettings(weights={"commitment": wrong})
 
 
 def changed(**keys: str):

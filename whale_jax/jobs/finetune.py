@@ -139,8 +139,8 @@ def make_config(
     if not behaviour:
         if "behaviour_conditioning" not in config.model:
             raise WhaleError(
-                f"A {config.model.name} is not conditioned on behaviour, so nothing can be left out; leave "
-                "no-behaviour out of --compare."
+                f"A {config.model.name} is not conditioned on behaviour; go on without --no-behaviour, or without that "
+                "part of --compare."
             )
         config.model.behaviour_conditioning = False
     if not any(record["return"] for record in store.records):

@@ -66,8 +66,8 @@ class StageSettings(Settings):
         if not 0 <= self.ema < 1:
             raise WhaleError(f"ema is from 0 up and below 1, not {self.ema}; correct the config.")
         for name, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise WhaleError(f"weights.{name} is a finite number, not {weight}; correct the config.")
+            if not 0 <= weight < math.inf:
+                raise WhaleError(f"weights.{name} is 0 or more and finite, not {weight}; correct the config.")
         if not 0 < self.data_fraction <= 1:
             raise WhaleError(f"data_fraction lies above 0 and is at most 1, not {self.data_fraction}; correct it.")
         if self.members == 1:

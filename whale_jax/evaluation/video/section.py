@@ -15,7 +15,7 @@ SERIES = {
     "model": ("model", "imagined by the model"),
     "repeat_last_frame": ("repeat", "repeat the last frame"),
     "wrong_actions": ("wrong", "model given another episode's actions"),
-    "reconstruction": ("reconstruction", "tokenizer reconstruction, no prediction"),
+    "reconstruction": ("reconstruction", "reconstruction, no prediction"),
 }
 
 
