@@ -4,9 +4,6 @@ import flax.struct
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.contract.episode import Episode
-
-__all__ = ["Batch", "Episode", "example", "validate"]
 
 
 @flax.struct.dataclass
@@ -31,28 +28,17 @@ class Batch:
     start: np.ndarray
 
 
-_DTYPES = {
-    "frames": "uint8",
-    "actions": "float32",
-    "rewards": "float32",
-    "frame_mask": "bool",
-    "action_mask": "bool",
-    "episode": "int32",
-    "start": "int32",
-}
-
-
-def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
-    b, t = batch.frames.shape[:2]
-    image, dim = batch.frames.shape[2:4], batch.actions.shape[-1:]
+def _fields(batch_size: int, num_frames: int, height: int, width: int, dim: int) -> dict[str, tuple]:
+    """Returns the shape and the type of each field."""
+    bt = (batch_size, num_frames)
     return {
-        "frames": (b, t, *image, 3),
-        "actions": (b, t, *dim),
-        "rewards": (b, t),
-        "frame_mask": (b, t),
-        "action_mask": (b, t),
-        "episode": (b,),
-        "start": (b,),
+        "frames": ((*bt, height, width, 3), np.uint8),
+        "actions": ((*bt, dim), np.float32),
+        "rewards": (bt, np.float32),
+        "frame_mask": (bt, np.bool_),
+        "action_mask": (bt, np.bool_),
+        "episode": ((batch_size,), np.int32),
+        "start": ((batch_size,), np.int32),
     }
 
 
@@ -65,13 +51,12 @@ def validate(batch: Batch) -> Batch:
     """
     if len(batch.frames.shape) != 5:
         raise WhaleError(f"The batch's frames must have axes (B, T, H, W, 3), not shape {batch.frames.shape}.")
-    shapes = _shapes(batch)
-    for name, dtype in _DTYPES.items():
+    for name, (shape, dtype) in _fields(*batch.frames.shape[:4], batch.actions.shape[-1]).items():
         value = getattr(batch, name)
-        if str(value.dtype) != dtype:
-            raise WhaleError(f"The batch's {name} must be {dtype}, not {value.dtype}.")
-        if tuple(value.shape) != shapes[name]:
-            raise WhaleError(f"The batch's {name} must have shape {shapes[name]}, not {tuple(value.shape)}.")
+        if value.dtype != dtype:
+            raise WhaleError(f"The batch's {name} must be {np.dtype(dtype).name}, not {value.dtype}.")
+        if tuple(value.shape) != shape:
+            raise WhaleError(f"The batch's {name} must have shape {shape}, not {tuple(value.shape)}.")
     for name in ("actions", "rewards"):
         bad = ~np.isfinite(np.asarray(getattr(batch, name)))
         if bad.any():
@@ -87,13 +72,6 @@ def validate(batch: Batch) -> Batch:
 
 def example(batch_size: int, num_frames: int, height: int, width: int, action_dim: int) -> Batch:
     """Returns a valid batch of zeros with every mask True, for shapes and tests."""
-    bt = (batch_size, num_frames)
-    return Batch(
-        frames=np.zeros((*bt, height, width, 3), np.uint8),
-        actions=np.zeros((*bt, action_dim), np.float32),
-        rewards=np.zeros(bt, np.float32),
-        frame_mask=np.ones(bt, bool),
-        action_mask=np.ones(bt, bool),
-        episode=np.zeros(batch_size, np.int32),
-        start=np.zeros(batch_size, np.int32),
-    )
+    fields = _fields(batch_size, num_frames, height, width, action_dim)
+    batch = Batch(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in fields.items()})
+    return batch.replace(frame_mask=~batch.frame_mask, action_mask=~batch.action_mask)

@@ -42,21 +42,20 @@ class Episode:
         """Returns the episode itself, or raises WhaleError naming the field that breaks the contract above."""
         steps = len(self.actions)
         expected = {
-            "frames": (np.uint8, 4),
-            "actions": (np.float32, 2),
-            "rewards": (np.float32, 1),
-            "success": (np.bool_, 1),
+            "frames": (np.uint8, 4, steps + 1),
+            "actions": (np.float32, 2, steps),
+            "rewards": (np.float32, 1, steps),
+            "success": (np.bool_, 1, steps),
         }
         if self.state is not None:
-            expected["state"] = (np.float32, 2)
-        for name, (dtype, rank) in expected.items():
+            expected["state"] = (np.float32, 2, steps + 1)
+        for name, (dtype, rank, count) in expected.items():
             value = getattr(self, name)
             if value.dtype != dtype or value.ndim != rank:
                 raise WhaleError(
                     f"{name} of {where} must be {np.dtype(dtype).name} with {rank} axes, "
                     f"not {value.dtype} of shape {value.shape}."
                 )
-            count = steps + 1 if name in ("frames", "state") else steps
             if len(value) != count:
                 raise WhaleError(f"{name} of {where} has {len(value)} entries; {steps} actions need {count}.")
         if steps == 0:
