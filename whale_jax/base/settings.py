@@ -127,7 +127,7 @@ def check_least(settings: Any, **least: float) -> None:
     for name, value in least.items():
         given = getattr(settings, name)
         if not value <= given < math.inf:
-            raise WhaleError(f"{name} is at least {value}, not {given}; correct the config.")
+            raise WhaleError(f"{name} is at least {value}, not {given}; correct it.")
 
 
 def check_one_of(settings: Any, valid: Collection[str], *fields: str) -> None:

@@ -1,21 +1,23 @@
 """Records a Meta-World data set: chooses the missing episodes, shows progress, and writes the manifest."""
 
 import contextlib
+import itertools
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.files import locked
+from whale_jax.base.errors import WhaleError
 from whale_jax.base.progress import Progress
+from whale_jax.data.contract.recorded import check_image_size
 from whale_jax.data.metaworld import simulator as metaworld
 from whale_jax.data.metaworld.settings import SPLIT_POLICIES, RecordSettings
 from whale_jax.data.metaworld.workers import Job, record_all
-from whale_jax.data.store.resume import check_settings, existing
-from whale_jax.data.store.storage import episode_file, record_of, remove_partial, write_manifest
+from whale_jax.data.store.resume import resuming
+from whale_jax.data.store.storage import episode_file, record_of, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
 
 
@@ -28,46 +30,18 @@ def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> i
     return int(np.random.SeedSequence([seed, *words, index]).generate_state(1)[0] >> 1)
 
 
-def plan(
-    root: Path,
-    *,
-    tasks: Iterable[str],
-    episodes: dict[str, int],
-    policies: Iterable[str] | None,
-    image_size: int,
-    camera: str,
-    steps: int,
-    action_repeat: int,
-    seed: int,
+def _jobs(
+    root: Path, settings: RecordSettings, policies: Collection[str] | None, image_size: int, seed: int
 ) -> list[Job]:
-    """Returns a job for every episode that the arguments of `record` ask for.
-
-    Raises:
-      WhaleError: a name does not exist.
-    """
-    metaworld.check_names(tasks=tasks, policies=policies or (), camera=camera)
-    for split in episodes:
-        if split not in SPLIT_POLICIES:
-            raise unknown_name("split", split, SPLIT_POLICIES)
-    if steps < 1 or action_repeat < 1 or image_size < 8 or min(episodes.values(), default=0) < 0:
-        raise WhaleError(
-            f"Nothing can be recorded with steps {steps}, action repeat {action_repeat}, image size {image_size}, "
-            f"episodes {episodes}."
-        )
+    """Returns a job for every episode that the arguments of `record` ask for."""
+    own = (settings.steps, settings.action_repeat, image_size, settings.camera)
     jobs = []
-    for task in dict.fromkeys(tasks):
-        for split, number in episodes.items():
-            for policy in SPLIT_POLICIES[split]:
-                if policies is not None and policy not in policies:
-                    continue
-                for index in range(number):
-                    own_seed = episode_seed(seed, split, task, policy, index)
-                    metadata = {"split": split, "index": index, "steps": steps, "recording_seed": seed}
-                    file = episode_file(split, task, policy, index)
-                    settings = (steps, action_repeat, image_size, camera)
-                    jobs.append(Job(root, file, task, policy, own_seed, *settings, metadata))
-    if not jobs:
-        raise WhaleError(f"No episode was asked for: tasks {tasks}, episodes {episodes}, policies {policies}.")
+    for task, (split, number) in itertools.product(dict.fromkeys(settings.tasks), settings.episodes.items()):
+        for policy in SPLIT_POLICIES[split]:
+            for index in range(number if policies is None or policy in policies else 0):
+                metadata = {"split": split, "index": index, "steps": settings.steps, "recording_seed": seed}
+                own_seed = episode_seed(seed, split, task, policy, index)
+                jobs.append(Job(root, episode_file(split, task, policy, index), task, policy, own_seed, *own, metadata))
     return jobs
 
 
@@ -106,45 +80,38 @@ def record(
     """
     if workers is not None and workers < 0:
         raise WhaleError(f"{workers} processes record nothing; give 1 or more, or 0 for one per core.")
-    root, tasks = Path(root), list(tasks)
+    settings = RecordSettings(tuple(tasks), episodes, steps, action_repeat, camera)
     policies = None if policies is None else list(policies)
-    shared = {"image_size": image_size, "camera": camera, "steps": steps, "action_repeat": action_repeat, "seed": seed}
-    jobs = plan(root, tasks=tasks, episodes=episodes, policies=policies, **shared)
-    with locked(root / ".lock"):
-        headers = existing(root, {job.file for job in jobs})
-        settings = {
-            "image_size": [image_size] * 2,
-            "camera": camera,
-            "steps": steps,
-            "action_repeat": action_repeat,
-            "recording_seed": seed,
-        }
-        check_settings(root, headers, settings)
-        remove_partial(root)
+    metaworld.check_names(policies=policies or ())
+    check_image_size(image_size)
+    root = Path(root)
+    jobs = _jobs(root, settings, policies, image_size, seed)
+    if not jobs:
+        raise WhaleError(f"No episode was asked for: tasks {settings.tasks}, episodes {episodes}, policies {policies}.")
+    shared = {"image_size": [image_size] * 2, "camera": camera, "steps": steps, "action_repeat": action_repeat}
+    shared["recording_seed"] = seed
+    with resuming(root, {job.file for job in jobs}, shared) as headers:
         missing = [job for job in jobs if job.file not in headers]
-        _record_missing(root, jobs, missing, headers, workers or os.cpu_count() or 1, progress)
+        if missing:
+            headers |= _recorded(missing, len(jobs), workers or os.cpu_count() or 1, progress)
         write_manifest(
             root,
             [record_of(file, header) for file, header in headers.items()],
             action_spec=metaworld.action_spec(action_repeat),
             state_spec=metaworld.STATE_SPEC.to_json(),
             versions=metaworld.versions(),
-            **settings,
+            **shared,
         )
     return open_store(root)
 
 
-def _record_missing(root, jobs, missing, headers, workers, progress) -> None:
-    """Deletes what an interrupted process left half-written, records the `missing` episodes and adds their headers."""
-    if not missing:
-        return
-    there = len(jobs) - len(missing)
-    try:
-        with Progress("Meta-World", "Recorded", "episodes", len(jobs), there, "frames", progress) as bar:
-            bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
-            with contextlib.closing(record_all(missing, workers)) as recorded:
-                for job, header in recorded:
-                    headers[job.file] = header
-                    bar.step(job.steps + 1)
-    finally:
-        remove_partial(root)
+def _recorded(missing: list[Job], total: int, workers: int, progress: bool) -> dict[str, dict[str, Any]]:
+    """Records the missing episodes of `total`, and returns their headers."""
+    there, headers = total - len(missing), {}
+    with Progress("Meta-World", "Recorded", "episodes", total, there, "frames", progress) as bar:
+        bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
+        with contextlib.closing(record_all(missing, workers)) as recorded:
+            for job, header in recorded:
+                headers[job.file] = header
+                bar.step(job.steps + 1)
+    return headers

@@ -34,4 +34,4 @@ class RecordSettings(Settings):
             if split not in SPLIT_POLICIES:
                 raise unknown_name("split", split, SPLIT_POLICIES)
             if number < 0:
-                raise WhaleError(f"episodes.{split} is at least 0, not {number}; correct the config.")
+                raise WhaleError(f"episodes.{split} is at least 0, not {number}; correct it.")

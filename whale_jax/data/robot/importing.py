@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.files import locked
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import ActionSpec, statistics
 from whale_jax.data.contract.episode import Episode
@@ -23,14 +22,8 @@ from whale_jax.data.robot.contract import EXAMPLES, Robot, load_robot
 from whale_jax.data.robot.findings import Found
 from whale_jax.data.robot.motion import Motion, action_spec, convert, state_spec
 from whale_jax.data.robot.readers import kind_of
-from whale_jax.data.store.resume import check_settings, existing
-from whale_jax.data.store.storage import (
-    episode_file,
-    record_of,
-    remove_partial,
-    write_episode,
-    write_manifest,
-)
+from whale_jax.data.store.resume import resuming
+from whale_jax.data.store.storage import episode_file, record_of, write_episode, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
 
 POLICY, IMAGE_SIZE = "demonstration", 64
@@ -191,20 +184,13 @@ def slugs_of(texts: Iterable[str]) -> dict[str, str]:
 
 def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str, Any], progress: bool) -> None:
     """Writes the missing episodes, and then the manifest."""
-    with locked(root / ".lock"):
-        headers = existing(root, {job.file for job in jobs})
-        check_settings(root, headers, shared)
-        remove_partial(root)
+    with resuming(root, {job.file for job in jobs}, shared) as headers:
         missing = [job for job in jobs if job.file not in headers]
-        try:
-            with Progress(
-                root.name, "Imported", "episodes", len(jobs), len(jobs) - len(missing), "frames", progress
-            ) as bar:
-                for job, header in _written(root, missing, spec):
-                    headers[job.file] = header
-                    bar.step(len(job.motion.rows))
-        finally:
-            remove_partial(root)
+        there = len(jobs) - len(missing)
+        with Progress(root.name, "Imported", "episodes", len(jobs), there, "frames", progress) as bar:
+            for job, header in _written(root, missing, spec):
+                headers[job.file] = header
+                bar.step(len(job.motion.rows))
         train = [job.motion.actions for job in jobs if job.metadata["split"] == "train"]
         settings = {key: value for key, value in shared.items() if key != "action_spec"}
         settings["statistics"] = statistics(np.concatenate([a[:, d] for a in train]) for d in range(spec.dim))

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import locked, replacing, write
+from whale_jax.base.files import replacing, write
 from whale_jax.base.progress import Progress
-from whale_jax.data.store.resume import existing
-from whale_jax.data.store.storage import MANIFEST, read_header, remove_partial
+from whale_jax.data.store.resume import resuming
+from whale_jax.data.store.storage import MANIFEST, read_header
 from whale_jax.data.store.store import EpisodeStore, open_store
 
 
@@ -30,14 +30,12 @@ def copy_store(
         )
     if root.resolve() == store.root.resolve():
         raise WhaleError(f"{root} is the store itself; give --to another directory.")
-    with locked(root / ".lock"):
-        wanted = {record["file"] for record in store.records}
-        headers = existing(root, wanted)
+    wanted = {record["file"] for record in store.records}
+    with resuming(root, wanted, {}) as headers:
         if strays := sorted(set(headers) - wanted):
             raise WhaleError(
                 f"{root} holds episodes that {store.root} does not ({strays[0]}); give --to another directory."
             )
-        remove_partial(root)
         there = {file for file, header in headers.items() if header == read_header(store.root / file)}
         with Progress(root.name, "Copied", "episodes", len(store), len(there), "frames", progress) as bar:
             for i, record in enumerate(store.records):

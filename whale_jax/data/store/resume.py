@@ -1,27 +1,52 @@
 """Helps a stopped job that writes episodes to resume: finds existing episodes and checks that they fit."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.store.storage import MANIFEST, read_header, read_manifest
+from whale_jax.base.files import locked
+from whale_jax.data.store.storage import MANIFEST, episode_files, read_header, read_manifest, remove_partial
 
 
-def existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """Returns the headers of the existing episodes. A broken episode that is wanted counts as missing."""
-    headers = {}
-    for path in sorted(root.glob("episodes/*/*/*/[!.]*.npz")):
-        file = path.relative_to(root).as_posix()
+@contextlib.contextmanager
+def resuming(root: Path, wanted: set[str], settings: dict[str, Any]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Locks a store and yields the headers of its episodes. A broken episode that is wanted counts as missing.
+
+    Deletes what a killed process left half-written, before the block and after it.
+
+    Args:
+      root: the directory of the store.
+      wanted: the episodes' files that the job writes.
+      settings: what all episodes of the store share.
+
+    Raises:
+      WhaleError: another process writes into the store, or its episodes were recorded with other settings. Nothing has
+        been changed.
+    """
+    with locked(root / ".lock"):
+        headers = _existing(root, wanted)
+        _check_settings(root, headers, settings)
+        remove_partial(root)
         try:
-            headers[file] = read_header(path)
+            yield headers
+        finally:
+            remove_partial(root)
+
+
+def _existing(root: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    headers = {}
+    for file in episode_files(root):
+        try:
+            headers[file] = read_header(root / file)
         except WhaleError:
             if file not in wanted:
                 raise
     return headers
 
 
-def check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Raises WhaleError if the existing episodes were recorded with other settings. It changes nothing."""
+def _check_settings(root: Path, headers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
     there = {file: header["metadata"] for file, header in headers.items()}
     if (root / MANIFEST).exists():
         there[MANIFEST] = read_manifest(root)

@@ -31,7 +31,7 @@ _PARSING = threading.Lock()
 
 def remove_partial(root: Path | str) -> int:
     """Deletes files that a killed process left half-written under `root`, and returns their number."""
-    partial = list(Path(root).glob("episodes/**/.*.tmp")) + list(Path(root).glob(".*.tmp"))
+    partial = [*Path(root).glob("episodes/**/.*.tmp"), *Path(root).glob(".*.tmp")]
     for path in partial:
         path.unlink(missing_ok=True)
     return len(partial)
@@ -40,6 +40,11 @@ def remove_partial(root: Path | str) -> int:
 def episode_file(split: str, task: str, policy: str, index: int) -> str:
     """Returns the path of an episode relative to the root of its store."""
     return f"episodes/{split}/{task}/{policy}/{index:04d}.npz"
+
+
+def episode_files(root: Path | str) -> list[str]:
+    """Returns the path of every episode under `root`, relative to `root`, sorted."""
+    return [path.relative_to(root).as_posix() for path in sorted(Path(root).glob("episodes/*/*/*/[!.]*.npz"))]
 
 
 def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise WhaleError(f"There is no data set at {root}; record one with `whale collect`, or correct the path.")
     if not path.exists():
-        count = len(list(root.glob("episodes/*/*/*/[!.]*.npz")))
+        count = len(episode_files(root))
         if not count:
             raise WhaleError(f"{root} holds no episodes; record some with `whale collect`, or correct the path.")
         raise WhaleError(
@@ -193,19 +198,13 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
-def scan(root: Path | str) -> dict[str, dict[str, Any]]:
-    """Returns the header of every episode file under `root`, by its path relative to `root`."""
-    root = Path(root)
-    return {str(p.relative_to(root)): read_header(p) for p in sorted(root.glob("episodes/*/*/*/[!.]*.npz"))}
-
-
 def rebuild_manifest(root: Path | str) -> None:
     """Writes the manifest anew from the existing episodes, for a recording that was stopped on purpose.
 
     Raises:
       WhaleError: there are no episodes, or they were recorded with different settings.
     """
-    headers = scan(root)
+    headers = {file: read_header(Path(root) / file) for file in episode_files(root)}
     if not headers:
         raise WhaleError(f"{root} holds no episodes; record some with `whale collect`.")
     shared = ("image_size", "action_spec", "state_spec", "camera", "steps", "recording_seed")
