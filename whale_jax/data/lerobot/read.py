@@ -146,9 +146,8 @@ class LeRobot:
             )
         self._check_video(line, camera)
         rewards = _column(table, "next.reward") if "next.reward" in table.column_names else np.zeros(line.length)
-        success = _column(table, "next.success") if "next.success" in table.column_names else rewards > 0
-        frames = self._frames(line, camera, times)
-        task = self._task(line, table)
+        success = _column(table, "next.success") if "next.success" in table.column_names else rewards
+        frames, task = self._frames(line, camera, times), self._task(line, table)
         return Recorded(name, where, first_row, times, self.rate_hz, tables, rewards, success > 0, task, camera, frames)
 
     def _rows(self, line: _Line) -> tuple[Any, int]:
@@ -229,11 +228,8 @@ class LeRobot:
         out = np.empty((len(rows), side, side, 3), np.uint8)
         for frame, cell, row in zip(out, cells, rows, strict=True):
             where = f"{camera} in {line.table}, frame {row} of episode {line.index}"
-            source = (
-                io.BytesIO(cell["bytes"])
-                if cell and cell.get("bytes")
-                else self.root / ((cell or {}).get("path") or "")
-            )
+            cell = cell or {}
+            source = io.BytesIO(cell["bytes"]) if cell.get("bytes") else self.root / (cell.get("path") or "")
             frame[:] = picture(source, side, where)
         return out
 

@@ -26,7 +26,6 @@ _VIDEO_BYTES = 200 * 2**20
 _SAMPLED = 32
 _LEAST_AV1 = 64
 _CODECS = {"libsvtav1": ("av1", {"g": "2", "crf": "20", "preset": "8"}), "libx264": ("h264", {"g": "2", "crf": "15"})}
-_INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
 def export_lerobot(store: EpisodeStore, root: Path | str, name: str) -> Path:
@@ -84,8 +83,8 @@ class _Writer:
     _lines: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     _rows: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
     _statistics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    _numbers: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
     _file: int = 0
+    _first: int = 0  # the first episode in the open file
     _total: int = 0
     _video: Any = None
     _codec: str = ""
@@ -110,18 +109,16 @@ class _Writer:
             "task_index": np.full(count, self._tasks.index(task)),
         }
         statistics = {key: _statistics(values) for key, values in rows.items()} | {CAMERA: _of_frames(episode.frames)}
-        place = {"chunk_index": 0, "file_index": self._file}
         line = {"episode_index": index, "tasks": [task], "length": count}
-        line |= {f"data/{key}": value for key, value in place.items()}
+        line |= {"data/chunk_index": 0, "data/file_index": self._file}
         line |= {"dataset_from_index": self._total, "dataset_to_index": self._total + count}
-        line |= {f"videos/{CAMERA}/{key}": value for key, value in place.items()}
+        line |= {f"videos/{CAMERA}/chunk_index": 0, f"videos/{CAMERA}/file_index": self._file}
         end = self._video.count / self.spec.rate_hz
         line |= {f"videos/{CAMERA}/from_timestamp": start, f"videos/{CAMERA}/to_timestamp": end}
         line |= {f"stats/{key}/{name}": v for key, values in statistics.items() for name, v in values.items()}
         self._lines.append(line | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
         self._statistics.append(statistics[CAMERA])
         self._rows.append(rows)
-        self._numbers.append(rows)
         self._total += count
         if self._video.bytes > _VIDEO_BYTES:
             self._close()
@@ -132,14 +129,13 @@ class _Writer:
             raise WhaleError(f"There is no episode to write into {self.root.parent}.")
         import pyarrow as pa
 
-        first = self._numbers[0]
         self._close()
         _write_parquet(self.root / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(self._lines))
         _write_parquet(self.root / "meta/tasks.parquet", _table_of_tasks(self._tasks))
-        joined = {key: np.concatenate([rows[key] for rows in self._numbers]) for key in first}
-        statistics = {key: _statistics(values) for key, values in joined.items()} | {CAMERA: _merged(self._statistics)}
+        statistics = {key: _statistics(values) for key, values in _joined(self._rows).items()}
+        statistics[CAMERA] = _merged(self._statistics)
         (self.root / "meta/stats.json").write_text(json.dumps(statistics, indent=4))
-        (self.root / "meta/info.json").write_text(json.dumps(self._info(first, splits), indent=4))
+        (self.root / "meta/info.json").write_text(json.dumps(self._info(splits), indent=4))
 
     def close(self) -> None:
         """Closes a video that is still open, for example because an episode could not be read."""
@@ -166,17 +162,17 @@ class _Writer:
         if self._video is None:
             return
         self._video.close()
-        _write_parquet(self._path("data", "parquet"), _table_of_rows(self._rows))
-        self._codec, self._video, self._rows = self._video.codec, None, []
+        _write_parquet(self._path("data", "parquet"), _table_of_rows(self._rows[self._first :]))
+        self._codec, self._video, self._first = self._video.codec, None, len(self._rows)
         self._file += 1
 
-    def _info(self, rows: dict[str, np.ndarray], splits: list[str]) -> dict[str, Any]:
+    def _info(self, splits: list[str]) -> dict[str, Any]:
         names = {"action": list(self.spec.names)}
         if self.state is not None:
             names["observation.state"] = list(self.state.names)
         fps = int(self.spec.rate_hz) if float(self.spec.rate_hz).is_integer() else self.spec.rate_hz
         features: dict[str, Any] = {}
-        for key, values in rows.items():
+        for key, values in self._rows[0].items():
             shape = [values.shape[1]] if values.ndim > 1 else [1]
             features[key] = {"dtype": values.dtype.name, "shape": shape, "names": names.get(key), "fps": fps}
         height, width, channels = self._shape
@@ -272,12 +268,15 @@ def _ranges(splits: list[str]) -> dict[str, str]:
     return {split: f"{splits.index(split)}:{end}" for split, end in ends.items()}
 
 
+def _joined(episodes: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([rows[key] for rows in episodes]) for key in episodes[0]}
+
+
 def _table_of_rows(episodes: list[dict[str, np.ndarray]]) -> Any:
     import pyarrow as pa
 
     columns = {}
-    for key in episodes[0]:
-        values = np.concatenate([rows[key] for rows in episodes])
+    for key, values in _joined(episodes).items():
         width = values.shape[1] if values.ndim > 1 else 1
         flat = pa.array(values.reshape(-1))
         columns[key] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)

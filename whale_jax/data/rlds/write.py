@@ -1,12 +1,12 @@
 """Writes RLDS data sets that TFDS, and every program that uses it, can open. No TensorFlow."""
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import replacing_directory
 from whale_jax.data.rlds.read import masked_crc
 
 
@@ -34,48 +34,31 @@ def write_dataset(
     path = Path(root) / name / version
     if path.exists():
         raise WhaleError(f"{path} is there already; give another directory or name, or move it away.")
-    beside = path.with_name(f".{version}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    infos = []
-    for split, examples in splits.items():
-        parts, lengths, size = [], [], 0
-        for i, chunk in enumerate(_chunks(examples, per_file)):
-            parts.append(beside / f"{split}.{i}")
-            count, written = write_records(parts[-1], chunk)
-            lengths.append(count)
-            size += written
-        for i, part in enumerate(parts):
-            part.replace(beside / f"{name}-{split}.tfrecord-{i:05d}-of-{len(parts):05d}")
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=beside, dataset_name=name, split=split, filetype_suffix="tfrecord"
-        )
-        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
-    tfds.folder_dataset.write_metadata(
-        data_dir=beside,
-        features=features,
-        split_infos=infos,
-        version=version,
-        check_data=False,
-        description=description,
-    )
-    beside.replace(path)
+    with replacing_directory(path) as beside:
+        infos = []
+        for split, examples in splits.items():
+            waiting, parts, lengths, size = iter(examples), [], [], 0
+            while chunk := list(islice(waiting, per_file)):
+                parts.append(beside / f"{split}.{len(parts)}")
+                _write_records(parts[-1], chunk)
+                lengths.append(len(chunk))
+                size += sum(map(len, chunk))
+            for i, part in enumerate(parts):
+                part.replace(beside / f"{name}-{split}.tfrecord-{i:05d}-of-{len(parts):05d}")
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=beside, dataset_name=name, split=split, filetype_suffix="tfrecord"
+            )
+            infos.append(
+                tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
+            )
+        shared = {"version": version, "check_data": False, "description": description}
+        tfds.folder_dataset.write_metadata(data_dir=beside, features=features, split_infos=infos, **shared)
     return path
 
 
-def write_records(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
-    """Writes a TFRecord file, and returns its number of records and their bytes."""
-    count = total = 0
+def _write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Writes a TFRecord file."""
     with path.open("wb") as file:
         for record in records:
-            size = len(record).to_bytes(8, "little")
-            for part in (size, record):
+            for part in (len(record).to_bytes(8, "little"), record):
                 file.write(part + masked_crc(part).to_bytes(4, "little"))
-            count, total = count + 1, total + len(record)
-    return count, total
-
-
-def _chunks(items: Iterable[bytes], size: int) -> Iterator[Iterator[bytes]]:
-    items = iter(items)
-    while chunk := list(islice(items, size)):
-        yield iter(chunk)
