@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,18 +95,18 @@ def write_store(
     spec: ActionSpec,
     progress: bool = True,
     **more: Any,
-) -> dict[str, int]:
+) -> Counter[str]:
     """Writes episodes and a manifest with the additional keys `more`.
 
     Returns:
       The number of episodes that could not be read, by cause.
     """
-    lines, left_out = [], {}
+    lines, left_out = [], Counter()
     with Progress(root.name, "Copied", "episodes", total, 0, "frames", progress) as bar:
         for episode in episodes:
             bar.step(0 if isinstance(episode, str) else episode.length + 1)
             if isinstance(episode, str):
-                left_out[episode] = left_out.get(episode, 0) + 1
+                left_out[episode] += 1
                 continue
             m = episode.metadata
             file = episode_file(m["split"], m["task"], m["policy"], m["index"])

@@ -52,7 +52,7 @@ def import_rlds(
     if found is not None:
         episodes, more = _with_state(index, episodes), more | {"state_spec": found[0].to_json()}
     lost = write_store(root, episodes, len(index.episodes), image_size, index.spec, progress, **more)
-    return open_store(root), dict(Counter(index.left_out) + Counter(lost))
+    return open_store(root), dict(Counter(index.left_out) + lost)
 
 
 def one_version(source: Path | str) -> RldsDataset:

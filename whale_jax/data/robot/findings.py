@@ -1,8 +1,8 @@
 """Reports what an import found."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -59,53 +59,42 @@ class Found:
         outside = (actions < np.float32(spec.low)) | (actions > np.float32(spec.high))
         columns = (actions.min(0), actions.mean(0, dtype=np.float64), actions.max(0), outside.mean(0))
         rates = [recorded.rate_hz for recorded, _ in pairs]
-        rows = {"last rows that no whole step follows": sum(motion.dropped for _, motion in pairs)}
+        left_out = left_out | {"last rows that no whole step follows": sum(motion.dropped for _, motion in pairs)}
+        repaired = {
+            "angles wrapped into -pi to pi": sum(motion.wrapped for _, motion in pairs),
+            "gripper values beyond open or closed, set to it": sum(motion.outside for _, motion in pairs),
+        }
         return cls(
             kind=reader.kind,
-            splits=_count(splits),
+            splits=dict(Counter(splits)),
             frames=sum(len(motion.rows) for _, motion in pairs),
             rate_hz=spec.rate_hz,
             source_hz=(min(rates), max(rates)),
             camera=camera,
             cameras=tuple(reader.cameras) or (camera,),
-            tasks=_count(recorded.task for recorded, _ in pairs),
+            tasks=dict(Counter(recorded.task for recorded, _ in pairs)),
             spec=spec,
             actions=tuple(tuple(map(float, row)) for row in zip(*columns, strict=True)),
-            left_out={cause: count for cause, count in (left_out | rows).items() if count},
-            repaired=_repaired([motion for _, motion in pairs]),
+            left_out={cause: count for cause, count in left_out.items() if count},
+            repaired={what: count for what, count in repaired.items() if count},
         )
 
     @classmethod
-    def of_store(cls, store: EpisodeStore, kind: str, left_out: dict[str, int] | None = None) -> "Found":
+    def of_store(cls, store: EpisodeStore, kind: str, left_out: dict[str, int]) -> "Found":
         """Describes a source whose actions were copied unchanged."""
         spec, camera = store.action_spec, str(store.info.get("camera", ""))
         return cls(
             kind=kind,
-            splits=_count(record["split"] for record in store.records),
+            splits=dict(Counter(record["split"] for record in store.records)),
             frames=store.num_frames,
             rate_hz=spec.rate_hz,
             source_hz=(spec.rate_hz, spec.rate_hz),
             camera=camera,
             cameras=(camera,),
-            tasks=_count(record["task"] for record in store.records),
+            tasks=dict(Counter(record["task"] for record in store.records)),
             spec=spec,
-            left_out=dict(left_out or {}),
+            left_out=left_out,
         )
-
-
-def _count(names: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def _repaired(motions: Sequence[Motion]) -> dict[str, int]:
-    counts = {
-        "angles wrapped into -pi to pi": sum(m.wrapped for m in motions),
-        "gripper values beyond open or closed, set to it": sum(m.outside for m in motions),
-    }
-    return {what: count for what, count in counts.items() if count}
 
 
 def to_text(found: Found, root: str) -> str:
