@@ -179,15 +179,13 @@ def statistics(columns: Iterable[np.ndarray]) -> dict[str, Any]:
 
     It takes one column at a time, so that the columns of a million episodes fit into memory.
     """
-    result: dict[str, Any] = {name: [] for name in ("mean", "std", "min", "max", "q01", "q99")}
-    count = 0
+    rows, count = [], 0
     for column in columns:
-        low, high = np.quantile(column, (0.01, 0.99))
-        values = (column.mean(dtype=np.float64), column.std(dtype=np.float64), column.min(), column.max(), low, high)
-        for name, value in zip(result, values, strict=True):
-            result[name].append(float(value))
+        values = (column.mean(dtype=np.float64), column.std(dtype=np.float64), column.min(), column.max())
+        rows.append((*values, *np.quantile(column, (0.01, 0.99))))
         count = len(column)
-    return result | {"transitions": count}
+    names = ("mean", "std", "min", "max", "q01", "q99")
+    return dict(zip(names, np.array(rows, np.float64).T.tolist(), strict=True)) | {"transitions": count}
 
 
 def any_spec(dim: int) -> ActionSpec:

@@ -34,14 +34,13 @@ def _jobs(
     root: Path, settings: RecordSettings, policies: Collection[str] | None, image_size: int, seed: int
 ) -> list[Job]:
     """Returns a job for every episode that the arguments of `record` ask for."""
-    own = (settings.steps, settings.action_repeat, image_size, settings.camera)
     jobs = []
     for task, (split, number) in itertools.product(dict.fromkeys(settings.tasks), settings.episodes.items()):
         for policy in SPLIT_POLICIES[split]:
             for index in range(number if policies is None or policy in policies else 0):
                 metadata = {"split": split, "index": index, "steps": settings.steps, "recording_seed": seed}
-                own_seed = episode_seed(seed, split, task, policy, index)
-                jobs.append(Job(root, episode_file(split, task, policy, index), task, policy, own_seed, *own, metadata))
+                file, own = episode_file(split, task, policy, index), episode_seed(seed, split, task, policy, index)
+                jobs.append(Job(root, file, task, policy, own, settings, image_size, metadata))
     return jobs
 
 
@@ -97,7 +96,7 @@ def record(
         write_manifest(
             root,
             [record_of(file, header) for file, header in headers.items()],
-            action_spec=metaworld.action_spec(action_repeat),
+            action_spec=metaworld.action_spec(action_repeat).to_json(),
             state_spec=metaworld.STATE_SPEC.to_json(),
             versions=metaworld.versions(),
             **shared,
@@ -113,5 +112,5 @@ def _recorded(missing: list[Job], total: int, workers: int, progress: bool) -> d
         with contextlib.closing(record_all(missing, workers)) as recorded:
             for job, header in recorded:
                 headers[job.file] = header
-                bar.step(job.steps + 1)
+                bar.step(job.settings.steps + 1)
     return headers

@@ -9,6 +9,7 @@ from typing import Any
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.pool import run_all
 from whale_jax.data.metaworld.rendering import find_gl
+from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.data.metaworld.simulator import Simulator
 from whale_jax.data.store.storage import write_episode
 
@@ -20,28 +21,27 @@ _simulators: dict[str, Simulator] = {}  # of this process, for the current task;
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One episode to record: its place in the store, task, policy, seed and settings."""
+    """One episode to record: its place in the store, task, policy, seed, settings, side in pixels and metadata."""
 
     root: Path
     file: str
     task: str
     policy: str
     seed: int
-    steps: int
-    action_repeat: int
+    settings: RecordSettings
     image_size: int
-    camera: str
     metadata: dict[str, Any]
 
 
 def _record(job: Job) -> dict[str, Any]:
     """Simulates and writes an episode, and returns its header."""
+    settings = job.settings
     try:
         if job.task not in _simulators:
             while _simulators:
                 _simulators.popitem()[1].close()
-            _simulators[job.task] = Simulator(job.task, image_size=job.image_size, camera=job.camera)
-        episode = _simulators[job.task].rollout(job.policy, job.seed, job.steps, job.action_repeat)
+            _simulators[job.task] = Simulator(job.task, image_size=job.image_size, camera=settings.camera)
+        episode = _simulators[job.task].rollout(job.policy, job.seed, settings.steps, settings.action_repeat)
         episode = dataclasses.replace(episode, metadata={**episode.metadata, **job.metadata})
         return write_episode(job.root / job.file, episode)
     except WhaleError:

@@ -30,7 +30,7 @@ def bench(
     if batches < 1:
         raise WhaleError(f"{batches} batches cannot be timed; give at least 1.")
     started = time.perf_counter()
-    stream = mixture.batches(settings, batch_size=batch_size, num_frames=num_frames, seed=seed)
+    stream = mixture.batches(settings, batch_size, num_frames, seed)
     next(stream)
     first = time.perf_counter() - started
     resident, every = [], max(1, batches // 20)

@@ -115,7 +115,7 @@ def write_store(
         root,
         lines,
         image_size=(image_size, image_size),
-        action_spec=spec,
+        action_spec=spec.to_json(),
         camera="main",
         versions={"tensorflow-datasets": importlib.metadata.version("tensorflow-datasets")},
         **more,

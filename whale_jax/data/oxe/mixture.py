@@ -88,10 +88,10 @@ class Mixture:
     def batches(
         self,
         settings: ReadSettings,
-        *,
         batch_size: int,
         num_frames: int,
         seed: int,
+        *,
         held_out: bool = False,
         shard: tuple[int, int] = (0, 1),
         fraction: float = 1.0,
@@ -112,8 +112,7 @@ class Mixture:
             budget. From next(): too many segments are bad, or memory grows.
         """
         check_sizes(batch_size, num_frames)
-        chosen = [_episodes(index, held_out, fraction, seed) for index in self.indices]
-        tables = [_Table(*pair, held_out, num_frames, shard) for pair in zip(self.indices, chosen, strict=True)]
+        tables = [_Table(index, held_out, fraction, seed, num_frames, shard) for index in self.indices]
         reader = _Reader(self, tables, settings, num_frames)
         reader.check_budget(batch_size)
         streams = []
@@ -147,16 +146,14 @@ def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
     return numbers.repeat(_ENDLESS // len(numbers))
 
 
-def _episodes(index: Index, held_out: bool, fraction: float, seed: int) -> np.ndarray:
-    """Returns the numbers of the training or held-out episodes to draw from."""
-    here = np.flatnonzero(index.episodes["held_out"] == held_out)
-    return here[nested_share(len(here), fraction, seed)]
-
-
 class _Table:
-    """The segments of one data set from which one shard draws: every count-th of the episodes `here`."""
+    """The segments of one data set from which one shard draws: every count-th of the chosen episodes."""
 
-    def __init__(self, index: Index, here: np.ndarray, held_out: bool, num_frames: int, shard: tuple[int, int]):
+    def __init__(
+        self, index: Index, held_out: bool, fraction: float, seed: int, num_frames: int, shard: tuple[int, int]
+    ):
+        here = np.flatnonzero(index.episodes["held_out"] == held_out)
+        here = here[nested_share(len(here), fraction, seed)]
         self.rows = here[shard[0] :: shard[1]]
         if len(here) < shard[1]:
             raise WhaleError(

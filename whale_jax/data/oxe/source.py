@@ -36,15 +36,14 @@ class MixtureSource:
         return self.mixture.select(names) if names else self.mixture
 
     def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
-        read = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
-        return self._seen_by(stage).batches(self.settings, fraction=fraction, **read)
+        mixture = self._seen_by(stage)
+        return mixture.batches(self.settings, batch_size, num_frames, seed, shard=shard, fraction=fraction)
 
     def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
         mixture = self._seen_by(stage).with_held_out(shard[1])
         if mixture is None:
             return None
-        read = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
-        return mixture.batches(self.settings, held_out=True, **read)
+        return mixture.batches(self.settings, batch_size, num_frames, seed, shard=shard, held_out=True)
 
     def report_store(self, root, each, min_frames) -> EpisodeStore:
         return write_held_out(self.mixture, root, self.settings.image_size, each, min_frames)

@@ -10,7 +10,6 @@ import numpy as np
 
 from whale_jax.base.files import write
 from whale_jax.base.progress import Progress
-from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.media.pictures import decode_into
 from whale_jax.data.rlds.read import RldsDataset, records, spans
@@ -131,5 +130,4 @@ def import_exported(dataset: RldsDataset, root: Path, progress: bool = True) -> 
                     line = json.loads(fields["episode_metadata/record"].item())
                     lines.append(record_of(line["file"], write_episode(root / line["file"], episode)))
                     bar.step(len(frames))
-    spec = ActionSpec.from_json(info.pop("action_spec"))
-    write_manifest(root, lines, action_spec=spec, **info)
+    write_manifest(root, lines, **info)

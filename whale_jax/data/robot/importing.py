@@ -15,7 +15,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.progress import Progress
-from whale_jax.data.contract.actions import ActionSpec, statistics
+from whale_jax.data.contract.actions import statistics
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.contract.recorded import Reader, Recorded, check_image_size
 from whale_jax.data.robot.contract import EXAMPLES, Robot, load_robot
@@ -89,8 +89,8 @@ def import_data(
     with contextlib.closing(kind.open(source, contract and contract.rate_hz)) as reader:
         if contract is None:
             raise _unknown_actions(reader)
-        found, spec, shared, jobs = _plan(reader, contract, camera, image_size, (valid, test), set(leave_out))
-        _write_all(root, jobs, spec, shared, progress)
+        found, shared, jobs = _plan(reader, contract, camera, image_size, (valid, test), set(leave_out))
+        _write_all(root, jobs, shared, progress)
     return open_store(root), found
 
 
@@ -103,14 +103,9 @@ def _unknown_actions(reader: Reader) -> WhaleError:
 
 
 def _plan(
-    reader: Reader,
-    robot: Robot,
-    camera: str,
-    image_size: int,
-    shares: tuple[float, float],
-    leave_out: set[str],
-) -> tuple[Found, ActionSpec, dict[str, Any], list[_Job]]:
-    """Reads and checks all tables. Returns the findings, the actions' contract, the shared metadata, and the jobs."""
+    reader: Reader, robot: Robot, camera: str, image_size: int, shares: tuple[float, float], leave_out: set[str]
+) -> tuple[Found, dict[str, Any], list[_Job]]:
+    """Reads and checks all tables. Returns the findings, the shared metadata, and the jobs."""
     for name in sorted(leave_out):
         if name not in reader.names:
             raise unknown_name(f"episode in {reader.root}", name, reader.names)
@@ -145,7 +140,7 @@ def _plan(
         "by --leave-out": len(leave_out),
         f"of fewer than two frames at {rate:g} Hz": len(recordings) - len(pairs),
     }
-    return Found.of(reader, pairs, splits, spec, camera, causes), spec, shared, jobs
+    return Found.of(reader, pairs, splits, spec, camera, causes), shared, jobs
 
 
 def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
@@ -182,29 +177,28 @@ def slugs_of(texts: Iterable[str]) -> dict[str, str]:
     return slugs
 
 
-def _write_all(root: Path, jobs: list[_Job], spec: ActionSpec, shared: dict[str, Any], progress: bool) -> None:
+def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], progress: bool) -> None:
     """Writes the missing episodes, and then the manifest."""
     with resuming(root, {job.file for job in jobs}, shared) as headers:
         missing = [job for job in jobs if job.file not in headers]
         there = len(jobs) - len(missing)
         with Progress(root.name, "Imported", "episodes", len(jobs), there, "frames", progress) as bar:
-            for job, header in _written(root, missing, spec):
+            for job, header in _written(root, missing):
                 headers[job.file] = header
                 bar.step(len(job.motion.rows))
         train = [job.motion.actions for job in jobs if job.metadata["split"] == "train"]
-        settings = {key: value for key, value in shared.items() if key != "action_spec"}
-        settings["statistics"] = statistics(np.concatenate([a[:, d] for a in train]) for d in range(spec.dim))
+        columns = (np.concatenate([actions[:, d] for actions in train]) for d in range(train[0].shape[1]))
         lines = [record_of(job.file, headers[job.file]) for job in jobs]
-        write_manifest(root, lines, action_spec=spec, versions=_versions(), **settings)
+        write_manifest(root, lines, versions=_versions(), **shared, statistics=statistics(columns))
 
 
-def _written(root: Path, jobs: list[_Job], spec: ActionSpec) -> Iterator[tuple[_Job, dict[str, Any]]]:
+def _written(root: Path, jobs: list[_Job]) -> Iterator[tuple[_Job, dict[str, Any]]]:
     """Yields (job, header) of each episode once it is on disk. It decodes pictures while others are compressed."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
         for job in jobs:
-            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job, spec))))
+            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job))))
             while len(pending) > workers:
                 done, future = pending.popleft()
                 yield done, future.result()
@@ -212,7 +206,7 @@ def _written(root: Path, jobs: list[_Job], spec: ActionSpec) -> Iterator[tuple[_
             yield done, future.result()
 
 
-def _episode(job: _Job, spec: ActionSpec) -> Episode:
+def _episode(job: _Job) -> Episode:
     motion = job.motion
     frames = job.recorded.frames(motion.rows, job.metadata["image_size"][0])
     return Episode(frames, motion.actions, motion.rewards, motion.success, job.metadata, motion.state)

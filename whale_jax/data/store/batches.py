@@ -106,9 +106,6 @@ class BatchIterator(Iterator[Batch]):
         self._iterator = iter(dataset)
         self._identity = identity
 
-    def __iter__(self) -> "BatchIterator":
-        return self
-
     def __next__(self) -> Batch:
         return next(self._iterator)
 
@@ -149,21 +146,12 @@ def check_sizes(batch_size: int, num_frames: int) -> None:
         raise WhaleError(f"batch_size {batch_size} and num_frames {num_frames} must both be at least 1.")
 
 
-def _check(store: EpisodeStore, batch_size: int, num_frames: int, shard: tuple[int, int], available: int) -> None:
-    check_sizes(batch_size, num_frames)
-    index, count = shard
-    if not 0 <= index < count:
-        raise WhaleError(f"shard {shard} must be (index, count) with 0 <= index < count.")
-    if available < count:
-        raise WhaleError(f"{store.root} has {available} segments, too few for {count} shards; record more episodes.")
-
-
 def batches(
     store: EpisodeStore,
-    *,
     batch_size: int,
     num_frames: int,
     seed: int,
+    *,
     shuffle: bool = True,
     shard: tuple[int, int] = (0, 1),
     cache_bytes: int = 2 << 30,
@@ -184,8 +172,14 @@ def batches(
     Raises:
       WhaleError: the settings give no batch. From next(): a file breaks the contract.
     """
+    check_sizes(batch_size, num_frames)
+    if not 0 <= shard[0] < shard[1]:
+        raise WhaleError(f"shard {shard} must be (index, count) with 0 <= index < count.")
     pairs = segments(store, num_frames)
-    _check(store, batch_size, num_frames, shard, len(pairs))
+    if len(pairs) < shard[1]:
+        raise WhaleError(
+            f"{store.root} has {len(pairs)} segments, too few for {shard[1]} shards; record more episodes."
+        )
     read = EpisodeCache(store.read, cache_bytes)
     dataset = grain.MapDataset.range(len(pairs))
     if shuffle:
@@ -225,16 +219,13 @@ class LocalSource:
 
     def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
         store = self.store.select(split="train").share(fraction, seed)
-        return self._open(store, batch_size, num_frames, seed, shard)
+        return batches(store, batch_size, num_frames, seed, shard=shard, cache_bytes=self.cache_bytes)
 
     def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
         if "valid" not in self.store.names("split"):
             return None
-        return self._open(self.store.select(split="valid"), batch_size, num_frames, seed, shard)
-
-    def _open(self, store: EpisodeStore, batch_size: int, num_frames: int, seed: int, shard) -> BatchIterator:
-        settings = {"batch_size": batch_size, "num_frames": num_frames, "seed": seed, "shard": shard}
-        return batches(store, cache_bytes=self.cache_bytes, **settings)
+        store = self.store.select(split="valid")
+        return batches(store, batch_size, num_frames, seed, shard=shard, cache_bytes=self.cache_bytes)
 
     def report_store(self, root, each, min_frames) -> EpisodeStore:
         return self.store

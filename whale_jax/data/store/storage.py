@@ -19,7 +19,6 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import replacing, write
-from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.episode import Episode
 
 FORMAT, VERSION = "whale-episodes", 1
@@ -71,13 +70,6 @@ def write_episode(path: Path | str, episode: Episode) -> dict[str, Any]:
     return header
 
 
-def _broken(path: Path, error: Exception | str) -> WhaleError:
-    return WhaleError(
-        f"{path} is not a whole episode file ({error}). If it belongs to an episode store, delete it and run the same "
-        "`whale collect` or `whale data import` command again: only what is missing is written."
-    )
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Opens an npz archive and yields it with its header. Any fault of the file becomes a WhaleError."""
@@ -88,7 +80,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
                 raise _other_schema(path, header)
             yield archive, header
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _broken(path, error) from error
+        raise WhaleError(
+            f"{path} is not a whole episode file ({error}). If it belongs to an episode store, delete it and run the "
+            "same `whale collect` or `whale data import` command again: only what is missing is written."
+        ) from error
 
 
 def _array(archive: Any, name: str) -> np.ndarray:
@@ -143,7 +138,7 @@ def write_manifest(
     episodes: Iterable[dict[str, Any]],
     *,
     image_size: tuple[int, int],
-    action_spec: ActionSpec,
+    action_spec: dict[str, Any],
     camera: str,
     versions: dict[str, str],
     **settings: Any,
@@ -151,6 +146,7 @@ def write_manifest(
     """Writes ROOT/manifest.json atomically: what all episodes share, and an entry for each episode.
 
     Args:
+      action_spec: the meaning of the actions (its to_json).
       settings: further keys for the reader. `state_spec` (its to_json) gives the meaning of the episodes' states, and
         `statistics` those of the actions (see `whale_jax.data.contract.actions.statistics`).
     """
@@ -158,7 +154,7 @@ def write_manifest(
         "format": FORMAT,
         "version": VERSION,
         "image_size": list(image_size),
-        "action_spec": action_spec.to_json(),
+        "action_spec": action_spec,
         "camera": camera,
         "versions": versions,
         **settings,
@@ -214,6 +210,4 @@ def rebuild_manifest(root: Path | str) -> None:
             if header["metadata"].get(key) != first["metadata"].get(key):
                 raise WhaleError(f"{file} and {first_file} under {root} differ in {key}; keep one kind per directory.")
     fields = {key: first["metadata"][key] for key in (*shared, "versions") if key in first["metadata"]}
-    fields["action_spec"] = ActionSpec.from_json(fields["action_spec"])
-    records = [record_of(file, header) for file, header in headers.items()]
-    write_manifest(root, records, **fields)
+    write_manifest(root, [record_of(file, header) for file, header in headers.items()], **fields)
