@@ -64,8 +64,7 @@ class Folder:
         self._pairs = list(self._find())
         self.names = [name for name, _, _ in self._pairs]
         self.cameras: list[str] = []
-        header = _header(self._pairs[0][2])
-        self.columns = {key: tuple(names) for key, names in _split(header).items() if names}
+        self.columns = _split(_header(_rows(self._pairs[0][2])))
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
@@ -107,14 +106,12 @@ class Folder:
             raise broken(
                 name, f"{film} has {count} frames, and {path} {rows} rows after its header; as many or one fewer fit."
             )
-        if rows < count and _split(values)[STATE]:
+        tables = {
+            key: Table(np.stack([values[n] for n in names], axis=1), names) for key, names in _split(values).items()
+        }
+        if STATE in tables:
             count = rows
         times = self._times(values, shown[:count], pictures is None, path)
-        tables = {
-            key: Table(np.stack([values[n] for n in names], axis=1), tuple(names))
-            for key, names in _split(values).items()
-            if names
-        }
         check_rows(name, str(path), 2, times, tables)
         rewards = values.get("reward", np.zeros(rows))
         success = values["success"] > 0 if "success" in values else rewards > 0
@@ -145,38 +142,44 @@ class Folder:
         return shown / self._assumed
 
 
-def _split(header: Collection[str]) -> dict[str, list[str]]:
-    """Returns the columns of the action and of the state."""
-    state = [n for n in header if n.startswith("state.")]
-    return {ACTION: [n for n in header if n not in (*_OWN, _TEXT, *state)], STATE: state}
+def _split(header: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the columns of the action and of the state, if there are any."""
+    state = tuple(n for n in header if n.startswith("state."))
+    columns = {ACTION: tuple(n for n in header if n not in (*_OWN, _TEXT, *state)), STATE: state}
+    return {key: names for key, names in columns.items() if names}
 
 
-def _header(path: Path) -> list[str]:
+def _header(rows: Iterator[list[str]]) -> list[str]:
+    return [cell.strip() for cell in next(rows, [])]
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """Yields the cells of each row of a CSV."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return [cell.strip() for cell in next(csv.reader(file), [])]
+            yield from csv.reader(file)
     except (OSError, UnicodeDecodeError) as error:
         raise WhaleError(f"{path} cannot be read as text ({error}).") from error
 
 
 def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the numeric columns by name, (N,) float64, and the texts. Raises WhaleError for a bad number."""
-    header = _header(path)
+    rows = _rows(path)
+    header = _header(rows)
     if not header or len(set(header)) != len(header):
         raise WhaleError(f"{path} needs a first row that names its columns, each once; it has: {', '.join(header)}.")
     numbers, texts = [], []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row, cells in enumerate(csv.reader(file), start=1):
-            if row == 1 or not cells:
-                continue
-            if len(cells) != len(header):
-                raise broken(name, f"{path}, row {row} has {len(cells)} cells, and its header {len(header)}.")
-            named = dict(zip(header, cells, strict=True))
-            texts.append(named.pop(_TEXT, "").strip())
-            try:
-                numbers.append([float(cell) for cell in named.values()])
-            except ValueError as error:
-                raise broken(name, f"{path}, row {row}: {error}.") from error
+    for row, cells in enumerate(rows, start=2):
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise broken(name, f"{path}, row {row} has {len(cells)} cells, and its header {len(header)}.")
+        named = dict(zip(header, cells, strict=True))
+        texts.append(named.pop(_TEXT, "").strip())
+        try:
+            numbers.append([float(cell) for cell in named.values()])
+        except ValueError as error:
+            raise broken(name, f"{path}, row {row}: {error}.") from error
     if not numbers:
         raise broken(name, f"{path} has no row after its header.")
     columns = [n for n in header if n != _TEXT]
