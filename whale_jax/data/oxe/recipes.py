@@ -120,6 +120,7 @@ class Recipe:
       rotation: the same of the measured roll, pitch, yaw in radians, if they are known to be those of the action.
       metric: whether motions and positions are known to be in metres and radians.
       gripper: field and column of the measured gripper, and +1 if it grows as the gripper opens, -1 if it shrinks.
+      tabletop: whether it shows a table top, seen by a camera like those of the other such data sets.
       doubts: what the facts leave open.
     """
 
@@ -139,6 +140,7 @@ class Recipe:
     rotation: tuple[str, int] | None = None
     metric: bool = False
     gripper: tuple[str, int, int] | None = None
+    tabletop: bool = False
     doubts: str = ""
 
 
@@ -157,7 +159,7 @@ _ROWS = (
     _row(
         "fractal20220817_data", 12.7, _commanded, _DICT, "image", 3, instruction=TEXT_SEEN,
         position=("observation/base_pose_tool_reached", 0), gripper=("observation/gripper_closed", 0, -1),
-        doubts="actions of the mobile base are not read",
+        doubts="actions of the mobile base are not read", tabletop=True,
     ),
     _row(
         "kuka", 12.7, _commanded, _DICT, "image", 10, instruction=TEXT_SEEN, success_only=True,
@@ -167,43 +169,46 @@ _ROWS = (
     _row(
         "bridge_orig", 13.3, _bridge, ("action", _STATE), "image_0", 5, skip=1,
         builders=("bridge_orig", "bridge_dataset"), versions=("1.0.0",),
-        position=(_STATE, 0), rotation=(_STATE, 3), gripper=(_STATE, 6, 1), metric=True,
+        position=(_STATE, 0), rotation=(_STATE, 3), gripper=(_STATE, 6, 1), metric=True, tabletop=True,
     ),
     _row(
         "taco_play", 3.0, _taco_play, ("action/rel_actions_world",), "rgb_static", 15, instruction=TEXT_SEEN,
-        position=("observation/robot_obs", 0), gripper=("observation/robot_obs", 6, 1),
+        position=("observation/robot_obs", 0), gripper=("observation/robot_obs", 6, 1), tabletop=True,
         doubts="sources disagree on the gripper's sign (-1 is open for TFDS and RDT) and on the order of the angles",
     ),
     _row(
         "jaco_play", 0.4, _jaco_play, (_DICT[0], _DICT[2]), "image", 10, instruction=TEXT_SEEN,
-        position=("observation/end_effector_cartesian_pos", 0),
+        position=("observation/end_effector_cartesian_pos", 0), tabletop=True,
     ),
     _row(
         "berkeley_cable_routing", 0.2, _cable_routing, _DICT[:2], "image", 10, instruction=TEXT_SEEN,
         doubts="no gripper is recorded: it counts as closed; motions are velocities",
     ),
-    _row("roboturk", 2.3, _closed_to_open, _DICT, "front_rgb", 10, instruction=TEXT_SEEN),
-    _row("viola", 0.9, _closed_to_open, _DICT, "agentview_rgb", 20, instruction=TEXT_SEEN),
+    _row("roboturk", 2.3, _closed_to_open, _DICT, "front_rgb", 10, instruction=TEXT_SEEN, tabletop=True),
+    _row("viola", 0.9, _closed_to_open, _DICT, "agentview_rgb", 20, instruction=TEXT_SEEN, tabletop=True),
     _row(
         "berkeley_autolab_ur5", 1.2, _commanded, _DICT, "image", 5, instruction=TEXT_SEEN,
-        position=("observation/robot_state", 6),
+        position=("observation/robot_state", 6), tabletop=True,
     ),
-    _row("toto", 2.0, _toto, (*_DICT[:2], "action/open_gripper"), "image", 30, instruction=TEXT_SEEN),
+    _row("toto", 2.0, _toto, (*_DICT[:2], "action/open_gripper"), "image", 30, instruction=TEXT_SEEN, tabletop=True),
     _row(
         "language_table", 4.4, _language_table, _FLAT, "rgb", 10, versions=("0.1.0", "0.0.1"),
         instruction="observation/instruction", doubts="planar: z, angles and gripper are constant",
     ),
     _row(
         "stanford_hydra" + _CONVERTED, 4.4, _closing_seventh, _FLAT, "image", 10, swapped=(240, 320),
-        position=(_STATE, 0), rotation=(_STATE, 7),
+        position=(_STATE, 0), rotation=(_STATE, 7), tabletop=True,
     ),
-    _row("austin_buds" + _CONVERTED, 0.2, _clipped_closing_seventh, _FLAT, "image", 20, gripper=(_STATE, 7, 1)),
+    _row(
+        "austin_buds" + _CONVERTED, 0.2, _clipped_closing_seventh, _FLAT, "image", 20,
+        gripper=(_STATE, 7, 1), tabletop=True,
+    ),
     _row(
         "nyu_franka_play" + _CONVERTED, 0.8, _nyu_franka, _FLAT, "image", 3, position=(_STATE, 7),
         rotation=(_STATE, 10),
     ),
     _row(
-        "furniture_bench" + _CONVERTED, 2.4, _furniture_bench, _FLAT, "image", 10, position=(_STATE, 0),
+        "furniture_bench" + _CONVERTED, 2.4, _furniture_bench, _FLAT, "image", 10, position=(_STATE, 0), tabletop=True,
         gripper=(_STATE, -1, 1), doubts="the order of the quaternion's elements on disk is not documented",
     ),
     _row(
@@ -212,23 +217,26 @@ _ROWS = (
     ),
     _row(
         "austin_sailor" + _CONVERTED, 2.2, _clipped_closing_seventh, _FLAT, "image", 20, position=(_STATE, 0),
-        gripper=(_STATE, 7, 1),
+        gripper=(_STATE, 7, 1), tabletop=True,
     ),
-    _row("austin_sirius" + _CONVERTED, 1.7, _clipped_closing_seventh, _FLAT, "image", 20, gripper=(_STATE, 7, 1)),
+    _row(
+        "austin_sirius" + _CONVERTED, 1.7, _clipped_closing_seventh, _FLAT, "image", 20,
+        gripper=(_STATE, 7, 1), tabletop=True,
+    ),
     _row(
         "dlr_edan_shared_control_converted_externally_to_rlds", 0.055, _closing_seventh, _FLAT, "image", 5,
         position=(_STATE, 0), doubts="sources disagree on the order of the angles",
     ),
     _row(
-        "iamlab_cmu_pickup_insert_converted_externally_to_rlds", 0.9, _iamlab, _FLAT, "image", 20,
+        "iamlab_cmu_pickup_insert_converted_externally_to_rlds", 0.9, _iamlab, _FLAT, "image", 20, tabletop=True,
         gripper=(_STATE, 7, 1), doubts="motions may be absolute poses; the quaternion's order is not documented",
     ),
     _row(
         "utaustin_mutex", 2.2, _clipped_closing_seventh, _FLAT, "image", 20, swapped=(128, 128),
-        gripper=(_STATE, 7, 1),
+        gripper=(_STATE, 7, 1), tabletop=True,
     ),
     _row(
-        "berkeley_fanuc_manipulation", 0.7, _fanuc, ("action", _STATE), "image", 10, swapped=(224, 224),
+        "berkeley_fanuc_manipulation", 0.7, _fanuc, ("action", _STATE), "image", 10, swapped=(224, 224), tabletop=True,
         doubts="no gripper command is recorded: 1 - its measured state stands in",
     ),
     _row(
@@ -262,24 +270,7 @@ RECIPES: dict[str, Recipe] = {row.name: row for row in _ROWS}
 WHALE_X: dict[str, float] = {row.name: row.weight for row in _ROWS}
 """Table 11, in percent."""
 
-TABLETOP: tuple[str, ...] = (
-    "fractal20220817_data",
-    "bridge_orig",
-    "taco_play",
-    "jaco_play",
-    "roboturk",
-    "viola",
-    "berkeley_autolab_ur5",
-    "toto",
-    "stanford_hydra" + _CONVERTED,
-    "austin_buds" + _CONVERTED,
-    "furniture_bench" + _CONVERTED,
-    "austin_sailor" + _CONVERTED,
-    "austin_sirius" + _CONVERTED,
-    "iamlab_cmu_pickup_insert_converted_externally_to_rlds",
-    "utaustin_mutex",
-    "berkeley_fanuc_manipulation",
-)
+TABLETOP: tuple[str, ...] = tuple(row.name for row in _ROWS if row.tabletop)
 """Table tops seen by similar cameras, for the dynamics. The paper's own choice is lost with Table 11's bold type."""
 
 
