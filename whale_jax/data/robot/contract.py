@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,11 @@ import yaml
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.names import find_published
-from whale_jax.data.contract.actions import METRES, RADIANS
+from whale_jax.data.contract.actions import KINDS, METRES, RADIANS
 
 EXAMPLES = ("configs/robots/arx5.yaml", "configs/robots/franka.yaml", "configs/robots/widowx.yaml")
 FACTORS = METRES | RADIANS | {"1": 1.0}
 GRIPPER_UNIT = "1 open, 0 closed"
-_KINDS = ("delta", "absolute", "gripper")
 _FRAMES = ("base", "tool")
 _ABSOLUTE = ("command", "state")
 _ROTATIONS = ("euler", "quaternion")
@@ -110,7 +110,7 @@ def load_robot(path: Path | str) -> Robot:
     path = find_published("robot file", str(path), "robots", ".yaml")
     try:
         text = path.read_text(encoding="utf-8")
-        return _Reader(str(path), yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)).robot()
+        return _robot(_Mapping(str(path), yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader), _ROBOT))
     except OSError as error:
         raise WhaleError(
             f"{path} cannot be read ({error.strerror}); start from one of {', '.join(EXAMPLES)}."
@@ -121,155 +121,131 @@ def load_robot(path: Path | str) -> Robot:
         raise WhaleError(f"{where} is not valid YAML: {getattr(error, 'problem', None) or error}.") from error
 
 
-class _Reader:
-    """A parsed file, with the line of each value."""
+class _Mapping:
+    """A mapping in the file, at the dotted place `path`, with the line of each value."""
 
-    def __init__(self, file: str, data: Any, node: yaml.Node | None):
-        self._file, self._data, self._node = file, data, node
+    def __init__(
+        self, file: str, data: Any, node: yaml.Node | None, known: tuple[str, ...], path: str = "", line: int = 0
+    ):
+        self.file, self.data, self._path, self._line = file, data, path, line
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        self.nodes = {key.value: value for key, value in pairs}
+        self._lines = {key.value: key.start_mark.line for key, _ in pairs}
+        self.require(isinstance(data, dict), "", f"must be a mapping with the keys {', '.join(known)}")
+        for key in data:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            self.require(key in known, key, f"is not a known key; {hint}")
 
-    def robot(self) -> Robot:
-        data = self._mapping(self._data, (), _ROBOT)
-        rows = data.get("dimensions")
-        if not isinstance(rows, list) or not rows:
-            raise self._error(("dimensions",), "needs a list with one entry for each dimension of the actions")
-        dimensions = tuple(d for i, row in enumerate(rows) for d in self._dimensions(row, ("dimensions", i)))
-        names = [d.name for d in dimensions]
-        for i, name in enumerate(names):
-            if name in names[:i]:
-                raise self._error(("dimensions",), f"names {name!r} twice")
-        robot = Robot(
-            name=str(data.get("robot") or Path(self._file).stem),
-            file=self._file,
-            dimensions=dimensions,
-            rate_hz=self._number(data, "rate_hz", ()),
-            action=self._keys(data, "action", "action"),
-            state=self._keys(data, "state", "observation.state"),
-            camera=str(data.get("camera") or ""),
-            frame=self._one_of(data, "frame", _FRAMES, (), "base"),
-            absolute=self._one_of(data, "absolute", _ABSOLUTE, (), "command"),
-        )
-        self._check_whole(robot)
-        return robot
+    def require(self, holds: Any, key: Any, problem: str) -> None:
+        """Raises WhaleError, naming the file, the line and the key ("" for the mapping itself), unless `holds`."""
+        if not holds:
+            place = ".".join(part for part in (self._path, str(key)) if part) or "the file"
+            raise WhaleError(f"{self.file}, line {self._lines.get(str(key), self._line) + 1}: {place} {problem}.")
 
-    def _check_whole(self, robot: Robot) -> None:
-        if robot.rate_hz is not None and robot.rate_hz <= 0:
-            raise self._error(("rate_hz",), "must be positive")
-        moved = [d for d in robot.dimensions if d.kind == "absolute" and not d.keep]
-        if moved and robot.frame == "tool":
-            raise self._error(
-                ("frame",), "is tool, but absolute poses give deltas of the base; frame: tool is for recorded deltas"
-            )
-        for d in moved:
-            if robot.absolute == "state" and not d.state:
-                raise self._error(("absolute",), f"is state, so {d.name!r} needs a `state:` column to be measured by")
+    def number(self, key: str) -> float | None:
+        value = self.data.get(key)
+        self.require(value is None or _is_number(value), key, f"must be a number, not {value!r}")
+        return None if value is None else float(value)
 
-    def _dimensions(self, row: Any, path: tuple) -> list[Dimension]:
-        """Returns the dimensions of one entry: three for a quaternion, else one."""
-        row = self._mapping(row, path, _DIMENSION)
-        for key in ("name", "from", "kind"):
-            if key not in row:
-                raise self._error(path, f"lacks the key {key!r}")
-        kind = self._one_of(row, "kind", _KINDS, path)
-        quaternion = self._one_of(row, "rotation", _ROTATIONS, path, "euler") == "quaternion"
-        names = [str(n) for n in row["name"]] if isinstance(row["name"], list) else [str(row["name"])]
-        if len(names) != (3 if quaternion else 1):
-            raise self._error(
-                (*path, "name"), "needs one name, or with rotation: quaternion three, as [roll, pitch, yaw]"
-            )
-        settings = {
-            "kind": kind,
-            "unit": self._unit(row, kind, quaternion, path),
-            "source": self._columns(row, "from", 4 if quaternion else 1, path),
-            "state": self._columns(row, "state", 4 if quaternion else 1, path) if row.get("state") is not None else (),
-            "range": self._range(row, path),
-            "keep": self._flag(row, "keep", path),
-        }
-        if settings["keep"] and kind != "absolute":
-            raise self._error((*path, "keep"), "is for kind: absolute")
-        if kind == "gripper":
-            settings["opening"] = self._opening(row, "", path)
-            has_own = "state_open" in row or "state_closed" in row
-            settings["state_opening"] = self._opening(row, "state_", path) if has_own else settings["opening"]
-        return [Dimension(name=name, angle=i, **settings) for i, name in enumerate(names)]
+    def one_of(self, key: str, valid: Iterable[str], default: str = "") -> str:
+        value = self.data.get(key, default)
+        self.require(str(value) in valid, key, f"is {value!r}; supported: {', '.join(valid)}")
+        return str(value)
 
-    def _unit(self, row: dict, kind: str, quaternion: bool, path: tuple) -> str:
-        if kind == "gripper" or quaternion:
-            return "1" if kind == "gripper" else "rad"
-        if "unit" not in row:
-            raise self._error(path, "lacks the key 'unit'")
-        return self._one_of({"unit": str(row["unit"])}, "unit", tuple(FACTORS), path)
-
-    def _opening(self, row: dict, prefix: str, path: tuple) -> tuple[float, float]:
-        closed, opened = (self._number(row, f"{prefix}{end}", path) for end in ("closed", "open"))
-        if closed is None or opened is None or closed == opened:
-            raise self._error(path, f"needs two different values {prefix}open: and {prefix}closed: for its gripper")
-        return closed, opened
-
-    def _range(self, row: dict, path: tuple) -> tuple[float, float] | None:
-        value = row.get("range")
-        if value is None:
-            return None
-        numbers = isinstance(value, list) and len(value) == 2 and all(_is_number(v) for v in value)
-        if not numbers or value[0] >= value[1]:
-            raise self._error((*path, "range"), "must be [low, high] with low below high, in m or rad")
-        return float(value[0]), float(value[1])
-
-    def _columns(self, row: dict, key: str, count: int, path: tuple) -> tuple[Column, ...]:
-        value = row[key] if isinstance(row[key], list) else [row[key]]
-        if len(value) != count or not all(type(v) in (int, str) for v in value):
-            raise self._error(
-                (*path, key), f"must be {'a column' if count == 1 else '4 columns, x y z w'}: number or name"
-            )
-        return tuple(value)
-
-    def _keys(self, data: dict, key: str, default: str) -> tuple[str, ...]:
-        value = data.get(key, default)
+    def keys(self, key: str, default: str) -> tuple[str, ...]:
+        value = self.data.get(key, default)
         value = value if isinstance(value, list) else [value]
-        if not value or not all(isinstance(v, str) for v in value):
-            raise self._error((key,), "must be a key of the source, or a list of them")
+        strings = value and all(isinstance(v, str) for v in value)
+        self.require(strings, key, "must be a key of the source, or a list of them")
         return tuple(value)
 
-    def _flag(self, row: dict, key: str, path: tuple) -> bool:
-        if not isinstance(row.get(key, False), bool):
-            raise self._error((*path, key), "must be true or false")
-        return row.get(key, False)
-
-    def _number(self, data: dict, key: str, path: tuple) -> float | None:
-        if data.get(key) is None:
-            return None
-        if not _is_number(data[key]):
-            raise self._error((*path, key), f"must be a number, not {data[key]!r}")
-        return float(data[key])
-
-    def _one_of(self, data: dict, key: str, valid: tuple[str, ...], path: tuple, default: str | None = None) -> str:
-        value = data.get(key, default)
-        if value not in valid:
-            raise self._error((*path, key), f"is {value!r}; supported: {', '.join(valid)}")
+    def flag(self, key: str) -> bool:
+        value = self.data.get(key, False)
+        self.require(isinstance(value, bool), key, "must be true or false")
         return value
 
-    def _mapping(self, data: Any, path: tuple, known: tuple[str, ...]) -> dict:
-        if not isinstance(data, dict):
-            raise self._error(path, f"must be a mapping with the keys {', '.join(known)}")
-        for key in data:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                raise self._error((*path, key), f"is not a known key; {hint}")
-        return data
+    def columns(self, key: str, count: int) -> tuple[Column, ...]:
+        value = self.data[key] if isinstance(self.data[key], list) else [self.data[key]]
+        fit = len(value) == count and all(type(v) in (int, str) for v in value)
+        self.require(fit, key, f"must be {'a column' if count == 1 else '4 columns, x y z w'}: number or name")
+        return tuple(value)
 
-    def _error(self, path: tuple, problem: str) -> WhaleError:
-        line, node = 0, self._node
-        for part in path:
-            if isinstance(node, yaml.MappingNode):
-                found = [(k, v) for k, v in node.value if k.value == str(part)]
-                if not found:
-                    break
-                line, node = found[0][0].start_mark.line, found[0][1]
-            elif isinstance(node, yaml.SequenceNode):
-                node = node.value[part]
-                line = node.start_mark.line
-        parts = ".".join(str(p) for p in path) or "the file"
-        return WhaleError(f"{self._file}, line {line + 1}: {parts} {problem}.")
+    def range(self) -> tuple[float, float] | None:
+        value = self.data.get("range")
+        if value is None:
+            return None
+        numbers = isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+        fits = numbers and value[0] < value[1]
+        self.require(fits, "range", "must be [low, high] with low below high, in m or rad")
+        return float(value[0]), float(value[1])
+
+    def opening(self, prefix: str = "") -> tuple[float, float]:
+        closed, opened = (self.number(f"{prefix}{end}") for end in ("closed", "open"))
+        differ = None not in (closed, opened) and closed != opened
+        self.require(differ, "", f"needs two different values {prefix}open: and {prefix}closed: for its gripper")
+        return closed, opened
+
+
+def _robot(whole: _Mapping) -> Robot:
+    rows = whole.data.get("dimensions")
+    listed = isinstance(rows, list) and rows
+    whole.require(listed, "dimensions", "needs a list with one entry for each dimension of the actions")
+    dimensions: list[Dimension] = []
+    for i, (row, node) in enumerate(zip(rows, whole.nodes["dimensions"].value, strict=True)):
+        dimensions += _dimensions(_Mapping(whole.file, row, node, _DIMENSION, f"dimensions.{i}", node.start_mark.line))
+    names = [d.name for d in dimensions]
+    for i, name in enumerate(names):
+        whole.require(name not in names[:i], "dimensions", f"names {name!r} twice")
+    robot = Robot(
+        name=str(whole.data.get("robot") or Path(whole.file).stem),
+        file=whole.file,
+        dimensions=tuple(dimensions),
+        rate_hz=whole.number("rate_hz"),
+        action=whole.keys("action", "action"),
+        state=whole.keys("state", "observation.state"),
+        camera=str(whole.data.get("camera") or ""),
+        frame=whole.one_of("frame", _FRAMES, "base"),
+        absolute=whole.one_of("absolute", _ABSOLUTE, "command"),
+    )
+    whole.require(robot.rate_hz is None or robot.rate_hz > 0, "rate_hz", "must be positive")
+    moved = [d for d in dimensions if d.kind == "absolute" and not d.keep]
+    tool = "is tool, but absolute poses give deltas of the base; frame: tool is for recorded deltas"
+    whole.require(not moved or robot.frame != "tool", "frame", tool)
+    for d in moved:
+        unmeasured = f"is state, so {d.name!r} needs a `state:` column to be measured by"
+        whole.require(robot.absolute != "state" or d.state, "absolute", unmeasured)
+    return robot
+
+
+def _dimensions(row: _Mapping) -> list[Dimension]:
+    """Returns the dimensions of one entry: three for a quaternion, else one."""
+    for key in ("name", "from", "kind"):
+        row.require(key in row.data, "", f"lacks the key {key!r}")
+    kind = row.one_of("kind", KINDS)
+    quaternion = row.one_of("rotation", _ROTATIONS, "euler") == "quaternion"
+    given = row.data["name"]
+    names = [str(n) for n in given] if isinstance(given, list) else [str(given)]
+    one_or_three = "needs one name, or with rotation: quaternion three, as [roll, pitch, yaw]"
+    row.require(len(names) == (3 if quaternion else 1), "name", one_or_three)
+    unit, columns = "1" if kind == "gripper" else "rad", 4 if quaternion else 1
+    if kind != "gripper" and not quaternion:
+        row.require("unit" in row.data, "", "lacks the key 'unit'")
+        unit = row.one_of("unit", FACTORS)
+    settings = {
+        "kind": kind,
+        "unit": unit,
+        "source": row.columns("from", columns),
+        "state": row.columns("state", columns) if row.data.get("state") is not None else (),
+        "range": row.range(),
+        "keep": row.flag("keep"),
+    }
+    row.require(kind == "absolute" or not settings["keep"], "keep", "is for kind: absolute")
+    if kind == "gripper":
+        settings["opening"] = row.opening()
+        has_own = "state_open" in row.data or "state_closed" in row.data
+        settings["state_opening"] = row.opening("state_") if has_own else settings["opening"]
+    return [Dimension(name=name, angle=i, **settings) for i, name in enumerate(names)]
 
 
 def _is_number(value: Any) -> bool:
