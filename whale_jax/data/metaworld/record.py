@@ -1,8 +1,13 @@
-"""Records a Meta-World data set: chooses the missing episodes, shows progress, and writes the manifest."""
+"""Records a Meta-World data set: chooses the missing episodes, plays them in parallel, and writes the manifest.
+
+Free of JAX, so that the processes that play episodes start fast.
+"""
 
 import contextlib
+import dataclasses
 import itertools
 import os
+import traceback
 import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -11,14 +16,51 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.pool import run_all
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.recorded import check_image_size
 from whale_jax.data.metaworld import simulator as metaworld
+from whale_jax.data.metaworld.rendering import find_gl
 from whale_jax.data.metaworld.settings import SPLIT_POLICIES, RecordSettings
-from whale_jax.data.metaworld.workers import Job, record_all
 from whale_jax.data.store.resume import resuming
-from whale_jax.data.store.storage import episode_file, record_of, write_manifest
+from whale_jax.data.store.storage import episode_file, record_of, write_episode, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
+
+# One thread per process, because the processes already fill the cores and more threads would compete for them.
+_SINGLE = {"LP_NUM_THREADS": "0"} | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+_simulators: dict[str, metaworld.Simulator] = {}  # of this process, for the current task; making one takes 0.3 s
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One episode to record: its place in the store, task, policy, seed, settings, side in pixels and metadata."""
+
+    root: Path
+    file: str
+    task: str
+    policy: str
+    seed: int
+    settings: RecordSettings
+    image_size: int
+    metadata: dict[str, Any]
+
+
+def _record(job: Job) -> dict[str, Any]:
+    """Simulates and writes an episode, and returns its header."""
+    settings = job.settings
+    try:
+        if job.task not in _simulators:
+            while _simulators:
+                _simulators.popitem()[1].close()
+            _simulators[job.task] = metaworld.Simulator(job.task, image_size=job.image_size, camera=settings.camera)
+        episode = _simulators[job.task].rollout(job.policy, job.seed, settings.steps, settings.action_repeat)
+        episode = dataclasses.replace(episode, metadata={**episode.metadata, **job.metadata})
+        return write_episode(job.root / job.file, episode)
+    except WhaleError:
+        raise
+    except Exception:
+        raise WhaleError(f"{job.file} could not be recorded.\n{traceback.format_exc()}") from None
 
 
 def episode_seed(seed: int, split: str, task: str, policy: str, index: int) -> int:
@@ -109,8 +151,10 @@ def _recorded(missing: list[Job], total: int, workers: int, progress: bool) -> d
     there, headers = total - len(missing), {}
     with Progress("Meta-World", "Recorded", "episodes", total, there, "frames", progress) as bar:
         bar.say(f"Recording {len(missing)} episodes; {there} are there already.")
-        with contextlib.closing(record_all(missing, workers)) as recorded:
-            for job, header in recorded:
+        environment = {"MUJOCO_GL": find_gl(), **_SINGLE}
+        results = run_all(_record, missing, workers, lambda job: f"recording {job.file}", environment)
+        with contextlib.closing(results):
+            for job, header in results:
                 headers[job.file] = header
                 bar.step(job.settings.steps + 1)
     return headers
