@@ -42,6 +42,7 @@ HELD_OUT = ("val", "valid", "validation")
 HELD_OUT_SHARE, HELD_OUT_LEAST = 0.05, 2
 UNUSED = ("test",)
 FILTERED = "not successful"
+_Job = tuple[str, int, Path]  # a file's split, its number there, and where its part of the index goes
 _POOL_FROM_BYTES = 256 << 20  # less data is read before more processes have started
 
 
@@ -153,36 +154,36 @@ def _make(recipe: Recipe, dataset: RldsDataset, path: Path, workers: int, progre
     episode_reader(recipe, dataset)
     parts = path.with_name(f"{path.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    jobs = [(split, i) for split in dataset.splits if split not in UNUSED for i in range(len(dataset.splits[split]))]
-    missing = [job for job in jobs if not _part(parts, *job).exists()]
+    jobs = [
+        (split, number, parts / f"{split}-{number:05d}.npz")
+        for split, files in dataset.splits.items()
+        if split not in UNUSED
+        for number in range(len(files))
+    ]
+    missing = [job for job in jobs if not job[2].exists()]
     with Progress(dataset.name, "Indexed", "files", len(jobs), len(jobs) - len(missing), "episodes", progress) as bar:
-        for count in _run(recipe, dataset, parts, missing, workers):
+        for count in _run(recipe, dataset, missing, workers):
             bar.step(count)
-    _join(recipe, dataset, path, [(split, _part(parts, split, i)) for split, i in jobs])
+    _join(recipe, dataset, path, jobs)
     shutil.rmtree(parts)
 
 
-def _part(parts: Path, split: str, number: int) -> Path:
-    return parts / f"{split}-{number:05d}.npz"
-
-
-def _run(recipe, dataset, parts: Path, missing: list[tuple[str, int]], workers: int) -> Iterator[int]:
-    paths = [] if dataset.remote else [dataset.splits[split][number] for split, number in missing]
+def _run(recipe: Recipe, dataset: RldsDataset, missing: list[_Job], workers: int) -> Iterator[int]:
+    paths = [] if dataset.remote else [dataset.splits[split][number] for split, number, _ in missing]
     small = paths and sum(path.stat().length for path in paths if path.exists()) < _POOL_FROM_BYTES
     if min(workers, len(missing)) <= 1 or small:
-        yield from (_index_file(recipe, dataset, parts, job) for job in missing)
+        yield from (_index_file(recipe, dataset, job) for job in missing)
         return
-    alike = RldsDataset(dataset.name, dataset.path)
-    index = functools.partial(_index_file, recipe, alike, parts)
+    index = functools.partial(_index_file, recipe, RldsDataset(dataset.name, dataset.path))
     with contextlib.closing(run_all(index, missing, workers, lambda _: f"indexing {dataset.path}")) as done:
         yield from (count for _, count in done)
 
 
-def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, job: tuple[str, int]) -> int:
+def _index_file(recipe: Recipe, dataset: RldsDataset, job: _Job) -> int:
     """Reads one file, writes its part of the index, and returns the number of its episodes."""
-    split, number = job
+    split, number, part = job
     read, path = episode_reader(recipe, dataset), dataset.splits[split][number]
-    frames, lengths, texts, left_out, seen = [], [], [], Counter(), 0
+    frames, texts, left_out, seen = [], [], Counter(), 0
     try:
         for offset, record in records(path):
             seen += 1
@@ -193,20 +194,16 @@ def _index_file(recipe: Recipe, dataset: RldsDataset, parts: Path, job: tuple[st
                 continue
             rows["offset"] += offset
             frames.append(rows)
-            lengths.append(len(rows))
             texts.append(text)
     except (BrokenRecord, FileNotFoundError) as error:
         promised = dataset.shard_lengths[split]
         lost = max(promised[number] - seen, 1) if number < len(promised) else 1
         left_out["a missing file" if isinstance(error, FileNotFoundError) else str(error)] += lost
         seen += lost
-    with replacing(_part(parts, split, number)) as file:
-        np.savez(
-            file,
-            frames=np.concatenate(frames) if frames else np.zeros(0, FRAME),
-            lengths=np.array(lengths, np.int32),
-            rest=np.array(json.dumps({"texts": texts, "left_out": left_out, "seen": seen})),
-        )
+    rest = np.array(json.dumps({"texts": texts, "left_out": left_out, "seen": seen}))
+    lengths = np.array([len(rows) for rows in frames], np.int32)
+    with replacing(part) as file:
+        np.savez(file, frames=np.concatenate([np.zeros(0, FRAME), *frames]), lengths=lengths, rest=rest)
     return seen
 
 
@@ -271,12 +268,12 @@ def _text(values: np.ndarray | None) -> str:
     return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
 
 
-def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[str, Path]]) -> None:
+def _join(recipe: Recipe, dataset: RldsDataset, path: Path, jobs: list[_Job]) -> None:
     """Writes the index from its parts into a temporary directory, and moves it into place."""
     with replacing_directory(path) as beside:
         episodes, texts, left_out, seen, first = [], {}, Counter(), 0, 0
         with replacing(beside / "frames.bin") as out:
-            for number, (split, part) in enumerate(parts):
+            for number, (split, _, part) in enumerate(jobs):
                 with np.load(part) as loaded:
                     rest = json.loads(str(loaded["rest"]))
                     lengths = loaded["lengths"]
@@ -289,7 +286,7 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, parts: list[tuple[st
                 first += int(lengths.sum())
                 left_out.update(rest["left_out"])
                 seen += rest["seen"]
-        rows = np.concatenate(episodes) if episodes else np.zeros(0, EPISODE)
+        rows = np.concatenate([np.zeros(0, EPISODE), *episodes])
         if not len(rows):
             causes = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
             raise WhaleError(f"{dataset.path} has no episode that can be used ({causes or 'its files are empty'}).")
