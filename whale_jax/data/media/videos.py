@@ -32,10 +32,8 @@ class Video:
         self.path, self.decoded = Path(path), 0
         if not self.path.exists():
             raise WhaleError(f"The video {path} is missing; copy it there, or leave its episodes out.")
-        try:
+        with self._decoding():
             self._container = av.open(str(path))
-        except (av.FFmpegError, OSError) as error:
-            raise self._cut_short(error) from error
         streams = self._container.streams.video
         if not streams:
             self.close()
@@ -108,8 +106,10 @@ class Video:
     def _decoding(self) -> Iterator[None]:
         try:
             yield
-        except av.FFmpegError as error:
-            raise self._cut_short(error) from error
+        except (av.FFmpegError, OSError) as error:
+            raise WhaleError(
+                f"{self.path} is cut short or no video ({error}); copy it anew, or leave its episodes out."
+            ) from error
 
     def _check_codec(self) -> None:
         if self._stream.codec_context is None:
@@ -126,9 +126,6 @@ class Video:
             data = file.read(2**24)
         place = data.find(b"stsd")
         return repr(data[place + 16 : place + 20].decode("ascii", "replace")) if place >= 0 else "an unknown codec"
-
-    def _cut_short(self, error: Exception) -> WhaleError:
-        return WhaleError(f"{self.path} is cut short or no video ({error}); copy it anew, or leave its episodes out.")
 
 
 class LastVideo:

@@ -61,9 +61,8 @@ def find_gl() -> str:
       WhaleError: none works, or MuJoCo itself is missing. The message says what to install.
     """
     failed = {}
-    for name in dict.fromkeys((os.environ.get("MUJOCO_GL", "").strip().lower(), "egl", "osmesa")):
-        if not name:
-            continue
+    given = os.environ.get("MUJOCO_GL", "").strip().lower()
+    for name in dict.fromkeys(filter(None, (given, "egl", "osmesa"))):
         reason = _probe(name)
         if reason is None:
             return name

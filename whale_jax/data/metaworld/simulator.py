@@ -4,6 +4,7 @@ The 20 tasks and the mix of policies follow the WHALE paper (Meta-World, six tra
 paper does not give noise levels and cross-environment offsets, so those are this project's choice.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -361,9 +362,5 @@ def rollout(
     Raises:
       WhaleError: a task, policy or camera is unknown, or Meta-World or a working GL is missing.
     """
-    check_names(tasks=(task,), policies=(policy_name,), camera=camera)
-    simulator = Simulator(task, image_size=image_size, camera=camera)
-    try:
+    with contextlib.closing(Simulator(task, image_size=image_size, camera=camera)) as simulator:
         return simulator.rollout(policy_name, seed, steps)
-    finally:
-        simulator.close()

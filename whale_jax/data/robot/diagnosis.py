@@ -7,7 +7,7 @@ A dimensions of an action, S columns of the state.
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,9 @@ class Axis:
     def certain(self) -> bool:
         """Whether the response can be trusted."""
         return self.response is not None and self.response.clear and self.response.agreement >= _AGREEMENT
+
+
+_Examined = tuple[list[Finding], Axis | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +169,7 @@ def _motion(state: np.ndarray, unit: str) -> np.ndarray:
     return motion if turn is None else (motion + turn / 2) % turn - turn / 2
 
 
-def _examine_delta(
-    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
-) -> tuple[list[Finding], Axis | None]:
+def _examine_delta(measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str) -> _Examined:
     name, factor = spec.names[d], _factor(spec.units[d], unit, spec.rate_hz)
     if spec.frame == "tool":
         sentence = f"{name} is relative to the tool and positions were measured from the base: they are not compared"
@@ -238,7 +239,7 @@ def _lag(axes: Sequence[Axis], spec: ActionSpec) -> Iterator[Finding]:
     if not lag or 2 * count <= len(onsets):
         return
     names = tuple(name for name, onset in onsets.items() if onset == lag)
-    steps = f"{_NUMBERS[abs(lag)]} step{'s' if abs(lag) > 1 else ''}" if abs(lag) in _NUMBERS else f"{abs(lag)} steps"
+    steps = f"{_NUMBERS.get(abs(lag), abs(lag))} step{'s' if abs(lag) > 1 else ''}"
     seconds = lag / spec.rate_hz
     evidence = {"onset": lag, "seconds": seconds, "axes": len(onsets)}
     if lag < 0:
@@ -287,9 +288,7 @@ def _scale_finding(names: tuple[str, ...], severity: str, gain: float, interval)
     return Finding(severity, "scale", names, sentence, fix, evidence)
 
 
-def _examine_absolute(
-    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
-) -> tuple[list[Finding], Axis | None]:
+def _examine_absolute(measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str) -> _Examined:
     name = spec.names[d]
     commands = [steps.actions[:, d].astype(np.float64) for steps in measured]
     places = [steps.state[1:, column].astype(np.float64) for steps in measured]
@@ -311,9 +310,7 @@ def _examine_absolute(
     return [*_sign(axis)], axis
 
 
-def _examine_gripper(
-    measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str
-) -> tuple[list[Finding], Axis | None]:
+def _examine_gripper(measured: Sequence[Trajectory], spec: ActionSpec, d: int, column: int, unit: str) -> _Examined:
     name = spec.names[d]
     commands = [steps.actions[:, d].astype(np.float64) for steps in measured]
     openings = [steps.state[1:, column].astype(np.float64) for steps in measured]
@@ -340,11 +337,7 @@ def _examine_gripper(
     return [], None
 
 
-_EXAMINE: dict[str, Callable[..., tuple[list[Finding], Axis | None]]] = {
-    "delta": _examine_delta,
-    "absolute": _examine_absolute,
-    "gripper": _examine_gripper,
-}
+_EXAMINE = {"delta": _examine_delta, "absolute": _examine_absolute, "gripper": _examine_gripper}
 
 
 def _from_pictures(recording: Sequence[Trajectory], spec: ActionSpec) -> Iterator[Finding]:

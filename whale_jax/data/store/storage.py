@@ -76,8 +76,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = json.loads(str(_array(archive, "header")))
-            if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-                raise _other_schema(path, header)
+            _check_schema(path, header)
             yield archive, header
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise WhaleError(
@@ -100,12 +99,13 @@ def _array(archive: Any, name: str) -> np.ndarray:
     return array.reshape(shape, order="F" if columns_first else "C").copy()
 
 
-def _other_schema(path: Path, found: dict[str, Any]) -> WhaleError:
-    return WhaleError(
-        f"{path} has the format {found.get('format')!r} version {found.get('version')!r}, but this version "
-        f"of Whale reads {FORMAT!r} version {VERSION}. Record it again with `whale collect`, or import it "
-        "again with `whale data import`, into a new directory, or install the version of Whale that wrote it."
-    )
+def _check_schema(path: Path, found: dict[str, Any]) -> None:
+    if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+        raise WhaleError(
+            f"{path} has the format {found.get('format')!r} version {found.get('version')!r}, but this version "
+            f"of Whale reads {FORMAT!r} version {VERSION}. Record it again with `whale collect`, or import it "
+            "again with `whale data import`, into a new directory, or install the version of Whale that wrote it."
+        )
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
@@ -187,10 +187,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error}). Delete it and run the same `whale collect` or `whale data import` "
             "command again: the episodes are kept and the manifest is written anew."
         ) from error
-    if not isinstance(manifest, dict):
-        raise _other_schema(path, {})
-    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise _other_schema(path, manifest)
+    _check_schema(path, manifest if isinstance(manifest, dict) else {})
     return manifest
 
 
