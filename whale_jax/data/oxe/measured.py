@@ -3,6 +3,7 @@
 Dimension keys: N frames of an episode, S columns.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -62,23 +63,19 @@ def measured(index: Index) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         return
     read, read_state = episode_reader(index.recipe, index.dataset), found[1]
     for path in index.files:
-        try:
+        with contextlib.suppress(BrokenRecord, FileNotFoundError):
             for _, record in records(path):
-                try:
+                with contextlib.suppress(BrokenRecord):
                     rows, _ = read(record)
-                except BrokenRecord:
-                    continue
-                yield rows["action"][:-1], _fitting(read_state, record, len(rows))
-        except (BrokenRecord, FileNotFoundError):
-            continue
+                    yield rows["action"][:-1], _fitting(read_state, record, len(rows))
 
 
 def _fitting(read_state: Callable[[bytes], np.ndarray], record: bytes, frames: int) -> np.ndarray | None:
-    try:
+    with contextlib.suppress(BrokenRecord):
         state = read_state(record)
-    except BrokenRecord:
-        return None
-    return state if len(state) == frames and np.isfinite(state).all() else None
+        if len(state) == frames and np.isfinite(state).all():
+            return state
+    return None
 
 
 def _numbers(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Writes an episode store as an RLDS data set, and reads it back."""
 
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,17 +118,16 @@ def import_exported(dataset: RldsDataset, root: Path, progress: bool = True) -> 
     parse = dataset.parser([*keys, *state, "episode_metadata/record", "episode_metadata/metadata"])
     lines, total = [], sum(map(sum, dataset.shard_lengths.values()))
     with Progress(dataset.name, "Copied", "episodes", total, 0, "frames", progress) as bar:
-        for paths in dataset.splits.values():
-            for path in paths:
-                for _, record in records(path):
-                    fields, places = parse(record), spans(record, "steps/observation/image")
-                    frames = np.empty((len(places), *info["image_size"], 3), np.uint8)
-                    for frame, (at, size) in zip(frames, places, strict=True):
-                        decode_into(frame, record[at : at + size])
-                    arrays = [fields[key][:-1] for key in keys]
-                    metadata = json.loads(fields["episode_metadata/metadata"].item())
-                    episode = Episode(frames, *arrays, metadata, *(fields[key] for key in state))
-                    line = json.loads(fields["episode_metadata/record"].item())
-                    lines.append(record_of(line["file"], write_episode(root / line["file"], episode)))
-                    bar.step(len(frames))
+        for path in itertools.chain.from_iterable(dataset.splits.values()):
+            for _, record in records(path):
+                fields, places = parse(record), spans(record, "steps/observation/image")
+                frames = np.empty((len(places), *info["image_size"], 3), np.uint8)
+                for frame, (at, size) in zip(frames, places, strict=True):
+                    decode_into(frame, record[at : at + size])
+                arrays = [fields[key][:-1] for key in keys]
+                metadata = json.loads(fields["episode_metadata/metadata"].item())
+                episode = Episode(frames, *arrays, metadata, *(fields[key] for key in state))
+                line = json.loads(fields["episode_metadata/record"].item())
+                lines.append(record_of(line["file"], write_episode(root / line["file"], episode)))
+                bar.step(len(frames))
     write_manifest(root, lines, **info)
