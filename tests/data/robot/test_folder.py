@@ -64,7 +64,7 @@ def test_frames_are_taken_by_their_order_where_the_table_has_other_times_than_th
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("0.2,oops" + ",0" * 13, r"ep_a.csv, row 4: could not convert string to float: 'oops'.*--leave-out=ep_a$"),
+        ("0.2,oops" + ",0" * 13, r"ep_a.csv, row 4: x is 'oops', and a number .*--leave-out=ep_a$"),
         ("0.2,1", r"ep_a.csv, row 4 has 2 cells, and its header 15"),
         ("0.2,nan" + ",0" * 13, r"ep_a.csv has a value that is not a number at row 4: action, x"),
         ("0.1,0" + ",0" * 13, r"ep_a.csv goes back in time at row 4: timestamp 0.1 s follows 0.1 s"),
@@ -88,12 +88,13 @@ def test_frames_and_rows_that_disagree_are_counted(tmp_path):
 def test_a_video_without_a_table_and_a_table_without_a_video_are_named(tmp_path):
     root = recordings.write_folder(tmp_path / "set", LENGTHS)
     (root / "ep_b.csv").rename(tmp_path / "ep_b.csv")
-    with pytest.raises(WhaleError, match="the episode ep_b has no CSV of actions"):
-        Folder(root)
+    with pytest.raises(WhaleError, match=r"the episode ep_b has no CSV of actions.*--leave-out=ep_b$"):
+        read(root)
+    assert [episode.name for episode in Folder(root).episodes((), "main", {"ep_b"})] == ["ep_a"]
     (tmp_path / "ep_b.csv").rename(root / "ep_b.csv")
     (root / "ep_b.mp4").unlink()
     with pytest.raises(WhaleError, match="the episode ep_b has no video and no directory of pictures"):
-        Folder(root)
+        read(root)
 
 
 def test_a_picture_that_does_not_decode_is_named(tmp_path):

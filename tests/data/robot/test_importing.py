@@ -13,6 +13,7 @@ import pytest
 from whale_jax.base.errors import WhaleError
 from whale_jax.cli.whale import main
 from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.robot import importing
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data, slugs_of, split_names
 from whale_jax.data.robot.readers import READERS, read_steps
@@ -106,9 +107,26 @@ def test_the_same_command_again_writes_nothing_anew_and_other_settings_are_refus
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")}
     import_data(source, root, ARX5, progress=False)
     assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")}
-    for changed in ({"image_size": 32}, {"valid": 0.5}, {"leave_out": ["1"]}):
+    for changed in ({"image_size": 32}, {"valid": 0.5}):
         with pytest.raises(WhaleError, match="already holds episodes with"):
             import_data(source, root, ARX5, progress=False, **changed)
+
+
+def test_what_an_error_advises_goes_on_with_what_is_there(tmp_path, monkeypatch):
+    root = recordings.write_folder(tmp_path / "source", {"0": 6, "1": 7, "2": 8, "3": 9}, pictures=True)
+    (root / "2" / "000003.png").write_bytes(b"no picture")
+    robot = tmp_path / "own.yaml"
+    robot.write_text("robot: arm\ndimensions:\n  - {name: x, from: x, kind: delta, unit: m}\n")
+    with pytest.raises(WhaleError, match=r"000003.png is no picture that decodes .*--leave-out=2$"):
+        import_data(root, tmp_path / "store", robot, progress=False)
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "store").rglob("[!.]*.npz")}
+    assert {"0000.npz", "0001.npz"} <= kept.keys()
+    decoded, episode = [], importing._episode
+    monkeypatch.setattr(importing, "_episode", lambda job: decoded.append(job.recorded.name) or episode(job))
+    store, _ = import_data(root, tmp_path / "store", robot, leave_out=["2"], progress=False)
+    assert decoded == ["3"] and len(store) == 3
+    import_data(root, tmp_path / "fresh", robot, leave_out=["2"], progress=False)
+    assert tiny.files_in(tmp_path / "store") == tiny.files_in(tmp_path / "fresh")
 
 
 def test_a_store_is_copied_after_a_check(store, tmp_path):

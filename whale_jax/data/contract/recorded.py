@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -12,6 +12,9 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 
 EXTRA = "pip install 'whale-jax[lerobot]', or in a checkout WHALE_EXTRAS=metaworld,viz,dev,lerobot bash launch/setup.sh"
+
+
+_TOLD = 3  # faults that one message describes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Recorded:
       task: what was to be done, in words.
       camera: the view that `frames` reads.
       frames: maps ascending rows (K,) and a side in pixels to frames (K, side, side, 3) uint8.
+      notes: what is unusual about it, each as the end of "episodes ...".
+      doubts: the same, of what is taken for an accident if few episodes have it.
     """
 
     name: str
@@ -49,6 +54,21 @@ class Recorded:
     task: str
     camera: str
     frames: Callable[[np.ndarray, int], np.ndarray]
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+class BrokenEpisode(WhaleError):
+    """The error of an episode that contradicts itself.
+
+    Attributes:
+      name, problem: the episode's name, and what is wrong with it in a sentence.
+      rate_hz: the even rate of its times if that is not the one stated, else None.
+    """
+
+    def __init__(self, name: str, problem: str, rate_hz: float | None = None):
+        super().__init__(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
+        self.name, self.problem, self.rate_hz = name, problem, rate_hz
 
 
 class Reader(Protocol):
@@ -91,15 +111,52 @@ class Reader(Protocol):
         """Closes the file that was read last."""
 
 
-def broken(name: str, problem: str) -> WhaleError:
+def broken(name: str, problem: str, rate_hz: float | None = None) -> BrokenEpisode:
     """Returns the error for an episode that contradicts itself, with the option that imports the others."""
-    return WhaleError(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
+    return BrokenEpisode(name, problem, rate_hz)
+
+
+def whole_ones(reads: Iterable[Callable[[], Recorded]], count: int) -> Iterator[Recorded]:
+    """Yields the `count` episodes that these functions read, and tells the faults of all others together at the end.
+
+    Raises:
+      WhaleError: episodes contradict themselves. The message names the first faults, and leaves all faulty ones out.
+    """
+    faults: list[BrokenEpisode] = []
+    for read in reads:
+        try:
+            recorded = read()
+        except BrokenEpisode as error:
+            faults.append(error)
+            continue
+        yield recorded
+    if len(faults) == 1 and count > 1:
+        raise faults[0]
+    if faults:
+        raise WhaleError(_all_faults(faults, count))
+
+
+def _all_faults(faults: Sequence[BrokenEpisode], count: int) -> str:
+    told = " ".join(fault.problem for fault in faults[:_TOLD])
+    more = f" {len(faults) - _TOLD} more have such faults." if len(faults) > _TOLD else ""
+    rates = [fault.rate_hz for fault in faults]
+    if None not in rates and max(rates) <= min(rates) * 1.01:
+        rate = sum(rates) / len(rates)
+        told += f" The times of these episodes run at {rate:.4g} Hz; if they are right, correct the stated rate."
+    if len(faults) == count:
+        return f"{told}{more} No episode is without a fault ({count} in all); mend the files."
+    names = ",".join(fault.name for fault in faults)
+    return f"{told}{more} Mend the files, or import the other {count - len(faults)} episodes: --leave-out={names}"
 
 
 def check_rows(name: str, file: str, first_row: int, times: np.ndarray, tables: Mapping[str, Table]) -> None:
-    """Raises WhaleError, naming file and row, for a value that is not finite or a time that does not increase."""
-    for key, table in {"timestamp": Table(times[:, None]), **tables}.items():
-        bad = np.argwhere(~np.isfinite(table.values))
+    """Raises WhaleError, naming file and row, for a value that is not finite or a time that does not increase.
+
+    An action at the last frame leads nowhere, so it may lack a value.
+    """
+    for key, table in {"timestamp": Table(times[:, None], ("timestamp",)), **tables}.items():
+        unused = key.startswith("action") and len(table.values) == len(times)
+        bad = np.argwhere(~np.isfinite(table.values[: len(times) - unused]))
         if len(bad):
             row, column = map(int, bad[0])
             which = table.names[column] if table.names else f"column {column}"

@@ -11,6 +11,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import reason
 
 _READ_ON = 1.0
 
@@ -108,7 +109,8 @@ class Video:
             yield
         except (av.FFmpegError, OSError) as error:
             raise WhaleError(
-                f"{self.path} is cut short or no video ({error}); copy it anew, or leave its episodes out."
+                f"{self.path} is cut short or no video ({reason(self.path, error)}); copy it anew, or leave its "
+                "episodes out."
             ) from error
 
     def _check_codec(self) -> None:
@@ -149,13 +151,20 @@ class LastVideo:
 
 
 def frame_times(path: Path) -> np.ndarray:
-    """Returns the times (N,) in seconds, ascending, of all frames of a video, without decoding any.
+    """Returns the times (N,) in seconds, ascending, of all frames that a video shows, without decoding any.
+
+    Frames that an edit list hides, as where a video was cut without being encoded anew, are not among them.
 
     Raises:
       WhaleError: see `Video`.
     """
     with Video(path) as video, video._decoding():
-        stamps = [packet.pts for packet in video._container.demux(video._stream) if packet.pts is not None]
+        packets = [packet for packet in video._container.demux(video._stream) if packet.pts is not None]
+        if len(packets) < video.count:
+            raise WhaleError(
+                f"{path} is cut short: {len(packets)} of its {video.count} frames are there; copy it anew."
+            )
+        stamps = [packet.pts for packet in packets if not packet.is_discard]
         return np.sort(np.array(stamps, np.float64)) * float(video._stream.time_base)
 
 
@@ -177,6 +186,8 @@ def picture(source: Path | IO[bytes], side: int, where: str) -> np.ndarray:
     """
     try:
         with Image.open(source) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"it has more than 8 bits a channel, {image.mode!r}, as depth has; convert it to 8")
             return scaled(av.VideoFrame.from_image(image.convert("RGB")), side)
     except (OSError, SyntaxError, ValueError) as error:
         raise WhaleError(

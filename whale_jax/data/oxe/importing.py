@@ -8,6 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.order import natural
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.oxe.held_out import whole_episodes, write_store
 from whale_jax.data.oxe.index import Index, open_index
@@ -62,7 +63,7 @@ def one_version(source: Path | str) -> RldsDataset:
       WhaleError: there is no such data set, or several versions.
     """
     path = epath.Path(source)
-    versions = [path] if (path / INFO).exists() else sorted(p.parent for p in path.glob(f"*/{INFO}"))
+    versions = [path] if (path / INFO).exists() else sorted((p.parent for p in path.glob(f"*/{INFO}")), key=natural)
     if len(versions) != 1:
         raise WhaleError(f"{source} holds {len(versions)} versions of an RLDS data set; give the directory of one.")
     return RldsDataset(versions[0].parent.name, versions[0])

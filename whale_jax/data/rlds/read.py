@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.base.order import natural
 from whale_jax.data.rlds import INFO
 
 NEEDED = {
@@ -148,7 +149,7 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
         directory = epath.Path(root) / name
         if not directory.is_dir():
             continue
-        there = sorted(path.name for path in directory.iterdir() if (path / INFO).exists())
+        there = sorted((path.name for path in directory.iterdir() if (path / INFO).exists()), key=natural)
         known = [version for version in there if versions is None or version in set(versions)]
         if known:
             return RldsDataset(name, directory / known[-1])

@@ -29,6 +29,8 @@ class Found:
       actions: (min, mean, max, share beyond the range) of each dimension; empty if they were not converted.
       left_out: number of episodes and rows left out, by cause.
       repaired: number of values by how they were repaired.
+      sources: names of the columns that the robot's file numbers, by dimension.
+      noted: number of episodes by what is unusual about them.
     """
 
     kind: str
@@ -43,6 +45,8 @@ class Found:
     actions: tuple[tuple[float, float, float, float], ...] = ()
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     repaired: dict[str, int] = dataclasses.field(default_factory=dict)
+    noted: dict[str, int] = dataclasses.field(default_factory=dict)
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -53,6 +57,7 @@ class Found:
         spec: ActionSpec,
         camera: str,
         left_out: dict[str, int],
+        sources: dict[str, str],
     ) -> "Found":
         """Describes a LeRobot data set or a folder, from the imported episodes, their motion and their splits."""
         actions = np.concatenate([motion.actions for _, motion in pairs])
@@ -77,6 +82,8 @@ class Found:
             actions=tuple(tuple(map(float, row)) for row in zip(*columns, strict=True)),
             left_out={cause: count for cause, count in left_out.items() if count},
             repaired={what: count for what, count in repaired.items() if count},
+            sources=sources,
+            noted=dict(Counter(note for recorded, _ in pairs for note in (*recorded.notes, *recorded.doubts))),
         )
 
     @classmethod
@@ -113,9 +120,12 @@ def to_text(found: Found, root: str) -> str:
         lines.append(f"  task      {text} ({count})")
     if len(found.tasks) > _SHOWN:
         lines.append(f"  task      and {len(found.tasks) - _SHOWN} more")
+    if found.sources:
+        lines.append(f"  columns   {', '.join(f'{name} is {source!r}' for name, source in found.sources.items())}")
     lines += _dimensions(found)
     lines += [f"  left out  {count} {cause}" for cause, count in found.left_out.items()]
     lines += [f"  repaired  {count} {what}" for what, count in found.repaired.items()]
+    lines += [f"  noted     {count} episode(s) {what}" for what, count in found.noted.items()]
     return "\n".join(lines)
 
 

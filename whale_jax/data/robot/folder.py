@@ -3,17 +3,22 @@
     NAME.mp4 + NAME.csv,  or  NAME/000000.png ... + NAME.csv or NAME/actions.csv
 
 The header of the CSV names its columns. `timestamp` (seconds), `reward`, `success`, `task` and `state.*` have the
-meaning of their names, and all other columns are the action. There are as many rows as frames, or one fewer.
+meaning of their names. All other columns are the action, but for those without a name and for further clocks and
+counters, such as `time` or `index`. There are as many rows as frames, or one fewer.
 """
 
 import csv
+import functools
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows
+from whale_jax.base.files import reason
+from whale_jax.base.order import in_sequence, natural
+from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, whole_ones
 from whale_jax.data.media.videos import LastVideo, frame_times, picture
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
@@ -22,6 +27,13 @@ ACTION, STATE = "action", "observation.state"
 MARKS = "NAME.mp4 or NAME/*.png with NAME.csv"
 _OWN = ("timestamp", "reward", "success")
 _TEXT = "task"
+_TRUTHS = {"true": 1.0, "false": 0.0}
+# Names of columns that tables have beside actions: row numbers as pandas writes them, clocks, and counters.
+_NO_ACTION = re.compile(
+    r"|unnamed.*|index|idx|row|t|(wall_?)?time([_ .(]?(s|sec|seconds|ms|us|ns|stamp)\)?)?|.*time_?stamp.*|stamp|date.*"
+    r"|sec(onds?)?|(frame|step|episode)([_ ]?(index|idx|id|number|nr|no))?|datetime",
+    re.IGNORECASE,
+)
 
 
 def is_folder(root: Path) -> bool:
@@ -31,14 +43,20 @@ def is_folder(root: Path) -> bool:
 
 def _tables_and_films(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Returns the CSVs, and the videos or directories of pictures, by the episode's name."""
-    tables = {path.stem: path for path in root.glob("*.csv")}
-    films = {path.stem: path for path in sorted(root.iterdir()) if path.suffix.lower() in VIDEOS}
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and any(child.suffix.lower() in PICTURES for child in path.iterdir()):
+    there = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
+    tables = {path.stem: path for path in there if path.suffix.lower() == ".csv"}
+    films = {path.stem: path for path in there if path.suffix.lower() in VIDEOS}
+    for path in there:
+        if path.is_dir() and any(_pictures(path)):
             films[path.name] = path
             if (path / "actions.csv").exists():
                 tables.setdefault(path.name, path / "actions.csv")
     return tables, films
+
+
+def _pictures(directory: Path) -> Iterator[Path]:
+    """Yields the pictures in a directory, but for files of the operating system, whose names begin with a dot."""
+    return (p for p in directory.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
 
 
 class Folder:
@@ -54,17 +72,18 @@ class Folder:
       names: names of the episodes.
 
     Raises:
-      WhaleError: a CSV has no frames, or frames have no CSV.
+      WhaleError: the first CSV cannot be read.
     """
 
     kind = "folder"
 
     def __init__(self, root: Path | str, assumed_hz: float | None = None):
         self.root, self._assumed = Path(root), assumed_hz
-        self._pairs = list(self._find())
-        self.names = [name for name, _, _ in self._pairs]
+        self._tables, self._films = _tables_and_films(self.root)
+        self.names = sorted({*self._tables, *self._films}, key=natural)
         self.cameras: list[str] = []
-        self.columns = _split(_header(_rows(self._pairs[0][2])))
+        first = next((self._tables[name] for name in self.names if name in self._tables), None)
+        self.columns = {} if first is None else _split(_header(_rows(first)))
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
@@ -75,32 +94,27 @@ class Folder:
         """Yields the episodes one by one and checks each CSV against its frames, which are decoded only on request.
 
         Raises:
-          WhaleError: a value is not a number, time goes backwards, or frames and rows disagree. The message names file
-            and row.
+          WhaleError: a value is not a number, time goes backwards, frames and rows disagree, or one of them is missing.
+            The message names file and row, and all episodes of which that is true.
         """
-        for name, frames, table in self._pairs:
-            if name not in leave_out:
-                yield self._recorded(name, frames, table)
+        wanted = [name for name in self.names if name not in leave_out]
+        yield from whole_ones((functools.partial(self._recorded, name) for name in wanted), len(wanted))
 
     def close(self) -> None:
         """Closes the video that was read last."""
         self._video.close()
 
-    def _find(self) -> Iterator[tuple[str, Path, Path]]:
-        """Yields (name, video or directory of pictures, CSV)."""
-        tables, films = _tables_and_films(self.root)
-        if alone := sorted(set(tables) ^ set(films)):
-            what = "no CSV of actions" if alone[0] in films else "no video and no directory of pictures"
-            raise WhaleError(
-                f"{self.root}: the episode {alone[0]} has {what} ({len(alone)} such in all); add or remove it."
-            )
-        for name in sorted(films):
-            yield name, films[name], tables[name]
-
-    def _recorded(self, name: str, film: Path, path: Path) -> Recorded:
+    def _recorded(self, name: str) -> Recorded:
+        film, path = self._films.get(name), self._tables.get(name)
+        if film is None or path is None:
+            what = "no CSV of actions" if path is None else "no video and no directory of pictures"
+            raise broken(name, f"{self.root}: the episode {name} has {what}.")
         values, texts = _read_csv(path, name)
-        pictures = sorted(p for p in film.iterdir() if p.suffix.lower() in PICTURES) if film.is_dir() else None
-        shown = frame_times(film) if pictures is None else np.arange(len(pictures), dtype=np.float64)
+        try:
+            pictures = in_sequence(_pictures(film)) if film.is_dir() else None
+            shown = frame_times(film) if pictures is None else np.arange(len(pictures), dtype=np.float64)
+        except WhaleError as error:
+            raise broken(name, str(error)) from error
         count, rows = len(shown), len(next(iter(values.values())))
         if rows not in (count, count - 1):
             raise broken(
@@ -143,9 +157,13 @@ class Folder:
 
 
 def _split(header: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Returns the columns of the action and of the state, if there are any."""
+    """Returns the columns of the action and of the state, if there are any.
+
+    Columns without a name, and those that are named after time or after rows, are neither.
+    """
     state = tuple(n for n in header if n.startswith("state."))
-    columns = {ACTION: tuple(n for n in header if n not in (*_OWN, _TEXT, *state)), STATE: state}
+    aside = {n for n in header if n in (*_OWN, _TEXT, *state) or _NO_ACTION.fullmatch(n)}
+    columns = {ACTION: tuple(n for n in header if n not in aside), STATE: state}
     return {key: names for key, names in columns.items() if names}
 
 
@@ -158,16 +176,15 @@ def _rows(path: Path) -> Iterator[list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.reader(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise WhaleError(f"{path} cannot be read as text ({error}).") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WhaleError(f"{path} cannot be read as text: {reason(path, error)}.") from error
 
 
 def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the numeric columns by name, (N,) float64, and the texts. Raises WhaleError for a bad number."""
+    """Returns the numeric columns by name, (N,) float64, and the texts. Raises BrokenEpisode for a bad number."""
     rows = _rows(path)
     header = _header(rows)
-    if not header or len(set(header)) != len(header):
-        raise WhaleError(f"{path} needs a first row that names its columns, each once; it has: {', '.join(header)}.")
+    _check_header(path, name, header)
     numbers, texts = [], []
     for row, cells in enumerate(rows, start=2):
         if not cells:
@@ -176,11 +193,39 @@ def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
             raise broken(name, f"{path}, row {row} has {len(cells)} cells, and its header {len(header)}.")
         named = dict(zip(header, cells, strict=True))
         texts.append(named.pop(_TEXT, "").strip())
-        try:
-            numbers.append([float(cell) for cell in named.values()])
-        except ValueError as error:
-            raise broken(name, f"{path}, row {row}: {error}.") from error
+        numbers.append([_number(path, name, row, *cell) for cell in named.items()])
     if not numbers:
         raise broken(name, f"{path} has no row after its header.")
     columns = [n for n in header if n != _TEXT]
     return dict(zip(columns, np.array(numbers, np.float64).T, strict=True)), texts
+
+
+def _check_header(path: Path, name: str, header: list[str]) -> None:
+    """Raises BrokenEpisode if the first row of a CSV does not name its columns."""
+    if not header:
+        raise broken(name, f"{path} needs a first row that names its columns: {reason(path, 'it is blank')}.")
+    if len(header) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in header[0]), None)):
+        raise broken(name, f"{path} has {other!r} between its cells; write commas.")
+    if all(_is_number(cell) for cell in header):
+        raise broken(name, f"{path} begins with numbers; its first row must name the columns.")
+    if twice := [cell for cell in dict.fromkeys(header) if header.count(cell) > 1]:
+        raise broken(name, f"{path} names the column {twice[0]!r} {header.count(twice[0])} times; name each once.")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return bool(float(cell) or True)
+    except ValueError:
+        return False
+
+
+def _number(path: Path, name: str, row: int, column: str, cell: str) -> float:
+    if cell.strip().lower() in _TRUTHS:
+        return _TRUTHS[cell.strip().lower()]
+    try:
+        return float(cell)
+    except ValueError:
+        if not column or _NO_ACTION.fullmatch(column):
+            return 0.0  # nothing reads it
+        what = f"is {cell!r}" if cell.strip() else "has no value"
+        raise broken(name, f"{path}, row {row}: {column} {what}, and a number belongs there.") from None

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -17,18 +18,19 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.contract.episode import Episode
-from whale_jax.data.contract.recorded import Reader, Recorded, check_image_size
+from whale_jax.data.contract.recorded import Reader, Recorded, broken, check_image_size
 from whale_jax.data.robot.contract import EXAMPLES, Robot, load_robot
 from whale_jax.data.robot.findings import Found
-from whale_jax.data.robot.motion import Motion, action_spec, convert, state_spec
+from whale_jax.data.robot.motion import Motion, action_spec, convert, sources, state_spec
 from whale_jax.data.robot.readers import kind_of
 from whale_jax.data.store.resume import resuming
-from whale_jax.data.store.storage import episode_file, record_of, write_episode, write_manifest
+from whale_jax.data.store.storage import episode_file, read_episode, record_of, write_episode, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
 
 POLICY, IMAGE_SIZE = "demonstration", 64
 _RATES_DIFFER = 0.01
 _SLUG = 60
+MAX_DOUBTFUL_SHARE = 0.5  # of episodes that are unusual in one way and imported nevertheless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _plan(
             raise unknown_name(f"episode in {reader.root}", name, reader.names)
     camera = reader.choose_camera(camera or robot.camera)
     recordings = list(reader.episodes({*robot.action, *robot.state}, camera, leave_out))
+    _check_doubts(reader, recordings)
     long_enough = [recorded for recorded in recordings if len(recorded.times) > 1]
     rate = robot.rate_hz or _only_rate(long_enough, robot)
     pairs = [(recorded, convert(robot, recorded, rate)) for recorded in long_enough]
@@ -140,7 +143,17 @@ def _plan(
         "by --leave-out": len(leave_out),
         f"of fewer than two frames at {rate:g} Hz": len(recordings) - len(pairs),
     }
-    return Found.of(reader, pairs, splits, spec, camera, causes), shared, jobs
+    return Found.of(reader, pairs, splits, spec, camera, causes, sources(robot, pairs[0][0])), shared, jobs
+
+
+def _check_doubts(reader: Reader, recordings: list[Recorded]) -> None:
+    """Raises WhaleError if so many episodes are unusual that it is no accident."""
+    for note, count in Counter(note for recorded in recordings for note in recorded.doubts).items():
+        if count > MAX_DOUBTFUL_SHARE * len(recordings) and count > 1:
+            raise WhaleError(
+                f"{count} of {len(recordings)} episodes of {reader.root} are ones {note}; up to "
+                f"{MAX_DOUBTFUL_SHARE:.0%} are taken for accidents. Mend the data set, or leave some of these out."
+            )
 
 
 def _only_rate(recordings: list[Recorded], robot: Robot) -> float:
@@ -179,7 +192,8 @@ def slugs_of(texts: Iterable[str]) -> dict[str, str]:
 
 def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], progress: bool) -> None:
     """Writes the missing episodes, and then the manifest."""
-    with resuming(root, {job.file for job in jobs}, shared) as headers:
+    with resuming(root, {job.file for job in jobs}, shared, _unchanged_by_omission) as headers:
+        _adopt(root, jobs, headers)
         missing = [job for job in jobs if job.file not in headers]
         there = len(jobs) - len(missing)
         with Progress(root.name, "Imported", "episodes", len(jobs), there, "frames", progress) as bar:
@@ -190,6 +204,30 @@ def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], progress: b
         columns = (np.concatenate([actions[:, d] for actions in train]) for d in range(train[0].shape[1]))
         lines = [record_of(job.file, headers[job.file]) for job in jobs]
         write_manifest(root, lines, versions=_versions(), **shared, statistics=statistics(columns))
+
+
+def _unchanged_by_omission(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a store that stay the same where an episode is left out, which moves quantiles."""
+    spec = settings["action_spec"]
+    if isinstance(spec, dict) and spec.get("range_is") == "quantiles":
+        spec = {key: value for key, value in spec.items() if key not in ("low", "high")}
+    return {key: value for key, value in settings.items() if key != "left_out"} | {"action_spec": spec}
+
+
+def _adopt(root: Path, jobs: list[_Job], headers: dict[str, dict[str, Any]]) -> None:
+    """Describes episodes that are there anew, in place, where another choice of episodes has changed their split."""
+    there = {header["metadata"].get("episode"): file for file, header in headers.items()}
+    for job in jobs:
+        file = there.get(job.recorded.name)
+        found = headers[file]["metadata"] if file else {}
+        metadata = job.metadata | {"versions": found.get("versions")}
+        if file is None or file == job.file and found == json.loads(json.dumps(metadata)):
+            continue
+        episode = dataclasses.replace(read_episode(root / file), metadata=metadata)
+        headers[job.file] = write_episode(root / job.file, episode)
+        if file != job.file:
+            (root / file).unlink()
+            del headers[file]
 
 
 def _written(root: Path, jobs: list[_Job]) -> Iterator[tuple[_Job, dict[str, Any]]]:
@@ -208,7 +246,10 @@ def _written(root: Path, jobs: list[_Job]) -> Iterator[tuple[_Job, dict[str, Any
 
 def _episode(job: _Job) -> Episode:
     motion = job.motion
-    frames = job.recorded.frames(motion.rows, job.metadata["image_size"][0])
+    try:
+        frames = job.recorded.frames(motion.rows, job.metadata["image_size"][0])
+    except WhaleError as error:
+        raise broken(job.recorded.name, str(error)) from error
     return Episode(frames, motion.actions, motion.rewards, motion.success, job.metadata, motion.state)
 
 

@@ -58,6 +58,8 @@ def convert(robot: Robot, recorded: Recorded, rate_hz: float) -> Motion:
             f"{recorded.file} has {len(state.values)} rows of state and episode {recorded.name} {steps + 1} frames.",
         )
     grid = _Grid(recorded, rate_hz, robot)
+    recorded_rows = len(action.values)
+    action = dataclasses.replace(action, values=action.values[:steps])  # one at the last frame leads nowhere
     columns, wrapped, outside = [], 0, 0
     for d in robot.dimensions:
         values, over, beyond = _steps(robot, d, action, state, steps)
@@ -74,9 +76,16 @@ def convert(robot: Robot, recorded: Recorded, rate_hz: float) -> Motion:
         success=grid.totals(success) > 0,
         rows=grid.rows,
         wrapped=wrapped,
-        dropped=len(action.values) - grid.used,
+        dropped=recorded_rows - grid.used,
         outside=outside,
     )
+
+
+def sources(robot: Robot, recorded: Recorded) -> dict[str, str]:
+    """Returns the names of the columns that the robot's file numbers, by dimension; empty where there are no names."""
+    names = _joined(robot, recorded, robot.action, "action").names
+    numbered = {d.name: [c for c in d.source if isinstance(c, int) and str(c) not in names] for d in robot.dimensions}
+    return {name: ", ".join(names[c] for c in columns) for name, columns in numbered.items() if columns and names}
 
 
 def action_spec(robot: Robot, motions: Iterable[Motion], rate_hz: float) -> ActionSpec:
