@@ -61,7 +61,7 @@ def check_times(name: str, where: str, first_row: int, stamps: np.ndarray, rate_
     )
 
 
-def match(name: str, path: str, times: np.ndarray, shown: np.ndarray, begins: float) -> tuple[np.ndarray, str]:
+def match(name: str, path: str, times: np.ndarray, shown: np.ndarray, begins: float) -> tuple[np.ndarray, str, str]:
     """Finds the frame of every row of an episode.
 
     Args:
@@ -71,7 +71,8 @@ def match(name: str, path: str, times: np.ndarray, shown: np.ndarray, begins: fl
       begins: `timestamp` of the first row in seconds.
 
     Returns:
-      The times (N,) of the frames in the video, and a note for frames that no row has, else "".
+      The times (N,) of the frames in the video, a note for a video of another rate, and a doubt for frames that no row
+      has; "" if there is none.
 
     Raises:
       BrokenEpisode: there are fewer frames than rows, or it is not certain which frame a row has.
@@ -82,8 +83,10 @@ def match(name: str, path: str, times: np.ndarray, shown: np.ndarray, begins: fl
         raise broken(name, f"{path} has {frames} frames of episode {name}, and its table {rows} rows.")
     if frames == rows:
         off = np.abs(times - played) / step
-        if off.max(initial=0.0) <= AGREE or (_even(times) and _even(played)):
-            return shown, ""
+        if off.max(initial=0.0) <= AGREE:
+            return shown, "", ""
+        if _even(times) and _even(played):
+            return shown, "whose video plays at another rate than their rows, so that frames were counted", ""
         row = int(np.argmax(off > AGREE))
         raise broken(
             name,
@@ -98,7 +101,7 @@ def match(name: str, path: str, times: np.ndarray, shown: np.ndarray, begins: fl
             f"{path} has {frames} frames of episode {name}, and its table {rows} rows, whose times do not say which "
             "frames they have.",
         )
-    return shown[nearest], "with more frames in the video than rows"
+    return shown[nearest], "", "with more frames in the video than rows"
 
 
 def _even(times: np.ndarray) -> bool:

@@ -137,7 +137,7 @@ class LeRobot:
             task=self._task(line, table),
             camera=camera,
             frames=self._frames(line, camera, shown),
-            notes=tuple(filter(None, [*notes, counted])),
+            notes=tuple(filter(None, [*notes, *counted])),
             doubts=tuple(filter(None, [gaps, more])),
         )
 
@@ -187,10 +187,10 @@ class LeRobot:
         numbers = column(table, "index") if "index" in table.column_names else found
         return ["whose index does not count on"] if (np.diff(numbers) != 1).any() else []
 
-    def _shown(self, line: Line, camera: str, times: np.ndarray, begins: float) -> tuple[np.ndarray, str, str]:
+    def _shown(self, line: Line, camera: str, times: np.ndarray, begins: float) -> tuple[np.ndarray, list[str], str]:
         """Returns the times of the rows' frames in the video, and notes on its place and length there."""
         if camera not in line.videos:
-            return times, "", ""
+            return times, [], ""
         name, (path, segment) = str(line.index), line.videos[camera]
         try:
             shown = self._times_in(path)
@@ -199,16 +199,17 @@ class LeRobot:
         place = (slice(None), "") if segment.end is None else self._places_in(path, camera)[line.index]
         if isinstance(place, BrokenEpisode):
             raise place
-        found, more = match(name, str(path), times, shown[place[0]], begins)
-        return found, place[1], more
+        found, slower, more = match(name, str(path), times, shown[place[0]], begins)
+        return found, [place[1], slower], more
 
     def _frames(self, line: Line, camera: str, shown: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
         if camera not in line.videos:
             return lambda rows, side: self._pictures(line, camera, rows, side)
         path, _ = line.videos[camera]
+        tolerance = np.diff(self._times_in(path)).min(initial=1.0) / 4
 
         def read(rows: np.ndarray, side: int) -> np.ndarray:
-            return self._video.open(path).read(shown[rows], side, 0.25 / self.rate_hz)
+            return self._video.open(path).read(shown[rows], side, tolerance)
 
         return read
 
