@@ -173,17 +173,23 @@ def cached(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[
 _LFS = b"version https://git-lfs"
 
 
+def is_pointer(path: Path) -> bool:
+    """Returns whether a file is one that git-lfs leaves in place of data that have not been fetched."""
+    with open(path, "rb") as file:
+        return file.read(len(_LFS)) == _LFS
+
+
 def reason(path: Path, error: BaseException | str) -> str:
     """Returns why the contents of a file cannot be read, for an error: its own text, or what the file is instead."""
     try:
         with open(path, "rb") as file:
-            head = file.read(len(_LFS))
+            head = file.read(2)
     except OSError as unreadable:
         return unreadable.strerror or str(unreadable)
-    if head == _LFS:
+    if is_pointer(path):
         return "it is a pointer of git-lfs in place of the data, which `git lfs pull` brings"
     if not head:
         return "it is empty"
-    if head[:2] == b"\x1f\x8b":
+    if head == b"\x1f\x8b":
         return "it is compressed with GZIP; unpack it first"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -18,8 +18,17 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {XLA_CPU_FLAG}".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # XLA splits programs over the available CPUs, and JAX's cache key does not hold their number.
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whale_jax" / f"compiled-{_cpus()}"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if (cache := user_cache()) is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / f"compiled-{_cpus()}"))
+
+
+def user_cache() -> Path | None:
+    """Returns the user's directory for files that can be made anew; None for a user without a home."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    return home / "whale_jax"
 
 
 def _cpus() -> int:

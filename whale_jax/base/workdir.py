@@ -8,6 +8,8 @@ from typing import Any
 
 from whale_jax.base.files import locked
 
+CHECKPOINTS = "checkpoints"  # directory of a run's checkpoints, in which each stage has its own
+
 
 def _at(name: str) -> Any:
     return property(lambda self: self.root / name)
@@ -15,7 +17,7 @@ def _at(name: str) -> Any:
 
 @dataclass(frozen=True, init=False)
 class Workdir:
-    """The paths of a run's files. `root` is as the user wrote it. An instance can be used as a path."""
+    """The paths of a run's files. `root` is as the user wrote it, without "~". An instance can be used as a path."""
 
     root: Path
 
@@ -30,7 +32,7 @@ class Workdir:
     features = _at("features")  # I3D features of clips, cached for the next FVD
 
     def __init__(self, root: "Path | str | Workdir"):
-        object.__setattr__(self, "root", Path(root))
+        object.__setattr__(self, "root", Path(root).expanduser())
 
     def __fspath__(self) -> str:
         return str(self.root)
@@ -44,11 +46,11 @@ class Workdir:
 
     def checkpoints(self, stage: str) -> Path:
         """Returns the directory of a stage's checkpoints. The path is absolute, as Orbax requires."""
-        return self.root.absolute() / "checkpoints" / stage
+        return self.root.absolute() / CHECKPOINTS / stage
 
     def checkpoint_steps(self, stage: str = "*") -> list[Path]:
         """Returns the directories of complete checkpoints. The name of an unfinished one is not all digits."""
-        return [path for path in self.root.glob(f"checkpoints/{stage}/*") if path.name.isdigit()]
+        return [path for path in self.root.glob(f"{CHECKPOINTS}/{stage}/*") if path.name.isdigit()]
 
     def history(self, stage: str) -> Path:
         """Returns the file of a stage's metrics by step."""

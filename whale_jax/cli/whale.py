@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import io
 import logging
 import os
 import select
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     An error meant for the user is one sentence on stderr with status 2. If the reader of the output leaves, as `head`
     does, the command ends silently with status 141.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack letters that are printed
     try:
         try:
             return answer(sys.argv[1:] if arguments is None else arguments)
@@ -50,7 +54,7 @@ def answer(arguments: list[str]) -> int:
     try:
         for module in plugins_in(arguments):
             load_plugin(module)
-        options, rest = build_parser().parse_known_args(arguments)
+        options, rest = build_parser().parse_known_args(list(map(_at_home, arguments)))
         options.overrides = parse_overrides(rest, options)
         if not debug:
             silence_threads()
@@ -64,6 +68,14 @@ def answer(arguments: list[str]) -> int:
             raise
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
+
+
+def _at_home(argument: str) -> str:
+    """Returns an argument with the home directory for "~", which shells leave as it is behind `--option=`."""
+    name, equals, value = argument.partition("=")
+    if name.startswith("--") and value.startswith("~"):
+        return f"{name}={os.path.expanduser(value)}"
+    return os.path.expanduser(argument) if argument.startswith("~") else argument
 
 
 def plugins_in(arguments: list[str]) -> list[str]:

@@ -7,23 +7,27 @@ from typing import Any
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, architecture, flat, nested_defaults
-from whale_jax.base.workdir import Workdir
+from whale_jax.base.workdir import CHECKPOINTS, Workdir
 from whale_jax.models.world import World
 from whale_jax.training.checkpoint import BrokenCheckpoint, Meta, newest_meta, read_meta, steps_in
 
 
-def find(directory: Path | str) -> tuple[Path, int]:
+def find(directory: Path | str) -> tuple[Path, int | str]:
     """Returns the stage directory and the step of the newest checkpoint, which is of the latest stage.
 
     Args:
-      directory: a work directory, the directory of a stage or that of a step.
+      directory: a work directory, its checkpoints, the directory of a stage or that of a step. A step that was copied
+        is known by what it holds, and its directory's name stands for its number.
 
     Raises:
       WhaleError: there is no checkpoint.
     """
-    directory = Path(directory).absolute()
-    if directory.name.isdigit() and (directory / "meta").is_dir():
-        return directory.parent, int(directory.name)
+    directory = Path(directory).expanduser().absolute()
+    if (directory / "meta").is_dir():
+        place = directory.resolve() if directory.is_symlink() else directory
+        return place.parent, int(place.name) if place.name.isdigit() else place.name
+    if directory.name == CHECKPOINTS and not steps_in(directory):
+        directory = directory.parent
     stages = {path.parent for path in Workdir(directory).checkpoint_steps()}
     candidates = [path for path in sorted(stages) if steps_in(path)] + ([directory] if steps_in(directory) else [])
     if not candidates:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from concurrent import futures
@@ -15,7 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import no_space
+from whale_jax.base.files import is_pointer, no_space
+from whale_jax.base.machine import devices
 from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.training import hosts
@@ -182,6 +184,12 @@ def read_meta(directory: Path, step: int) -> Meta:
             f"{directory / str(step)} has checkpoint format {values.get('format')!r} and this version reads "
             f"{FORMAT!r}; train again or use the version that wrote it."
         )
+    known = {field.name for field in dataclasses.fields(Meta)}
+    if newer := sorted(values.keys() - known):
+        raise WhaleError(
+            f"{directory / str(step)} describes itself with {', '.join(newer)}, which this version does not know; use "
+            "the version of Whale that wrote it, or a later one."
+        )
     return Meta(**values)
 
 
@@ -195,7 +203,8 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
       target: arrays, or shapes with shardings, that give structure and placement. None returns NumPy arrays.
 
     Raises:
-      WhaleError: the item is missing, truncated or does not fit the target.
+      BrokenCheckpoint: the item is missing, truncated or does not fit the target.
+      WhaleError: it may not be read by this user, or JAX does not start, which is no fault of the checkpoint.
     """
     path = directory / str(step) / item
     try:
@@ -203,7 +212,7 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
             if target is None:
                 return jax.tree.map(np.asarray, checkpointer.restore(path, _host_target(checkpointer, path)))
             return checkpointer.restore(path, target)
-    except MemoryError:
+    except (MemoryError, WhaleError):
         raise
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
@@ -215,6 +224,7 @@ def _host_target(checkpointer, path):
     with _quiet():
         tree = checkpointer.metadata(path).item_metadata
     # The saved shardings may name devices that do not exist here.
+    devices()
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
 
@@ -229,6 +239,8 @@ def item_shapes(directory: Path, step: int, item: str) -> Any:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return _host_target(checkpointer, path)
+    except WhaleError:
+        raise
     except Exception as error:
         raise _broken(path, error) from error
 
@@ -315,7 +327,16 @@ def newest_meta(directory: Path) -> Meta | None:
     return fall_back(directory, steps, lambda step: read_meta(directory, step))[1] if steps else None
 
 
-def _broken(path: Path, error: Exception) -> BrokenCheckpoint:
+def _broken(path: Path, error: Exception) -> WhaleError:
+    """Returns the error for an item that cannot be read: it is broken only if its files can be opened."""
+    for file in [path, *path.rglob("*")] if path.exists() else ():
+        if not os.access(file, os.R_OK | (os.X_OK if file.is_dir() else 0)):
+            return WhaleError(
+                f"{file} of a checkpoint may not be read by this user; ask its owner for the permission. Nothing was "
+                "changed."
+            )
+        if file.is_file() and is_pointer(file):
+            return WhaleError(f"{file} of a checkpoint is a pointer of git-lfs; `git lfs pull` brings the data.")
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return BrokenCheckpoint(
         f"The checkpoint item {path} cannot be read ({first_line}). It is truncated or of another architecture; "

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from whale_jax.base import machine
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.nn.placement import Placement
 from whale_jax.training.settings import RULES
@@ -30,7 +31,7 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     Raises:
       WhaleError: the product of the axes is not the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = machine.devices() if devices is None else devices
     data = len(devices) // max(model, 1) if data == -1 else data
     if min(data, model) < 1 or data * model != len(devices):
         raise WhaleError(

@@ -76,6 +76,9 @@ def find_gl() -> str:
 def use_gl() -> str:
     """Sets MUJOCO_GL to the result of `find_gl`, before MuJoCo renders anything, and returns it."""
     name = os.environ["MUJOCO_GL"] = find_gl()
+    # MuJoCo refuses another value, which shells keep from old advice.
+    if os.environ.get("PYOPENGL_PLATFORM", name) != name:
+        os.environ["PYOPENGL_PLATFORM"] = name
     return name
 
 

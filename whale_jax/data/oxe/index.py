@@ -12,7 +12,6 @@ episode.
 import contextlib
 import functools
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from etils import epath
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.base.files import locked, replacing, replacing_directory, write
 from whale_jax.base.pool import run_all
+from whale_jax.base.process import user_cache
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.oxe import standard
@@ -35,7 +35,7 @@ from whale_jax.data.oxe.recipes import Recipe
 from whale_jax.data.rlds import INFO
 from whale_jax.data.rlds.read import RldsDataset, records, spans
 
-FORMAT = "whale-index/1"
+FORMAT = "whale-index/2"
 FRAME = np.dtype([("offset", "<i8"), ("size", "<u4"), ("action", "<f4", (7,)), ("reward", "<f4")])
 EPISODE = np.dtype([("file", "<i4"), ("held_out", "?"), ("text", "<i4"), ("frames", "<i4"), ("first", "<i8")])
 HELD_OUT = ("val", "valid", "validation")
@@ -125,12 +125,17 @@ def _place(recipe: Recipe, dataset: RldsDataset, cache: Path | str | None) -> Pa
         beside = Path(os.fspath(dataset.path))
         if not dataset.remote and os.access(beside, os.W_OK):
             return beside / f".whale-index-{key}"
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whale_jax" / "oxe"
+        if (home := user_cache()) is None:
+            raise WhaleError(
+                f"{beside} cannot be written and this user has no home, so there is no place for the index; name one: "
+                "--config.data.index=DIR."
+            )
+        cache = home / "oxe"
     return Path(cache) / f"{dataset.name}-{dataset.version}-{key}"
 
 
 def _key(recipe: Recipe, dataset: RldsDataset) -> str:
-    """Returns a hash of what the index depends on: the data's description, file sizes, the recipe and its helpers.
+    """Returns a hash of what the index depends on: the data's description, file sizes and the recipe's version.
 
     Remote files count by the description alone, because asking for ten thousand sizes takes minutes.
     """
@@ -140,9 +145,7 @@ def _key(recipe: Recipe, dataset: RldsDataset) -> str:
         for path in _files(dataset):
             digest.update(f"{path.name} {path.stat().length if path.exists() else -1}\n".encode())
     digest.update(f"{recipe.keys} {recipe.camera} {recipe.skip} {recipe.success_only} {recipe.instruction}".encode())
-    # Where `standard` imports from does not matter: under its former import, indices made before it moved stay valid.
-    helpers = inspect.getsource(standard).replace("whale_jax.data.contract.actions", "whale_jax.data.actions")
-    digest.update((inspect.getsource(recipe.action) + helpers).encode())
+    digest.update(f"recipe {recipe.name}/{recipe.version}, helpers {standard.VERSION}".encode())
     return digest.hexdigest()[:12]
 
 
@@ -240,8 +243,10 @@ def _read_episode(recipe: Recipe, parse, record: bytes) -> tuple[np.ndarray, str
         raise BrokenRecord("an empty picture")
     rows = np.zeros(count - recipe.skip, FRAME)
     rows["offset"], rows["size"] = places[recipe.skip :].T
-    rows["action"][:-1] = _actions(recipe, {key: value[recipe.skip :] for key, value in steps.items()})[:-1]
+    rows["action"][:-1] = _actions(recipe, {key: value[recipe.skip :] for key, value in steps.items()})
     rows["reward"][:-1] = rewards[recipe.skip : -1]
+    # Most data sets have their only reward on the last step, to which no action leads but the one before.
+    rows["reward"][-2] = max(rows["reward"][-2], rewards[-1])
     for name in ("action", "reward"):
         if not np.isfinite(rows[name]).all():
             raise BrokenRecord(f"{name}s that are not finite")
@@ -249,13 +254,19 @@ def _read_episode(recipe: Recipe, parse, record: bytes) -> tuple[np.ndarray, str
 
 
 def _actions(recipe: Recipe, steps: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the standard actions (N - 1, 7). What the last row commands leads nowhere, and may be no rotation."""
     try:
-        actions = recipe.action(steps)
+        try:
+            actions = recipe.action(steps)
+        except standard.NoRotation:
+            actions = recipe.action({key: np.concatenate([v[:-1], v[-2:-1]]) for key, v in steps.items()})
+    except standard.NoRotation as error:
+        raise BrokenRecord("a quaternion of length 0") from error
     except (IndexError, ValueError) as error:
         raise BrokenRecord("actions of another shape") from error
     if actions.shape[1] != standard.DIM:
         raise BrokenRecord("actions of another shape")
-    return actions
+    return actions[:-1]
 
 
 def _text(values: np.ndarray | None) -> str:
@@ -264,7 +275,8 @@ def _text(values: np.ndarray | None) -> str:
         return ""
     first = values[0]
     if isinstance(first, np.ndarray):
-        first = bytes(int(c) for c in first[: np.argmin(np.append(first, 0) != 0)])
+        points = [int(c) for c in first[: np.argmin(np.append(first, 0) != 0)]]
+        first = bytes(points) if max(points, default=0) < 256 else "".join(map(chr, points))
     return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
 
 

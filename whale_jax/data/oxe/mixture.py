@@ -18,6 +18,7 @@ import psutil
 from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.base.text import say
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.media.pictures import decode_into
@@ -130,9 +131,16 @@ class Mixture:
             "held_out": held_out,
             "image_size": settings.image_size,
             "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},
-            "indices": [index.path.name + part for index in self.indices],
+            "datasets": [_described(index) + part for index in self.indices],
         }
         return MixtureIterator(dataset.to_iter_dataset(options), identity, self, reader, shard[1])
+
+
+def _described(index: Index) -> str:
+    """Returns what a data set's segments depend on, wherever its index lies."""
+    dataset, recipe = index.dataset, index.recipe
+    facts = f"{dataset.name} {dataset.version}, recipe {recipe.version}"
+    return f"{facts}, {len(index.episodes)} episodes, {index.episodes['frames'].sum()} frames"
 
 
 def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
@@ -307,7 +315,7 @@ class MixtureIterator(BatchIterator):
 
         The shards of another number of hosts hold other episodes, so the order differs from here on.
         """
-        super().set_state(state)
+        super().set_state({**state, "stream": self._stream_of(state["stream"])})
         if state["hosts"] != self._hosts:
             print(
                 f"Resuming on {self._hosts} hosts what {state['hosts']} began: from here on segments come in another "
@@ -315,6 +323,22 @@ class MixtureIterator(BatchIterator):
                 file=sys.stderr,
             )
         self._drawn = np.array(state["drawn"], np.int64)
+
+    def _stream_of(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Returns the identity in a state. One from before recipes had versions goes with recipes of version 1 alone.
+
+        Raises:
+          WhaleError: a recipe has another version by now.
+        """
+        if "datasets" in saved:
+            return saved
+        if newer := [index.recipe.name for index in self._mixture.indices if index.recipe.version > 1]:
+            raise WhaleError(
+                f"The data iterator cannot resume: the run began when {', '.join(newer)} was read otherwise. Start a "
+                "new run."
+            )
+        say("note: this run began before the reward of an episode's last step counted; from here on it does.")
+        return saved | {"datasets": self._identity["datasets"]}
 
     @property
     def shares(self) -> dict[str, float]:

@@ -122,6 +122,7 @@ class Recipe:
       gripper: field and column of the measured gripper, and +1 if it grows as the gripper opens, -1 if it shrinks.
       tabletop: whether it shows a table top, seen by a camera like those of the other such data sets.
       doubts: what the facts leave open.
+      version: grows whenever `action` gives other actions, so that indices made before are made anew.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Recipe:
     gripper: tuple[str, int, int] | None = None
     tabletop: bool = False
     doubts: str = ""
+    version: int = 1
 
 
 _DICT = ("action/world_vector", "action/rotation_delta", "action/gripper_closedness_action")

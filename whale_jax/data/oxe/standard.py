@@ -13,6 +13,11 @@ from whale_jax.data.contract.actions import ActionSpec
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 KINDS = ("delta",) * 6 + ("gripper",)
 DIM = len(NAMES)
+VERSION = 1  # grows whenever a function here gives other actions, so that indices made before are made anew
+
+
+class NoRotation(ValueError):
+    """The error of a quaternion of length 0."""
 
 
 def join(*parts: np.ndarray) -> np.ndarray:
@@ -53,8 +58,13 @@ def open_from_closed(closed: np.ndarray) -> np.ndarray:
 def euler_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     """Angles (N, 3) about x, y, z in radians for R = Rz Ry Rx, from quaternions (N, 4) in the order x, y, z, w.
 
-    Where the pitch is a right angle, yaw is 0. Raises ValueError for a quaternion of length 0.
+    Where the pitch is a right angle, yaw is 0.
+
+    Raises:
+      NoRotation: a quaternion has the length 0.
     """
+    if not np.any(quaternion, axis=-1).all():
+        raise NoRotation("Found a quaternion of length 0")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Gimbal lock")
         return Rotation.from_quat(quaternion).as_euler("xyz").astype(np.float32)

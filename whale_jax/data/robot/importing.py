@@ -73,7 +73,9 @@ def import_data(
     Raises:
       WhaleError: something is wrong with the source. The message says what, in which file and row, and how to fix it.
     """
-    kind, root = kind_of(source), Path(root)
+    root = Path(root).expanduser()
+    source = source if "://" in str(source) else Path(source).expanduser()
+    kind = kind_of(source)
     if image_size is not None:
         check_image_size(image_size)
     if not 0 <= valid + test < 1 or min(valid, test) < 0:

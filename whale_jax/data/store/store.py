@@ -130,7 +130,7 @@ def open_store(root: Path | str) -> EpisodeStore:
       WhaleError: the directory is missing, empty, half-written (files missing or truncated) or of another format or
         version. The message says what to do.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     manifest = read_manifest(root)
     records = manifest.pop("episodes", [])
     missing = [r["file"] for r in records if not (root / r["file"]).exists()]

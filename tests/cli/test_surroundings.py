@@ -1,0 +1,109 @@
+"""What surrounds a command: platforms, permissions, homes, letters of the terminal, and copied checkpoints."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+import whale_jax
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.process import user_cache
+from whale_jax.data.store.store import open_store
+from whale_jax.models.saved import find
+
+OTHER_USER = 12345
+
+
+def run(*arguments, drop: tuple[str, ...] = (), user: int | None = None, **env):
+    environment = {key: value for key, value in tiny.environment(**env).items() if key not in drop}
+    done = subprocess.run(
+        tiny.command(*map(str, arguments)), env=environment, user=user, capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A run's newest step alone, which others may read."""
+    where, step = find(trained[0])
+    run = tmp_path / "run"
+    shutil.copytree(where / str(step), run / "checkpoints" / where.name / str(step))
+    for path in (tmp_path.parent, tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "nonsense"])
+def test_a_platform_that_is_not_here_is_named_and_no_checkpoint_is_blamed(trained, store, platform):
+    episode = next(store.rglob("*.npz"))
+    command = ("imagine", f"--checkpoint={trained[0]}", f"--episode={episode}", "--out=/tmp/never.mp4")
+    status, _, err = run(*command, JAX_PLATFORMS=platform)
+    assert status == 2 and f"JAX does not start on JAX_PLATFORMS={platform}" in err and "JAX_PLATFORMS=cpu" in err
+    assert "truncated" not in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_parameters_that_another_user_may_not_read_are_not_called_broken(copied):
+    files = [path for path in copied.rglob("params/d/*") if path.is_file()]
+    for path in files:
+        path.chmod(0o600)
+    code = f"import whale_jax; whale_jax.load({str(copied)!r})"
+    environment = {key: value for key, value in tiny.environment().items() if key != "HOME"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, user=OTHER_USER, capture_output=True, text=True, timeout=300)
+    assert "may not be read by this user" in done.stderr and "truncated" not in done.stderr, done.stderr[-800:]
+
+
+def test_a_pointer_of_git_lfs_in_a_checkpoint_is_said(copied):
+    path = next(path for path in copied.rglob("params/d/*") if path.is_file())
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(WhaleError, match="is a pointer of git-lfs; `git lfs pull` brings the data"):
+        whale_jax.load(copied)
+
+
+def test_a_checkpoint_is_known_by_what_it_holds(copied, tmp_path):
+    where, step = find(copied)
+    shutil.copytree(where / str(step), tmp_path / "best")
+    (tmp_path / "latest").symlink_to(where / str(step))
+    whole = whale_jax.load(copied).fingerprint
+    for path in (tmp_path / "best", tmp_path / "latest", copied / "checkpoints"):
+        assert whale_jax.load(path).fingerprint == whole
+
+
+def test_a_checkpoint_of_a_later_version_says_which_fields_are_new(copied):
+    where, step = find(copied)
+    path = where / str(step) / "meta" / "metadata"
+    path.write_text(path.read_text().replace("{", '{"dialect": 3, ', 1))
+    with pytest.raises(WhaleError, match="describes itself with dialect, which this version does not know"):
+        whale_jax.load(copied)
+
+
+def test_without_a_home_there_is_no_cache_or_the_one_that_is_named(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(Path, "expanduser", lambda self: Path.home() if str(self).startswith("~") else self)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert user_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/named")
+    assert user_cache() == Path("/named/whale_jax")
+
+
+def test_the_home_is_found_for_its_sign_everywhere(store, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(store)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_store("~/data")) == len(open_store(store))
+    status, out, err = run("data", "stats", "~/data", HOME=str(tmp_path))
+    again = run("data", "import", "--from=~/data", "--to=~/copy", HOME=str(tmp_path))
+    assert status == 0 == again[0], (err, again)
+    assert (tmp_path / "copy" / "manifest.json").exists() and not Path("~").exists()
+
+
+def test_letters_that_a_terminal_lacks_are_replaced(trained):
+    status, out, err = run("watch", trained[0], "--once", PYTHONIOENCODING="ascii")
+    assert status == 0 and "Error" not in err and out
