@@ -74,12 +74,13 @@ class _Worker:
 
     def start(self, function: Callable[[Job], Result], job: Job) -> Future:
         """Starts a job, and the process with the first job. Raises BrokenProcessPool if the process has died."""
-        others = set(multiprocessing.active_children())
         try:
             future = self._pool.submit(function, job)
         except OSError as error:  # a process that dies during its start has closed its pipe
             raise BrokenProcessPool(str(error)) from error
-        self._process = self._process or next(iter(set(multiprocessing.active_children()) - others), None)
+        if self._process is None:
+            # Asking multiprocessing for its children would forget one that is dead already.
+            self._process = next(iter((self._pool._processes or {}).values()), None)
         return future
 
     def exit_code(self) -> int | None:

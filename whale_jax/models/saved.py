@@ -23,7 +23,11 @@ def find(directory: Path | str) -> tuple[Path, int | str]:
       WhaleError: there is no checkpoint.
     """
     directory = Path(directory).expanduser().absolute()
-    if (directory / "meta").is_dir():
+    try:
+        single = (directory / "meta").is_dir()
+    except PermissionError as error:
+        raise WhaleError(f"{directory} may not be entered by this user; ask its owner for the permission.") from error
+    if single:
         place = directory.resolve() if directory.is_symlink() else directory
         return place.parent, int(place.name) if place.name.isdigit() else place.name
     if directory.name == CHECKPOINTS and not steps_in(directory):

@@ -207,6 +207,7 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
       WhaleError: it may not be read by this user, or JAX does not start, which is no fault of the checkpoint.
     """
     path = directory / str(step) / item
+    devices()  # what fails without them is no fault of the checkpoint
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             if target is None:
@@ -224,7 +225,6 @@ def _host_target(checkpointer, path):
     with _quiet():
         tree = checkpointer.metadata(path).item_metadata
     # The saved shardings may name devices that do not exist here.
-    devices()
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), dict(tree))
 
@@ -236,6 +236,7 @@ def item_shapes(directory: Path, step: int, item: str) -> Any:
       BrokenCheckpoint: the item cannot be read.
     """
     path = directory / str(step) / item
+    devices()
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return _host_target(checkpointer, path)

@@ -1,6 +1,12 @@
 """Files on disk: what TFDS writes we read, what we write TFDS reads, and what is broken is counted."""
 
+import ast
 import contextlib
+import dataclasses
+import gzip
+import hashlib
+import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -15,10 +21,13 @@ import pytest
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.oxe import index as index_module
+from whale_jax.data.oxe import standard
+from whale_jax.data.oxe.importing import import_rlds
 from whale_jax.data.oxe.index import open_index
 from whale_jax.data.oxe.mixture import open_mixture
 from whale_jax.data.oxe.recipes import RECIPES
-from whale_jax.data.rlds.read import find, records, spans
+from whale_jax.data.rlds import INFO
+from whale_jax.data.rlds.read import RldsDataset, find, records, spans
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import oxe_schemas as schemas
@@ -70,7 +79,98 @@ def test_tfds_reads_what_is_written_and_what_is_indexed(tmp_path):
             expected = recipe.action({key: value[recipe.skip :] for key, value in fields.items()})[:-1]
             rows = index.frames(int(index.episodes["first"][number]), len(expected) + 1)
             np.testing.assert_allclose(rows["action"][:-1], expected, atol=1e-6, err_msg=name)
-            assert rows["reward"][:-1].tolist() == read[f"{place}|reward"][recipe.skip : -1].tolist()
+            rewards = read[f"{place}|reward"][recipe.skip :]
+            assert rows["reward"][:-1].tolist() == [*rewards[:-2], max(rewards[-2:])]
+
+
+def test_the_reward_of_the_last_step_counts_and_makes_a_success(tmp_path):
+    """As in most data sets of Open X-Embodiment, which have no other."""
+    name, small = "dobbe", {"wrist_image": (16, 16)}
+    last = np.float32([0, 0, 0, 0, 0, 1])
+    episodes = [schemas.episode(name, 6, seed, small, reward=last * (seed != 1)) for seed in range(4)]
+    path = schemas.write(tmp_path, name, episodes, small)
+    index = index_of(tmp_path, name)
+    assert index.frames(0, 6)["reward"].tolist() == [0, 0, 0, 0, 1, 0]
+    store, _ = import_rlds(path.parent, tmp_path / "store", image_size=16)
+    assert [store.read(i).success.any() for i in range(4)] == [True, False, True, True]
+
+
+def test_what_the_last_row_commands_may_be_no_rotation(tmp_path):
+    name, small = "furniture_bench_dataset_converted_externally_to_rlds", {"image": (16, 16), "wrist_image": (16, 16)}
+    episodes = [schemas.episode(name, 6, seed, small) for seed in range(4)]
+    plain = schemas.write(tmp_path / "plain", name, episodes, small)
+    assert plain.exists()
+    wanted = index_of(tmp_path / "plain", name).frames(0, 6)["action"][:-1]
+    np.asarray(episodes[0]["steps/action"])[-1, 3:7] = 0
+    np.asarray(episodes[1]["steps/action"])[2, 3:7] = 0
+    schemas.write(tmp_path / "zeros", name, episodes, small)
+    index = index_of(tmp_path / "zeros", name)
+    np.testing.assert_array_equal(index.frames(0, 6)["action"][:-1], wanted)
+    assert index.left_out == {"a quaternion of length 0": 1} and len(index.episodes) == 3
+
+
+def test_an_index_depends_on_data_and_on_the_recipes_version_alone(tmp_path):
+    path = schemas.write(tmp_path, NAME, made(4), SMALL)
+    recipe, dataset = RECIPES[NAME], RldsDataset(NAME, path)
+    key = index_module._key(recipe, dataset)
+    assert index_module._key(dataclasses.replace(recipe, action=lambda steps: steps["action"]), dataset) == key
+    assert index_module._key(dataclasses.replace(recipe, version=2), dataset) != key
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(path, tmp_path / "elsewhere" / path.name)
+    assert index_module._key(recipe, RldsDataset(NAME, type(path)(moved))) == key
+
+
+def test_a_recipe_that_reads_otherwise_has_another_version():
+    """A change of code that changes no action may keep the version: write the new digest down."""
+    path = Path(__file__).with_name("recipes.json")
+    found = {name: f"{recipe.version} {digest_of(recipe.action)}" for name, recipe in RECIPES.items()}
+    found["standard"] = f"{standard.VERSION} {digest_of(standard)}"
+    assert found == json.loads(path.read_text())
+
+
+def digest_of(code) -> str:
+    """A digest of what code does, without its docstrings."""
+    tree = ast.parse(inspect.getsource(code))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: file.write_bytes(gzip.compress(file.read_bytes())), "compressed with GZIP"),
+        (lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 3\n"), "pointer of git-lfs"),
+        (lambda file: (file.parent / INFO).unlink(), r"has records and no dataset_info.json"),
+        (lambda file: edit_info(file, lambda split: split.pop("shardLengths")), "splits need shardLengths"),
+        (lambda file: rename_split(file, "val"), r"has held-out episodes alone \(split val\)"),
+    ],
+)
+def test_what_makes_a_data_set_unreadable_is_named(tmp_path, spoil, said):
+    schemas.write(tmp_path, NAME, made(2), SMALL)
+    spoil(data_file(tmp_path))
+    with pytest.raises(WhaleError, match=said):
+        open_mixture(tmp_path, {NAME: 1.0}, progress=False)
+
+
+def edit_info(file: Path, change) -> None:
+    info = json.loads((file.parent / INFO).read_text())
+    for split in info["splits"]:
+        change(split)
+    (file.parent / INFO).write_text(json.dumps(info))
+
+
+def rename_split(file: Path, name: str) -> None:
+    edit_info(file, lambda split: split.update(name=name))
+    for path in file.parent.glob("*.tfrecord*"):
+        path.rename(path.with_name(path.name.replace("train", name)))
 
 
 def test_index_follows_data_and_survives_a_stop(tmp_path):

@@ -302,6 +302,11 @@ def _join(recipe: Recipe, dataset: RldsDataset, path: Path, jobs: list[_Job]) ->
         if not len(rows):
             causes = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
             raise WhaleError(f"{dataset.path} has no episode that can be used ({causes or 'its files are empty'}).")
+        if rows["held_out"].all():
+            raise WhaleError(
+                f"{dataset.path} has held-out episodes alone (split {', '.join(dataset.splits)}), and so nothing to "
+                "train on; get its train split too."
+            )
         if not rows["held_out"].any() and len(rows) >= 2 * HELD_OUT_LEAST:
             rows["held_out"][-max(HELD_OUT_LEAST, int(len(rows) * HELD_OUT_SHARE)) :] = True
         with replacing(beside / "episodes.npy") as file:

@@ -35,6 +35,7 @@ if _absent := [package for module, package in NEEDED.items() if importlib.util.f
 import google_crc32c  # noqa: E402
 
 _CRC_DELTA = 0xA282EAD8
+_GZIP, _LFS = b"\x1f\x8b", b"version http"  # what a file begins with that is no TFRecord
 _NO_EXAMPLE = "not a serialised tf.train.Example"
 
 
@@ -69,13 +70,16 @@ class RldsDataset:
 
     @functools.cached_property
     def splits(self) -> dict[str, list[epath.Path]]:
-        """The files of each split, in order. Raises WhaleError for a format other than TFRecord."""
-        splits = {name: [epath.Path(p) for p in split.filepaths] for name, split in self._builder.info.splits.items()}
-        for paths in splits.values():
-            if other := [path.name for path in paths if ".tfrecord" not in path.name]:
-                raise WhaleError(
-                    f"{self.path} holds {other[0]}, and only TFRecord files are read; convert it with TFDS."
-                )
+        """The files of each split, in order. Raises WhaleError if none is listed, or if they are no TFRecord."""
+        info = self._builder.info
+        kind = getattr(info.file_format, "value", "tfrecord")
+        if kind != "tfrecord":
+            raise WhaleError(
+                f"{self.path} is stored as {kind}, and only TFRecord files are read; convert it with TFDS."
+            )
+        splits = {name: [epath.Path(p) for p in split.filepaths] for name, split in info.splits.items()}
+        if not any(splits.values()):
+            raise WhaleError(f"{self.path / INFO} lists no files: its splits need shardLengths; copy it anew.")
         return splits
 
     @property
@@ -95,7 +99,12 @@ class RldsDataset:
         """Declared shape (H, W, C) of each camera's pictures, by key relative to steps/observation."""
         import tensorflow_datasets as tfds
 
-        steps = self._builder.info.features["steps"].feature
+        features = self._builder.info.features
+        if "steps" not in features:
+            raise WhaleError(
+                f"{self.path} has no steps and so is no RLDS data set; its features are: {', '.join(features)}."
+            )
+        steps = features["steps"].feature
         found = dict(steps.items()).get("observation", {})
         return {key: feature.shape for key, feature in found.items() if isinstance(feature, tfds.features.Image)}
 
@@ -151,6 +160,9 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
             continue
         there = sorted((path.name for path in directory.iterdir() if (path / INFO).exists()), key=natural)
         known = [version for version in there if versions is None or version in set(versions)]
+        lost = next((path for path in directory.glob("*/*.tfrecord*") if not (path.parent / INFO).exists()), None)
+        if lost is not None and not known:
+            raise WhaleError(f"{lost.parent} has records and no {INFO}, which describes them; copy that file too.")
         if known:
             return RldsDataset(name, directory / known[-1])
         if there:
@@ -177,6 +189,10 @@ def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
         offset = 0
         while head := file.read(12):
             size = int.from_bytes(head[:8], "little")
+            if not offset and head.startswith(_GZIP):
+                raise BrokenRecord("a TFRecord that is compressed with GZIP; unpack it")
+            if not offset and head.startswith(_LFS):
+                raise BrokenRecord("a pointer of git-lfs in place of a TFRecord; run git lfs pull")
             if len(head) < 12 or masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
                 raise BrokenRecord("a truncated or damaged TFRecord")
             body = file.read(size + 4)
