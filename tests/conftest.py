@@ -38,6 +38,7 @@ NEED_OXE = [
     "jobs/test_oxe_training.py",
     *(f"data/oxe/test_{name}.py" for name in ("check", "convert", "mixture", "recipes")),
     "data/rlds/test_rlds.py",
+    "data/robot/test_own_rlds.py",
 ]
 EXTRAS = "metaworld,viz,dev,oxe,lerobot,tensorflow"
 NEED_LEROBOT = ["evaluation/test_imagined.py"]

@@ -178,6 +178,11 @@ def scaled(frame: av.VideoFrame, side: int) -> np.ndarray:
     return frame.reformat(side, side, "rgb24", interpolation=kind).to_ndarray()
 
 
+def scaled_array(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Returns pixels (H, W, 3) uint8 RGB as (side, side, 3), as `scaled` does."""
+    return scaled(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24"), side)
+
+
 def picture(source: Path | IO[bytes], side: int, where: str) -> np.ndarray:
     """Reads a picture file as (side, side, 3) uint8 RGB.
 

@@ -69,6 +69,12 @@ def one_version(source: Path | str) -> RldsDataset:
     return RldsDataset(versions[0].parent.name, versions[0])
 
 
+def is_known(source: Path | str) -> bool:
+    """Returns whether a data set's actions are known: it is one of the 27, or `whale data export` wrote it."""
+    dataset = one_version(source)
+    return is_exported(dataset) or any(dataset.name in recipe.builders for recipe in RECIPES.values())
+
+
 def known_index(source: Path | str) -> Index | None:
     """Returns the index of one of the 27 known data sets, or None for a data set that `export_rlds` wrote.
 

@@ -94,19 +94,40 @@ class RldsDataset:
 
         return utils.flatten_nest_dict(self._builder.info.features.get_serialized_info())
 
-    @functools.cached_property
-    def images(self) -> dict[str, tuple[int | None, ...]]:
-        """Declared shape (H, W, C) of each camera's pictures, by key relative to steps/observation."""
-        import tensorflow_datasets as tfds
+    def step_features(self) -> dict[str, Any]:
+        """Returns TFDS's features of a step, those within others too, by their keys.
 
+        Raises:
+          WhaleError: the data set has no steps.
+        """
         features = self._builder.info.features
         if "steps" not in features:
             raise WhaleError(
                 f"{self.path} has no steps and so is no RLDS data set; its features are: {', '.join(features)}."
             )
-        steps = features["steps"].feature
-        found = dict(steps.items()).get("observation", {})
-        return {key: feature.shape for key, feature in found.items() if isinstance(feature, tfds.features.Image)}
+
+        def walk(feature, path: str) -> Iterator[tuple[str, Any]]:
+            if hasattr(feature, "items"):
+                for key, part in feature.items():
+                    yield from walk(part, f"{path}/{key}" if path else key)
+            else:
+                yield path, feature
+
+        return dict(walk(features["steps"].feature, ""))
+
+    @staticmethod
+    def is_picture(feature: Any) -> bool:
+        """Returns whether a feature is an encoded picture."""
+        import tensorflow_datasets as tfds
+
+        return isinstance(feature, tfds.features.Image)
+
+    @functools.cached_property
+    def images(self) -> dict[str, tuple[int | None, ...]]:
+        """Declared shape (H, W, C) of each camera's pictures, by key relative to steps/observation."""
+        prefix = "observation/"
+        features = {key: feature for key, feature in self.step_features().items() if key.startswith(prefix)}
+        return {key.removeprefix(prefix): f.shape for key, f in features.items() if self.is_picture(f)}
 
     def parser(self, keys: Iterable[str]):
         """Returns a function from a record to a dictionary of arrays, for these keys of `fields`.
@@ -200,6 +221,13 @@ def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
                 raise BrokenRecord("a truncated or damaged TFRecord")
             yield offset + 12, body[:size]
             offset += size + 16
+
+
+def record_at(path: epath.Path, offset: int, size: int) -> bytes:
+    """Returns the record of `size` bytes at an offset that `records` gave."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 def spans(record: bytes, key: str) -> np.ndarray:

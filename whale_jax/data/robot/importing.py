@@ -56,9 +56,9 @@ def import_data(
 ) -> tuple[EpisodeStore, Found]:
     """Converts `source` into the episode store `root`.
 
-    LeRobot data sets and folders need the robot's contract. RLDS data sets and stores bring their own, and their
-    splits. Every table is checked before the first picture is decoded. Complete episodes are kept, so the same call
-    resumes after a kill.
+    LeRobot data sets, folders and RLDS data sets of your own need the robot's contract. Known RLDS data sets and stores
+    bring their own, and their splits. Every table is checked before the first picture is decoded. Complete episodes are
+    kept, so the same call resumes after a kill, also with more episodes left out.
 
     Args:
       robot: YAML file, see configs/robots.
@@ -80,7 +80,7 @@ def import_data(
         check_image_size(image_size)
     if not 0 <= valid + test < 1 or min(valid, test) < 0:
         raise WhaleError(f"Shares of {valid:g} for --valid and {test:g} for --test leave nothing to train on.")
-    if kind.copy is not None:
+    if kind.copies(source):
         for option, value in {"--robot": robot, "--camera": camera, "--leave-out": leave_out}.items():
             if value:
                 raise WhaleError(

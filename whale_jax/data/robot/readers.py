@@ -21,13 +21,15 @@ from whale_jax.data.store.store import EpisodeStore
 class Kind:
     """A kind of source.
 
-    One that knows the meaning of its actions has `copy`. One that needs a robot's contract has `open`.
+    One that knows the meaning of its actions has `copy`. One that needs a robot's contract has `open`. RLDS has both,
+    for data sets that are known and for others.
 
     Attributes:
       name, what: its name, and its name in a sentence.
       marks: what a directory of this kind contains.
       holds: says whether a directory is of this kind.
       open: maps (directory, rate in Hz for pictures without times) to a reader.
+      knows: says whether the actions of a directory of this kind are known, for a kind with both; None for one of them.
       copy: maps (source, root, side of a frame, progress) to the store at `root` and the episodes left out by cause.
       steps: maps (source, number of episodes) to what the action doctor examines.
     """
@@ -39,6 +41,23 @@ class Kind:
     open: Callable[[Path, float | None], Reader] | None = None
     copy: Callable[[Path | str, Path, int | None, bool], tuple[EpisodeStore, dict[str, int]]] | None = None
     steps: Callable[[Path | str, int], Recording] | None = None
+    knows: Callable[[Path | str], bool] | None = None
+
+    def copies(self, source: Path | str) -> bool:
+        """Returns whether a source brings the meaning of its actions, so that it is copied and needs no contract."""
+        return self.copy is not None and (self.knows is None or self.knows(source))
+
+
+def _open_rlds(path: Path, rate_hz: float | None) -> Reader:
+    from whale_jax.data.robot.rlds import OwnRlds
+
+    return OwnRlds(path, rate_hz)
+
+
+def _knows_rlds(path: Path | str) -> bool:
+    from whale_jax.data.oxe.importing import is_known
+
+    return is_known(path)
 
 
 def _copy_rlds(*arguments) -> tuple[EpisodeStore, dict[str, int]]:
@@ -55,7 +74,9 @@ STORE = Kind(
     copy=copy_store,
     steps=store_steps,
 )
-RLDS = Kind("RLDS", "an RLDS data set", rlds.INFO, rlds.is_rlds, copy=_copy_rlds, steps=rlds_steps)
+RLDS = Kind(
+    "RLDS", "an RLDS data set", rlds.INFO, rlds.is_rlds, _open_rlds, _copy_rlds, steps=rlds_steps, knows=_knows_rlds
+)
 LEROBOT = Kind(
     "LeRobot", "a LeRobot data set", INFO, lambda path: (path / INFO).exists(), open=lambda path, _: LeRobot(path)
 )
