@@ -43,6 +43,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callabl
     command.add_argument("--batch-size", type=int, default=32, help="segments of a batch")
     command.add_argument("--batches", type=int, default=500, help="batches to time")
     command.add_argument("--threads", type=int, default=2, help="batches in preparation at the same time")
+    command.add_argument("--loader", default="grain", help="what reads the batches: grain or tf.data")
 
     command = add("export", run_export, "write an episode store as an RLDS or a LeRobot data set")
     command.add_argument("--from", dest="source", required=True, help="directory of the episode store")
@@ -135,11 +136,14 @@ def run_bench(options) -> None:
     from whale_jax.data.oxe.mixture import ReadSettings
 
     settings = ReadSettings(options.image_size, threads=options.threads)
-    result = bench(_present(options), settings, options.batch_size, options.frames, options.batches)
+    result = bench(
+        _present(options), settings, options.batch_size, options.frames, options.batches, loader=options.loader
+    )
     if options.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{result['frames_per_second']:.0f} frames/s, first batch after {result['first_batch_seconds']:.1f} s")
+    first, spent = result["first_batch_seconds"], result["cpu_us_per_frame"]
+    print(f"{result['frames_per_second']:.0f} frames/s, {spent:.0f} µs of CPU a frame, first batch after {first:.1f} s")
     if result["share_of_decoder"]:
         alone, share = result["decoder_frames_per_second"], result["share_of_decoder"]
         print(f"the decoder alone: {alone:.0f} pictures/s at full size; the pipeline does {share:.0%} of that")

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from whale_jax.base.errors import unknown_name
-from whale_jax.base.settings import Settings, check_least
+from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.data.oxe.settings import LOADERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,12 @@ class DataSettings(Settings):
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)  # shares by name, as in `data.oxe.WHALE_X`
     subsets: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # its data sets by stage
     allow_missing: bool = False  # mix only the available data sets
+    loader: str = LOADERS[0]  # what reads a mixture's batches: "grain", or "tf.data", which gives the same ones
     index: str = ""  # directory of a mixture's indices; "" is next to the data
 
     def __post_init__(self):
         check_least(self, cache_gib=0, stall_seconds=0)
+        check_one_of(self, LOADERS, "loader")
         if self.mixture:
             check_weights(self.mixture)
         for names in self.subsets.values():

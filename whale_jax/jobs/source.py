@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.source import Source
+from whale_jax.data.oxe.settings import LOADERS
 from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.storage import MANIFEST
 from whale_jax.data.store.store import EpisodeStore, open_store
@@ -59,7 +60,8 @@ def _open_mixture(config: ConfigDict) -> Source:
         cache=config.data.index or None,
         workers=read.workers,
     )
-    return MixtureSource(mixture, read, config.data.subsets.to_dict())
+    loader = config.data.get("loader", LOADERS[0])
+    return MixtureSource(mixture, read, config.data.subsets.to_dict(), loader)
 
 
 def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:

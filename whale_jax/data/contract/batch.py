@@ -28,8 +28,8 @@ class Batch:
     start: np.ndarray
 
 
-def _fields(batch_size: int, num_frames: int, height: int, width: int, dim: int) -> dict[str, tuple]:
-    """Returns the shape and the type of each field."""
+def shapes(batch_size: int, num_frames: int, height: int, width: int, dim: int) -> dict[str, tuple]:
+    """Returns the shape and the type of each field of a batch."""
     bt = (batch_size, num_frames)
     return {
         "frames": ((*bt, height, width, 3), np.uint8),
@@ -51,7 +51,7 @@ def validate(batch: Batch) -> Batch:
     """
     if len(batch.frames.shape) != 5:
         raise WhaleError(f"The batch's frames must have axes (B, T, H, W, 3), not shape {batch.frames.shape}.")
-    for name, (shape, dtype) in _fields(*batch.frames.shape[:4], batch.actions.shape[-1]).items():
+    for name, (shape, dtype) in shapes(*batch.frames.shape[:4], batch.actions.shape[-1]).items():
         value = getattr(batch, name)
         if value.dtype != dtype:
             raise WhaleError(f"The batch's {name} must be {np.dtype(dtype).name}, not {value.dtype}.")
@@ -72,6 +72,6 @@ def validate(batch: Batch) -> Batch:
 
 def example(batch_size: int, num_frames: int, height: int, width: int, action_dim: int) -> Batch:
     """Returns a valid batch of zeros with every mask True, for shapes and tests."""
-    fields = _fields(batch_size, num_frames, height, width, action_dim)
+    fields = shapes(batch_size, num_frames, height, width, action_dim)
     batch = Batch(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in fields.items()})
     return batch.replace(frame_mask=~batch.frame_mask, action_mask=~batch.action_mask)

@@ -11,15 +11,25 @@ import simplejpeg
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.oxe.index import Index
 from whale_jax.data.oxe.mixture import Mixture, ReadSettings
+from whale_jax.data.oxe.settings import LOADERS
+from whale_jax.data.oxe.source import batches_by
 
 _PICTURES = 1000
 _SECONDS = 3.0
 
 
 def bench(
-    mixture: Mixture, settings: ReadSettings, batch_size: int, num_frames: int, batches: int, seed: int = 0
+    mixture: Mixture,
+    settings: ReadSettings,
+    batch_size: int,
+    num_frames: int,
+    batches: int,
+    seed: int = 0,
+    loader: str = LOADERS[0],
 ) -> dict[str, Any]:
     """Measures frames per second over `batches` batches after the first, memory use, and the decoder's own speed.
+
+    "cpu_us_per_frame" is processor time of all threads, which a busy machine changes little.
 
     "decoder_frames_per_second" is for decoding the same JPEG pictures at full size, in as many threads, and nothing
     else. It is None if the data sets hold other pictures.
@@ -30,21 +40,24 @@ def bench(
     if batches < 1:
         raise WhaleError(f"{batches} batches cannot be timed; give at least 1.")
     started = time.perf_counter()
-    stream = mixture.batches(settings, batch_size, num_frames, seed)
+    stream = batches_by(loader)(mixture, settings, batch_size, num_frames, seed)
     next(stream)
     first = time.perf_counter() - started
     resident, every = [], max(1, batches // 20)
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     for i in range(batches):
         next(stream)
         if i % every == 0:
             resident.append(psutil.Process().memory_info().rss >> 20)
-    speed = batches * batch_size * num_frames / (time.perf_counter() - started)
+    frames = batches * batch_size * num_frames
+    speed, spent = frames / (time.perf_counter() - started), time.process_time() - spent
     shares = stream.shares
     stream.close()
     alone = decoder_speed(mixture, max(1, settings.threads))
     return {
+        "loader": loader,
         "frames_per_second": speed,
+        "cpu_us_per_frame": 1e6 * spent / frames,
         "decoder_frames_per_second": alone,
         "share_of_decoder": None if alone is None else speed / alone,
         "first_batch_seconds": first,

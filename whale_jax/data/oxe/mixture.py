@@ -14,11 +14,9 @@ from typing import Any
 
 import grain
 import numpy as np
-import psutil
 from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
-from whale_jax.base.text import say
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.media.pictures import decode_into
@@ -26,16 +24,16 @@ from whale_jax.data.oxe.index import Index, open_index
 from whale_jax.data.oxe.recipes import RECIPES, check_weights
 from whale_jax.data.oxe.settings import ReadSettings
 from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
+from whale_jax.data.oxe.stream import MixtureIterator, Plan
 from whale_jax.data.rlds.read import check_root, find
 from whale_jax.data.store import activity
-from whale_jax.data.store.batches import BatchIterator, check_sizes, masks
+from whale_jax.data.store.batches import check_sizes, masks
 from whale_jax.data.store.store import nested_share
 
 RATE_HZ = 10.0
 # The substitute for an unreadable segment is a large prime further on: in another episode, mostly in another file,
 # and at every attempt in another place.
 _TRIES, _STRIDE, _JUDGED_AFTER = 20, 7919, 200
-_MEMORY_EVERY = 100
 # Practically endless. Grain's own number for that, sys.maxsize, becomes inexact when it is divided by weights.
 _MANY, _ENDLESS = 1 << 16, 1 << 50
 
@@ -87,6 +85,20 @@ class Mixture:
         return self.select(enough) if enough else None
 
     def batches(
+        self, settings: ReadSettings, batch_size: int, num_frames: int, seed: int, **choice: Any
+    ) -> MixtureIterator:
+        """Returns an endless stream of the batches of `plan`, which Grain reads ahead.
+
+        `settings.threads` and `settings.prefetch` change no batch.
+
+        Raises:
+          WhaleError: see `plan`. From next(): too many segments are bad, or memory grows.
+        """
+        plan = self.plan(settings, batch_size, num_frames, seed, **choice)
+        options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
+        return MixtureIterator(plan.batches.to_iter_dataset(options), plan)
+
+    def plan(
         self,
         settings: ReadSettings,
         batch_size: int,
@@ -96,8 +108,8 @@ class Mixture:
         held_out: bool = False,
         shard: tuple[int, int] = (0, 1),
         fraction: float = 1.0,
-    ) -> "MixtureIterator":
-        """Returns an endless stream of batches of segments, drawn by the shares.
+    ) -> Plan:
+        """Lays out all batches of segments, drawn by the shares, of which none is read yet.
 
         All segments of a data set come once, in an order from the seed, before any comes again. Batch k depends only on
         the data, the settings, seed, shard and k. A segment with a picture that does not decode is counted, and another
@@ -110,7 +122,7 @@ class Mixture:
 
         Raises:
           WhaleError: a size is 0, a data set has too few episodes for the shards, or the batches exceed the memory
-            budget. From next(): too many segments are bad, or memory grows.
+            budget.
         """
         check_sizes(batch_size, num_frames)
         tables = [_Table(index, held_out, fraction, seed, num_frames, shard) for index in self.indices]
@@ -122,7 +134,6 @@ class Mixture:
             streams.append(numbers.map(lambda k, number=number: (number, int(k))))
         dataset = grain.MapDataset.mix(streams, self.weights.tolist()) if len(streams) > 1 else streams[0]
         dataset = dataset.batch(batch_size).map(reader.read)
-        options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.prefetch)
         part = "" if fraction == 1 else f", {fraction:g} of its episodes"
         identity = {
             "batch_size": batch_size * shard[1],
@@ -133,7 +144,7 @@ class Mixture:
             "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},
             "datasets": [_described(index) + part for index in self.indices],
         }
-        return MixtureIterator(dataset.to_iter_dataset(options), identity, self, reader, shard[1])
+        return Plan(dataset, identity, self, reader, shard[1])
 
 
 def _described(index: Index) -> str:
@@ -271,86 +282,6 @@ def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.n
         out[:count] = out[:count, ..., ::-1].copy()
     out[count:] = 0
     return rows
-
-
-class MixtureIterator(BatchIterator):
-    """Batches of a mixture. It counts the segments drawn from each data set and watches the process's memory."""
-
-    def __init__(self, dataset, identity: dict[str, Any], mixture: Mixture, reader: _Reader, hosts: int):
-        super().__init__(dataset, identity)
-        self._hosts = hosts
-        self._mixture, self._reader, self._budget = mixture, reader, reader._settings.ram_budget_mb
-        self._drawn = np.zeros(len(mixture.indices), np.int64)
-        self._count, self._resident = 0, 0
-
-    def __next__(self) -> Batch:
-        batch = super().__next__()
-        number = np.searchsorted(self._mixture.offsets, batch.episode, side="right") - 1
-        self._drawn += np.bincount(number, minlength=len(self._drawn))
-        self._count += 1
-        if self._count % _MEMORY_EVERY == 0:
-            self._check_memory()
-        return batch
-
-    def _check_memory(self) -> None:
-        resident = psutil.Process().memory_info().rss >> 20
-        if not self._resident:
-            self._resident = resident
-        elif resident - self._resident > self._budget:
-            raise WhaleError(
-                f"This process has grown from {self._resident} to {resident} MB since its first {_MEMORY_EVERY} "
-                f"batches, by more than {self._budget} MB (data.read.ram_budget_mb, and what checkpoints "
-                "take). It stops before the system does; the last checkpoint is whole. Lower data.read.threads or the "
-                "batch size, or raise the budget, and resume."
-            )
-
-    def allow_growth(self, nbytes: int) -> None:
-        self._budget += nbytes >> 20
-
-    def get_state(self) -> dict[str, Any]:
-        return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from `state`, also on another number of hosts.
-
-        The shards of another number of hosts hold other episodes, so the order differs from here on.
-        """
-        super().set_state({**state, "stream": self._stream_of(state["stream"])})
-        if state["hosts"] != self._hosts:
-            print(
-                f"Resuming on {self._hosts} hosts what {state['hosts']} began: from here on segments come in another "
-                "order, by the same shares.",
-                file=sys.stderr,
-            )
-        self._drawn = np.array(state["drawn"], np.int64)
-
-    def _stream_of(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """Returns the identity in a state. One from before recipes had versions goes with recipes of version 1 alone.
-
-        Raises:
-          WhaleError: a recipe has another version by now.
-        """
-        if "datasets" in saved:
-            return saved
-        if newer := [index.recipe.name for index in self._mixture.indices if index.recipe.version > 1]:
-            raise WhaleError(
-                f"The data iterator cannot resume: the run began when {', '.join(newer)} was read otherwise. Start a "
-                "new run."
-            )
-        say("note: this run began before the reward of an episode's last step counted; from here on it does.")
-        return saved | {"datasets": self._identity["datasets"]}
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each data set's share of the segments drawn so far."""
-        return dict(zip(self._mixture.names, (self._drawn / max(self._drawn.sum(), 1)).tolist(), strict=True))
-
-    def report(self) -> str:
-        """Returns one line with the shares drawn, the shares requested, and what was bad."""
-        asked = self._mixture.weights
-        parts = [f"{n} {100 * s:.1f} ({100 * w:.1f})" for (n, s), w in zip(self.shares.items(), asked, strict=True)]
-        bad = [f"{count} segments of {name}: {cause}" for (name, cause), count in sorted(self._reader.bad.items())]
-        return "data, % drawn (asked): " + ", ".join(parts) + ("; skipped " + "; ".join(bad) if bad else "")
 
 
 def open_mixture(

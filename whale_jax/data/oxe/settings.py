@@ -4,6 +4,8 @@ import dataclasses
 
 from whale_jax.base.settings import Settings, check_least
 
+LOADERS = ("grain", "tf.data")  # what may read the batches of a mixture; all give the same
+
 
 @dataclasses.dataclass(frozen=True)
 class ReadSettings(Settings):

@@ -1,0 +1,119 @@
+"""The endless stream of a mixture's batches: its position, what was drawn, and the memory that it takes."""
+
+import dataclasses
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import grain
+import numpy as np
+import psutil
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.base.text import say
+from whale_jax.data.contract.batch import Batch
+from whale_jax.data.store.batches import BatchIterator
+
+if TYPE_CHECKING:
+    from whale_jax.data.oxe.mixture import Mixture
+
+_MEMORY_EVERY = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All batches of a stream by number, and what they depend on.
+
+    Attributes:
+      batches: batch k, for every k.
+      identity: what the stream depends on, for JSON.
+      mixture: the data sets.
+      reader: reads the segments, and counts those that are bad.
+      hosts: number of shards.
+    """
+
+    batches: grain.MapDataset
+    identity: dict[str, Any]
+    mixture: "Mixture"
+    reader: Any
+    hosts: int
+
+
+class MixtureIterator(BatchIterator):
+    """Batches of a mixture. It counts the segments drawn from each data set and watches the process's memory."""
+
+    def __init__(self, dataset: Iterable[Batch], plan: Plan):
+        super().__init__(dataset, plan.identity)
+        self._hosts, self._mixture, self._reader = plan.hosts, plan.mixture, plan.reader
+        self._budget = plan.reader._settings.ram_budget_mb
+        self._drawn = np.zeros(len(plan.mixture.indices), np.int64)
+        self._count, self._resident = 0, 0
+
+    def __next__(self) -> Batch:
+        batch = super().__next__()
+        number = np.searchsorted(self._mixture.offsets, batch.episode, side="right") - 1
+        self._drawn += np.bincount(number, minlength=len(self._drawn))
+        self._count += 1
+        if self._count % _MEMORY_EVERY == 0:
+            self._check_memory()
+        return batch
+
+    def _check_memory(self) -> None:
+        resident = psutil.Process().memory_info().rss >> 20
+        if not self._resident:
+            self._resident = resident
+        elif resident - self._resident > self._budget:
+            raise WhaleError(
+                f"This process has grown from {self._resident} to {resident} MB since its first {_MEMORY_EVERY} "
+                f"batches, by more than {self._budget} MB (data.read.ram_budget_mb, and what checkpoints "
+                "take). It stops before the system does; the last checkpoint is whole. Lower data.read.threads or the "
+                "batch size, or raise the budget, and resume."
+            )
+
+    def allow_growth(self, nbytes: int) -> None:
+        self._budget += nbytes >> 20
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"drawn": self._drawn.tolist(), "hosts": self._hosts}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from `state`, also on another number of hosts.
+
+        The shards of another number of hosts hold other episodes, so the order differs from here on.
+        """
+        super().set_state({**state, "stream": self._stream_of(state["stream"])})
+        if state["hosts"] != self._hosts:
+            print(
+                f"Resuming on {self._hosts} hosts what {state['hosts']} began: from here on segments come in another "
+                "order, by the same shares.",
+                file=sys.stderr,
+            )
+        self._drawn = np.array(state["drawn"], np.int64)
+
+    def _stream_of(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Returns the identity in a state. One from before recipes had versions goes with recipes of version 1 alone.
+
+        Raises:
+          WhaleError: a recipe has another version by now.
+        """
+        if "datasets" in saved:
+            return saved
+        if newer := [index.recipe.name for index in self._mixture.indices if index.recipe.version > 1]:
+            raise WhaleError(
+                f"The data iterator cannot resume: the run began when {', '.join(newer)} was read otherwise. Start a "
+                "new run."
+            )
+        say("note: this run began before the reward of an episode's last step counted; from here on it does.")
+        return saved | {"datasets": self._identity["datasets"]}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each data set's share of the segments drawn so far."""
+        return dict(zip(self._mixture.names, (self._drawn / max(self._drawn.sum(), 1)).tolist(), strict=True))
+
+    def report(self) -> str:
+        """Returns one line with the shares drawn, the shares requested, and what was bad."""
+        asked = self._mixture.weights
+        parts = [f"{n} {100 * s:.1f} ({100 * w:.1f})" for (n, s), w in zip(self.shares.items(), asked, strict=True)]
+        bad = [f"{count} segments of {name}: {cause}" for (name, cause), count in sorted(self._reader.bad.items())]
+        return "data, % drawn (asked): " + ", ".join(parts) + ("; skipped " + "; ".join(bad) if bad else "")
