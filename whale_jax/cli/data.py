@@ -121,11 +121,17 @@ def run_stats(options) -> None:
 
     mixture = _present(options)
     if options.json:
-        print(json.dumps({index.recipe.name: index.statistics for index in mixture.indices}, indent=1))
+        found = {index.recipe.name: index.statistics | {"rewards": index.outcomes} for index in mixture.indices}
+        print(json.dumps(found, indent=1))
         return
     for index, weight in zip(mixture.indices, mixture.weights, strict=True):
         s = index.statistics
         print(f"{index.recipe.name}: {s['episodes']} training episodes, {s['transitions']} transitions, {weight:.1%}")
+        rewards = index.outcomes
+        print(
+            f"  rewards {rewards['lowest']:g} to {rewards['highest']:g}; success (a reward above 0) in "
+            f"{rewards['rewarded']} of {len(index.episodes)} episodes"
+        )
         for d, name in enumerate(NAMES):
             values = "  ".join(f"{key} {s[key][d]:9.4f}" for key in ("mean", "std", "min", "q01", "q99", "max"))
             print(f"  {name:<8}{values}")

@@ -51,6 +51,7 @@ class Checked:
             "left_out": self.index.left_out,
             "channels_swapped": self.index.swapped,
             "statistics": self.index.statistics,
+            "rewards": self.index.outcomes,
             "measured": self.measured,
             "suspicions": list(self.suspicions),
         }
@@ -125,6 +126,12 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
         widest = max(-statistics["min"][d], statistics["max"][d])
         if widest > np.pi:
             yield f"{NAMES[d]} reaches {widest:.2f}, beyond pi: it is no angle in radians, or was not wrapped"
+    for d, name in enumerate(NAMES[:6]):
+        least, most = statistics["q01"][d], statistics["q99"][d]
+        if least > 0 or most < 0:
+            yield f"{name} lies between {least:.3g} and {most:.3g} and is never 0: it may be absolute"
+    if not any(index.outcomes.values()):
+        yield "no reward anywhere: a reward model learns the constant 0 from it, and no episode counts as a success"
     low, high = statistics["min"][6], statistics["max"][6]
     if low < -0.05 or high > 1.05:
         yield f"the gripper ranges over {low:.2f} to {high:.2f} and is clipped to 0 to 1"
@@ -146,6 +153,9 @@ def to_text(findings: list[Checked]) -> str:
         lines.append(
             f"{f.name} {f.index.dataset.version}: {len(f.index.episodes)} episodes, {transitions} training transitions"
         )
+        rewards, count = f.index.outcomes, len(f.index.episodes)
+        reach = f"{rewards['lowest']:g} to {rewards['highest']:g}"
+        lines.append(f"  rewards: {reach}, above 0 in {rewards['rewarded']} of {count} episodes")
         if f.index.left_out:
             lines.append("  left out: " + ", ".join(f"{count} {cause}" for cause, count in f.index.left_out.items()))
         if f.index.swapped:

@@ -84,6 +84,14 @@ class Index:
         """Whether the colour channels of this copy are in the wrong order."""
         return self.recipe.swapped is not None and self.dataset.images[self.recipe.camera][:2] == self.recipe.swapped
 
+    @functools.cached_property
+    def outcomes(self) -> dict[str, Any]:
+        """The lowest and the highest "reward", and the number of episodes with a reward above 0, of all episodes."""
+        rewards = np.memmap(self.path / "frames.bin", FRAME, "r")["reward"]
+        starts = np.sort(self.episodes["first"])
+        highest = np.maximum.reduceat(rewards, starts)
+        return {"lowest": float(rewards.min()), "highest": float(highest.max()), "rewarded": int((highest > 0).sum())}
+
     def frames(self, first: int, count: int) -> np.ndarray:
         """Returns `count` FRAMEs from number `first` on. It may be called from several threads."""
         data = os.pread(self._frames, count * FRAME.itemsize, first * FRAME.itemsize)
