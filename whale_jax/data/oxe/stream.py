@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grain
 import numpy as np
@@ -13,9 +13,6 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.text import say
 from whale_jax.data.contract.batch import Batch
 from whale_jax.data.store.batches import BatchIterator
-
-if TYPE_CHECKING:
-    from whale_jax.data.oxe.mixture import Mixture
 
 _MEMORY_EVERY = 100
 
@@ -27,14 +24,14 @@ class Plan:
     Attributes:
       batches: batch k, for every k.
       identity: what the stream depends on, for JSON.
-      mixture: the data sets.
+      mixture: the data sets, a `whale_jax.data.oxe.mixture.Mixture`.
       reader: reads the segments, and counts those that are bad.
       hosts: number of shards.
     """
 
     batches: grain.MapDataset
     identity: dict[str, Any]
-    mixture: "Mixture"
+    mixture: Any
     reader: Any
     hosts: int
 
