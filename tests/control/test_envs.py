@@ -271,3 +271,31 @@ def test_an_rl_library_trains_in_it_unchanged(model, episodes):
     assert learner.num_timesteps == 96
     action, _ = learner.predict(env.reset(seed=0)[0])
     assert env.action_space.contains(action)
+
+
+ASYNC = """
+import sys, gymnasium
+options = {"context": "spawn"} if sys.argv[2] == "spawn" else {}
+envs = gymnasium.make_vec(
+    "whale_jax.control:whale/Dream-v0", num_envs=2, vectorization_mode="async", checkpoint=sys.argv[1],
+    vector_kwargs=options, context=2, horizon=3, uncertainty="entropy",
+)
+envs.reset(seed=0)
+print(envs.step(envs.action_space.sample())[0].shape)
+envs.close()
+"""
+
+
+@pytest.mark.slow
+def test_forked_environments_say_what_works_and_spawned_ones_do(trained):
+    done = subprocess.run(
+        [sys.executable, "-c", ASYNC, str(trained[0]), "fork"],
+        env=tiny.environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode and "Leave vectorization_mode out, so that all dreams" in done.stderr, done.stderr[-2000:]
+    assert "fork() use detected" not in done.stderr
+
+
+def test_the_end_of_a_dream_has_another_name_here(trained):
+    with pytest.raises(error.Error, match="write horizon=3"):
+        gymnasium.make_vec(DREAM, num_envs=2, checkpoint=trained[0], max_episode_steps=3)

@@ -15,6 +15,7 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
+from whale_jax.imagination.arguments import check_frames, check_sampling, checked_actions
 from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
 from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, Estimator, resolve
@@ -113,8 +114,10 @@ class LoadedModel:
           WhaleError: shapes or types are wrong, actions are out of range or not finite, a component that imagining
             needs is not trained, or the model lacks an ability that the uncertainty takes.
         """
-        frames, actions = np.asarray(frames), self._actions(frames, actions, policy, horizon)
-        self._check_frames(frames)
+        frames = np.asarray(frames)
+        check_frames(frames, self.frame_size)
+        actions = checked_actions(self.action_spec, frames, actions, policy, horizon)
+        check_sampling(temperature, key)
         dream = self.dream(uncertainty, temperature)
         if key is None:
             if temperature > 0 or policy is not None:
@@ -272,7 +275,7 @@ class LoadedModel:
         Raises:
           WhaleError: the model does not encode and decode frames.
         """
-        self._check_frames(np.asarray(frames))
+        check_frames(np.asarray(frames), self.frame_size)
         if "reconstruct" not in self.abilities:
             raise WhaleError(f"A {self.world.model.name} does not encode and decode frames, so it reconstructs none.")
         size = self.num_frames
@@ -344,33 +347,6 @@ class LoadedModel:
 
     def _normal(self, actions: np.ndarray) -> np.ndarray:
         return np.asarray(self.action_spec.normalise(actions), np.float32)
-
-    def _check_frames(self, frames: np.ndarray) -> None:
-        height, width = self.frame_size
-        if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (height, width, 3):
-            raise WhaleError(
-                f"frames are {frames.dtype} {frames.shape}; this model takes uint8 (B, C, {height}, {width}, 3). "
-                "Resize them to the size that it was trained on."
-            )
-
-    def _actions(self, frames, actions, policy, horizon) -> np.ndarray:
-        past = np.shape(frames)[1] - 1 if np.ndim(frames) > 1 else 0
-        if (policy is None) != (horizon is None):
-            raise WhaleError("Give imagine() either actions alone, or policy= and horizon= together.")
-        if horizon is not None and horizon < 1:
-            raise WhaleError(f"horizon is {horizon}; imagine at least one frame.")
-        if actions is None:
-            actions = np.zeros((len(frames), 0, self.action_spec.dim), np.float32)
-        if np.asarray(actions).dtype.kind not in "fiu":
-            raise WhaleError(f"actions are {np.asarray(actions).dtype}; give float32 in the robot's own units.")
-        actions = self.action_spec.validate(np.asarray(actions, np.float32), "the actions given to imagine()")
-        wanted = past if policy is not None else max(past + 1, actions.shape[1] if actions.ndim == 3 else 0)
-        if actions.ndim != 3 or actions.shape[:2] != (len(frames), wanted):
-            raise WhaleError(
-                f"actions have shape {actions.shape}; for {len(frames)} trajectories of {past + 1} frames they are "
-                f"({len(frames)}, {past}{'' if policy is not None else ' + n'}, {self.action_spec.dim}) with n >= 1."
-            )
-        return actions
 
 
 def load(directory: Path | str, dataset: str | None = None) -> LoadedModel:

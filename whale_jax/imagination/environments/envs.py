@@ -21,7 +21,13 @@ from whale_jax.data.store.store import EpisodeStore, Names, open_store
 from whale_jax.imagination.environments import compiled
 from whale_jax.imagination.environments.compiled import Carry, Outcome
 from whale_jax.imagination.environments.dream import Dreams, DreamSettings, make_dream
-from whale_jax.imagination.environments.requests import check_actions, parse_options, parse_seeds
+from whale_jax.imagination.environments.requests import (
+    check_actions,
+    check_process,
+    check_settings,
+    parse_options,
+    parse_seeds,
+)
 from whale_jax.imagination.world import LoadedModel, load
 
 RENDER_MODES = ("rgb_array",)
@@ -68,6 +74,8 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         Raises:
           gymnasium.error.Error: the checkpoint, a setting or the data do not exist, or they do not fit each other.
         """
+        check_settings(settings)
+        check_process()
         try:
             model = checkpoint if isinstance(checkpoint, LoadedModel) else load(checkpoint, dataset)
             store = data if isinstance(data, EpisodeStore) else open_store(model.episodes if data is None else data)

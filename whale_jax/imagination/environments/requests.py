@@ -1,5 +1,6 @@
 """Checks of what callers give an environment: actions, seeds and options."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from whale_jax.data.contract.actions import ActionSpec
 
 OPTIONS = ("start", "reset_mask")
 TOLERANCE = 1e-4  # as in `ActionSpec.validate`
+
+_started_in: set[int] = set()  # processes in which an environment was made
 
 
 def check_actions(actions: Any, shape: tuple[int, ...], spec: ActionSpec, on_device: bool = False) -> Any:
@@ -98,3 +101,19 @@ def parse_options(options: Mapping[str, Any] | None, count: int, starts: int) ->
             )
         start[:] = given
     return start, mask.copy()
+
+
+def check_process() -> None:
+    """Raises Error in a process that was forked from one with an environment, which JAX does not survive."""
+    if _started_in and os.getpid() not in _started_in:
+        raise error.Error(
+            "This process was forked after JAX had started, which JAX does not survive. Leave vectorization_mode out, "
+            "so that all dreams are stepped by one program, or give vector_kwargs={'context': 'spawn'}."
+        )
+    _started_in.add(os.getpid())
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises Error for what Gymnasium calls otherwise."""
+    if "max_episode_steps" in settings:
+        raise error.Error(f"Dreams end after their horizon: write horizon={settings['max_episode_steps']}.")
