@@ -24,6 +24,7 @@ class Workdir:
     run = _at("run.json")  # facts of the newest call that `whale watch` shows
     phases = _at("phases.json")  # seconds per phase, over all calls
     tensorboard = _at("tensorboard")
+    wandb = _at("wandb")  # the names of the stages' runs at Weights & Biases, and its files
     failures = _at("failures")  # STAGE/STEP/report.json of each step that was not finite
     data = _at("data")  # the episodes that the run recorded or imported
     held_out = _at("held-out")  # held-out episodes of a mixture, for the report

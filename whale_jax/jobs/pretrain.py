@@ -35,6 +35,7 @@ from whale_jax.models.saved import check_architecture, find_component
 from whale_jax.models.world import World
 from whale_jax.nn.placement import Placement
 from whale_jax.training import hosts, interrupt, sharding
+from whale_jax.training.boards import check_boards
 from whale_jax.training.checkpoint import Meta, newest_meta, read_item
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.sharding import Params
@@ -72,6 +73,7 @@ def pretrain(
     workdir, world = Workdir(workdir), make_world(config)
     versions_here = {f"version of {name}": version for name, version in versions().items()}
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
+    check_boards(config.log.wandb)
     placement = sharding.make_placement(config.mesh)
     chosen, followed = _report_suites(config), _followed(config)
     _check_stages(config, placement)

@@ -18,6 +18,7 @@ from whale_jax.data.contract.batch import Batch
 from whale_jax.nn.placement import Placement
 from whale_jax.training import failure, hosts, interrupt
 from whale_jax.training.adopt import adopt
+from whale_jax.training.boards import open_boards
 from whale_jax.training.checkpoint import (
     CheckpointWriter,
     Meta,
@@ -34,7 +35,7 @@ from whale_jax.training.checkpoint import (
 from whale_jax.training.feed import Fed, Feed
 from whale_jax.training.history import History
 from whale_jax.training.profile import Profiler
-from whale_jax.training.progress import Meter, TensorBoard, status_line
+from whale_jax.training.progress import Meter, status_line
 from whale_jax.training.sharding import Params, describe, put_batch, replicated
 from whale_jax.training.stage import Stage
 from whale_jax.training.step import (
@@ -56,7 +57,7 @@ class Run:
     Attributes:
       workdir: work directory for checkpoints, history, failed steps and profiles.
       tensorboard: whether TensorBoard files are written there too.
-      wandb: whether metrics also go to wandb, which needs `tensorboard`.
+      wandb: whether the same goes to Weights & Biases.
       placement: devices, and how parameters spread over them.
       seed: seed of the parameters and of every step.
       meta: description that every checkpoint holds.
@@ -130,9 +131,9 @@ class Trainer:
             check_space(self._directory, (self._shapes, self.frozen))
             self._history = History(self.run.workdir.history(self.stage.name), step, writes=hosts.primary())
             stack.callback(self._history.close)
-            self._board = self._open_board()
-            if self._board:
-                stack.callback(self._board.close)
+            asked = (self.run.tensorboard, self.run.wandb) if hosts.primary() else (False, False)
+            boards = open_boards(self.run.workdir, self.stage.name, self.run.meta.config, *asked)
+            self._boards = stack.enter_context(boards)
             self._example_batch = self._first_row()
             self._copy(state)  # compiles the copy here, so that no save waits for it
             profiler = Profiler(self.run.workdir.profile(self.stage.name), self.run.profile)
@@ -194,11 +195,6 @@ class Trainer:
         self._writer.close()
         say(f"{self.stage.name}: stopped at step {step} of {self.settings.steps}{', which is saved' if step else ''}")
         raise interrupt.Interrupted(interrupt.requested() or "another process was asked to stop")
-
-    def _open_board(self) -> TensorBoard | None:
-        if not self.run.tensorboard or not hosts.primary():
-            return None
-        return TensorBoard(self.run.workdir.tensorboard, self.stage.name, self.run.wandb)
 
     def _restore(self, batches: Iterator[Batch]) -> tuple[TrainState, bool]:
         directory = self._directory
@@ -300,8 +296,8 @@ class Trainer:
         speed = meter.read(step)
         say(status_line(self.stage.name, self.settings, step, values, speed))
         self._history.write({"step": step, **values, **speed})
-        if self._board:
-            self._board.scalars(step, values | {f"speed/{k}": v for k, v in speed.items()})
+        for board in self._boards:
+            board.scalars(step, values | {f"speed/{k}": v for k, v in speed.items()})
         warning = self.stage.warning(values)
         if warning and not self._warned and step >= self.settings.steps // 10:
             say(f"warning: {warning}")
@@ -316,11 +312,11 @@ class Trainer:
         means = {f"val/{k}": float(np.mean([m[k] for m in all_metrics])) for k in all_metrics[0]}
         say(f"{self.stage.name:<10}held out at step {step}: " + "  ".join(f"{k[4:]} {v:.4g}" for k, v in means.items()))
         self._history.write({"step": step, **means})
-        film = self._film(params, self.frozen, batches[0]) if self.run.tensorboard else None
-        if self._board:
-            self._board.scalars(step, means)
+        film = self._film(params, self.frozen, batches[0]) if self.run.tensorboard or self.run.wandb else None
+        for board in self._boards:
+            board.scalars(step, means)
             if film is not None:
-                self._board.film(step, "film", np.asarray(film))
+                board.film(step, "film", np.asarray(film))
         return self._select(means[f"val/{self.stage.selects_on}"], state)
 
     def _measure(self, step: int, state: TrainState) -> None:
@@ -330,8 +326,8 @@ class Trainer:
         say(f"{self.stage.name:<10}evaluated at step {step}: {shown}")
         figures = {f"evaluation/{name}": value for name, value in figures.items()}
         self._history.write({"step": step, **figures})
-        if self._board:
-            self._board.scalars(step, figures)
+        for board in self._boards:
+            board.scalars(step, figures)
 
     def _select(self, value: float, state: TrainState) -> bool:
         if not self.settings.patience:

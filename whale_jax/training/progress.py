@@ -1,51 +1,11 @@
-"""Output of a run while it trains: console lines, TensorBoard, and its speed."""
+"""Output of a run while it trains: console lines, and its speed."""
 
-import io
 import time
-from pathlib import Path
 
 import jax
-import numpy as np
 import psutil
 
 from whale_jax.training.settings import StageSettings
-
-
-class TensorBoard:
-    """A writer of scalars and films for TensorBoard, and of scalars for wandb if asked. Films are animated GIFs."""
-
-    def __init__(self, directory: Path, stage: str, wandb: bool):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(directory / stage))
-        self._wandb = None
-        if wandb:
-            import wandb as wandb_module
-
-            self._wandb = wandb_module.init(project="whale", name=stage, group=directory.parent.name, reinit=True)
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        if self._wandb:
-            self._wandb.log(values, step=step)
-
-    def film(self, step: int, name: str, film: np.ndarray) -> None:
-        """Writes a film (T, H, W, 3) in [0, 1]."""
-        from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        frames = [Image.fromarray(f) for f in np.uint8(np.clip(film, 0, 1) * 255).repeat(3, 1).repeat(3, 2)]
-        gif = io.BytesIO()
-        frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
-        height, width = film.shape[1] * 3, film.shape[2] * 3
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif.getvalue())
-        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
-
-    def close(self) -> None:
-        self._writer.close()
-        if self._wandb:
-            self._wandb.finish()
 
 
 class Meter:
