@@ -36,7 +36,7 @@ import tiny  # noqa: E402
 # RLDS is read with packages that the quick start does without.
 NEED_OXE = [
     "jobs/test_oxe_training.py",
-    *(f"data/oxe/test_{name}.py" for name in ("check", "convert", "mixture", "recipes", "tf_data")),
+    *(f"data/oxe/test_{name}.py" for name in ("check", "convert", "mixture", "recipes")),
     "data/rlds/test_rlds.py",
     "data/robot/test_own_rlds.py",
 ]

@@ -34,11 +34,15 @@ _INSTALL = (
 )
 
 
-def _probe(name: str) -> str | None:
-    """Returns None if MuJoCo renders a frame with MUJOCO_GL=name in its own process, and otherwise the reason."""
+@functools.cache
+def _probe(name: str, before: str = "") -> str | None:
+    """Returns None if MuJoCo renders a frame with MUJOCO_GL=name in its own process, and otherwise the reason.
+
+    `before` is what that process runs first.
+    """
     env = {**os.environ, "MUJOCO_GL": name}
     env.pop("PYOPENGL_PLATFORM", None)
-    command = [sys.executable, "-c", _PROBE]
+    command = [sys.executable, "-c", before + _PROBE]
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
@@ -85,6 +89,11 @@ def use_gl() -> str:
 def _gl_context(side: int):
     """Returns a current GL context of `side` x `side` pixels, even if MuJoCo was imported before `use_gl`."""
     name = use_gl()
+    if "tensorflow" in sys.modules and _probe(name, "import tensorflow"):
+        raise WhaleError(
+            f"TensorFlow is loaded in this process, and MuJoCo's renderer ({name}) crashes beside it; render in a "
+            "process without it."
+        )
     try:
         context = importlib.import_module(f"mujoco.{name}").GLContext(side, side)
         context.make_current()
