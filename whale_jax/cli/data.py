@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from whale_jax.cli.options import names_of
+from whale_jax.cli.options import LEAVE_OUT, episodes_of, names_of
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callable[..., Callable]) -> None:
@@ -59,7 +59,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callabl
     command.add_argument("--image-size", type=int, help="side of a frame in pixels; LeRobot, folders: 64")
     command.add_argument("--valid", type=float, default=0.1, help="share of held-out episodes, from the end")
     command.add_argument("--test", type=float, default=0.0, help="share of test episodes, after them")
-    command.add_argument("--leave-out", default="", help="comma-separated episodes to skip")
+    command.add_argument("--leave-out", default="", help=LEAVE_OUT)
 
 
 def _root_options(command: argparse.ArgumentParser) -> None:
@@ -171,7 +171,7 @@ def run_import(options) -> None:
     from whale_jax.data.robot.importing import import_data
 
     shares = {"valid": options.valid, "test": options.test}
-    leave_out = [name.strip() for name in options.leave_out.split(",") if name.strip()]
+    leave_out = episodes_of(options.leave_out)
     view = {"camera": options.camera, "image_size": options.image_size}
     _, found = import_data(options.source, options.to, options.robot, **view, **shares, leave_out=leave_out)
     print(to_text(found, options.to))

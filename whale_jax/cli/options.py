@@ -1,6 +1,7 @@
 """Options that several commands share, and the handling of work that resumes."""
 
 import argparse
+import csv
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,14 @@ def config_option(command: argparse.ArgumentParser, default: str = "quickstart")
     """Adds `--config` to a command."""
     text = "config file or published name, with :variant or not; --config.KEY=VALUE changes a key"
     command.add_argument("--config", default=default, help=text)
+
+
+LEAVE_OUT = "comma-separated episodes to skip, as an error names them"
+
+
+def episodes_of(text: str) -> list[str]:
+    """Returns the episodes that `--leave-out` names; one with a comma in its name is between quotation marks."""
+    return [name.strip() for name in next(csv.reader([text]), []) if name.strip()]
 
 
 def names_of(text: str | None) -> list[str] | None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.cli.options import chosen_config, config_option, names_of, resumable
+from whale_jax.cli.options import LEAVE_OUT, chosen_config, config_option, episodes_of, names_of, resumable
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -29,6 +29,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--data", required=True, help=text)
     command.add_argument("--robot", help="YAML file of the robot, for LeRobot data sets and folders")
     command.add_argument("--camera", default="", help="view to use if the data have several")
+    command.add_argument("--leave-out", default="", help=LEAVE_OUT)
     command.add_argument("--workdir", required=True, help="directory of the run")
     text = "published name or file whose finetune(pretrained, scratch) changes the checkpoint's config"
     command.add_argument("--config", help=text + "; --config.KEY=VALUE changes a key; default: the published steps")
@@ -110,7 +111,8 @@ def run_finetune(options) -> int:
         change = functools.partial(override, assignments=options.overrides)
         start = open_start(options.checkpoint)
         with Workdir(options.workdir).locked():
-            store = open_data(options.data, start, options.workdir, options.robot, options.camera)
+            leave_out = episodes_of(options.leave_out)
+            store = open_data(options.data, start, options.workdir, options.robot, options.camera, leave_out)
             job = Job(start, store, make, change, options.new_actions)
             if options.compare:
                 from whale_jax.evaluation.comparison import to_text

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +84,27 @@ def open_start(checkpoint: Path | str) -> Start:
 
 
 def open_data(
-    data: Path | str, start: Start, workdir: Path | str, robot: str | None = None, camera: str = ""
+    data: Path | str,
+    start: Start,
+    workdir: Path | str,
+    robot: str | None = None,
+    camera: str = "",
+    leave_out: Collection[str] = (),
 ) -> EpisodeStore:
     """Opens an episode store. Other data are first imported into `data` of `workdir`, at the checkpoint's frame size.
 
     Args:
-      robot, camera: see `whale_jax.data.robot.importing.import_data`.
+      robot, camera, leave_out: see `whale_jax.data.robot.importing.import_data`.
 
     Raises:
-      WhaleError: see `whale_jax.data.robot.importing.import_data`.
+      WhaleError: episodes of a store are to be left out; see also `whale_jax.data.robot.importing.import_data`.
     """
-    if STORE.holds(Path(data)):
+    if STORE.holds(Path(data).expanduser()):
+        if leave_out:
+            raise WhaleError(f"{data} is an episode store, which is used as it is; leave --leave-out out.")
         return open_store(data)
     size = start.meta.config["model"]["image_size"]
-    store, found = import_data(data, Workdir(workdir).data, robot, camera, size)
+    store, found = import_data(data, Workdir(workdir).data, robot, camera, size, leave_out=leave_out)
     say(to_text(found, str(store.root)))
     return store
 

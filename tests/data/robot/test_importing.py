@@ -1,6 +1,7 @@
 """`whale data import`: what lies in the store afterwards, what is said, and that a kill loses nothing."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -258,3 +259,17 @@ def test_an_imported_store_describes_itself_without_its_manifest(imported):
     assert open_store(store.root).records == store.records
     path.write_bytes(kept)
     assert json.loads(kept)["state_spec"] == store.info["state_spec"]
+
+
+@pytest.mark.parametrize("name", ["a, b", 'the "best" one', "two\nlines", "it's", "-1"])
+def test_the_advised_option_leaves_an_episode_out_whatever_it_is_called(tmp_path, name):
+    root = recordings.write_folder(tmp_path / "source", {name: 6, "sound": 7}, pictures=True)
+    (root / f"{name}.csv").write_text("timestamp,x\n0,zero\n")
+    robot = tmp_path / "own.yaml"
+    robot.write_text("robot: arm\ndimensions:\n  - {name: x, from: x, kind: delta, unit: m}\n")
+    command = ["data", "import", f"--from={root}", f"--to={tmp_path / 'store'}", f"--robot={robot}", "--image-size=16"]
+    said = tiny.whale(*command).error()
+    again = f"{shlex.join(tiny.command(*command))} {said[said.index('--leave-out') :]}"
+    done = subprocess.run(["bash", "-c", again], cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(open_store(tmp_path / "store")) == 1

@@ -1,7 +1,10 @@
 """One episode as its source gives it, before the robot's contract is applied, and checks that apply to every source."""
 
+import csv
 import dataclasses
 import importlib
+import io
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +70,8 @@ class BrokenEpisode(WhaleError):
     """
 
     def __init__(self, name: str, problem: str, rate_hz: float | None = None):
-        super().__init__(f"{problem} Mend the file, or import the rest without this episode: --leave-out={name}")
+        problem = problem.replace("\n", "\\n")  # of a file's name
+        super().__init__(f"{problem} Mend the file, or import the rest without this episode: {_option([name])}")
         self.name, self.problem, self.rate_hz = name, problem, rate_hz
 
 
@@ -145,8 +149,19 @@ def _all_faults(faults: Sequence[BrokenEpisode], count: int) -> str:
         told += f" The times of these episodes run at {rate:.4g} Hz; if they are right, correct the stated rate."
     if len(faults) == count:
         return f"{told}{more} No episode is without a fault ({count} in all); mend the files."
-    names = ",".join(fault.name for fault in faults)
-    return f"{told}{more} Mend the files, or import the other {count - len(faults)} episodes: --leave-out={names}"
+    option = _option([fault.name for fault in faults])
+    return f"{told}{more} Mend the files, or import the other {count - len(faults)} episodes: {option}"
+
+
+def _option(names: Sequence[str]) -> str:
+    """Returns the option that leaves episodes out, in one line as bash takes it, whatever they are called."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\n").writerow(names)
+    text = row.getvalue().removesuffix("\n")
+    if "\n" not in text:
+        return f"--leave-out={shlex.quote(text)}"
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"--leave-out=$'{escaped}'"
 
 
 def check_rows(name: str, file: str, first_row: int, times: np.ndarray, tables: Mapping[str, Table]) -> None:
