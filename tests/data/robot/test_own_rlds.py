@@ -1,11 +1,13 @@
 """A user's own RLDS data set goes in through the robot's YAML, whatever its cameras are called and stored as."""
 
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.rlds.write import write_dataset
@@ -23,6 +25,13 @@ SIDE = 16
 def frames(episode: int, rows: int) -> np.ndarray:
     colours = np.array([recordings.colour(episode, row) for row in range(rows)], np.uint8)
     return np.broadcast_to(colours[:, None, None], (rows, SIDE, SIDE, 3)).copy()
+
+
+def png(pixels: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    file.seek(0)
+    return file
 
 
 def written(root: Path, camera: str = "image", encoded: bool = True, more: dict | None = None, name: str = "my_robot"):
@@ -44,6 +53,8 @@ def written(root: Path, camera: str = "image", encoded: bool = True, more: dict 
         steps = []
         for t in range(rows):
             shown = frames(episode, rows)[t]
+            if encoded:  # by Pillow, for TFDS would load TensorFlow, beside which MuJoCo's renderer crashes
+                shown = png(shown)
             for part in reversed(camera.split("/")):
                 shown = {part: shown}
             given = {
