@@ -1,4 +1,4 @@
-"""What surrounds a command: platforms, permissions, homes, letters of the terminal, and copied checkpoints."""
+"""Surroundings of a command: platforms, permissions, homes, letters of the terminal, and copied checkpoints."""
 
 import os
 import shutil

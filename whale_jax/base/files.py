@@ -183,13 +183,13 @@ def reason(path: Path, error: BaseException | str) -> str:
     """Returns why the contents of a file cannot be read, for an error: its own text, or what the file is instead."""
     try:
         with open(path, "rb") as file:
-            head = file.read(2)
+            head = file.read(len(_LFS))
     except OSError as unreadable:
         return unreadable.strerror or str(unreadable)
-    if is_pointer(path):
+    if head == _LFS:
         return "it is a pointer of git-lfs in place of the data, which `git lfs pull` brings"
     if not head:
         return "it is empty"
-    if head == b"\x1f\x8b":
+    if head.startswith(b"\x1f\x8b"):
         return "it is compressed with GZIP; unpack it first"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

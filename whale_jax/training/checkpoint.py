@@ -213,7 +213,7 @@ def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
             if target is None:
                 return jax.tree.map(np.asarray, checkpointer.restore(path, _host_target(checkpointer, path)))
             return checkpointer.restore(path, target)
-    except (MemoryError, WhaleError):
+    except MemoryError:
         raise
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
@@ -240,8 +240,6 @@ def item_shapes(directory: Path, step: int, item: str) -> Any:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return _host_target(checkpointer, path)
-    except WhaleError:
-        raise
     except Exception as error:
         raise _broken(path, error) from error
 

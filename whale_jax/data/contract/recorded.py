@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from whale_jax.base.errors import WhaleError
+from whale_jax.base.errors import WhaleError, unknown_name
 
 EXTRA = "pip install 'whale-jax[lerobot]', or in a checkout WHALE_EXTRAS=metaworld,viz,dev,lerobot bash launch/setup.sh"
 
@@ -113,6 +113,21 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Closes the file that was read last."""
+
+
+def chosen_camera(root: Path, cameras: Sequence[str], camera: str) -> str:
+    """Returns the camera with this name, or the only camera for ""; see `Reader.choose_camera`."""
+    if camera:
+        if camera not in cameras:
+            raise unknown_name(f"camera in {root}", camera, cameras)
+        return camera
+    if len(cameras) != 1:
+        choice = f"--camera={cameras[0]}" if cameras else "record one"
+        raise WhaleError(
+            f"{root} has {len(cameras)} cameras ({', '.join(cameras)}), and none is named; name one: {choice}, or "
+            "`camera:` in the robot's YAML."
+        )
+    return cameras[0]
 
 
 def broken(name: str, problem: str, rate_hz: float | None = None) -> BrokenEpisode:

@@ -1,4 +1,4 @@
-"""Which frame of a video belongs to which row: the clocks of table, list of episodes and video, held side by side.
+"""Matches the frames of a video with rows, by the clocks of table, list of episodes and video.
 
 A row has a `timestamp`, the list of episodes says where each episode begins in a video, and every frame has a time of
 its own. Frames are taken by number where the numbers agree, and by time where there are more frames than rows. Where

@@ -16,9 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import reason
-from whale_jax.data.contract.recorded import BrokenEpisode, Recorded, Table, broken, check_rows, needed, whole_ones
+from whale_jax.data.contract.recorded import (
+    BrokenEpisode,
+    Recorded,
+    Table,
+    broken,
+    check_rows,
+    chosen_camera,
+    needed,
+    whole_ones,
+)
 from whale_jax.data.lerobot.clocks import Place, check_times, match, tile
 from whale_jax.data.lerobot.lists import INFO, Line, Lists
 from whale_jax.data.lerobot.tables import OWN, PICTURES, cameras_of, column, matrix, names_of
@@ -66,17 +75,7 @@ class LeRobot:
         Raises:
           WhaleError: there is no such camera, or no name and several cameras. The message lists their names.
         """
-        if camera:
-            if camera not in self.cameras:
-                raise unknown_name(f"camera in {self.root}", camera, self.cameras)
-            return camera
-        if len(self.cameras) != 1:
-            choice = f"--camera={self.cameras[0]}" if self.cameras else "record one"
-            raise WhaleError(
-                f"{self.root} has {len(self.cameras)} cameras ({', '.join(self.cameras)}), and none is named; name "
-                f"one: {choice}, or `camera:` in the robot's YAML."
-            )
-        return self.cameras[0]
+        return chosen_camera(self.root, self.cameras, camera)
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
         """Yields the episodes one by one and checks their tables. Frames are read only on request.

@@ -72,7 +72,7 @@ def one_version(source: Path | str) -> RldsDataset:
 def is_known(source: Path | str) -> bool:
     """Returns whether a data set's actions are known: it is one of the 27, or `whale data export` wrote it."""
     dataset = one_version(source)
-    return is_exported(dataset) or any(dataset.name in recipe.builders for recipe in RECIPES.values())
+    return is_exported(dataset) or _known_recipe(dataset) is not None
 
 
 def known_index(source: Path | str) -> Index | None:
@@ -85,8 +85,12 @@ def known_index(source: Path | str) -> Index | None:
     return None if is_exported(dataset) else open_index(_recipe(dataset), dataset)
 
 
+def _known_recipe(dataset: RldsDataset) -> Recipe | None:
+    return next((recipe for recipe in RECIPES.values() if dataset.name in recipe.builders), None)
+
+
 def _recipe(dataset: RldsDataset) -> Recipe:
-    recipe = next((r for r in RECIPES.values() if dataset.name in r.builders), None)
+    recipe = _known_recipe(dataset)
     if recipe is None:
         raise WhaleError(
             f"{dataset.path} is neither one of the 27 data sets that are known nor written by `whale data export`, so "

@@ -32,15 +32,16 @@ def tf_data(
     batch_size: int,
     num_frames: int,
     seed: int,
-    held_out: bool = False,
-    shard: tuple[int, int] = (0, 1),
-    fraction: float = 1.0,
     start: int = 0,
+    **choice: Any,
 ) -> tf.data.Dataset:
     """Returns the batches of `Mixture.batches` as an endless dataset of dictionaries, from batch `start` on.
 
     Batch k is the same to the bit, whatever `settings.threads` is; 0 lets TensorFlow choose. To resume, give the number
     of batches taken as `start`, or save the iterator with `tf.train.Checkpoint`. GPUs are hidden from TensorFlow.
+
+    Args:
+      choice: `held_out`, `shard` and `fraction` of `Mixture.plan`.
 
     Returns:
       Elements with the fields of `whale_jax.data.contract.batch.Batch`.
@@ -49,7 +50,6 @@ def tf_data(
       WhaleError: TensorFlow is not installed, or see `Mixture.plan`. While reading, TensorFlow raises its own
         tf.errors.UnknownError with the sentence.
     """
-    choice = {"held_out": held_out, "shard": shard, "fraction": fraction}
     plan = mixture.plan(settings, batch_size, num_frames, seed, **choice)
     return _dataset(plan, settings, batch_size, num_frames, start)
 

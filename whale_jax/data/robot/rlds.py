@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from whale_jax.base.errors import BrokenRecord, WhaleError, unknown_name
+from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.base.order import natural
-from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, whole_ones
+from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, chosen_camera, whole_ones
 from whale_jax.data.media.videos import picture, scaled_array
 from whale_jax.data.oxe.importing import one_version
 from whale_jax.data.rlds.read import RldsDataset, record_at, records, spans
@@ -58,14 +58,7 @@ class OwnRlds:
         Raises:
           WhaleError: there is no such camera, or no name and several cameras. The message lists their names.
         """
-        if camera and camera not in self.cameras:
-            raise unknown_name(f"camera in {self.root}", camera, self.cameras)
-        if not camera and len(self.cameras) != 1:
-            choice = f"name one: --camera={self.cameras[0]}" if self.cameras else "record one"
-            raise WhaleError(
-                f"{self.root} has {len(self.cameras)} cameras ({', '.join(self.cameras)}), and none is named; {choice}."
-            )
-        return camera or self.cameras[0]
+        return chosen_camera(self.root, self.cameras, camera)
 
     def episodes(self, keys: Collection[str], camera: str, leave_out: Collection[str] = ()) -> Iterator[Recorded]:
         """Yields the episodes one by one. Frames are read only on request.
