@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from whale_jax.cli.options import LEAVE_OUT, episodes_of, names_of
+from whale_jax.cli.options import LEAVE_OUT, episodes_of, names_of, pairs_of
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callable[..., Callable]) -> None:
@@ -65,6 +65,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callabl
 def _root_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--root", required=True, help="directory that holds the data sets' directories")
     command.add_argument("--index", help="directory for indices; default: next to the data")
+    command.add_argument("--robots", default="", metavar="NAME=FILE,...", help="robot's YAML of data sets of your own")
+    command.add_argument("--readings", default="", metavar="NAME=READING,...", help="how to read those data sets")
     command.add_argument("--workers", type=int, default=0, help="indexing processes; 0 uses one per core")
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -91,12 +93,26 @@ def run_collect(options) -> None:
 def _present(options):
     """Opens the available data sets of the mixture, however many of their records are bad."""
     from whale_jax.data.oxe.mixture import open_mixture
-    from whale_jax.data.oxe.recipes import RECIPES, WHALE_X
+    from whale_jax.data.oxe.recipes import WHALE_X
     from whale_jax.data.rlds.read import find
 
-    there = {name: weight for name, weight in WHALE_X.items() if find(options.root, RECIPES[name].builders)}
-    shared = {"cache": options.index, "workers": options.workers}
+    known = _known(options)
+    weights = {name: recipe.weight or 1.0 for name, recipe in known["recipes"].items()}
+    there = {name: weights[name] for name, r in known["recipes"].items() if find(options.root, r.builders or (name,))}
+    shared = {"cache": options.index, "workers": options.workers} | known
     return open_mixture(options.root, there or WHALE_X, max_bad_share=1.0, **shared)
+
+
+def _known(options) -> dict[str, dict]:
+    """Returns the recipes of the known data sets and of the user's own by name, and the readings asked for."""
+    from whale_jax.data.oxe.recipes import RECIPES, check_readings
+    from whale_jax.data.robot.mixture import recipe_of
+
+    robots = pairs_of(options.robots, "--robots=NAME=FILE")
+    recipes = dict(RECIPES) | {name: recipe_of(name, file) for name, file in robots.items()}
+    readings = pairs_of(options.readings, "--readings=NAME=READING")
+    check_readings(readings, recipes)
+    return {"recipes": recipes, "readings": readings}
 
 
 def run_check(options) -> int:
@@ -104,7 +120,7 @@ def run_check(options) -> int:
     from whale_jax.data.oxe.check import check, to_text
     from whale_jax.data.oxe.sheet import write_sheet
 
-    findings = list(check(options.root, options.index, options.workers))
+    findings = list(check(options.root, options.index, options.workers, **_known(options)))
     for finding in findings:
         if finding.index is not None:
             try:

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from whale_jax.base.errors import WhaleError
+
 STUCK = 5.0  # seconds of reading one file
 
 
@@ -26,6 +28,17 @@ def episodes_of(text: str) -> list[str]:
 def names_of(text: str | None) -> list[str] | None:
     """Returns the parts of a comma-separated option."""
     return None if text is None else [name for name in text.split(",") if name]
+
+
+def pairs_of(text: str, form: str) -> dict[str, str]:
+    """Returns the values by name of an option NAME=VALUE,...; raises WhaleError if it has another form."""
+    pairs = {}
+    for part in names_of(text):
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise WhaleError(f"{part!r} is not of the form {form}, with commas between several.")
+        pairs[name] = os.path.expanduser(value)
+    return pairs
 
 
 def chosen_config(options):

@@ -86,7 +86,10 @@ def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
     ours, theirs = to_plain(config), meta.config
     if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
         return False
-    if any(ours["data"][key] != theirs["data"].get(key, {}) for key in ("mixture", "subsets")):
+    former = {"mixture": {}, "subsets": {}, "robots": {}, "balance": False}  # what an older config means
+    if any(ours["data"][key] != theirs["data"].get(key, value) for key, value in former.items()):
+        return False
+    if ours["data"]["mixture"] and ours["data"]["readings"] != theirs["data"].get("readings"):
         return False
     if settings_of(ours, name) != settings_of(theirs, name):
         return False

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from whale_jax.base.errors import unknown_name
 from whale_jax.base.settings import Settings, check_least, check_one_of
-from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.data.oxe.recipes import RECIPES, check_readings, check_weights, default_readings
 from whale_jax.data.oxe.settings import LOADERS
 
 
@@ -32,16 +32,21 @@ class DataSettings(Settings):
     allow_missing: bool = False  # mix only the available data sets
     loader: str = LOADERS[0]  # what reads a mixture's batches: "grain", or "tf.data", which gives the same ones
     index: str = ""  # directory of a mixture's indices; "" is next to the data
+    balance: bool = False  # multiply the shares by the data sets' numbers of transitions, as OpenVLA's loader does
+    robots: Mapping[str, str] = dataclasses.field(default_factory=dict)  # robot's YAML of data sets of your own by name
+    readings: Mapping[str, str] = dataclasses.field(default_factory=default_readings)  # "checked", "openvla" or another
 
     def __post_init__(self):
         check_least(self, cache_gib=0, stall_seconds=0)
         check_one_of(self, LOADERS, "loader")
+        check_readings({name: reading for name, reading in self.readings.items() if name not in self.robots})
+        recipes = dict(RECIPES) | dict.fromkeys(self.robots)
         if self.mixture:
-            check_weights(self.mixture)
+            check_weights(self.mixture, recipes)
         for names in self.subsets.values():
             for name in names:
-                if name not in RECIPES:
-                    raise unknown_name("Open X-Embodiment data set", name, RECIPES)
+                if name not in recipes:
+                    raise unknown_name("Open X-Embodiment data set", name, recipes)
 
 
 def check_subsets(settings: DataSettings, stages: Collection[str]) -> None:

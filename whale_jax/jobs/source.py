@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.source import Source
+from whale_jax.data.oxe.recipes import RECIPES
 from whale_jax.data.oxe.settings import LOADERS
 from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.storage import MANIFEST
@@ -50,8 +51,9 @@ def _open_mixture(config: ConfigDict) -> Source:
         )
     from whale_jax.data.oxe.mixture import open_mixture
     from whale_jax.data.oxe.source import MixtureSource
+    from whale_jax.data.robot.mixture import recipe_of
 
-    read = read_settings(config)
+    read, data = read_settings(config), config.data.to_dict()
     mixture = open_mixture(
         config.data.root,
         config.data.mixture.to_dict(),
@@ -59,6 +61,9 @@ def _open_mixture(config: ConfigDict) -> Source:
         max_bad_share=read.max_bad_share,
         cache=config.data.index or None,
         workers=read.workers,
+        recipes=dict(RECIPES) | {name: recipe_of(name, file) for name, file in data.get("robots", {}).items()},
+        readings=data.get("readings", {}),
+        balance=data.get("balance", False),
     )
     loader = config.data.get("loader", LOADERS[0])
     return MixtureSource(mixture, read, config.data.subsets.to_dict(), loader)

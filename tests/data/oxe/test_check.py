@@ -55,13 +55,14 @@ def test_an_absolute_pose_is_found(tmp_path):
 
 
 def test_a_pose_is_suspected_where_nothing_is_measured_and_so_is_a_missing_reward(tmp_path):
-    name, small = "ucsd_kitchen_dataset_converted_externally_to_rlds", {"image": (16, 16)}
-    pose = np.random.default_rng(0).normal(0, 0.01, (6, 8, 8)) + 0.4
+    name, small = "austin_buds_dataset_converted_externally_to_rlds", {"image": (16, 16), "wrist_image": (16, 16)}
+    pose = np.random.default_rng(0).normal(0, 0.01, (6, 8, 7)) + 0.4
     none = np.zeros(8)
     made = [schemas.episode(name, 8, seed, small, action=pose[seed], reward=none) for seed in range(6)]
     schemas.write(tmp_path, name, made, small)
     found = next(f for f in check(tmp_path) if f.name == name)
-    assert any(text.startswith("x lies between 0.3") and "may be absolute" in text for text in found.suspicions)
+    assert any(text.startswith("x (0.38") and "look absolute" in text for text in found.suspicions)
+    assert found.index.recipe.reading == "openvla"
     assert any(text.startswith("no reward anywhere") for text in found.suspicions)
     assert found.to_json()["rewards"] == {"lowest": 0.0, "highest": 0.0, "rewarded": 0}
 

@@ -21,11 +21,12 @@ import pytest
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.oxe import index as index_module
+from whale_jax.data.oxe import raw as raw_module
 from whale_jax.data.oxe import standard
 from whale_jax.data.oxe.importing import import_rlds
 from whale_jax.data.oxe.index import open_index
 from whale_jax.data.oxe.mixture import open_mixture
-from whale_jax.data.oxe.recipes import RECIPES
+from whale_jax.data.oxe.recipes import PUBLIC, RECIPES
 from whale_jax.data.rlds import INFO
 from whale_jax.data.rlds.read import RldsDataset, find, records, spans
 
@@ -112,18 +113,22 @@ def test_what_the_last_row_commands_may_be_no_rotation(tmp_path):
 def test_an_index_depends_on_data_and_on_the_recipes_version_alone(tmp_path):
     path = schemas.write(tmp_path, NAME, made(4), SMALL)
     recipe, dataset = RECIPES[NAME], RldsDataset(NAME, path)
-    key = index_module._key(recipe, dataset)
-    assert index_module._key(dataclasses.replace(recipe, action=lambda steps: steps["action"]), dataset) == key
-    assert index_module._key(dataclasses.replace(recipe, version=2), dataset) != key
+    key = index_module.index_key(recipe, dataset)
+    assert index_module.index_key(dataclasses.replace(recipe, action=lambda steps: steps["action"]), dataset) == key
+    assert index_module.index_key(dataclasses.replace(recipe, version="2"), dataset) != key
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.move(path, tmp_path / "elsewhere" / path.name)
-    assert index_module._key(recipe, RldsDataset(NAME, type(path)(moved))) == key
+    assert index_module.index_key(recipe, RldsDataset(NAME, type(path)(moved))) == key
 
 
 def test_a_recipe_that_reads_otherwise_has_another_version():
     """A change of code that changes no action may keep the version: write the new digest down."""
     path = Path(__file__).with_name("recipes.json")
-    found = {name: f"{recipe.version} {digest_of(recipe.action)}" for name, recipe in RECIPES.items()}
+    found = {
+        f"{name} {reading}": f"{recipe.read_as(reading).version} {digest_of(recipe.read_as(reading).action)}"
+        for name, recipe in RECIPES.items()
+        for reading in (PUBLIC, *recipe.others)
+    }
     found["standard"] = f"{standard.VERSION} {digest_of(standard)}"
     assert found == json.loads(path.read_text())
 
@@ -191,7 +196,7 @@ def test_index_follows_data_and_survives_a_stop(tmp_path):
 
 
 def test_files_are_indexed_in_parallel_and_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "_POOL_FROM_BYTES", 0)
+    monkeypatch.setattr(raw_module, "POOL_FROM_BYTES", 0)
     schemas.write(tmp_path, NAME, made(6), SMALL)
     one = index_of(tmp_path, cache=tmp_path / "one", workers=1)
     two = index_of(tmp_path, cache=tmp_path / "two", workers=2)
@@ -201,7 +206,7 @@ def test_files_are_indexed_in_parallel_and_alike(tmp_path, monkeypatch):
 
 def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch):
     schemas.write(tmp_path, NAME, made(12), SMALL)
-    monkeypatch.setattr(index_module, "_POOL_FROM_BYTES", 0)
+    monkeypatch.setattr(raw_module, "POOL_FROM_BYTES", 0)
 
     def kill_first_child():
         while not (found := [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]):
@@ -219,13 +224,13 @@ def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch):
 SLOW = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from whale_jax.data.oxe import index
+from whale_jax.data.oxe import raw
 from whale_jax.data.oxe.mixture import open_mixture
-fast = index._index_file
+fast = raw._read_file
 def slow(*arguments):
     time.sleep(0.3)
     return fast(*arguments)
-index._index_file = slow
+raw._read_file = slow
 open_mixture({root!r}, {{{name!r}: 1.0}}, progress=False)
 """
 

@@ -1,8 +1,7 @@
 """`whale data check`: which of the 27 data sets are available, and whether their actions do what they should."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,14 @@ import numpy as np
 from etils import epath
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.contract.response import correlation
-from whale_jax.data.oxe.index import Index, open_index
-from whale_jax.data.oxe.measured import measured, state_reader
-from whale_jax.data.oxe.recipes import RECIPES, Recipe
+from whale_jax.data.oxe.index import Index
+from whale_jax.data.oxe.measured import correlations
+from whale_jax.data.oxe.readings import contrary, locate, never_zero, open_reading
+from whale_jax.data.oxe.recipes import CHECKED, RECIPES, Recipe
 from whale_jax.data.oxe.standard import NAMES
-from whale_jax.data.rlds.read import check_root, find
+from whale_jax.data.rlds.read import check_root
 
-LOOKED_AT = 50
-_AGAINST, _FOLLOWS, _POSITION, _MARGIN = -0.2, 0.2, 0.8, 0.3
+_AGAINST, _FOLLOWS = -0.2, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Checked:
       index: its index; None unless the status is "ok".
       measured: correlations of actions with measurements, by name.
       suspicions: sentences on what looks wrong.
+      doubts: what the facts about it leave open.
     """
 
     name: str
@@ -38,15 +37,18 @@ class Checked:
     index: Index | None = None
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
     suspicions: tuple[str, ...] = ()
+    doubts: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dictionary that json can write."""
-        values = {"name": self.name, "status": self.status, "doubts": RECIPES[self.name].doubts}
+        values = {"name": self.name, "status": self.status, "doubts": self.doubts}
         if self.index is None:
             return values
         return values | {
             "version": self.index.dataset.version,
             "path": str(self.index.dataset.path),
+            "reading": self.index.recipe.reading,
+            "because": self.index.because,
             "episodes": len(self.index.episodes),
             "left_out": self.index.left_out,
             "channels_swapped": self.index.swapped,
@@ -57,68 +59,58 @@ class Checked:
         }
 
 
-def check(root: epath.PathLike, cache: Path | str | None = None, workers: int = 0) -> Iterator[Checked]:
-    """Yields a result for each of the 27 data sets, in the order of Table 11.
+def check(
+    root: epath.PathLike,
+    cache: Path | str | None = None,
+    workers: int = 0,
+    recipes: Mapping[str, Recipe] = RECIPES,
+    readings: Mapping[str, str] | None = None,
+) -> Iterator[Checked]:
+    """Yields a result for each of the known data sets, in the order of Table 11.
+
+    Args:
+      root: directory that holds the data sets' directories.
+      cache, workers: see `whale_jax.data.oxe.index.open_index`.
+      recipes: the data sets to look for.
+      readings: readings by name; the data decide about those that are not named.
 
     Raises:
       WhaleError: `root` is no directory, or holds none of them.
     """
     check_root(root)
     count = 0
-    for recipe in RECIPES.values():
-        finding = _check_one(recipe, root, cache, workers)
+    for recipe in recipes.values():
+        finding = _check_one(recipe, root, (readings or {}).get(recipe.name, CHECKED), cache, workers)
         count += finding.status != "missing"
         yield finding
     if not count:
         there = ", ".join(sorted(path.name for path in epath.Path(root).iterdir())[:10]) or "nothing"
-        raise WhaleError(f"{root} holds none of the 27 data sets; there is: {there}.")
+        raise WhaleError(f"{root} holds none of the {len(recipes)} data sets; there is: {there}.")
 
 
-def _check_one(recipe: Recipe, root: epath.PathLike, cache: Path | str | None, workers: int) -> Checked:
+def _check_one(recipe: Recipe, root: epath.PathLike, reading: str, cache: Path | str | None, workers: int) -> Checked:
     try:
-        dataset = find(root, recipe.builders, recipe.versions)
+        dataset = locate(root, recipe)
         if dataset is None:
             return Checked(recipe.name, "missing")
-        index = open_index(recipe, dataset, cache, workers)
-        found = _measure(index)
+        index = open_reading(recipe, dataset, reading, cache, workers)
+        found = correlations(index)
     except WhaleError as error:
         return Checked(recipe.name, str(error))
-    return Checked(recipe.name, "ok", index, found, tuple(_suspicions(index, found)))
-
-
-def _measure(index: Index) -> dict[str, float]:
-    """Returns correlations of the actions with measurements, over the first episodes.
-
-    A delta is compared with the motion that followed, and the gripper's command with its measured opening. "x absolute"
-    and the like compare a delta with the position itself.
-    """
-    found = state_reader(index.recipe, index.dataset)
-    pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
-    if found is None or not pairs:
-        return {}
-    actions = np.concatenate([a for a, _ in pairs])
-    motions = np.concatenate([np.diff(s, axis=0) for _, s in pairs])
-    places = np.concatenate([s[1:] for _, s in pairs])
-    values: dict[str, float] = {}
-    for column, name in enumerate(found[0].names):
-        d = NAMES.index(name)
-        if name == "gripper":
-            values[name] = correlation(actions[:, d], places[:, column])
-        elif d < 3:
-            values[name] = correlation(actions[:, d], motions[:, column])
-            values[f"{name} absolute"] = correlation(actions[:, d], places[:, column])
-    return {key: value for key, value in values.items() if np.isfinite(value)}
+    return Checked(recipe.name, "ok", index, found, tuple(_suspicions(index, found)), recipe.doubts)
 
 
 def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
     statistics = index.statistics
+    against = list(contrary(index, found))
+    yield from against
+    if len(never := never_zero(index)) == 1:
+        yield f"{never[0]} is never 0: it may be absolute"
     for name in NAMES[:3]:
-        moved, absolute = found.get(name, 1.0), found.get(f"{name} absolute", 0.0)
+        moved = found.get(name, 1.0)
         if moved < _AGAINST:
             yield f"{name} goes against the measured motion (correlation {moved:.2f}): its sign may be wrong"
-        elif absolute > max(_POSITION, moved + _MARGIN):
-            yield f"{name} follows the position ({absolute:.2f}) and not the motion ({moved:.2f}): it may be absolute"
-        elif moved < _FOLLOWS:
+        elif moved < _FOLLOWS and not any(text.startswith(f"{name} follows") for text in against):
             yield f"{name} integrates to nothing like the measured position (correlation {moved:.2f})"
     if found.get("gripper", 1.0) < _AGAINST:
         yield f"the gripper opens when told to close (correlation {found['gripper']:.2f}): its sign may be wrong"
@@ -126,10 +118,6 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
         widest = max(-statistics["min"][d], statistics["max"][d])
         if widest > np.pi:
             yield f"{NAMES[d]} reaches {widest:.2f}, beyond pi: it is no angle in radians, or was not wrapped"
-    for d, name in enumerate(NAMES[:6]):
-        least, most = statistics["q01"][d], statistics["q99"][d]
-        if least > 0 or most < 0:
-            yield f"{name} lies between {least:.3g} and {most:.3g} and is never 0: it may be absolute"
     if not any(index.outcomes.values()):
         yield "no reward anywhere: a reward model learns the constant 0 from it, and no episode counts as a success"
     low, high = statistics["min"][6], statistics["max"][6]
@@ -160,9 +148,12 @@ def to_text(findings: list[Checked]) -> str:
             lines.append("  left out: " + ", ".join(f"{count} {cause}" for cause, count in f.index.left_out.items()))
         if f.index.swapped:
             lines.append("  colour channels are swapped on disk and are put right")
+        if f.index.because:
+            lines.append(f"  read as {f.index.recipe.reading!r}, for OpenVLA's reading is contradicted:")
+            lines += [f"    {text}" for text in f.index.because]
         lines += [f"  suspicious: {text}" for text in f.suspicions]
-        if doubts := RECIPES[f.name].doubts:
-            lines.append(f"  note: {doubts}")
+        if f.doubts:
+            lines.append(f"  note: {f.doubts}")
     missing = [f.name for f in findings if f.status == "missing"]
     lines.append(f"{len(findings) - len(missing)} of {len(findings)} data sets are there.")
     if missing:

@@ -11,8 +11,9 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.order import natural
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.oxe.held_out import whole_episodes, write_store
-from whale_jax.data.oxe.index import Index, open_index
+from whale_jax.data.oxe.index import Index
 from whale_jax.data.oxe.measured import measured, state_reader
+from whale_jax.data.oxe.readings import open_reading
 from whale_jax.data.oxe.recipes import RECIPES, Recipe
 from whale_jax.data.rlds import INFO
 from whale_jax.data.rlds.export import import_exported, is_exported
@@ -48,7 +49,8 @@ def import_rlds(
     recipe = _recipe(dataset)
     if image_size < 8:
         raise WhaleError(f"Give the size in pixels that {dataset.name}'s pictures shall have: --image-size=64.")
-    index, found = open_index(recipe, dataset), state_reader(recipe, dataset)
+    index = open_reading(recipe, dataset)
+    found = state_reader(index)
     episodes, more = whole_episodes(index, image_size), {"statistics": index.statistics}
     if found is not None:
         episodes, more = _with_state(index, episodes), more | {"state_spec": found[0].to_json()}
@@ -82,7 +84,7 @@ def known_index(source: Path | str) -> Index | None:
       WhaleError: it is another data set.
     """
     dataset = one_version(source)
-    return None if is_exported(dataset) else open_index(_recipe(dataset), dataset)
+    return None if is_exported(dataset) else open_reading(_recipe(dataset), dataset)
 
 
 def _known_recipe(dataset: RldsDataset) -> Recipe | None:

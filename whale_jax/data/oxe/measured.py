@@ -3,29 +3,31 @@
 Dimension keys: N frames of an episode, S columns.
 """
 
-import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from whale_jax.base.errors import BrokenRecord
 from whale_jax.data.contract.actions import StateSpec
-from whale_jax.data.oxe.index import Index, episode_reader
-from whale_jax.data.oxe.recipes import Recipe
+from whale_jax.data.contract.response import correlation
+from whale_jax.data.oxe.index import Index
+from whale_jax.data.oxe.raw import RawEpisode
 from whale_jax.data.oxe.standard import NAMES
-from whale_jax.data.rlds.read import RldsDataset, inflate, records
 
+LOOKED_AT = 50  # episodes whose measurements are compared with the actions
 _OPENING = "larger is more open"
 
 
-def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Callable[[bytes], np.ndarray]] | None:
-    """Returns the meaning of the measurements and a function from a record to them, (N, S) float32.
+def state_reader(index: Index) -> tuple[StateSpec, Callable[[RawEpisode], np.ndarray]] | None:
+    """Returns the meaning of the measurements and a function from an episode to them, (N, S) float32.
 
-    The function raises BrokenRecord for a record without these numbers.
+    The function raises BrokenRecord for an episode without these numbers.
 
     Returns:
       The spec and the function, or None if no measurement is known.
     """
+    recipe = index.recipe
     columns = [
         (name, (key, first + d, 1))
         for place, names in ((recipe.position, NAMES[:3]), (recipe.rotation, NAMES[3:6]))
@@ -34,18 +36,19 @@ def state_reader(recipe: Recipe, dataset: RldsDataset) -> tuple[StateSpec, Calla
         for d, name in enumerate(names)
     ]
     columns += [("gripper", recipe.gripper)] if recipe.gripper else []
-    columns = [(name, place) for name, place in columns if f"steps/{place[0]}" in dataset.fields]
+    columns = [(name, place) for name, place in columns if f"steps/{place[0]}" in index.dataset.fields]
     if not columns:
         return None
-    parse = dataset.parser(sorted({f"steps/{key}" for _, (key, _, _) in columns}))
 
-    def read(record: bytes) -> np.ndarray:
-        fields = {key.removeprefix("steps/"): _numbers(value) for key, value in parse(record).items()}
-        try:
-            found = [(fields[key][:, column], sign) for _, (key, column, sign) in columns]
-        except IndexError as error:
-            raise BrokenRecord("measurements of another shape") from error
-        return np.stack([v if sign > 0 else 1.0 - v for v, sign in found], axis=1)[recipe.skip :].astype(np.float32)
+    def read(episode: RawEpisode) -> np.ndarray:
+        found = []
+        for _, (key, column, sign) in columns:
+            values = episode.field(f"steps/{key}")
+            values = values.reshape(len(values), -1)
+            if column >= values.shape[1]:
+                raise BrokenRecord("measurements of another shape")
+            found.append(values[:, column] if sign > 0 else 1.0 - values[:, column])
+        return np.stack(found, axis=1)[recipe.skip :].astype(np.float32)
 
     length = "m" if recipe.metric else "data set's own"
     units = {"gripper": _OPENING} | dict.fromkeys(NAMES[3:6], "rad") | dict.fromkeys(NAMES[:3], length)
@@ -58,27 +61,44 @@ def measured(index: Index) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
 
     The state is None if it does not fit the frames. A data set without known measurements yields nothing.
     """
-    found = state_reader(index.recipe, index.dataset)
+    found = state_reader(index)
     if found is None:
         return
-    read, read_state = episode_reader(index.recipe, index.dataset), found[1]
-    for path in index.files:
-        with contextlib.suppress(BrokenRecord, FileNotFoundError):
-            for _, record in records(path):
-                with contextlib.suppress(BrokenRecord):
-                    rows, _ = read(record)
-                    yield rows["action"][:-1], _fitting(read_state, record, len(rows))
+    for file, rows in itertools.groupby(index.episodes, key=lambda row: int(row["file"])):
+        part = index.raw.part(file)
+        episodes = dict(zip(part.numbers.tolist(), part.episodes(), strict=True))
+        for row in rows:
+            actions = index.frames(int(row["first"]), int(row["frames"]))["action"][:-1]
+            yield actions, _fitting(found[1], episodes[int(row["number"])], int(row["frames"]))
 
 
-def _fitting(read_state: Callable[[bytes], np.ndarray], record: bytes, frames: int) -> np.ndarray | None:
-    with contextlib.suppress(BrokenRecord):
-        state = read_state(record)
-        if len(state) == frames and np.isfinite(state).all():
-            return state
-    return None
+def _fitting(read: Callable[[RawEpisode], np.ndarray], episode: RawEpisode, frames: int) -> np.ndarray | None:
+    try:
+        state = read(episode)
+    except BrokenRecord:
+        return None
+    return state if len(state) == frames and np.isfinite(state).all() else None
 
 
-def _numbers(values: np.ndarray) -> np.ndarray:
-    if values.dtype == object or values.dtype.kind in "SU":
-        return inflate(values)
-    return values.reshape(len(values), -1)
+def correlations(index: Index) -> dict[str, float]:
+    """Returns correlations of the actions with measurements, over the first episodes.
+
+    A delta is compared with the motion that followed, and the gripper's command with its measured opening. "x absolute"
+    and the like compare a delta with the position itself.
+    """
+    found = state_reader(index)
+    pairs = [(a, s) for a, s in itertools.islice(measured(index), LOOKED_AT) if s is not None]
+    if found is None or not pairs:
+        return {}
+    actions = np.concatenate([a for a, _ in pairs])
+    motions = np.concatenate([np.diff(s, axis=0) for _, s in pairs])
+    places = np.concatenate([s[1:] for _, s in pairs])
+    values: dict[str, float] = {}
+    for column, name in enumerate(found[0].names):
+        d = NAMES.index(name)
+        if name == "gripper":
+            values[name] = correlation(actions[:, d], places[:, column])
+        elif d < 3:
+            values[name] = correlation(actions[:, d], motions[:, column])
+            values[f"{name} absolute"] = correlation(actions[:, d], places[:, column])
+    return {key: value for key, value in values.items() if np.isfinite(value)}

@@ -20,12 +20,13 @@ from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.media.pictures import decode_into
-from whale_jax.data.oxe.index import Index, open_index
-from whale_jax.data.oxe.recipes import RECIPES, check_weights
+from whale_jax.data.oxe.index import Index
+from whale_jax.data.oxe.readings import locate, open_reading
+from whale_jax.data.oxe.recipes import CHECKED, RECIPES, Recipe, check_readings, check_weights
 from whale_jax.data.oxe.settings import ReadSettings
 from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
-from whale_jax.data.oxe.stream import MixtureIterator, Plan
-from whale_jax.data.rlds.read import check_root, find
+from whale_jax.data.oxe.stream import MixtureIterator, Plan, described
+from whale_jax.data.rlds.read import check_root
 from whale_jax.data.store import activity
 from whale_jax.data.store.batches import check_sizes, masks
 from whale_jax.data.store.store import nested_share
@@ -142,16 +143,9 @@ class Mixture:
             "held_out": held_out,
             "image_size": settings.image_size,
             "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},
-            "datasets": [_described(index) + part for index in self.indices],
+            "datasets": [described(index) + part for index in self.indices],
         }
         return Plan(dataset, identity, self, reader, shard[1])
-
-
-def _described(index: Index) -> str:
-    """Returns what a data set's segments depend on, wherever its index lies."""
-    dataset, recipe = index.dataset, index.recipe
-    facts = f"{dataset.name} {dataset.version}, recipe {recipe.version}"
-    return f"{facts}, {len(index.episodes)} episodes, {index.episodes['frames'].sum()} frames"
 
 
 def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
@@ -293,6 +287,9 @@ def open_mixture(
     cache: Path | str | None = None,
     workers: int = 0,
     progress: bool = True,
+    recipes: Mapping[str, Recipe] = RECIPES,
+    readings: Mapping[str, str] | None = None,
+    balance: bool = False,
 ) -> Mixture:
     """Opens and indexes the data sets of `weights` under `root`.
 
@@ -302,13 +299,18 @@ def open_mixture(
       allow_missing: mixes the available data sets, and says which are missing.
       max_bad_share: share of a data set's episodes that may be unreadable.
       cache, workers, progress: see `whale_jax.data.oxe.index.open_index`.
+      recipes: the data sets that are known, by name.
+      readings: readings by name, see `whale_jax.data.oxe.readings`; the data decide about those that are not named.
+      balance: multiplies the weights by the data sets' numbers of training transitions, as OpenVLA's loader does.
 
     Raises:
-      WhaleError: a data set is missing, of another version or worse than max_bad_share; a name or weight is wrong.
+      WhaleError: a data set is missing, of another version or worse than max_bad_share; a name, weight or reading is
+        wrong.
     """
-    shares = check_weights(dict(weights))
+    shares, readings = check_weights(weights, recipes), readings or {}
+    check_readings(readings, recipes)
     check_root(root)
-    found = {name: find(root, RECIPES[name].builders, RECIPES[name].versions) for name in shares}
+    found = {name: locate(root, recipes[name]) for name in shares}
     missing = [name for name, dataset in found.items() if dataset is None]
     if missing and (not allow_missing or len(missing) == len(found)):
         raise WhaleError(
@@ -320,9 +322,11 @@ def open_mixture(
     indices = []
     for name, dataset in found.items():
         if dataset is not None:
-            indices.append(open_index(RECIPES[name], dataset, cache, workers, progress))
+            reading = readings.get(name, CHECKED)
+            indices.append(open_reading(recipes[name], dataset, reading, cache, workers, progress))
             _check_share(indices[-1], max_bad_share)
-    return Mixture(indices, [shares[index.recipe.name] for index in indices])
+    sizes = [index.statistics["transitions"] if balance else 1 for index in indices]
+    return Mixture(indices, [shares[index.recipe.name] * n for index, n in zip(indices, sizes, strict=True)])
 
 
 def _check_share(index: Index, max_bad_share: float) -> None:

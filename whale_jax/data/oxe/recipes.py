@@ -3,15 +3,18 @@
 A function takes the raw steps of a whole episode, a dictionary of arrays (N, ...) by key, and returns the standard
 actions (N, 7) of `whale_jax.data.oxe.standard`; row t leads from frame t to frame t + 1, and the last row is not used.
 Recipes are those on which the pipelines of OpenVLA and Octo agree; where they differ or a fact is unverified, the row's
-`doubts` say so and `whale data check` looks at the data.
+`doubts` say so and `whale data check` looks at the data. A row may have other readings, see `Recipe.read_as`. A module
+with recipes of your own adds rows: RECIPES.add(Recipe(...)), and is named with --plugin=MODULE.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.registry import Registry
 from whale_jax.data.oxe.standard import (
     binary_ahead,
     euler_from_quaternion,
@@ -19,11 +22,13 @@ from whale_jax.data.oxe.standard import (
     open_from_closed,
     open_from_commands,
     reached,
+    turned,
 )
 
 Steps = dict[str, np.ndarray]
 TEXT = "language_instruction"
 TEXT_SEEN = "observation/natural_language_instruction"
+PUBLIC, CHECKED = "openvla", "checked"  # the reading of OpenVLA's loader, and the one that the data decide
 
 
 def _commanded(s: Steps) -> np.ndarray:
@@ -84,12 +89,36 @@ def _iamlab(s: Steps) -> np.ndarray:
     return join(s["action"][:, :3], euler_from_quaternion(s["action"][:, 3:7]), s["action"][:, 7])
 
 
+def _iamlab_poses(s: Steps) -> np.ndarray:
+    a = s["action"]
+    return join(reached(a[:, :3]), turned(a[:, [4, 5, 6, 3]]), a[:, 7])
+
+
 def _first_seven(s: Steps) -> np.ndarray:
     return join(s["action"][:, :7])
 
 
+def _poses_of_seven(s: Steps) -> np.ndarray:
+    return join(reached(s["action"][:, :6]), s["action"][:, 6])
+
+
+def _ucsd_poses(s: Steps) -> np.ndarray:
+    pose = s["action"][:, :6] * np.float32([1e-3] * 3 + [np.pi / 180] * 3)
+    return join(reached(pose), s["action"][:, 6])
+
+
+def _edan_angles(s: Steps) -> np.ndarray:
+    a = s["action"]
+    return join(a[:, [0, 1, 2, 4, 5, 3]], 1.0 - a[:, 6])
+
+
 def _fanuc(s: Steps) -> np.ndarray:
     return join(s["action"][:, :6], 1.0 - s["observation/state"][:, 6])
+
+
+def _fanuc_next(s: Steps) -> np.ndarray:
+    closed = s["observation/state"][:, 6]
+    return join(s["action"][:, :6], 1.0 - np.append(closed[1:], closed[-1:]))
 
 
 def _bc_z(s: Steps) -> np.ndarray:
@@ -109,9 +138,9 @@ class Recipe:
     Attributes:
       name: as Table 11 has it; weight: its share of the mixture in percent, before the shares are made to sum to 1.
       action: raw steps to standard actions; keys: the fields, relative to `steps`, that it reads.
-      camera: key of the main view, relative to `steps/observation`.
+      camera: key of the main view, relative to `steps/observation` or to `steps`.
       rate_hz: actions per second, as RDT's table of control rates has it.
-      builders: names of its directory on disk; versions: those that are known to be sound.
+      builders: names of its directory on disk; versions: those that are known to be sound, () for any.
       instruction: key of the text, relative to `steps`.
       skip: steps dropped at the start of an episode.
       success_only: keeps only episodes whose top-level `success` is true.
@@ -122,7 +151,11 @@ class Recipe:
       gripper: field and column of the measured gripper, and +1 if it grows as the gripper opens, -1 if it shrinks.
       tabletop: whether it shows a table top, seen by a camera like those of the other such data sets.
       doubts: what the facts leave open.
-      version: grows whenever `action` gives other actions, so that indices made before are made anew.
+      version: changes whenever `action` gives other actions, so that indices made before are made anew.
+      second: key of another main view, through which every other episode is seen where the copy has it.
+      reading: which reading this is; OpenVLA's unless `read_as` has changed it.
+      others: the fields that other readings change, by their names.
+      settled: the reading to which `whale data check` turns if it finds that OpenVLA's cannot be right.
     """
 
     name: str
@@ -132,7 +165,7 @@ class Recipe:
     camera: str
     rate_hz: float
     builders: tuple[str, ...]
-    versions: tuple[str, ...] = ("0.1.0",)
+    versions: tuple[str, ...] = ()
     instruction: str = TEXT
     skip: int = 0
     success_only: bool = False
@@ -143,7 +176,28 @@ class Recipe:
     gripper: tuple[str, int, int] | None = None
     tabletop: bool = False
     doubts: str = ""
-    version: int = 1
+    version: str = "1"
+    second: str = ""
+    reading: str = PUBLIC
+    others: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    settled: str = ""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The main views."""
+        return (self.camera, self.second) if self.second else (self.camera,)
+
+    def read_as(self, reading: str) -> "Recipe":
+        """Returns the recipe in another of its readings.
+
+        Raises:
+          WhaleError: it has no such reading.
+        """
+        if reading == self.reading:
+            return self
+        if reading not in self.others:
+            raise unknown_name(f"reading of {self.name}", reading, (CHECKED, PUBLIC, *self.others))
+        return dataclasses.replace(self, reading=reading, **self.others[reading])
 
 
 _DICT = ("action/world_vector", "action/rotation_delta", "action/gripper_closedness_action")
@@ -151,10 +205,16 @@ _FUTURE = tuple(f"action/future/{key}" for key in ("xyz_residual", "axis_angle_r
 _FLAT = ("action",)
 _STATE = "observation/state"
 _CONVERTED = "_dataset_converted_externally_to_rlds"
+CORRECTED = "corrected"
 
 
 def _row(name: str, weight: float, action, keys, camera: str, rate_hz: float, **rest) -> Recipe:
-    return Recipe(name, weight, action, keys, camera, rate_hz, **({"builders": (name,)} | rest))
+    return Recipe(name, weight, action, keys, camera, rate_hz, **({"builders": (name,), "versions": ("0.1.0",)} | rest))
+
+
+def _corrected(action: Callable[[Steps], np.ndarray]) -> dict[str, Any]:
+    """Returns the fields of a row whose actions may mean something else, which its data can show."""
+    return {"others": {CORRECTED: {"action": action, "version": "1 corrected"}}, "settled": CORRECTED}
 
 
 _ROWS = (
@@ -176,7 +236,6 @@ _ROWS = (
     _row(
         "taco_play", 3.0, _taco_play, ("action/rel_actions_world",), "rgb_static", 15, instruction=TEXT_SEEN,
         position=("observation/robot_obs", 0), gripper=("observation/robot_obs", 6, 1), tabletop=True,
-        doubts="sources disagree on the gripper's sign (-1 is open for TFDS and RDT) and on the order of the angles",
     ),
     _row(
         "jaco_play", 0.4, _jaco_play, (_DICT[0], _DICT[2]), "image", 10, instruction=TEXT_SEEN,
@@ -215,7 +274,7 @@ _ROWS = (
     ),
     _row(
         "ucsd_kitchen" + _CONVERTED, 0.049, _first_seven, _FLAT, "image", 2,
-        doubts="sources disagree on the gripper's sign; motions may be absolute poses",
+        doubts="sources disagree on the gripper's sign", **_corrected(_ucsd_poses),
     ),
     _row(
         "austin_sailor" + _CONVERTED, 2.2, _clipped_closing_seventh, _FLAT, "image", 20, position=(_STATE, 0),
@@ -227,11 +286,12 @@ _ROWS = (
     ),
     _row(
         "dlr_edan_shared_control_converted_externally_to_rlds", 0.055, _closing_seventh, _FLAT, "image", 5,
-        position=(_STATE, 0), doubts="sources disagree on the order of the angles",
+        position=(_STATE, 0), others={CORRECTED: {"action": _edan_angles, "version": "1 corrected"}},
+        doubts="its angles are yaw, roll, pitch, which the reading \"corrected\" puts in order",
     ),
     _row(
         "iamlab_cmu_pickup_insert_converted_externally_to_rlds", 0.9, _iamlab, _FLAT, "image", 20, tabletop=True,
-        gripper=(_STATE, 7, 1), doubts="motions may be absolute poses; the quaternion's order is not documented",
+        gripper=(_STATE, 7, 1), **_corrected(_iamlab_poses),
     ),
     _row(
         "utaustin_mutex", 2.2, _clipped_closing_seventh, _FLAT, "image", 20, swapped=(128, 128),
@@ -239,11 +299,11 @@ _ROWS = (
     ),
     _row(
         "berkeley_fanuc_manipulation", 0.7, _fanuc, ("action", _STATE), "image", 10, swapped=(224, 224), tabletop=True,
-        doubts="no gripper command is recorded: 1 - its measured state stands in",
+        doubts="no gripper command is recorded: 1 - its measured state stands in", **_corrected(_fanuc_next),
     ),
     _row(
         "cmu_stretch", 0.2, _first_seven, _FLAT, "image", 10, position=(_STATE, 0),
-        doubts="whether motions are deltas is not documented",
+        doubts="whether motions are deltas is not documented", **_corrected(_poses_of_seven),
     ),
     _row(
         "bc_z", 7.5, _bc_z, _FUTURE, "image", 10, instruction=TEXT_SEEN, position=("observation/present/xyz", 0),
@@ -253,7 +313,7 @@ _ROWS = (
         "fmb_dataset", 7.1, _first_seven, _FLAT, "image_side_1", 10, builders=("fmb_dataset", "fmb"),
         versions=("0.1.0", "0.0.1"), position=("observation/eef_pose", 0),
         gripper=("observation/state_gripper_pose", 0, -1),
-        doubts="RDT reads the motions as absolute poses; a partial copy of 1,804 of 8,611 episodes is about",
+        doubts="a partial copy of 1,804 of 8,611 episodes is about", **_corrected(_poses_of_seven),
     ),
     _row(
         "dobbe", 1.4, _first_seven, _FLAT, "wrist_image", 30, versions=("0.1.0", "0.0.1"), position=(_STATE, 0),
@@ -263,11 +323,12 @@ _ROWS = (
         "droid", 10.0, _droid, ("action_dict/cartesian_velocity", "action_dict/gripper_position"),
         "exterior_image_1_left", 15, versions=("1.0.0", "1.0.1"), position=("observation/cartesian_position", 0),
         rotation=("observation/cartesian_position", 3), gripper=("observation/gripper_position", 0, -1),
+        version="2", second="exterior_image_2_left", others={"first_view": {"second": "", "version": "1"}},
         doubts="motions are velocities",
     ),
 )  # fmt: skip
 
-RECIPES: dict[str, Recipe] = {row.name: row for row in _ROWS}
+RECIPES: Registry[Recipe] = Registry("Open X-Embodiment data set", _ROWS)
 
 WHALE_X: dict[str, float] = {row.name: row.weight for row in _ROWS}
 """Table 11, in percent."""
@@ -276,15 +337,15 @@ TABLETOP: tuple[str, ...] = tuple(row.name for row in _ROWS if row.tabletop)
 """Table tops seen by similar cameras, for the dynamics. The paper's own choice is lost with Table 11's bold type."""
 
 
-def check_weights(weights: dict[str, float]) -> dict[str, float]:
+def check_weights(weights: Mapping[str, float], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, float]:
     """Returns the weights of a mixture made to sum to 1, in the table's order and without those that are 0.
 
     Raises:
       WhaleError: an unknown data set, a weight that is negative or not finite, or none above 0.
     """
     for name, weight in weights.items():
-        if name not in RECIPES:
-            raise unknown_name("Open X-Embodiment data set", name, RECIPES)
+        if name not in recipes:
+            raise unknown_name("Open X-Embodiment data set", name, recipes)
         if not (np.isfinite(weight) and weight >= 0):
             raise WhaleError(f"The mixture's weight of {name} is {weight}; give a number of 0 or more.")
     total = sum(weights.values())
@@ -293,4 +354,18 @@ def check_weights(weights: dict[str, float]) -> dict[str, float]:
             f"The mixture's weights sum to {total:g}, so there is nothing to draw from; give at least one data set "
             "a weight above 0."
         )
-    return {name: weights[name] / total for name in RECIPES if weights.get(name)}
+    return {name: weights[name] / total for name in recipes if weights.get(name)}
+
+
+def check_readings(readings: Mapping[str, str], recipes: Mapping[str, Recipe] = RECIPES) -> None:
+    """Raises WhaleError for an unknown data set, or a reading that it does not have."""
+    for name, reading in readings.items():
+        if name not in recipes:
+            raise unknown_name("Open X-Embodiment data set", name, recipes)
+        if reading != CHECKED:
+            recipes[name].read_as(reading)
+
+
+def default_readings() -> dict[str, str]:
+    """Returns, for every data set that can be read in several ways, that its data decide."""
+    return {name: CHECKED for name, recipe in RECIPES.items() if recipe.others}

@@ -73,11 +73,25 @@ def euler_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
 def reached(pose: np.ndarray) -> np.ndarray:
     """The motion from each step to the next, (N, 6), of poses (N, 6) with angles last; zero at the last step.
 
-    Differences of angles are wrapped into -pi to pi.
+    Differences of angles are wrapped into -pi to pi. Positions (N, 3) give a motion (N, 3).
     """
     motion = np.diff(pose, axis=0, append=pose[-1:])
     motion[:, 3:] = (motion[:, 3:] + np.pi) % (2 * np.pi) - np.pi
     return motion
+
+
+def turned(quaternion: np.ndarray) -> np.ndarray:
+    """The rotation from each step to the next, (N, 3) angles about x, y, z, of quaternions (N, 4) in x, y, z, w.
+
+    It is zero at the last step.
+
+    Raises:
+      NoRotation: a quaternion has the length 0.
+    """
+    if not np.any(quaternion, axis=-1).all():
+        raise NoRotation("Found a quaternion of length 0")
+    rotations = Rotation.from_quat(quaternion)
+    return np.append((rotations[1:] * rotations[:-1].inv()).as_euler("xyz"), np.zeros((1, 3)), axis=0)
 
 
 def dataset_spec(low, high, rate_hz: float, metric: bool = False) -> ActionSpec:

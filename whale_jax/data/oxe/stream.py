@@ -12,6 +12,8 @@ import psutil
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.text import say
 from whale_jax.data.contract.batch import Batch
+from whale_jax.data.oxe.index import Index
+from whale_jax.data.oxe.recipes import PUBLIC, RECIPES, Recipe
 from whale_jax.data.store.batches import BatchIterator
 
 _MEMORY_EVERY = 100
@@ -34,6 +36,25 @@ class Plan:
     mixture: Any
     reader: Any
     hosts: int
+
+
+def described(index: Index) -> str:
+    """Returns what a data set's segments depend on, wherever its index lies."""
+    dataset, recipe = index.dataset, index.recipe
+    facts = f"{dataset.name} {dataset.version}, recipe {recipe.version}"
+    return f"{facts}, {len(index.episodes)} episodes, {index.episodes['frames'].sum()} frames"
+
+
+def _version_in(text: str) -> str:
+    """Returns the recipe's version in a text of `described`."""
+    return text.partition(", recipe ")[2].partition(",")[0]
+
+
+def _reading_of(recipe: Recipe, version: str) -> str | None:
+    """Returns the reading of a recipe that has a version, or None."""
+    known = {RECIPES[recipe.name].version: PUBLIC} if recipe.name in RECIPES else {}
+    known |= {changes.get("version", recipe.version): name for name, changes in recipe.others.items()}
+    return known.get(version)
 
 
 class MixtureIterator(BatchIterator):
@@ -88,20 +109,39 @@ class MixtureIterator(BatchIterator):
         self._drawn = np.array(state["drawn"], np.int64)
 
     def _stream_of(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """Returns the identity in a state. One from before recipes had versions goes with recipes of version 1 alone.
+        """Returns the identity in a state. One from before recipes had versions goes with version "1" of all.
 
         Raises:
-          WhaleError: a recipe has another version by now.
+          WhaleError: a data set is read otherwise by now. The message has the keys that restore its former reading.
         """
         if "datasets" in saved:
+            was = [_version_in(text) for text in saved["datasets"]]
+        else:
+            was = ["1"] * len(self._mixture.indices)
+        if len(was) == len(self._mixture.indices):
+            self._check_readings(was)
+        if "datasets" in saved:
             return saved
-        if newer := [index.recipe.name for index in self._mixture.indices if index.recipe.version > 1]:
-            raise WhaleError(
-                f"The data iterator cannot resume: the run began when {', '.join(newer)} was read otherwise. Start a "
-                "new run."
-            )
         say("note: this run began before the reward of an episode's last step counted; from here on it does.")
         return saved | {"datasets": self._identity["datasets"]}
+
+    def _check_readings(self, was: list[str]) -> None:
+        recipes = [index.recipe for index in self._mixture.indices]
+        changed = [(r, version) for r, version in zip(recipes, was, strict=True) if r.version != version]
+        if not changed:
+            return
+        restoring = [(recipe.name, _reading_of(recipe, version)) for recipe, version in changed]
+        names = ", ".join(name for name, _ in restoring)
+        if lost := [name for name, reading in restoring if reading is None]:
+            raise WhaleError(
+                f"The data iterator cannot resume: the run began when {names} was read otherwise, and this version "
+                f"no longer reads {', '.join(lost)} so. Start a new run, or resume with the Whale that began this one."
+            )
+        keys = " ".join(f"--config.data.readings.{name}={reading}" for name, reading in restoring)
+        raise WhaleError(
+            f"The data iterator cannot resume: the run began when {names} was read otherwise. To go on as it began, "
+            f"add {keys}"
+        )
 
     @property
     def shares(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import importlib.util
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -94,12 +94,9 @@ class RldsDataset:
 
         return utils.flatten_nest_dict(self._builder.info.features.get_serialized_info())
 
+    @functools.cached_property
     def step_features(self) -> dict[str, Any]:
-        """Returns TFDS's features of a step, those within others too, by their keys.
-
-        Raises:
-          WhaleError: the data set has no steps.
-        """
+        """TFDS's features of a step, those within others too, by key. Raises WhaleError if there are no steps."""
         features = self._builder.info.features
         if "steps" not in features:
             raise WhaleError(
@@ -123,11 +120,13 @@ class RldsDataset:
         return isinstance(feature, tfds.features.Image)
 
     @functools.cached_property
-    def images(self) -> dict[str, tuple[int | None, ...]]:
-        """Declared shape (H, W, C) of each camera's pictures, by key relative to steps/observation."""
-        prefix = "observation/"
-        features = {key: feature for key, feature in self.step_features().items() if key.startswith(prefix)}
-        return {key.removeprefix(prefix): f.shape for key, f in features.items() if self.is_picture(f)}
+    def pictures(self) -> dict[str, tuple[int | None, ...]]:
+        """Declared shape (H, W, C) of each camera's pictures, by key relative to steps."""
+        return {key: feature.shape for key, feature in self.step_features.items() if self.is_picture(feature)}
+
+    def camera_key(self, camera: str) -> str | None:
+        """Returns the key of a camera's pictures relative to steps; its name may be relative to steps/observation."""
+        return next((key for key in (f"observation/{camera}", camera) if key in self.pictures), None)
 
     def parser(self, keys: Iterable[str]):
         """Returns a function from a record to a dictionary of arrays, for these keys of `fields`.
@@ -158,9 +157,9 @@ def _parse(parser, keys: tuple[str, ...], record: bytes) -> dict[str, np.ndarray
     return {key: np.asarray(found[key]) for key in keys}
 
 
-def inflate(values: np.ndarray) -> np.ndarray:
-    """Returns a field that TFDS stored as one compressed string per step, as float32 numbers (N, columns)."""
-    return np.stack([np.frombuffer(zlib.decompress(value), np.float32) for value in values])
+def inflate(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns a field that TFDS stored as one compressed string per step, as numbers (N, columns)."""
+    return np.stack([np.frombuffer(zlib.decompress(value), dtype) for value in values])
 
 
 def check_root(root: epath.PathLike) -> None:
@@ -247,6 +246,29 @@ def spans(record: bytes, key: str) -> np.ndarray:
                 found = [(at, stop - at) for place in lists for _, (at, stop) in _fields(record, *place)]
                 return np.array(found, np.int64).reshape(-1, 2)
     raise BrokenRecord(f"without {key}")
+
+
+def select(record: bytes, keys: Collection[str]) -> bytes:
+    """Returns a serialised tf.train.Example with these features alone, which is quick to parse without its pictures.
+
+    Raises:
+      BrokenRecord: the record is no tf.train.Example.
+    """
+    wanted, parts = {key.encode() for key in keys}, []
+    for _, features in _fields(record, 0, len(record)):
+        for _, (at, end) in _fields(record, *features):
+            if record[slice(*dict(_fields(record, at, end)).get(1, (0, 0)))] in wanted:
+                parts.append(_delimited(record[at:end]))
+    return _delimited(b"".join(parts))
+
+
+def _delimited(body: bytes) -> bytes:
+    """Returns a message as field number 1 of another."""
+    size, length = bytearray(), len(body)
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    return b"\n" + bytes([*size, length]) + body
 
 
 def _fields(record: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:

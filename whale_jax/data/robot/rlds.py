@@ -131,7 +131,7 @@ class OwnRlds:
 def _fields(dataset: RldsDataset) -> tuple[dict[str, bool], dict[str, tuple[str, ...]]]:
     """Returns whether each camera's pictures are encoded, and the column names of each numeric field of a step."""
     cameras, columns = {}, {}
-    for key, feature in dataset.step_features().items():
+    for key, feature in dataset.step_features.items():
         shape = tuple(feature.shape)
         if dataset.is_picture(feature):
             if shape[-1] != 1 or "depth" not in key:

@@ -54,7 +54,7 @@ def rlds_steps(path: Path | str, episodes: int) -> Recording:
     if index is None:  # written by `whale data export`, so its store can be restored
         with tempfile.TemporaryDirectory() as place:
             return store_steps(import_rlds(path, Path(place) / "store")[0].root, episodes)
-    found, total = state_reader(index.recipe, index.dataset), len(index.episodes)
+    found, total = state_reader(index), len(index.episodes)
     chosen = set(evenly(total, episodes).tolist())
     every = _actions(index) if found is None else measured(index)
     recording = [Trajectory(*pair) for number, pair in enumerate(every) if number in chosen]
