@@ -36,7 +36,10 @@ import tiny  # noqa: E402
 # RLDS is read with packages that the quick start does without.
 NEED_OXE = [
     "jobs/test_oxe_training.py",
-    *(f"data/oxe/test_{name}.py" for name in ("check", "convert", "mixture", "recipes")),
+    *(
+        f"data/oxe/test_{name}.py"
+        for name in ("check", "convert", "mixture", "openvla", "own_sets", "readings", "recipes")
+    ),
     "data/rlds/test_rlds.py",
     "data/robot/test_own_rlds.py",
 ]

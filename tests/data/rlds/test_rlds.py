@@ -355,3 +355,19 @@ def test_another_data_set_under_a_known_name_is_refused(tmp_path):
     (tmp_path / NAME / "0.1.0" / "features.json").unlink()
     with pytest.raises(WhaleError, match="is not a whole RLDS data set"):
         open_mixture(tmp_path, {NAME: 1.0})
+
+
+def test_an_index_outlives_the_raw_numbers_and_a_whole_split_counts_once(tmp_path):
+    path = schemas.write(tmp_path, NAME, made(4), SMALL)
+    made_index = index_of(tmp_path)
+    shutil.rmtree(made_index.raw.path)
+    data_file(tmp_path).write_bytes(bytes(data_file(tmp_path).stat().st_size))  # which would not be readable again
+    assert index_of(tmp_path).episodes.tolist() == made_index.episodes.tolist()
+    shutil.rmtree(path.parent)
+    schemas.write(tmp_path, NAME, made(4), SMALL)
+    for file in path.glob("*.tfrecord*"):
+        shutil.copy(file, file.with_name(file.name.replace("train", "all")))
+    info = json.loads((path / INFO).read_text())
+    info["splits"].append(info["splits"][0] | {"name": "all"})
+    (path / INFO).write_text(json.dumps(info))
+    assert index_of(tmp_path).seen == 4

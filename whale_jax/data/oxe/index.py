@@ -18,6 +18,7 @@ import shutil
 import weakref
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ class Index:
     Attributes:
       recipe, dataset: the data set's row in the table, and its copy on disk.
       path: directory of the index.
-      raw: the raw numbers of which it is made.
       episodes: (E,) EPISODE; "number" is the place in the file.
       files: the data files, which EPISODE.file numbers.
       texts: the instructions, which EPISODE.text numbers.
@@ -58,11 +58,11 @@ class Index:
       because: what in the data contradicts OpenVLA's reading, if the recipe is another reading for that reason.
     """
 
-    def __init__(self, recipe: Recipe, raw: Raw, path: Path):
+    def __init__(self, recipe: Recipe, dataset: RldsDataset, path: Path, read: Callable[[], Raw]):
         info = json.loads((path / "index.json").read_text())
-        self.recipe, self.dataset, self.path, self.raw = recipe, raw.dataset, path, raw
+        self.recipe, self.dataset, self.path, self._read = recipe, dataset, path, read
         self.episodes = np.load(path / "episodes.npy")
-        self.files = [raw.dataset.path / name for name in info["files"]]
+        self.files = [dataset.path / name for name in info["files"]]
         self.texts: list[str] = info["texts"]
         self.statistics: dict[str, Any] = info["statistics"]
         self.left_out: dict[str, int] = info["left_out"]
@@ -91,6 +91,11 @@ class Index:
         """Whether the colour channels of this copy are in the wrong order."""
         shape = self.dataset.pictures[self.dataset.camera_key(self.recipe.camera)]
         return self.recipe.swapped is not None and shape[:2] == self.recipe.swapped
+
+    @functools.cached_property
+    def raw(self) -> Raw:
+        """The raw numbers of which it is made."""
+        return self._read()
 
     @functools.cached_property
     def outcomes(self) -> dict[str, Any]:
@@ -127,9 +132,9 @@ def open_index(
     """
     _check_fields(recipe, dataset)
     path = place(dataset, cache, "index", index_key(recipe, dataset))
-    raw = open_raw(dataset, cache, workers, progress)
-    make_once(path, path / "index.json", lambda: _make(recipe, raw, path, workers or os.cpu_count() or 1, progress))
-    return Index(recipe, raw, path)
+    read = functools.partial(open_raw, dataset, cache, workers, progress)
+    make_once(path, path / "index.json", lambda: _make(recipe, read(), path, workers or os.cpu_count() or 1, progress))
+    return Index(recipe, dataset, path, read)
 
 
 def index_key(recipe: Recipe, dataset: RldsDataset) -> str:

@@ -30,6 +30,7 @@ from whale_jax.data.rlds.read import RldsDataset, inflate, records, select, span
 
 FORMAT = "whale-raw/1"
 UNUSED = ("test",)
+WHOLE = "all"  # a split that repeats the others
 WIDEST = 64  # numbers of a field per step, beyond which it is no measurement and no command
 _ABSENT, _BROKEN = -1, -2  # in place of a number of rows
 _STEPS = "steps/"
@@ -115,7 +116,8 @@ class Raw:
 
 def files_of(dataset: RldsDataset) -> list[tuple[str, epath.Path]]:
     """Returns (split, path) of every data file of a data set that is used, in order."""
-    return [(split, path) for split, paths in dataset.splits.items() if split not in UNUSED for path in paths]
+    unused = (*UNUSED, WHOLE) if len(dataset.splits) > 1 else UNUSED
+    return [(split, path) for split, paths in dataset.splits.items() if split not in unused for path in paths]
 
 
 def data_key(dataset: RldsDataset) -> str:
@@ -197,13 +199,9 @@ def _read_file(dataset: RldsDataset, number: int, part: Path) -> int:
 
 def _promised(dataset: RldsDataset, number: int) -> int:
     """Returns how many episodes TFDS counted in data file number `number`; 0 if it does not say."""
-    counts = [
-        dict(enumerate(dataset.shard_lengths[split])).get(place, 0)
-        for split, paths in dataset.splits.items()
-        if split not in UNUSED
-        for place in range(len(paths))
-    ]
-    return counts[number]
+    split, path = files_of(dataset)[number]
+    counts = dict(enumerate(dataset.shard_lengths[split]))
+    return counts.get(dataset.splits[split].index(path), 0)
 
 
 Fields = dict[str, np.ndarray | int]  # values of an episode by key, or _ABSENT or _BROKEN
