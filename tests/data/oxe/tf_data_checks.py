@@ -23,6 +23,7 @@ from whale_jax.data.oxe.source import batches_by
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import oxe_schemas as schemas
+from oxe_schemas import SAMPLE
 
 SIDE, T, B = 16, 4, 8
 SIZES = {"batch_size": B, "num_frames": T, "seed": 5}
@@ -46,6 +47,19 @@ def test_a_hundred_batches_are_grains_bit_for_bit(mixture, shard):
     dataset = tf_data(mixture, ReadSettings(SIDE, threads=3, prefetch=5), **SIZES, shard=shard)
     for element, batch in zip(dataset.take(100).as_numpy_iterator(), grains, strict=False):
         assert element.keys() == set(batch.__dataclass_fields__) and same(element, batch)
+    grains.close()
+
+
+@pytest.mark.skipif(SAMPLE is None, reason="bridge_sample is not here; name its directory with WHALE_BRIDGE_SAMPLE")
+@pytest.mark.parametrize("shard", [(0, 2), (1, 2)])
+def test_so_are_those_of_real_episodes(shard, tmp_path):
+    real = open_mixture(SAMPLE, {"bridge_orig": 1.0}, cache=tmp_path, progress=False)
+    grains = real.batches(ReadSettings(64), **SIZES, shard=shard)
+    dataset = tf_data(real, ReadSettings(64), **SIZES, shard=shard)
+    for element, batch in zip(dataset.take(100).as_numpy_iterator(), grains, strict=False):
+        assert same(element, batch)
+    (resumed,) = tf_data(real, ReadSettings(64), **SIZES, shard=shard, start=100).take(1).as_numpy_iterator()
+    assert same(resumed, next(grains))
     grains.close()
 
 
