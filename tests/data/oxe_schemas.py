@@ -42,6 +42,7 @@ _CLOSE = {"action/gripper_closedness_action": ((1,), F)}
 _CLOSE_SCALAR = {"action/gripper_closedness_action": ((), F)}
 _SCALAR_END = {"action/terminate_episode": ((), F)}
 _X = "_dataset_converted_externally_to_rlds"
+QUATERNIONS = ("furniture_bench" + _X, "iamlab_cmu_pickup_insert_converted_externally_to_rlds")  # in action[3:7]
 
 
 def _flat(cameras, action, state, text=SAID, **more):
@@ -195,7 +196,7 @@ def episode(name: str, steps: int = 8, seed: int = 0, sizes: dict | None = None,
     for key, (shape, dtype) in schema["fields"].items():
         values = rng.normal(0, 0.1, (steps, *shape))
         fields[key] = rng.integers(0, 2, (steps, *shape)) if dtype in (BOOL, I64, "int32") else values
-    if name in ("furniture_bench" + _X, "iamlab_cmu_pickup_insert_converted_externally_to_rlds"):
+    if name in QUATERNIONS:
         fields["action"][:, 3:7] += (0, 0, 0, 1)
     for key, (height, width) in _sizes(name, sizes).items():
         fields[f"observation/{key}"] = [picture(height, width, seed + t) for t in range(steps)]
