@@ -1,11 +1,13 @@
-"""Compares how fast two commits imagine, side by side: rollouts and environments at the quick start's size.
+"""Compares how fast two commits are, side by side: they imagine at the quick start's size, or read batches.
 
 Each commit runs in a process of its own, and the two take turns: a machine that slows down affects both. Figures are
-those of `whale bench imagine` and of benchmarks/dream.py. The interval is that of the median ratio over the turns, by
-bootstrap.
+those of `whale bench imagine` and of benchmarks/dream.py. With --batches, they are frames per second of
+`Mixture.batches` in the two cases of benchmarks/oxe.py, and frames per second of processor time, which other work on
+the machine changes less. The interval is that of the median ratio over the turns, by bootstrap.
 
-Command:  python benchmarks/rates.py OLD NEW [--turns=7] [--workdir=runs/rates]
-Time:     a quarter of an hour on two cores
+Command:  python benchmarks/rates.py OLD NEW [--turns=7] [--workdir=runs/rates] [--batches=DIR]
+          DIR holds bridge_dataset.
+Time:     a quarter of an hour on two cores, two minutes with --batches
 Expected: no interval lies below 0.95
 """
 
@@ -20,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from bit_equal import Commit
 
-# Runs in each commit, one answer a line. Each has these parts of benchmarks/dream.py.
-WORKER = """
+# Run in each commit, one answer a line. Each has these parts of benchmarks/dream.py and benchmarks/oxe.py.
+IMAGINING = """
 import json, sys, time
 sys.path.insert(0, "benchmarks")
 import dream as bench
@@ -50,14 +52,38 @@ for what in sys.stdin:
 """
 
 
+READING = """
+import json, sys, tempfile, time
+from pathlib import Path
+sys.path.insert(0, "benchmarks")
+import oxe as bench
+from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
+
+target, runs = tempfile.TemporaryDirectory(), {}
+for case, name, side in (("64x64 into 64", "bridge_orig", 64), ("480x640 into 256", "toto", 256)):
+    root = sys.argv[1] if side == 64 else bench.enlarged(sys.argv[1], Path(target.name))
+    mixture = open_mixture(root, {name: 1.0}, cache=Path(target.name) / "index", progress=False)
+    runs[case] = mixture.batches(ReadSettings(side), batch_size=32, num_frames=8, seed=0)
+    next(runs[case])
+print(json.dumps(list(runs)), file=sys.__stdout__, flush=True)
+for what in sys.stdin:
+    stream, frames, began, spent = runs[what.strip()], 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < 3:
+        frames += next(stream).frames[:, :, 0, 0, 0].size
+    rates = frames / (time.perf_counter() - began), frames / (time.process_time() - spent)
+    names = what.strip(), what.strip() + ", of processor time"
+    print(json.dumps(dict(zip(names, rates))), file=sys.__stdout__, flush=True)
+"""
+
+
 class Worker:
     """One commit's process."""
 
-    def __init__(self, commit: Commit):
+    def __init__(self, commit: Commit, *program: str):
         environment = {**os.environ, "PYTHONPATH": str(commit.tree)}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], cwd=commit.tree, env=environment, stdin=pipe, stdout=pipe, text=True
+            [sys.executable, "-c", *program], cwd=commit.tree, env=environment, stdin=pipe, stdout=pipe, text=True
         )
         self.kinds: list[str] = self._answer()
 
@@ -89,11 +115,14 @@ def main() -> None:
     parser.add_argument("commits", nargs=2, metavar="COMMIT")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--workdir", type=Path, default=Path("runs/rates"))
+    parser.add_argument("--batches", type=Path, metavar="DIR", help="compare batches of these data sets instead")
     options = parser.parse_args()
-    workers = [Worker(Commit(name, options.workdir.resolve())) for name in options.commits]
+    program = (READING, str(options.batches.resolve())) if options.batches else (IMAGINING,)
+    workers = [Worker(Commit(name, options.workdir.resolve()), *program) for name in options.commits]
+    kinds = workers[0].kinds if options.batches else ["imagine", *workers[0].kinds]
     rates: dict[str, tuple[list[float], list[float]]] = {}
     for turn in range(options.turns):
-        for what in ("imagine", *workers[0].kinds):
+        for what in kinds:
             for place in (0, 1) if turn % 2 == 0 else (1, 0):
                 for name, rate in workers[place].ask(what).items():
                     rates.setdefault(name, ([], []))[place].append(rate)
