@@ -38,7 +38,7 @@ NEED_OXE = [
     "jobs/test_oxe_training.py",
     *(
         f"data/oxe/test_{name}.py"
-        for name in ("check", "convert", "mixture", "openvla", "own_sets", "readings", "recipes")
+        for name in ("check", "convert", "mixture", "openvla", "own_sets", "readings", "recipes", "sources")
     ),
     "data/rlds/test_rlds.py",
     "data/robot/test_own_rlds.py",

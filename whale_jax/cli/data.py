@@ -127,7 +127,7 @@ def run_check(options) -> int:
                 write_sheet(finding.index, Path(options.output) / f"{finding.name}.png")
             except BrokenRecord as error:
                 print(f"{finding.name}: no picture, for its first episode has {error}", file=sys.stderr)
-    print(json.dumps([f.to_json() for f in findings], indent=1) if options.json else to_text(findings))
+    print(json.dumps([f.to_json() for f in findings], indent=1) if options.json else to_text(findings, options.root))
     print(f"pictures: {options.output}", file=sys.stderr)
     return 0 if all(f.status in ("ok", "missing") for f in findings) else 1
 

@@ -46,6 +46,27 @@ def test_actions_are_those_of_openvla_but_where_they_differ_on_purpose(name):
     assert columns_apart(ours(name), name) == OTHERWISE.get(name, ((), ""))[0]
 
 
+# Readings that are not OpenVLA's, each of which its data sets' own copies, or a switch, decide on (docs/oxe.md).
+MOTION = ("x", "y", "z", "roll", "pitch", "yaw")
+READINGS = {
+    ("ucsd_kitchen_dataset_converted_externally_to_rlds", "corrected"): MOTION,
+    ("iamlab_cmu_pickup_insert_converted_externally_to_rlds", "corrected"): MOTION,
+    ("fmb_dataset", "corrected"): MOTION,
+    ("cmu_stretch", "corrected"): MOTION,
+    ("dlr_edan_shared_control_converted_externally_to_rlds", "corrected"): MOTION[3:],
+    ("berkeley_fanuc_manipulation", "corrected"): ("gripper",),
+    ("droid", "first_view"): (),
+}
+
+
+def test_other_readings_differ_from_openvla_in_these_columns_alone():
+    assert set(READINGS) == {(name, reading) for name, recipe in RECIPES.items() for reading in recipe.others}
+    for (name, reading), columns in READINGS.items():
+        recipe = RECIPES[name].read_as(reading)
+        actions = np.stack([raw.our_actions(recipe, number) for number in range(raw.EPISODES)])
+        assert columns_apart(actions, name) == columns, name
+
+
 def test_bridge_differs_by_whole_turns_alone():
     turns = (ours("bridge_orig") - KEPT["bridge_orig"])[..., 3:6] / (2 * np.pi)
     np.testing.assert_allclose(turns, np.round(turns), atol=CLOSE)

@@ -13,6 +13,7 @@ from whale_jax.data.oxe.index import Index
 from whale_jax.data.oxe.measured import correlations
 from whale_jax.data.oxe.readings import contrary, locate, never_zero, open_reading
 from whale_jax.data.oxe.recipes import CHECKED, RECIPES, Recipe
+from whale_jax.data.oxe.sources import ORIGINS, how_to_get, look_alikes
 from whale_jax.data.oxe.standard import NAMES
 from whale_jax.data.rlds.read import check_root
 
@@ -128,8 +129,8 @@ def _suspicions(index: Index, found: dict[str, float]) -> Iterator[str]:
         yield f"never changes: {', '.join(constant)}"
 
 
-def to_text(findings: list[Checked]) -> str:
-    """Returns the results of `check` for a terminal."""
+def to_text(findings: list[Checked], root: epath.PathLike) -> str:
+    """Returns the results of `check` of a root for a terminal."""
     lines = []
     for f in findings:
         if f.status == "missing":
@@ -156,6 +157,8 @@ def to_text(findings: list[Checked]) -> str:
             lines.append(f"  note: {f.doubts}")
     missing = [f.name for f in findings if f.status == "missing"]
     lines.append(f"{len(findings) - len(missing)} of {len(findings)} data sets are there.")
+    lines += [f"{sentence}." for sentence in look_alikes(path.name for path in epath.Path(root).iterdir())]
     if missing:
-        lines.append(f"Missing: {', '.join(missing)}.")
+        lines.append("Missing, with what copies them:")
+        lines += [f"  {how_to_get(name, str(root)) if name in ORIGINS else name}" for name in missing]
     return "\n".join(lines)

@@ -315,7 +315,8 @@ def open_mixture(
     if missing and (not allow_missing or len(missing) == len(found)):
         raise WhaleError(
             f"{root} lacks {len(missing)} of the mixture's {len(found)} data sets: {', '.join(missing)}. Copy them "
-            "there, give them the weight 0, or set data.allow_missing to train on the others."
+            "there (whale data check says from where), give them the weight 0, or set data.allow_missing to train on "
+            "the others."
         )
     if missing:
         print(f"Left out, for they are not there: {', '.join(missing)}.", file=sys.stderr)

@@ -63,11 +63,7 @@ def euler_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     Raises:
       NoRotation: a quaternion has the length 0.
     """
-    if not np.any(quaternion, axis=-1).all():
-        raise NoRotation("Found a quaternion of length 0")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Gimbal lock")
-        return Rotation.from_quat(quaternion).as_euler("xyz").astype(np.float32)
+    return _angles(_rotations(quaternion)).astype(np.float32)
 
 
 def reached(pose: np.ndarray) -> np.ndarray:
@@ -88,10 +84,20 @@ def turned(quaternion: np.ndarray) -> np.ndarray:
     Raises:
       NoRotation: a quaternion has the length 0.
     """
+    rotations = _rotations(quaternion)
+    return np.append(_angles(rotations[1:] * rotations[:-1].inv()), np.zeros((1, 3)), axis=0)
+
+
+def _rotations(quaternion: np.ndarray) -> Rotation:
     if not np.any(quaternion, axis=-1).all():
         raise NoRotation("Found a quaternion of length 0")
-    rotations = Rotation.from_quat(quaternion)
-    return np.append((rotations[1:] * rotations[:-1].inv()).as_euler("xyz"), np.zeros((1, 3)), axis=0)
+    return Rotation.from_quat(quaternion)
+
+
+def _angles(rotations: Rotation) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Gimbal lock")
+        return rotations.as_euler("xyz")
 
 
 def dataset_spec(low, high, rate_hz: float, metric: bool = False) -> ActionSpec:
