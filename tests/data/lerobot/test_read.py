@@ -1,6 +1,7 @@
 """LeRobot data sets of both layouts: every frame and row comes back, and what contradicts itself is named."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -58,6 +59,135 @@ def test_every_row_and_frame_of_every_layout_comes_back(tmp_path, form):
     for e in (2, 0, 1):
         wanted = np.array([1, 2, 5])
         recordings.assert_frames(episodes[e].frames(wanted, 24), e, wanted)
+
+
+def version(text):
+    return lambda root: edit_info(root, lambda info: info.update(codebase_version=text))
+
+
+def one_frame_more(root):
+    recordings.write_video(next(root.rglob(V21_VIDEO)), [(1, 8)])
+
+
+def listed_one_longer(root):
+    path, key = root / "meta/episodes/chunk-000/file-000.parquet", f"videos/{recordings.CAMERA}/to_timestamp"
+    recordings.edit_table(path, key, lambda v: [v[0] + 0.1, *v[1:]])
+
+
+def dropped(root):
+    """Row 2 of episode 1 is missing, and its video has the frame."""
+    path = root / V21_ROWS
+    table = pq.read_table(path).take([0, 1, 3, 4, 5, 6])
+    place = table.column_names.index("frame_index")
+    recordings.write_table(path, table.set_column(place, "frame_index", pa.array(range(6))))
+    lines = (root / "meta/episodes.jsonl").read_text()
+    (root / "meta/episodes.jsonl").write_text(lines.replace('"length": 7', '"length": 6'))
+
+
+def jumping_index(root):
+    recordings.edit_table(root / V21_ROWS, "index", lambda v: [3 * i for i in v])
+
+
+def without_the_second(root):
+    path = root / "meta/episodes.jsonl"
+    if path.exists():
+        path.write_text("\n".join(line for i, line in enumerate(path.read_text().splitlines()) if i != 1))
+    else:
+        path = root / "meta/episodes/chunk-000/file-000.parquet"
+        recordings.write_table(path, pq.read_table(path).take([0, 2]))
+
+
+def numbers_as_floats(root):
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for key in [name for name in table.column_names if name.endswith("_index")]:
+        table = table.set_column(table.column_names.index(key), key, table[key].cast(pa.float64()))
+    recordings.write_table(path, table)
+
+
+def plain_binary(root):
+    for path in root.glob("data/*/*.parquet"):
+        rows = pq.read_table(path)
+        cells = pa.array([cell["bytes"] for cell in rows[recordings.CAMERA].to_pylist()], pa.binary())
+        place = rows.column_names.index(recordings.CAMERA)
+        recordings.write_table(path, rows.set_column(place, recordings.CAMERA, cells))
+
+
+def depth_by_name(root):
+    depth = f"{recordings.CAMERA}_depth"
+    edit_info(root, lambda info: info["features"].update({depth: info["features"][recordings.CAMERA]}))
+    shutil.copytree(root / f"videos/chunk-000/{recordings.CAMERA}", root / f"videos/chunk-000/{depth}")
+
+
+def no_total(root):
+    edit_info(root, lambda info: info.update(total_episodes=None))
+
+
+V21, V30, IMAGES = recordings.write_v21, recordings.write_v30, lambda root, lengths: images(root)
+TAKEN = {
+    "v2.0": (V21, version("v2.0"), ""),
+    "v3.1": (V30, version("v3.1"), ""),
+    "3.0": (V30, version("3.0"), ""),
+    "a video one frame longer": (V21, one_frame_more, "with more frames in the video than rows"),
+    "a segment listed one frame longer": (V30, listed_one_longer, "that end elsewhere in the video than listed"),
+    "a gap of a whole frame": (V21, dropped, "whose times have gaps of whole steps"),
+    "an index that jumps": (V21, jumping_index, "whose index does not count on"),
+    "an episode deleted, v2": (V21, without_the_second, ""),
+    "an episode deleted, v3": (V30, without_the_second, ""),
+    "no total of episodes": (V21, no_total, ""),
+    "numbers as floats": (V30, numbers_as_floats, ""),
+    "pictures as plain binary": (IMAGES, plain_binary, ""),
+    "a depth camera told by its name": (V21, depth_by_name, ""),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_layout_that_is_unusual_and_clear_is_read_and_noted(tmp_path, name):
+    form, change, note = TAKEN[name]
+    root = form(tmp_path / "set", LENGTHS)
+    change(root)
+    episodes = read(root, LeRobot(root).choose_camera(""))
+    assert {e.name for e in episodes} == ({"0", "2"} if "deleted" in name else {"0", "1", "2"})
+    for episode in episodes:
+        number = int(episode.name)
+        rows = np.array([0, 1, 3, 4, 5, 6]) if note.endswith("steps") and number == 1 else np.arange(LENGTHS[number])
+        expected = recordings.action(number, LENGTHS[number])[rows]
+        np.testing.assert_array_equal(episode.tables["action"].values, expected)
+        recordings.assert_frames(episode.frames(np.arange(len(rows)), 24), number, rows)
+    notes = " ".join(note for e in episodes for note in (*e.notes, *e.doubts))
+    assert note in notes if note else not notes
+
+
+def test_an_action_of_rows_and_columns_is_laid_end_to_end(v21):
+    for path in v21.glob("data/*/*.parquet"):
+        rows = pq.read_table(path)
+        pairs = pa.array([[x, [-y for y in x]] for x in rows["action"].to_pylist()], pa.list_(pa.list_(pa.float32())))
+        recordings.write_table(path, rows.set_column(rows.column_names.index("action"), "action", pairs))
+    edit_info(v21, lambda info: info["features"].update(action={"dtype": "float32", "shape": [2, 7], "names": None}))
+    for e, episode in enumerate(read(v21)):
+        action = recordings.action(e, LENGTHS[e])
+        np.testing.assert_array_equal(episode.tables["action"].values, np.concatenate([action, -action], axis=1))
+        assert episode.tables["action"].names == tuple(map(str, range(14)))
+
+
+def test_a_reward_without_a_value_is_named_with_its_row(v21):
+    recordings.edit_table(v21 / V21_ROWS, "next.reward", lambda v: [*v[:3], None, *v[4:]])
+    with pytest.raises(WhaleError, match=r"not a number at row 3: next.reward.*--leave-out=1$"):
+        read(v21)
+
+
+def test_pictures_in_the_table_may_be_paths_and_what_is_neither_is_named(tmp_path):
+    root = images(tmp_path)
+    rows = pq.read_table(root / V21_ROWS)
+    place = rows.column_names.index(recordings.CAMERA)
+    for i, cell in enumerate(rows[recordings.CAMERA].to_pylist()):
+        (root / f"{i}.png").write_bytes(cell["bytes"])
+    paths = pa.array([f"{i}.png" for i in range(7)])
+    recordings.write_table(root / V21_ROWS, rows.set_column(place, recordings.CAMERA, paths))
+    recordings.assert_frames(read(root)[1].frames(np.arange(7), 24), 1, np.arange(7))
+    recordings.write_table(root / V21_ROWS, rows.set_column(place, recordings.CAMERA, pa.array(range(7))))
+    with pytest.raises(WhaleError, match=r"front in .*_000001.parquet, frame 0 of episode 1 is 0 and no picture"):
+        read(root)[1].frames(np.arange(7), 24)
 
 
 def test_both_forms_of_the_list_of_tasks_and_an_index_of_pandas_are_read(tmp_path):
@@ -119,13 +249,15 @@ def test_a_video_of_other_length_than_its_rows_is_named(v21):
         read(v21)
 
 
-def test_a_segment_of_other_length_than_its_rows_is_named_and_so_is_a_file_that_ends_early(tmp_path):
+def test_a_segment_listed_longer_than_its_rows_is_noted_and_a_file_that_ends_early_is_named(tmp_path):
     root = recordings.write_v30(tmp_path, LENGTHS)
     path, key = root / "meta/episodes/chunk-000/file-000.parquet", f"videos/{recordings.CAMERA}/to_timestamp"
-    recordings.edit_table(path, key, lambda v: [v[0], v[1] + 0.2, v[2]])
-    with pytest.raises(WhaleError, match=r"holds 16 frames and ends before episode 1 does \(0.9 to 1.8 s\)"):
-        read(root)
-    recordings.edit_table(path, key, lambda v: [v[0], v[1] - 0.2, v[2]])
+    recordings.edit_table(path, key, lambda v: [v[0] + 0.1, v[1] + 0.2, v[2]])
+    episodes = read(root)
+    assert [bool(e.notes) for e in episodes] == [True, True, False]
+    for e, episode in enumerate(episodes):
+        recordings.assert_frames(episode.frames(np.arange(LENGTHS[e]), 24), e, np.arange(LENGTHS[e]))
+    recordings.edit_table(path, key, lambda v: [v[0] - 0.1, v[1] - 0.2, v[2]])
     recordings.write_video(next((root / "videos").rglob("file-000.mp4")), [(0, 9), (1, 4)])
     with pytest.raises(WhaleError, match=r"holds 13 frames and ends before episode 1 does \(0.9 to 1.6 s\)"):
         read(root)
@@ -200,6 +332,10 @@ def test_depth_is_no_camera(v21):
         (lambda i: i.update(codebase_version="v1.6"), "says codebase_version 'v1.6'; versions 2 and 3 can be read"),
         (lambda i: i.pop("fps"), "info.json lacks fps"),
         (lambda i: i.update(total_episodes=4), "says 4 episodes, and .* lists 3"),
+        (lambda i: i.update(fps="fast"), "has the fps 'fast'; write the recording's frames per second"),
+        (lambda i: i["features"]["action"].pop("shape"), "says no dtype or no shape of the feature action"),
+        (lambda i: i.update(data_path="data/{chunk_index}.parquet"), "the data_path .* which is no pattern of version"),
+        (lambda i: i.pop("video_path"), "the video_path None, which is no pattern of version v2.1"),
     ],
 )
 def test_metadata_that_cannot_be_right_is_named(v21, change, said):
@@ -217,6 +353,30 @@ def test_a_missing_table_and_broken_lines_are_named(v21):
         read(v21)
     (v21 / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 9}\n{"episode_')
     with pytest.raises(WhaleError, match=r"episodes.jsonl, line 2 is not valid JSON"):
+        LeRobot(v21)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "has a line of episode 1 without data/file_index"), (0.5, "data/file_index 0.5, where a number belongs")],
+)
+def test_a_list_of_episodes_without_a_place_is_named(tmp_path, value, said):
+    root = recordings.write_v30(tmp_path, LENGTHS)
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    lines = pq.read_table(path).to_pylist()
+    for line in lines:
+        line["data/file_index"] = value if line["episode_index"] == 1 else float(line["data/file_index"])
+    recordings.write_table(path, pa.Table.from_pylist(lines))
+    with pytest.raises(WhaleError, match=said):
+        LeRobot(root)
+
+
+def test_a_line_of_episodes_or_tasks_without_what_belongs_there_is_named(v21):
+    (v21 / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 9}\n{"episode_index": 1}')
+    with pytest.raises(WhaleError, match="episodes.jsonl has a line of episode 1 without length"):
+        LeRobot(v21)
+    (v21 / "meta/tasks.jsonl").write_text('{"task": "reach"}')
+    with pytest.raises(WhaleError, match="tasks.jsonl has a line without task_index"):
         LeRobot(v21)
 
 

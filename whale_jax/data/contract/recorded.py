@@ -38,7 +38,7 @@ class Recorded:
       times: (N,) seconds, increasing.
       rate_hz: frames per second of the recording.
       tables: tables by key, of N rows, or of N - 1 rows if nothing was commanded at the last frame.
-      rewards, success: float64 and bool, one value per row.
+      rewards, success: float64 and bool, one value per row, or one fewer if nothing was done at the last frame.
       task: what was to be done, in words.
       camera: the view that `frames` reads.
       frames: maps ascending rows (K,) and a side in pixels to frames (K, side, side, 3) uint8.

@@ -15,6 +15,8 @@ from whale_jax.data.contract.recorded import BrokenEpisode, broken
 Place = tuple[slice, str]  # an episode's frames in a video, and a note on how they were found, or ""
 # In steps of the recording: clocks that differ by less agree; within this of a whole step, a time names its frame.
 AGREE, NAMED = 0.5, 0.25
+_LATE = "that begin elsewhere in the video than listed, whose frames were counted"
+_LONGER = "that end elsewhere in the video than listed, whose frames were counted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +117,9 @@ def _even(times: np.ndarray) -> bool:
 def tile(path: str, segments: Sequence[Segment], shown: np.ndarray, rate_hz: float) -> dict[int, Place | BrokenEpisode]:
     """Finds the frames of every episode in a video that holds several.
 
-    Where lengths add up to the video's, the frames are counted, so that a list whose times drift does no harm.
-    Otherwise every segment must begin at a frame. Segments may not overlap, and there may be frames between two
-    only where an episode is missing from the list.
+    Where lengths add up to the video's, and episodes begin as listed or are listed as long as they are, the frames are
+    counted, so that a list whose times drift does no harm. Otherwise every segment must begin at a frame. Segments may
+    not overlap, and there may be frames between two only where an episode is missing from the list.
 
     Args:
       path: the video, for errors.
@@ -131,11 +133,11 @@ def tile(path: str, segments: Sequence[Segment], shown: np.ndarray, rate_hz: flo
     segments = sorted(segments, key=lambda segment: (segment.start, segment.index))
     rows = np.array([segment.rows for segment in segments])
     begins, ends = (np.array([getattr(s, key) for s in segments]) * rate_hz for key in ("start", "end"))
-    if rows.sum() != len(shown) or (np.round(ends - begins) != rows).any():
-        return _by_time(path, segments, shown, rate_hz)
     firsts = np.cumsum(rows) - rows
-    late = np.abs(begins - firsts) > NAMED
-    notes = ["that begin elsewhere in the video than listed, whose frames were counted" * bool(x) for x in late]
+    late, longer = np.abs(begins - firsts) > NAMED, np.round(ends - begins) != rows
+    if rows.sum() != len(shown) or late.any() and longer.any():
+        return _by_time(path, segments, shown, rate_hz)
+    notes = np.select([late, longer], [_LATE, _LONGER], "").tolist()
     spans = [slice(int(first), int(first + count)) for first, count in zip(firsts, rows, strict=True)]
     return {s.index: found for s, found in zip(segments, zip(spans, notes, strict=True), strict=True)}
 

@@ -14,6 +14,8 @@ from whale_jax.data.contract.recorded import needed
 from whale_jax.data.lerobot.clocks import Segment
 
 INFO = "meta/info.json"
+# What only Whale knows of a data set that it wrote. LeRobot warns of keys in info.json that it does not know.
+OWN_INFO, OUTCOME_AT_LAST_ROW = "meta/whale.json", "outcome_at_last_row"
 MAJORS = (2, 3)
 
 
@@ -51,14 +53,20 @@ class Lists:
             )
         if missing := [key for key in ("fps", "features", "data_path") if key not in self.info]:
             raise WhaleError(f"{root / INFO} lacks {', '.join(missing)}; it is no whole LeRobot data set.")
+        fps = self.info["fps"]
+        if not isinstance(fps, int | float) or not fps > 0:
+            raise WhaleError(f"{root / INFO} has the fps {fps!r}; write the recording's frames per second.")
+        for key, feature in self.info["features"].items():
+            if not isinstance(feature, dict) or not {"dtype", "shape"} <= feature.keys():
+                raise WhaleError(f"{root / INFO} says no dtype or no shape of the feature {key}; copy it anew.")
         self._parquet = needed("pyarrow.parquet")
 
     def tasks(self) -> dict[int, str]:
         """Returns the tasks in words by their numbers."""
         path = self.root / "meta/tasks.parquet"
         if not path.exists():
-            lines = _read_lines(self.root / "meta/tasks.jsonl")
-            return {int(line["task_index"]): str(line["task"]) for line in lines}
+            path = self.root / "meta/tasks.jsonl"
+            return {_number(line, "task_index", path): str(_value(line, "task", path)) for line in _read_lines(path)}
         table = self._parquet.read_table(path)
         text = next((c for c in table.column_names if c != "task_index"), None)
         if text is None or "task_index" not in table.column_names:
@@ -79,26 +87,28 @@ class Lists:
             raise WhaleError(f"{self.root}/meta lists no episodes.")
         if twice := [index for index, after in zip(indices, indices[1:], strict=False) if index == after]:
             raise WhaleError(f"{self.root}/meta lists episode {twice[0]} twice; leave one of the lines out.")
-        total = self.info.get("total_episodes", len(indices))
-        if total not in (len(indices), indices[-1] + 1):
+        total = self.info.get("total_episodes")
+        if total not in (None, len(indices), indices[-1] + 1):
             raise WhaleError(
                 f"{self.root / INFO} says {total} episodes, and {self.root}/meta lists {len(indices)}; copy the data "
                 "set anew, or correct total_episodes."
             )
         return lines
 
+    def outcome_at_last_row(self) -> bool:
+        """Returns whether the last row of an episode has an outcome of its own. That of a Whale export has none."""
+        path = self.root / OWN_INFO
+        return not path.exists() or bool(_read_json(path).get(OUTCOME_AT_LAST_ROW, True))
+
     def _lines(self, filmed: list[str]) -> Iterator[Line]:
         if self.major == 2:
-            chunk, video_path = int(self.info.get("chunks_size", 1000)), self.info.get("video_path")
-            for line in _read_lines(self.root / "meta/episodes.jsonl"):
-                index, length = int(line["episode_index"]), int(line["length"])
-                names, whole = (
-                    {"episode_chunk": index // chunk, "episode_index": index},
-                    Segment(index, length, 0, None),
-                )
-                videos = {c: (self.root / video_path.format(video_key=c, **names), whole) for c in filmed}
-                table = self.root / self.info["data_path"].format(**names)
-                yield Line(index, length, tuple(line.get("tasks", ())), table, videos)
+            path, chunk = self.root / "meta/episodes.jsonl", int(self.info.get("chunks_size") or 1000)
+            for line in _read_lines(path):
+                index, length = (_number(line, key, path) for key in ("episode_index", "length"))
+                numbers = {"episode_chunk": index // chunk, "episode_index": index}
+                whole = Segment(index, length, 0, None)
+                videos = {c: (self._file("video_path", video_key=c, **numbers), whole) for c in filmed}
+                yield Line(index, length, tuple(line.get("tasks") or ()), self._file("data_path", **numbers), videos)
             return
         for path in sorted((self.root / "meta/episodes").glob("*/*.parquet"), key=natural):
             file = self._parquet.ParquetFile(path)
@@ -107,21 +117,47 @@ class Lists:
                 yield self._line(line, path, filmed)
 
     def _line(self, line: dict[str, Any], path: Path, filmed: list[str]) -> Line:
+        def place(what: str) -> dict[str, int]:
+            return {key: _number(line, f"{what}/{key}", path) for key in ("chunk_index", "file_index")}
+
+        index, length = (_number(line, key, path) for key in ("episode_index", "length"))
+        videos = {}
+        for camera in filmed:
+            of = f"videos/{camera}"
+            start, end = (_number(line, f"{of}/{key}_timestamp", path, float) for key in ("from", "to"))
+            place_of_video = self._file("video_path", video_key=camera, **place(of))
+            videos[camera] = (place_of_video, Segment(index, length, start, end))
+        return Line(index, length, tuple(line.get("tasks") or ()), self._file("data_path", **place("data")), videos)
+
+    def _file(self, key: str, **names: Any) -> Path:
+        """Returns the path that a pattern of info.json gives."""
         try:
-            index, length = int(line["episode_index"]), int(line["length"])
-            videos = {}
-            for camera in filmed:
-                own = {key: int(line[f"videos/{camera}/{key}"]) for key in ("chunk_index", "file_index")}
-                start, end = (float(line[f"videos/{camera}/{key}_timestamp"]) for key in ("from", "to"))
-                place = self.root / self.info["video_path"].format(video_key=camera, **own)
-                videos[camera] = (place, Segment(index, length, start, end))
-            chunk = {key: int(line[f"data/{key}"]) for key in ("chunk_index", "file_index")}
-            table = self.root / self.info["data_path"].format(**chunk)
-            return Line(index, length, tuple(line.get("tasks") or ()), table, videos)
-        except (KeyError, TypeError, ValueError) as error:
+            return self.root / self.info[key].format(**names)
+        except (KeyError, AttributeError, ValueError, IndexError) as error:
             raise WhaleError(
-                f"{path} lacks {error} of an episode; it is no list of episodes of LeRobot {self.version}."
+                f"{self.root / INFO} has the {key} {self.info.get(key)!r}, which is no pattern of version "
+                f"{self.version} with {', '.join(names)}; copy it anew."
             ) from error
+
+
+def _value(line: Any, key: str, path: Path) -> Any:
+    line = line if isinstance(line, dict) else {}
+    if line.get(key) is None:
+        of = f" of episode {line['episode_index']}" if "episode_index" in line else ""
+        raise WhaleError(f"{path} has a line{of} without {key}; copy the data set anew.")
+    return line[key]
+
+
+def _number(line: Any, key: str, path: Path, kind: type = int) -> Any:
+    """Returns the number that a line of a list has for a key; tables that were edited may have 3.0 for 3."""
+    value = _value(line, key, path)
+    try:
+        number = kind(value)
+        if number == float(value):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise WhaleError(f"{path} has {key} {value!r}, where a number belongs; copy the data set anew, or correct it.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class LeRobot:
         numeric = {k: f for k, f in features.items() if f["dtype"] not in (*PICTURES, "string") and k not in OWN}
         self.columns = {key: names_of(feature) for key, feature in numeric.items()}
         self._tasks = lists.tasks()
+        self._outcomes = slice(None) if lists.outcome_at_last_row() else slice(-1)
         self._lines = lists.episodes([c for c in self.cameras if features[c]["dtype"] == "video"])
         self.names = [str(line.index) for line in self._lines]
         self._read: tuple[Path | None, Any] = (None, None)
@@ -119,6 +120,7 @@ class LeRobot:
         stamps = column(table, "timestamp", where)
         rewards = column(table, "next.reward") if "next.reward" in table.column_names else np.zeros(line.length)
         success = column(table, "next.success") if "next.success" in table.column_names else rewards
+        rewards, success = rewards[self._outcomes], success[self._outcomes]
         tables = {key: self._table(name, table, key, where, first_row) for key in keys}
         check_rows(name, where, first_row, stamps, tables | {"next.reward": Table(rewards[:, None], ("reward",))})
         times = stamps - stamps[:1]
@@ -232,8 +234,7 @@ class LeRobot:
         out = np.empty((len(rows), side, side, 3), np.uint8)
         for frame, cell, row in zip(out, cells, rows, strict=True):
             where = f"{camera} in {line.table}, frame {row} of episode {line.index}"
-            cell = {"bytes": cell} if isinstance(cell, bytes) else cell or {}
-            source = io.BytesIO(cell["bytes"]) if cell.get("bytes") else self.root / (cell.get("path") or "")
+            source = _source(self.root, cell, where)
             frame[:] = picture(source, side, where)
         return out
 
@@ -246,3 +247,13 @@ class LeRobot:
                 str(line.index), f"{line.table} has the task_index {number}, which {self.root}/meta does not list."
             )
         return self._tasks[number]
+
+
+def _source(root: Path, cell: Any, where: str) -> Path | io.BytesIO:
+    """Returns the picture of a table's cell: bytes, a path below `root`, or a dictionary of either."""
+    parts = cell if isinstance(cell, dict) else {"bytes" if isinstance(cell, bytes) else "path": cell}
+    if isinstance(parts.get("bytes"), bytes) and parts["bytes"]:
+        return io.BytesIO(parts["bytes"])
+    if isinstance(parts.get("path"), str) and parts["path"]:
+        return root / parts["path"]
+    raise WhaleError(f"{where} is {cell!r:.60} and no picture; leave its episode out, or name another camera.")
