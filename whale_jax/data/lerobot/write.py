@@ -17,12 +17,15 @@ from whale_jax.base.files import replacing_directory
 from whale_jax.data.contract.actions import ActionSpec, StateSpec
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.contract.recorded import needed
+from whale_jax.data.lerobot.lists import INFO, OUTCOME_AT_LAST_ROW, OWN_INFO
 from whale_jax.data.store.store import EpisodeStore
 
 VERSION, CAMERA = "v3.0", "observation.images.main"
 _NAME = "chunk-{chunk_index:03d}/file-{file_index:03d}"
+_CHUNK = 1000  # files of a directory
 _QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
-_VIDEO_BYTES = 200 * 2**20
+_VIDEO_MIB = 200
+_VIDEO_BYTES = _VIDEO_MIB * 2**20
 _SAMPLED = 32
 _LEAST_AV1 = 64
 _CODECS = {"libsvtav1": ("av1", {"g": "2", "crf": "20", "preset": "8"}), "libx264": ("h264", {"g": "2", "crf": "15"})}
@@ -50,8 +53,9 @@ def write_lerobot(
     """Writes a data set next to `path`, moves it into place, and returns `path`.
 
     A row is a frame with the action taken there. Its columns are `action`, `observation.state` if there is one,
-    next.reward, next.success and next.done, and the task in words. The last row of an episode holds its final frame.
-    The deltas of its action are zero, and its reward and success repeat those of the step that led there.
+    next.reward, next.success and next.done, and the task in words. The last row of an episode holds its final frame,
+    at which nothing was done: the deltas of its action and its reward are zero, and its success repeats that of the
+    step that led there.
 
     Args:
       path: directory of the data set.
@@ -110,9 +114,8 @@ class _Writer:
         }
         statistics = {key: _statistics(values) for key, values in rows.items()} | {CAMERA: _of_frames(episode.frames)}
         line = {"episode_index": index, "tasks": [task], "length": count}
-        line |= {"data/chunk_index": 0, "data/file_index": self._file}
+        line |= {f"{of}/{key}": number for of in ("data", f"videos/{CAMERA}") for key, number in self._place().items()}
         line |= {"dataset_from_index": self._total, "dataset_to_index": self._total + count}
-        line |= {f"videos/{CAMERA}/chunk_index": 0, f"videos/{CAMERA}/file_index": self._file}
         end = self._video.count / self.spec.rate_hz
         line |= {f"videos/{CAMERA}/from_timestamp": start, f"videos/{CAMERA}/to_timestamp": end}
         line |= {f"stats/{key}/{name}": v for key, values in statistics.items() for name, v in values.items()}
@@ -135,7 +138,9 @@ class _Writer:
         statistics = {key: _statistics(values) for key, values in _joined(self._rows).items()}
         statistics[CAMERA] = _merged(self._statistics)
         (self.root / "meta/stats.json").write_text(json.dumps(statistics, indent=4))
-        (self.root / "meta/info.json").write_text(json.dumps(self._info(splits), indent=4))
+        (self.root / INFO).write_text(json.dumps(self._info(splits), indent=4))
+        own = {"action_spec": self.spec.to_json(), "state_spec": self.state.to_json() if self.state else None}
+        (self.root / OWN_INFO).write_text(json.dumps(own | {OUTCOME_AT_LAST_ROW: False}, indent=4))
 
     def close(self) -> None:
         """Closes a video that is still open, for example because an episode could not be read."""
@@ -148,13 +153,17 @@ class _Writer:
         columns = {"action": np.concatenate([episode.actions, last[None]]).astype(np.float32)}
         if self.state is not None and episode.state is not None:
             columns["observation.state"] = episode.state
-        columns["next.reward"] = np.append(episode.rewards, episode.rewards[-1]).astype(np.float32)
+        columns["next.reward"] = np.append(episode.rewards, 0).astype(np.float32)
         columns["next.success"] = np.append(episode.success, episode.success[-1])
         columns["next.done"] = np.arange(len(episode.frames)) == episode.length
         return columns | {key: np.asarray(values) for key, values in further.items()}
 
+    def _place(self) -> dict[str, int]:
+        """Returns the numbers of the open file and of its directory."""
+        return {"chunk_index": self._file // _CHUNK, "file_index": self._file % _CHUNK}
+
     def _path(self, folder: str, suffix: str) -> Path:
-        path = self.root / folder / f"{_NAME.format(chunk_index=0, file_index=self._file)}.{suffix}"
+        path = self.root / folder / f"{_NAME.format(**self._place())}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -186,15 +195,14 @@ class _Writer:
             "total_episodes": len(self._lines),
             "total_frames": self._total,
             "total_tasks": len(self._tasks),
-            "chunks_size": 1000,
+            "chunks_size": _CHUNK,
             "data_files_size_in_mb": 100,
-            "video_files_size_in_mb": _VIDEO_BYTES // 2**20,
+            "video_files_size_in_mb": _VIDEO_MIB,
             "fps": fps,
             "splits": _ranges(splits or ["train"] * len(self._lines)),
             "data_path": f"data/{_NAME}.parquet",
             "video_path": f"videos/{{video_key}}/{_NAME}.mp4",
             "features": features,
-            "action_spec": self.spec.to_json(),
         }
 
 
