@@ -1,6 +1,7 @@
 """`whale data import`: what lies in the store afterwards, what is said, and that a kill loses nothing."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.robot import importing
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data, slugs_of, split_names
-from whale_jax.data.robot.readers import READERS, read_steps
+from whale_jax.data.robot.readers import READERS, kind_of, read_steps
 from whale_jax.data.store.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -225,6 +226,31 @@ def test_what_every_kind_of_source_looks_like_is_said_where_there_is_none(tmp_pa
         read_steps(source, 3)
     with pytest.raises(WhaleError, match="There is no directory .*nowhere; correct the path"):
         read_steps(tmp_path / "nowhere", 3)
+
+
+def test_an_id_of_the_hub_is_answered_with_commands_that_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = (
+        ["data", "import", "--from=lerobot/push_t.2", "--to=s"],
+        ["data", "export", "--from=lerobot/push_t.2", "--to=s", "--name=s"],
+        ["doctor", "actions", "--data=lerobot/push_t.2"],
+    )
+    for arguments in asked:
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert "`hf download --repo-type dataset lerobot/push_t.2 --local-dir push_t.2`" in said, arguments
+    recordings.write_v30(tmp_path / re.search(r"--local-dir (\S+)`", said)[1], (5, 6))  # as a download leaves it
+    advised = re.search(r"then `whale (.*?)`", said)[1].replace("STORE", "store").replace("FILE.yaml", str(ARX5))
+    assert main(advised.split()) == 0 and len(open_store("store")) == 2
+
+
+@pytest.mark.parametrize("path", ["/data/set", "../data", "a/b/c", "set", "there/set", "a b/c"])
+def test_a_path_that_is_no_id_is_only_said_to_be_wrong(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    for read in (lambda: kind_of(path), lambda: open_store(path)):
+        with pytest.raises(WhaleError, match=r"^There is no .*correct the path\.$"):
+            read()
 
 
 def test_a_store_that_lost_its_manifest_is_told_from_a_folder(store, tmp_path):

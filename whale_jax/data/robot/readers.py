@@ -8,6 +8,7 @@ from typing import Any
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.registry import Registry
 from whale_jax.data import rlds
+from whale_jax.data.contract import hub
 from whale_jax.data.contract.recorded import Reader
 from whale_jax.data.lerobot.read import INFO, LeRobot
 from whale_jax.data.robot import folder
@@ -97,7 +98,7 @@ def kind_of(source: Path | str, able: Callable[[Kind], Any] = bool) -> Kind:
     if "://" in str(source):
         return RLDS
     if not Path(source).is_dir():
-        raise WhaleError(f"There is no directory {source}; correct the path.")
+        raise WhaleError(f"There is no directory {source}; correct the path.{hub.download(source)}")
     kinds = [kind for kind in READERS.values() if able(kind)]
     own = [kind for kind in kinds if READERS.plugin(kind.name)]
     for kind in (*own[::-1], *(kind for kind in kinds if kind not in own)):

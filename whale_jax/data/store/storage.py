@@ -19,6 +19,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import replacing, write
+from whale_jax.data.contract import hub
 from whale_jax.data.contract.episode import Episode
 
 FORMAT, VERSION = "whale-episodes", 1
@@ -171,7 +172,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """
     path = root / MANIFEST
     if not root.is_dir():
-        raise WhaleError(f"There is no data set at {root}; record one with `whale collect`, or correct the path.")
+        raise WhaleError(
+            f"There is no data set at {root}; record one with `whale collect`, or correct the path.{hub.download(root)}"
+        )
     if not path.exists():
         count = len(episode_files(root))
         if not count:
