@@ -1,21 +1,29 @@
 """A user's own RLDS data set goes in through the robot's YAML, whatever its cameras are called and stored as."""
 
+import gzip
 import io
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.data.oxe.mixture import open_mixture
+from whale_jax.data.rlds.export import export_rlds
+from whale_jax.data.rlds.read import RldsDataset, records
 from whale_jax.data.rlds.write import write_dataset
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data
 from whale_jax.data.robot.rlds import OwnRlds
+from whale_jax.data.store.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import oxe_schemas as schemas
 import recordings
 
 LENGTHS = {"train": (6, 9, 7), "val": (8,)}
@@ -73,6 +81,36 @@ def written(root: Path, camera: str = "image", encoded: bool = True, more: dict 
     return write_dataset(root, name, "1.0.0", features, splits, 2)
 
 
+def stored_as(path: Path, kind: str, template: str = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}") -> Path:
+    """Writes the files of a data set anew in a format, under the names of a template."""
+    info = json.loads((path / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        count = len(split["shardLengths"])
+        for i in range(count):
+            old = path / f"{info['name']}-{split['name']}.tfrecord-{i:05d}-of-{count:05d}"
+            parts = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": kind}
+            to = path / template.format(**parts, SHARD_X_OF_Y=f"{i:05d}-of-{count:05d}")
+            if kind == "array_record":
+                array_record(to, [record for _, record in records(old)])
+                old.unlink()
+            else:
+                old.rename(to)
+        split["filepathTemplate"] = template
+    (path / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": kind}))
+    return path
+
+
+def array_record(path: Path, contents: list[bytes]) -> None:
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in contents:
+        writer.write(record)
+    writer.close()
+
+
+def first_file(path: Path) -> Path:
+    return sorted(path.glob("*train*"))[0]
+
+
 @pytest.fixture
 def robot(tmp_path):
     path = tmp_path / "own.yaml"
@@ -109,16 +147,93 @@ def test_what_only_the_robots_file_can_say_is_asked_for(tmp_path, robot):
         OwnRlds(path, 10).choose_camera("observation/imagee")
 
 
-def test_a_damaged_record_is_named_and_the_rest_can_be_imported(tmp_path, robot):
-    path = written(tmp_path)
-    file = sorted(path.glob("*train*"))[0]
+@pytest.mark.parametrize("kind", ["tfrecord", "array_record"])
+@pytest.mark.parametrize(
+    "template", ["{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", "{SPLIT}-{SHARD_X_OF_Y}.records"]
+)
+def test_files_are_read_by_the_declared_format_whatever_they_are_called(tmp_path, robot, kind, template):
+    path = stored_as(written(tmp_path), kind, template)
+    store, found = import_data(path, tmp_path / "store", robot, valid=0, progress=False, image_size=SIDE)
+    for record in store.records:
+        episode, i = store.read(store.records.index(record)), record["index"]
+        recordings.assert_frames(episode.frames, i, np.arange(len(episode.frames)))
+        np.testing.assert_array_equal(episode.actions, recordings.action(i, len(episode.frames))[:-1, :3])
+    assert sorted(record["length"] + 1 for record in store.records) == [6, 7, 8, 9]
+
+
+def test_an_export_that_was_stored_as_array_record_is_restored(store, tmp_path):
+    exported = export_rlds(open_store(store), tmp_path, "again")
+    back, _ = import_data(stored_as(exported, "array_record"), tmp_path / "back", progress=False)
+    assert back.records == open_store(store).records
+
+
+def flip(file: Path, place: int) -> None:
     data = bytearray(file.read_bytes())
-    data[-40] ^= 1
+    data[place] ^= 1
     file.write_bytes(data)
-    with pytest.raises(WhaleError, match=r"-00000-of-.* a truncated or damaged TFRecord.*--leave-out=train/1$"):
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.9)])
+
+
+def without_the_last_record(file: Path) -> None:
+    kept = [record for _, record in records(file)][:-1]
+    size = sum(len(record) + 16 for record in kept)
+    file.write_bytes(file.read_bytes()[:size])
+
+
+DAMAGES = {
+    "tfrecord: a record": (lambda file: flip(file, -40), "train/1", r"read \(a truncated or damaged TFRecord\)"),
+    "tfrecord: cut off": (cut, "train/1", r"train/1 cannot be read \(a truncated or damaged TFRecord\)"),
+    "tfrecord: cut between": (without_the_last_record, "train/1", "ends after 1 of its 2 episodes"),
+    "tfrecord: empty": (lambda file: file.write_bytes(b""), "train/0", "ends after 0 of its 2 episodes"),
+    "tfrecord: missing": (lambda file: file.unlink(), "train/0", "is missing"),
+    "tfrecord: a head": (lambda file: flip(file, 3), "train/0", "damaged TFRecord, after 0 of its 2 episodes"),
+    "tfrecord: gzip": (
+        lambda f: f.write_bytes(gzip.compress(f.read_bytes())),
+        "train/0",
+        "with GZIP; unpack it, after",
+    ),
+    "tfrecord: another format": (lambda f: array_record(f, [b"x"]), "train/0", "an ArrayRecord .* promises TFRecord"),
+    "array_record: a record": (lambda f: flip(f, 900), "train/1", r"read \(a truncated or damaged ArrayRecord"),
+    "array_record: cut off": (cut, "train/0", "holds a truncated or damaged ArrayRecord, after 0 of its 2"),
+    "array_record: too few": (lambda f: array_record(f, []), "train/0", "ends after 0 of its 2 episodes"),
+    "array_record: missing": (lambda file: file.unlink(), "train/0", "is missing"),
+    "array_record: another format": (lambda f: f.write_bytes(b"no record"), "train/0", "holds no ArrayRecord, as dat"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_damaged_is_named_and_the_rest_can_be_imported(tmp_path, robot, name):
+    path = stored_as(written(tmp_path), name.partition(":")[0])
+    spoil, out, said = DAMAGES[name]
+    spoil(first_file(path))
+    with pytest.raises(WhaleError, match=rf"-00000-of-00002.*{said}.*--leave-out={out}$"):
         import_data(path, tmp_path / "store", robot, progress=False, image_size=SIDE)
-    store, _ = import_data(path, tmp_path / "store", robot, leave_out=["train/1"], progress=False, image_size=SIDE)
-    assert len(store) == 3
+    store, _ = import_data(path, tmp_path / "store", robot, leave_out=[out], progress=False, image_size=SIDE)
+    assert len(store) == 4 - (2 if out.endswith("0") else 1)
+
+
+def test_other_formats_and_places_in_array_records_are_refused_with_what_works(tmp_path, robot):
+    with pytest.raises(WhaleError, match=r"stored as riegeli, and TFRecord and ArrayRecord are read; .*--file_format="):
+        import_data(stored_as(written(tmp_path), "riegeli"), tmp_path / "store", robot, progress=False)
+    small = {"wrist_image": (16, 16)}
+    schemas.write(tmp_path, "dobbe", [schemas.episode("dobbe", 6, seed, small) for seed in range(3)], small)
+    known = stored_as(next((tmp_path / "dobbe").iterdir()), "array_record")
+    said = r"train.array_record-00000-of-.* is an ArrayRecord .* TFRecord version, or .*`tfds build --file_format=tfrec"
+    with pytest.raises(WhaleError, match=said):
+        import_data(known, tmp_path / "store", image_size=SIDE, progress=False)
+    with pytest.raises(WhaleError, match=said):
+        open_mixture(tmp_path, {"dobbe": 1.0}, progress=False)
+
+
+def test_a_parser_is_made_once(tmp_path, monkeypatch):
+    made = []
+    parser = RldsDataset.parser
+    monkeypatch.setattr(RldsDataset, "parser", lambda self, keys: made.append(keys) or parser(self, keys))
+    assert len(list(OwnRlds(written(tmp_path), 10).episodes(["action"], "observation/image"))) == 4
+    assert len(made) == 1
 
 
 def test_numbers_that_are_none_are_named(tmp_path, robot):

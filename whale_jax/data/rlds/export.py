@@ -13,7 +13,7 @@ from whale_jax.base.files import write
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.episode import Episode
 from whale_jax.data.media.pictures import decode_into
-from whale_jax.data.rlds.read import RldsDataset, records, spans
+from whale_jax.data.rlds.read import RldsDataset, spans
 from whale_jax.data.rlds.write import write_dataset
 from whale_jax.data.store.storage import record_of, write_episode, write_manifest
 from whale_jax.data.store.store import EpisodeStore
@@ -119,7 +119,7 @@ def import_exported(dataset: RldsDataset, root: Path, progress: bool = True) -> 
     lines, total = [], sum(map(sum, dataset.shard_lengths.values()))
     with Progress(dataset.name, "Copied", "episodes", total, 0, "frames", progress) as bar:
         for path in itertools.chain.from_iterable(dataset.splits.values()):
-            for _, record in records(path):
+            for record in dataset.records(path):
                 fields, places = parse(record), spans(record, "steps/observation/image")
                 frames = np.empty((len(places), *info["image_size"], 3), np.uint8)
                 for frame, (at, size) in zip(frames, places, strict=True):

@@ -8,7 +8,6 @@ episode's pictures follow one another in the record, so the place of a frame in 
 
 import dataclasses
 import functools
-import importlib.util
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -19,23 +18,8 @@ from etils import epath
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.base.order import natural
 from whale_jax.data.rlds import INFO
+from whale_jax.data.rlds.files import FORMATS, TFRECORD, Format, is_riegeli, tf_records
 
-NEEDED = {
-    "tensorflow_datasets": "tensorflow-datasets",
-    "google_crc32c": "google-crc32c",
-    "simplejpeg": "simplejpeg",
-    "cv2": "opencv-python-headless",
-}
-if _absent := [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]:
-    raise WhaleError(
-        f"RLDS data sets are read with packages that are not installed here ({', '.join(_absent)}). Install them with: "
-        "pip install 'whale-jax[oxe]', or in a checkout WHALE_EXTRAS=metaworld,viz,dev,oxe bash launch/setup.sh."
-    )
-
-import google_crc32c  # noqa: E402
-
-_CRC_DELTA = 0xA282EAD8
-_GZIP, _LFS = b"\x1f\x8b", b"version http"  # what a file begins with that is no TFRecord
 _NO_EXAMPLE = "not a serialised tf.train.Example"
 
 
@@ -69,15 +53,26 @@ class RldsDataset:
             ) from error
 
     @functools.cached_property
-    def splits(self) -> dict[str, list[epath.Path]]:
-        """The files of each split, in order. Raises WhaleError if none is listed, or if they are no TFRecord."""
-        info = self._builder.info
-        kind = getattr(info.file_format, "value", "tfrecord")
-        if kind != "tfrecord":
+    def format(self) -> Format:
+        """How records lie in the files, as the description says. Raises WhaleError for a format that is not read."""
+        kind = getattr(self._builder.info.file_format, "value", TFRECORD)
+        if kind not in FORMATS:
+            names = " and ".join(known.name for known in FORMATS.values())
             raise WhaleError(
-                f"{self.path} is stored as {kind}, and only TFRecord files are read; convert it with TFDS."
+                f"{self.path} is stored as {kind}, and {names} are read; write it anew with `tfds build "
+                f"--file_format={TFRECORD}`."
             )
-        splits = {name: [epath.Path(p) for p in split.filepaths] for name, split in info.splits.items()}
+        return FORMATS[kind]
+
+    def records(self, path: epath.Path) -> Iterator[bytes]:
+        """Yields the records of one of the files, whatever its format. Raises BrokenRecord for one that is damaged."""
+        return (self.format.read(path, place) for place in self.format.places(path))
+
+    @functools.cached_property
+    def splits(self) -> dict[str, list[epath.Path]]:
+        """The files of each split, in order. Raises WhaleError if none is listed; see also `format`."""
+        _ = self.format  # refuses one that is not read
+        splits = {name: [epath.Path(p) for p in split.filepaths] for name, split in self._builder.info.splits.items()}
         if not any(splits.values()):
             raise WhaleError(f"{self.path / INFO} lists no files: its splits need shardLengths; copy it anew.")
         return splits
@@ -193,40 +188,19 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
     return None
 
 
-def masked_crc(data: bytes) -> int:
-    """Returns the masked checksum that TFRecord files use."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
-
-
 def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Yields each record of a TFRecord file with the offset of its first byte.
+    """Yields each record of a TFRecord file with the offset of its first byte, by which parts of it are read later.
 
     Raises:
       BrokenRecord: the file ends within a record, or a checksum is wrong. Nothing after it can be read.
+      WhaleError: it is an ArrayRecord, whose records have no such place.
     """
-    with path.open("rb") as file:
-        offset = 0
-        while head := file.read(12):
-            size = int.from_bytes(head[:8], "little")
-            if not offset and head.startswith(_GZIP):
-                raise BrokenRecord("a TFRecord that is compressed with GZIP; unpack it")
-            if not offset and head.startswith(_LFS):
-                raise BrokenRecord("a pointer of git-lfs in place of a TFRecord; run git lfs pull")
-            if len(head) < 12 or masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
-                raise BrokenRecord("a truncated or damaged TFRecord")
-            body = file.read(size + 4)
-            if len(body) < size + 4 or masked_crc(body[:size]) != int.from_bytes(body[size:], "little"):
-                raise BrokenRecord("a truncated or damaged TFRecord")
-            yield offset + 12, body[:size]
-            offset += size + 16
-
-
-def record_at(path: epath.Path, offset: int, size: int) -> bytes:
-    """Returns the record of `size` bytes at an offset that `records` gave."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    if is_riegeli(path):
+        raise WhaleError(
+            f"{path} is an ArrayRecord or Riegeli file, whose pictures have no place that an index could keep; take "
+            "the data set's TFRecord version, or write it anew with `tfds build --file_format=tfrecord`."
+        )
+    yield from tf_records(path)
 
 
 def spans(record: bytes, key: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import replacing_directory
-from whale_jax.data.rlds.read import masked_crc
+from whale_jax.data.rlds.files import masked_crc
 
 
 def write_dataset(

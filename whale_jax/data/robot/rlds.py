@@ -4,6 +4,7 @@ A record is an episode. Every numeric field of a step is a table, and every pict
 no times, so the robot's file gives the rate. Dimension key: N steps of an episode.
 """
 
+import dataclasses
 import functools
 import io
 from collections.abc import Collection, Iterator
@@ -18,12 +19,21 @@ from whale_jax.base.order import natural
 from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, chosen_camera, whole_ones
 from whale_jax.data.media.videos import picture, scaled_array
 from whale_jax.data.oxe.importing import one_version
-from whale_jax.data.rlds.read import RldsDataset, record_at, records, spans
+from whale_jax.data.rlds.read import RldsDataset, select, spans
 
 _STEPS = "steps/"
 _OWN = ("is_first", "is_last", "is_terminal", "discount", "reward", "success")
 _WHOLE = "all"  # a split that repeats the others
 _FIRST = ("train", "val", "valid", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where an episode's record is, or with a `fault` what there is in the place of it and of those after it."""
+
+    path: epath.Path
+    record: Any = None
+    fault: str = ""
 
 
 class OwnRlds:
@@ -49,6 +59,7 @@ class OwnRlds:
         self.root = Path(str(self._dataset.path))
         pictured, self.columns = _fields(self._dataset)
         self.cameras, self._encoded = sorted(pictured), pictured
+        self._parser = functools.cache(self._dataset.parser)
         self._places = dict(_places(self._dataset))
         self.names = list(self._places)
 
@@ -83,17 +94,18 @@ class OwnRlds:
         return next((key for key in self._dataset.fields if key.endswith("instruction")), None)
 
     def _recorded(self, name: str, keys: list[str], camera: str) -> Recorded:
-        path, offset, size = self._places[name]
-        if size is None:
-            raise broken(name, f"{path} holds {offset} from here on.")
+        place = self._places[name]
+        path = place.path
+        if place.fault:
+            raise broken(name, f"{path} {place.fault}.")
         own = [f"{_STEPS}{key}" for key in ("reward", "success") if f"{_STEPS}{key}" in self._dataset.fields]
-        wanted = [*(f"{_STEPS}{key}" for key in keys), *own, *filter(None, [self._text])]
-        record = record_at(path, offset, size)
+        wanted = (*(f"{_STEPS}{key}" for key in keys), *own, *filter(None, [self._text]))
         try:
-            fields = self._dataset.parser(wanted)(record)
+            record = self._dataset.format.read(path, place.record)
+            fields = self._parser(wanted)(select(record, wanted))
             count = len(self._pictures(record, camera))
         except BrokenRecord as error:
-            raise broken(name, f"{path}: episode {name} is one {error}.") from error
+            raise broken(name, f"{path}: episode {name} cannot be read ({error}).") from error
         where = f"{path}, episode {name}"
         tables = {key: self._table(name, where, key, fields[f"{_STEPS}{key}"], count) for key in keys}
         rewards = np.asarray(fields.get(f"{_STEPS}reward", np.zeros(count)), np.float64).reshape(-1)
@@ -113,11 +125,11 @@ class OwnRlds:
     def _pictures(self, record: bytes, camera: str) -> Any:
         """Returns encoded pictures as places in the record, or arrays (N, H, W, 3) uint8."""
         key = f"{_STEPS}{camera}"
-        return spans(record, key) if self._encoded[camera] else self._dataset.parser([key])(record)[key]
+        return spans(record, key) if self._encoded[camera] else self._parser((key,))(select(record, [key]))[key]
 
     def _frames(self, name: str, camera: str, rows: np.ndarray, side: int) -> np.ndarray:
-        path, offset, size = self._places[name]
-        record = record_at(path, offset, size)
+        path = self._places[name].path
+        record = self._dataset.format.read(path, self._places[name].record)
         found, out = self._pictures(record, camera), np.empty((len(rows), side, side, 3), np.uint8)
         for frame, row in zip(out, rows, strict=True):
             if self._encoded[camera]:
@@ -143,20 +155,31 @@ def _fields(dataset: RldsDataset) -> tuple[dict[str, bool], dict[str, tuple[str,
     return cameras, columns
 
 
-def _places(dataset: RldsDataset) -> Iterator[tuple[str, tuple[epath.Path, Any, int | None]]]:
-    """Yields the name of every episode with its file, offset and size there; for a damaged rest, (file, why, None)."""
+def _places(dataset: RldsDataset) -> Iterator[tuple[str, _Place]]:
+    """Yields the name of every episode with its place. What a file lacks counts as one episode with a fault."""
     names = [name for name in dataset.splits if name != _WHOLE] or list(dataset.splits)
     for split in sorted(names, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), natural(name))):
-        number = 0
-        for path in dataset.splits[split]:
-            try:
-                for offset, record in records(path):
-                    yield f"{split}/{number}", (path, offset, len(record))
-                    number += 1
-            except (BrokenRecord, FileNotFoundError) as error:
-                why = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-                yield f"{split}/{number}", (path, why, None)
-                number += 1
+        places = (
+            place
+            for path, promised in zip(dataset.splits[split], dataset.shard_lengths[split], strict=True)
+            for place in _in_file(dataset, path, promised)
+        )
+        yield from ((f"{split}/{number}", place) for number, place in enumerate(places))
+
+
+def _in_file(dataset: RldsDataset, path: epath.Path, promised: int) -> Iterator[_Place]:
+    count = 0
+    try:
+        for record in dataset.format.places(path):
+            yield _Place(path, record)
+            count += 1
+    except FileNotFoundError:
+        yield _Place(path, fault="is missing")
+    except BrokenRecord as error:
+        yield _Place(path, fault=f"holds {error}, after {count} of its {promised} episodes")
+    else:
+        if count < promised:
+            yield _Place(path, fault=f"ends after {count} of its {promised} episodes")
 
 
 def _words(value: np.ndarray) -> str:
