@@ -10,7 +10,7 @@ import simplejpeg
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.oxe.index import Index
-from whale_jax.data.oxe.mixture import Mixture, ReadSettings
+from whale_jax.data.oxe.mixture import Mixture, ReadSettings, encoded_frames
 from whale_jax.data.oxe.settings import LOADERS
 from whale_jax.data.oxe.source import batches_by
 
@@ -98,13 +98,8 @@ def decoder_speed(mixture: Mixture, threads: int) -> float | None:
 
 def pictures(index: Index, count: int) -> list[bytes]:
     """Returns the first `count` encoded pictures of a data set, or all if there are fewer."""
-    found = []
+    found: list[bytes] = []
     for number in range(len(index.episodes)):
-        row = index.episodes[number]
-        with index.files[row["file"]].open("rb") as file:
-            for frame in index.frames(int(row["first"]), int(row["frames"])):
-                file.seek(int(frame["offset"]))
-                found.append(file.read(int(frame["size"])))
-                if len(found) == count:
-                    return found
+        if len(found) < count:
+            found += map(bytes, encoded_frames(index, number, most=count - len(found))[1])
     return found

@@ -261,21 +261,33 @@ def read_frames(index: Index, episode: int, start: int, out: np.ndarray) -> np.n
     Raises:
       BrokenRecord: a picture does not decode.
     """
-    row = index.episodes[episode]
-    count = min(len(out), int(row["frames"]) - start)
-    rows = index.frames(int(row["first"]) + start, count)
-    begin = int(rows["offset"][0])
-    path = index.files[row["file"]]
-    with activity.reading(path), path.open("rb") as file:
-        file.seek(begin)
-        data = memoryview(file.read(int(rows["offset"][-1]) + int(rows["size"][-1]) - begin))
-    for t in range(count):
-        at = int(rows["offset"][t]) - begin
-        decode_into(out[t], data[at : at + int(rows["size"][t])])
+    rows, pictures = encoded_frames(index, episode, start, len(out))
+    count = len(rows)
+    for frame, picture in zip(out, pictures, strict=False):
+        decode_into(frame, picture)
     if index.swapped:
         out[:count] = out[:count, ..., ::-1].copy()
     out[count:] = 0
     return rows
+
+
+def encoded_frames(
+    index: Index, episode: int, start: int = 0, most: int | None = None
+) -> tuple[np.ndarray, list[memoryview]]:
+    """Returns the FRAMEs (N,) of an episode from `start` on, and their pictures as they lie in the file.
+
+    N is `most`, or fewer at the episode's end. One read takes them all, for they follow one another.
+    """
+    row = index.episodes[episode]
+    count = int(row["frames"]) - start
+    rows = index.frames(int(row["first"]) + start, count if most is None else min(most, count))
+    begin, end = int(rows["offset"][0]), int(rows["offset"][-1]) + int(rows["size"][-1])
+    path = index.files[row["file"]]
+    with activity.reading(path), path.open("rb") as file:
+        file.seek(begin)
+        data = memoryview(file.read(end - begin))
+    places = zip((rows["offset"] - begin).tolist(), rows["size"].tolist(), strict=True)
+    return rows, [data[at : at + size] for at, size in places]
 
 
 def open_mixture(

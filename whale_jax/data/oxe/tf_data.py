@@ -14,7 +14,7 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.batch import Batch, shapes
 from whale_jax.data.oxe.index import Index
-from whale_jax.data.oxe.mixture import Mixture
+from whale_jax.data.oxe.mixture import Mixture, encoded_frames
 from whale_jax.data.oxe.settings import ReadSettings
 from whale_jax.data.oxe.standard import DIM
 from whale_jax.data.oxe.stream import MixtureIterator, Plan
@@ -83,14 +83,12 @@ def tf_episodes(index: Index, held_out: bool = False) -> tf.data.Dataset:
     types |= dict.fromkeys(("_len", "_traj_index", "_frame_index"), tf.int32)
 
     def read(number: np.ndarray) -> list[Any]:
-        row = index.episodes[int(number)]
-        frames, count = index.frames(int(row["first"]), int(row["frames"])), int(row["frames"])
-        with index.files[row["file"]].open("rb") as file:
-            pictures = [_bytes_at(file, int(frame["offset"]), int(frame["size"])) for frame in frames]
+        frames, pictures = encoded_frames(index, int(number))
+        row, count = index.episodes[int(number)], len(frames)
         text = [index.texts[row["text"]].encode()] * count
         lengths, which = np.full(count, count, np.int32), np.full(count, number, np.int32)
         rows = np.arange(count, dtype=np.int32)
-        encoded, words = np.array(pictures, object), np.array(text, object)
+        encoded, words = np.array([bytes(picture) for picture in pictures], object), np.array(text, object)
         return [encoded, frames["action"], frames["reward"], words, lengths, which, rows]
 
     def element(number):
@@ -100,11 +98,6 @@ def tf_episodes(index: Index, held_out: bool = False) -> tf.data.Dataset:
         return {name: tf.ensure_shape(value, widths.get(name, (None,))) for name, value in named}
 
     return tf.data.Dataset.from_tensor_slices(numbers.astype(np.int32)).map(element, deterministic=True)
-
-
-def _bytes_at(file: Any, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
 
 
 def _tensorflow() -> Any:
