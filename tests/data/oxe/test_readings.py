@@ -162,7 +162,7 @@ def test_a_copy_of_droid_with_one_view_is_read(tmp_path):
 def test_another_reading_reads_no_picture_again(tmp_path, monkeypatch):
     path = written(tmp_path, EDAN, lambda rng: {})
     opened(tmp_path, EDAN)
-    monkeypatch.setattr(raw, "records", None)  # what reads the files
+    monkeypatch.setattr(raw, "_read_file", None)  # what reads the files
     index = opened(tmp_path, EDAN, CORRECTED)
     assert len(index.episodes) == 6
     newer = dataclasses.replace(RECIPES[EDAN], version="7")

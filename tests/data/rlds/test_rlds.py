@@ -28,7 +28,8 @@ from whale_jax.data.oxe.index import open_index
 from whale_jax.data.oxe.mixture import open_mixture
 from whale_jax.data.oxe.recipes import PUBLIC, RECIPES
 from whale_jax.data.rlds import INFO
-from whale_jax.data.rlds.read import RldsDataset, find, records, spans
+from whale_jax.data.rlds.files import FORMATS, TFRECORD
+from whale_jax.data.rlds.read import RldsDataset, find, spans
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import oxe_schemas as schemas
@@ -304,7 +305,7 @@ def test_a_damaged_byte_is_found(tmp_path):
     data[len(data) * 3 // 4] ^= 1
     file.write_bytes(data)
     with pytest.raises(BrokenRecord, match="truncated or damaged"):
-        list(records(file))
+        list(FORMATS[TFRECORD].records(file))
     assert index_of(tmp_path).left_out == {"a truncated or damaged TFRecord": 1}
 
 

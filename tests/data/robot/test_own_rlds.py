@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.oxe.mixture import open_mixture
+from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
 from whale_jax.data.rlds.export import export_rlds
-from whale_jax.data.rlds.read import RldsDataset, records
+from whale_jax.data.rlds.files import FORMATS, TFRECORD
+from whale_jax.data.rlds.read import RldsDataset
 from whale_jax.data.rlds.write import write_dataset
 from whale_jax.data.robot.findings import to_text
 from whale_jax.data.robot.importing import import_data
@@ -91,7 +93,7 @@ def stored_as(path: Path, kind: str, template: str = "{DATASET}-{SPLIT}.{FILEFOR
             parts = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": kind}
             to = path / template.format(**parts, SHARD_X_OF_Y=f"{i:05d}-of-{count:05d}")
             if kind == "array_record":
-                array_record(to, [record for _, record in records(old)])
+                array_record(to, [record for _, record in FORMATS[TFRECORD].records(old)])
                 old.unlink()
             else:
                 old.rename(to)
@@ -178,7 +180,7 @@ def cut(file: Path) -> None:
 
 
 def without_the_last_record(file: Path) -> None:
-    kept = [record for _, record in records(file)][:-1]
+    kept = [record for _, record in FORMATS[TFRECORD].records(file)][:-1]
     size = sum(len(record) + 16 for record in kept)
     file.write_bytes(file.read_bytes()[:size])
 
@@ -215,17 +217,25 @@ def test_what_is_damaged_is_named_and_the_rest_can_be_imported(tmp_path, robot, 
     assert len(store) == 4 - (2 if out.endswith("0") else 1)
 
 
-def test_other_formats_and_places_in_array_records_are_refused_with_what_works(tmp_path, robot):
+def test_other_formats_are_refused_with_what_works(tmp_path, robot):
     with pytest.raises(WhaleError, match=r"stored as riegeli, and TFRecord and ArrayRecord are read; .*--file_format="):
         import_data(stored_as(written(tmp_path), "riegeli"), tmp_path / "store", robot, progress=False)
+
+
+def test_a_mixture_reads_array_records_as_it_reads_tfrecords(tmp_path):
     small = {"wrist_image": (16, 16)}
-    schemas.write(tmp_path, "dobbe", [schemas.episode("dobbe", 6, seed, small) for seed in range(3)], small)
-    known = stored_as(next((tmp_path / "dobbe").iterdir()), "array_record")
-    said = r"train.array_record-00000-of-.* is an ArrayRecord .* TFRecord version, or .*`tfds build --file_format=tfrec"
-    with pytest.raises(WhaleError, match=said):
-        import_data(known, tmp_path / "store", image_size=SIDE, progress=False)
-    with pytest.raises(WhaleError, match=said):
-        open_mixture(tmp_path, {"dobbe": 1.0}, progress=False)
+    path = schemas.write(tmp_path, "dobbe", [schemas.episode("dobbe", 6, seed, small) for seed in range(6)], small)
+    shutil.copytree(tmp_path / "dobbe", tmp_path / "stored" / "dobbe")
+    stored_as(tmp_path / "stored" / "dobbe" / path.name, "array_record")
+
+    def batches(root):
+        mixture = open_mixture(root, {"dobbe": 1.0}, progress=False)
+        stream = mixture.batches(ReadSettings(16), batch_size=8, num_frames=3, seed=0)
+        return [next(stream) for _ in range(5)]
+
+    for plain, stored in zip(batches(tmp_path), batches(tmp_path / "stored"), strict=True):
+        for name in plain.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(stored, name), getattr(plain, name))
 
 
 def test_a_parser_is_made_once(tmp_path, monkeypatch):

@@ -276,16 +276,16 @@ def encoded_frames(
 ) -> tuple[np.ndarray, list[memoryview]]:
     """Returns the FRAMEs (N,) of an episode from `start` on, and their pictures as they lie in the file.
 
-    N is `most`, or fewer at the episode's end. One read takes them all, for they follow one another.
+    N is `most`, or fewer at the episode's end. One read takes them all, for they follow one another. Of an ArrayRecord,
+    whose records are compressed, it takes the whole episode.
     """
     row = index.episodes[episode]
     count = int(row["frames"]) - start
     rows = index.frames(int(row["first"]) + start, count if most is None else min(most, count))
     begin, end = int(rows["offset"][0]), int(rows["offset"][-1]) + int(rows["size"][-1])
     path = index.files[row["file"]]
-    with activity.reading(path), path.open("rb") as file:
-        file.seek(begin)
-        data = memoryview(file.read(end - begin))
+    with activity.reading(path):
+        data = memoryview(index.dataset.format.part(path, int(row["number"]), begin, end))
     places = zip((rows["offset"] - begin).tolist(), rows["size"].tolist(), strict=True)
     return rows, [data[at : at + size] for at, size in places]
 

@@ -26,7 +26,7 @@ from whale_jax.base.errors import BrokenRecord
 from whale_jax.base.files import replacing
 from whale_jax.data.oxe.parts import POOL_FROM_BYTES, make_once, make_parts, place
 from whale_jax.data.rlds import INFO
-from whale_jax.data.rlds.read import RldsDataset, inflate, records, select, spans
+from whale_jax.data.rlds.read import RldsDataset, inflate, select, spans
 
 FORMAT = "whale-raw/1"
 UNUSED = ("test",)
@@ -173,7 +173,7 @@ def _read_file(dataset: RldsDataset, number: int, part: Path) -> int:
     path, read = files_of(dataset)[number][1], _reader(dataset)
     numbers, episodes, left_out, seen = [], [], Counter(), 0
     try:
-        for offset, record in records(path):
+        for offset, record in dataset.format.records(path):
             seen += 1
             try:
                 episodes.append(read(record, offset))

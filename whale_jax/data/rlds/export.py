@@ -119,7 +119,7 @@ def import_exported(dataset: RldsDataset, root: Path, progress: bool = True) -> 
     lines, total = [], sum(map(sum, dataset.shard_lengths.values()))
     with Progress(dataset.name, "Copied", "episodes", total, 0, "frames", progress) as bar:
         for path in itertools.chain.from_iterable(dataset.splits.values()):
-            for record in dataset.records(path):
+            for _, record in dataset.format.records(path):
                 fields, places = parse(record), spans(record, "steps/observation/image")
                 frames = np.empty((len(places), *info["image_size"], 3), np.uint8)
                 for frame, (at, size) in zip(frames, places, strict=True):

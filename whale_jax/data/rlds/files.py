@@ -40,13 +40,17 @@ class Format:
 
     Attributes:
       name: its name in a sentence.
+      records: maps a file to its records, in order, each with the offset from which `part` counts in it.
+      part: maps (file, number of a record, begin, end) to these bytes of it, counted from its offset.
       places: maps a file to the place of each record, in order. A place is what `read` takes.
       read: maps (file, place) to the record.
 
-    Both raise BrokenRecord for what cannot be read, and FileNotFoundError for a missing file.
+    All raise BrokenRecord for what cannot be read, and FileNotFoundError for a missing file.
     """
 
     name: str
+    records: Callable[[epath.Path], Iterator[tuple[int, bytes]]]
+    part: Callable[[epath.Path, int, int, int], bytes]
     places: Callable[[epath.Path], Iterator[Any]]
     read: Callable[[epath.Path, Any], bytes]
 
@@ -63,7 +67,7 @@ def is_riegeli(path: epath.Path) -> bool:
         return file.read(len(_RIEGELI)) == _RIEGELI
 
 
-def tf_records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+def _tf_records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
     """Yields each record of a TFRecord file with the offset of its first byte.
 
     Raises:
@@ -99,6 +103,12 @@ def _tf_body(file: Any, size: int) -> bytes:
     return body[:size]
 
 
+def _tf_part(path: epath.Path, number: int, begin: int, end: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(begin)
+        return file.read(end - begin)
+
+
 def _tf_places(path: epath.Path) -> Iterator[tuple[int, int]]:
     with path.open("rb") as file:
         yield from _tf_heads(file)
@@ -123,19 +133,33 @@ def _array_reader(path: epath.Path) -> Any:
     return reader
 
 
+def _array_records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+    reader = _array_reader(path)
+    for number in range(reader.num_records()):
+        yield 0, _array_record(reader, number)
+
+
+def _array_part(path: epath.Path, number: int, begin: int, end: int) -> bytes:
+    return _array_read(path, number)[begin:end]
+
+
 def _array_places(path: epath.Path) -> Iterator[int]:
     return iter(range(_array_reader(path).num_records()))
 
 
 def _array_read(path: epath.Path, place: int) -> bytes:
+    return _array_record(_array_reader(path), place)
+
+
+def _array_record(reader: Any, number: int) -> bytes:
     try:
-        return _array_reader(path).read([place])[0]
+        return reader.read([number])[0]
     except RuntimeError as error:  # of the library, for a wrong checksum
         raise BrokenRecord(_DAMAGED.format("ArrayRecord")) from error
 
 
 TFRECORD = "tfrecord"
 FORMATS = {
-    TFRECORD: Format("TFRecord", _tf_places, _tf_read),
-    "array_record": Format("ArrayRecord", _array_places, _array_read),
+    TFRECORD: Format("TFRecord", _tf_records, _tf_part, _tf_places, _tf_read),
+    "array_record": Format("ArrayRecord", _array_records, _array_part, _array_places, _array_read),
 }

@@ -18,7 +18,7 @@ from etils import epath
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.base.order import natural
 from whale_jax.data.rlds import INFO
-from whale_jax.data.rlds.files import FORMATS, TFRECORD, Format, is_riegeli, tf_records
+from whale_jax.data.rlds.files import FORMATS, TFRECORD, Format
 
 _NO_EXAMPLE = "not a serialised tf.train.Example"
 
@@ -63,10 +63,6 @@ class RldsDataset:
                 f"--file_format={TFRECORD}`."
             )
         return FORMATS[kind]
-
-    def records(self, path: epath.Path) -> Iterator[bytes]:
-        """Yields the records of one of the files, whatever its format. Raises BrokenRecord for one that is damaged."""
-        return (self.format.read(path, place) for place in self.format.places(path))
 
     @functools.cached_property
     def splits(self) -> dict[str, list[epath.Path]]:
@@ -186,21 +182,6 @@ def find(root: epath.PathLike, builders: Iterable[str], versions: Iterable[str] 
                 f"{' or '.join(versions)} only. Get that version, or leave {name} out of the mixture."
             )
     return None
-
-
-def records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Yields each record of a TFRecord file with the offset of its first byte, by which parts of it are read later.
-
-    Raises:
-      BrokenRecord: the file ends within a record, or a checksum is wrong. Nothing after it can be read.
-      WhaleError: it is an ArrayRecord, whose records have no such place.
-    """
-    if is_riegeli(path):
-        raise WhaleError(
-            f"{path} is an ArrayRecord or Riegeli file, whose pictures have no place that an index could keep; take "
-            "the data set's TFRecord version, or write it anew with `tfds build --file_format=tfrecord`."
-        )
-    yield from tf_records(path)
 
 
 def spans(record: bytes, key: str) -> np.ndarray:

@@ -19,11 +19,11 @@ from whale_jax.base.order import natural
 from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, chosen_camera, whole_ones
 from whale_jax.data.media.videos import picture, scaled_array
 from whale_jax.data.oxe.importing import one_version
+from whale_jax.data.oxe.raw import WHOLE
 from whale_jax.data.rlds.read import RldsDataset, select, spans
 
 _STEPS = "steps/"
 _OWN = ("is_first", "is_last", "is_terminal", "discount", "reward", "success")
-_WHOLE = "all"  # a split that repeats the others
 _FIRST = ("train", "val", "valid", "validation", "test")
 
 
@@ -157,7 +157,7 @@ def _fields(dataset: RldsDataset) -> tuple[dict[str, bool], dict[str, tuple[str,
 
 def _places(dataset: RldsDataset) -> Iterator[tuple[str, _Place]]:
     """Yields the name of every episode with its place. What a file lacks counts as one episode with a fault."""
-    names = [name for name in dataset.splits if name != _WHOLE] or list(dataset.splits)
+    names = [name for name in dataset.splits if name != WHOLE] or list(dataset.splits)
     for split in sorted(names, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), natural(name))):
         places = (
             place
