@@ -3,14 +3,15 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import TypeVar
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
 
 from whale_jax.base.errors import WhaleError
 
@@ -40,59 +41,92 @@ def run_all(
       WhaleError: a process died.
     """
     waiting, workers = iter(jobs), []
-    busy: dict[Future, tuple[_Worker, Job]] = {}
+    busy: dict[Connection, tuple[_Worker, Job]] = {}
     with _ended_by_sigterm():
         try:
             for job in islice(waiting, count):
                 worker = _Worker(environment or {})
                 workers.append(worker)
-                busy[worker.start(function, job)] = worker, job
+                busy[worker.start(function, job, what)] = worker, job
             while busy:
-                for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                    worker, job = busy.pop(future)
-                    result = future.result()
+                for connection in wait(list(busy)):
+                    worker, job = busy.pop(connection)
+                    result = worker.result(job, what)
                     for following in islice(waiting, 1):
-                        busy[worker.start(function, following)] = worker, following
+                        busy[worker.start(function, following, what)] = worker, following
                     yield job, result
-        except BrokenProcessPool:
-            raise WhaleError(
-                f"The process {what(job)} died (exit code {worker.exit_code()}; -9 often means that memory ran out). "
-                "What is complete is kept: run the same command again, with fewer workers if it recurs."
-            ) from None
         finally:
             for worker in workers:
                 worker.stop()
 
 
 class _Worker:
-    """A pool of one process, which shows which job a dead process was running."""
+    """A process that runs one job after another, which it gets through a pipe.
+
+    The pools of Python's own need semaphores, and with them a /dev/shm that can be written.
+    """
 
     def __init__(self, environment: Mapping[str, str]):
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, _begin, (environment,))
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, dict(environment)), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
 
-    def start(self, function: Callable[[Job], Result], job: Job) -> Future:
-        """Starts a job, and the process with the first job. Raises BrokenProcessPool if the process has died."""
+    def start(self, function: Callable[[Job], Any], job: Job, what: Callable[[Job], str]) -> Connection:
+        """Starts a job, and returns what to wait for. Raises WhaleError if the process has died."""
         try:
-            future = self._pool.submit(function, job)
-        except OSError as error:  # a process that dies during its start has closed its pipe
-            raise BrokenProcessPool(str(error)) from error
-        if self._process is None:
-            # Asking multiprocessing for its children would forget one that is dead already.
-            self._process = next(iter((self._pool._processes or {}).values()), None)
-        return future
+            self._pipe.send((function, job))
+        except OSError:
+            raise self._died(job, what) from None
+        return self._pipe
 
-    def exit_code(self) -> int | None:
-        """Waits for the process to end and returns its exit code."""
-        self._pool.shutdown()
-        return self._process and self._process.exitcode
+    def result(self, job: Job, what: Callable[[Job], str]) -> Any:
+        """Returns the result of the job. Raises the job's error, or WhaleError if the process has died."""
+        try:
+            done, value = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._died(job, what) from None
+        if not done:
+            raise value
+        return value
+
+    def _died(self, job: Job, what: Callable[[Job], str]) -> WhaleError:
+        self._process.join()
+        return WhaleError(
+            f"The process {what(job)} died (exit code {self._process.exitcode}; -9 often means that memory ran out). "
+            "What is complete is kept: run the same command again, with fewer workers if it recurs."
+        )
 
     def stop(self) -> None:
         """Ends the process at once."""
-        if self._process is not None:
-            self._process.kill()
-        self._pool.shutdown()
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """Runs the jobs that a pipe brings until it ends, and sends back (True, result) or (False, error)."""
+    _begin(environment)
+    while True:
+        try:
+            function, job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = True, function(job)
+        except Exception as error:
+            answer = False, _portable(error)
+        pipe.send(answer)
+
+
+def _portable(error: Exception) -> Exception:
+    """Returns an error as it arrives in another process, with its lines in this one as a note, for --debug."""
+    error.add_note(traceback.format_exc())
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # it cannot be made from its message alone
+        return WhaleError(str(error)) if isinstance(error, WhaleError) else RuntimeError(repr(error))
 
 
 def _begin(environment: Mapping[str, str]) -> None:
