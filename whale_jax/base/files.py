@@ -170,6 +170,11 @@ def cached(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[
     return entry
 
 
+def absolute(path: str) -> str:
+    """Returns a path that means the same from every directory. "" and addresses such as gs://... stay as they are."""
+    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+
+
 _LFS = b"version https://git-lfs"
 
 

@@ -76,6 +76,21 @@ def execution(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"kind": "execution"})
 
 
+def place(default: str = "") -> Any:
+    """Declares a field that is a path, which is absolute in the config that a run keeps."""
+    return dataclasses.field(default=default, metadata={"kind": "place"})
+
+
+def places_by_name() -> Any:
+    """Declares a field of paths by name, empty by default. One that leads to no file names something published."""
+    return dataclasses.field(default_factory=dict, metadata={"kind": "place"})
+
+
+def places(cls: type[Settings]) -> list[str]:
+    """Returns the names of the fields that are paths."""
+    return [field.name for field in dataclasses.fields(cls) if field.metadata.get("kind") == "place"]
+
+
 def inputs() -> Any:
     """Declares a field that only gives the size of inputs, which a fine-tuning may draw anew."""
     return dataclasses.field(metadata={"kind": "inputs"})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import locked
 
 CHECKPOINTS = "checkpoints"  # directory of a run's checkpoints, in which each stage has its own
@@ -65,8 +66,31 @@ class Workdir:
         """Returns the episode store of a run, given the group `data` of its config.
 
         For a mixture, that is the store of its held-out episodes.
+
+        Raises:
+          WhaleError: the config names a relative path that can mean two directories.
         """
-        return self.held_out if data.get("mixture") else Path(data.get("root") or self.data)
+        if data.get("mixture"):
+            return self.held_out
+        found = self.roots(data.get("root") or "")
+        if len(found) > 1:
+            raise WhaleError(
+                f"The run {self} was trained on {data['root']} and does not say where that lay: there are {found[0]} "
+                f"and {found[1]}. Name the one that is meant with --data=DIR, in Python data=DIR."
+            )
+        return found[0]
+
+    def roots(self, root: str) -> list[Path]:
+        """Returns what `data.root` of a run's config can mean: one directory, except in a run that kept it relative.
+
+        A relative one is looked for in the directories above the run, the nearest first, and in the current one.
+        """
+        path = Path(root).expanduser()
+        if not root or path.is_absolute():
+            return [path if root else self.data]
+        above = next((place / path for place in self.root.absolute().parents if (place / path).is_dir()), None)
+        found = {place.resolve(): place for place in (above, path.absolute()) if place and place.is_dir()}
+        return list(found.values()) or [path]
 
     def ranked(self, needed: int) -> tuple[int, Path]:
         """Returns the episode length, at least `needed` steps, and the directory of the policies' episodes to rank.

@@ -22,7 +22,6 @@ from whale_jax.control.programs import Programs
 from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, made_of, result_of
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
-from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.imagination.world import load
 
@@ -55,7 +54,7 @@ def control_study(
     settings, workdir = control_settings(config), Path(workdir)
     check_drawing()
     model = load(checkpoint)
-    store, programs = open_store(data or model.episodes), Programs(model, settings)
+    store, programs = model.open_episodes(data), Programs(model, settings)
     check_study(programs, store)
     with locked(workdir / ".lock", wait=True):
         pass  # fails here, before anything is compiled, if the directory cannot be written

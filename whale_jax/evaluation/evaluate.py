@@ -13,7 +13,7 @@ from whale_jax.base.files import write
 from whale_jax.base.machine import machine, versions
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
-from whale_jax.data.store.store import EpisodeStore, open_store
+from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, check_names, choose
 from whale_jax.evaluation.summary import FORMAT, check_metrics, results, write_report
@@ -240,12 +240,12 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
             model.action_spec.check_same(policy.action_spec, name)
     job = Job(
         model=model,
-        store=open_store(request.data or model.episodes).held_out(),
+        store=model.open_episodes(request.data).held_out(),
         output=Path(request.output or model.workdir.root / request.folder),
         clips=chosen.clips,
         say=say,
         policies=request.policies,
-        training=_training(model.episodes),
+        training=_training(model),
         given=request.data is not None,
     )
     for name in request.suites:
@@ -255,9 +255,9 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
         return evaluate(job, chosen.settings, {"phases": phases}), job.output
 
 
-def _training(root: Path) -> EpisodeStore | None:
+def _training(model: LoadedModel) -> EpisodeStore | None:
     """Opens the episodes that the model was trained on; returns None if they are gone."""
     try:
-        return open_store(root).select(split="train")
+        return model.open_episodes().select(split="train")
     except WhaleError:
         return None

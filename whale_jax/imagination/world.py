@@ -14,7 +14,7 @@ import numpy as np
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.data.store.store import EpisodeStore
+from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.imagination.arguments import check_frames, check_sampling, checked_actions
 from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
@@ -202,6 +202,23 @@ class LoadedModel:
     def episodes(self) -> Path:
         """The episode store of the run that made the checkpoint; for a mixture, its held-out episodes."""
         return self.workdir.episodes(self.meta.config.get("data", {}))
+
+    def open_episodes(self, data: Path | str | None = None) -> EpisodeStore:
+        """Opens an episode store; by default the one that `episodes` names.
+
+        Raises:
+          WhaleError: there is no whole store.
+        """
+        if data is not None:
+            return open_store(data)
+        episodes = self.episodes
+        try:
+            return open_store(episodes)
+        except WhaleError as error:
+            raise WhaleError(
+                f"{error} {self.source} was trained on these episodes; name the directory where they are now, or "
+                "others, with --data=DIR, in Python data=DIR."
+            ) from error
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -28,6 +28,7 @@ from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import Chosen, choose
 from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.jobs.configuration import check_buildable, completed, make_stage, make_world, stages_of, to_plain
+from whale_jax.jobs.places import anchored
 from whale_jax.jobs.reuse import reuse
 from whale_jax.jobs.source import check_held_out, check_recording, frames_needed, open_source
 from whale_jax.models.registry import describe
@@ -74,6 +75,7 @@ def pretrain(
     versions_here = {f"version of {name}": version for name, version in versions().items()}
     hosts.agree(flat(to_plain(config)) | versions_here | {"--until": until, "--profile": profile})
     check_boards(config.log.wandb)
+    config = anchored(config, workdir)
     placement = sharding.make_placement(config.mesh)
     chosen, followed = _report_suites(config), _followed(config)
     _check_stages(config, placement)

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import replacing_directory, write
+from whale_jax.base.files import absolute, replacing_directory, write
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.jobs.configuration import make_world, stage_class, stages_of, to_plain
@@ -41,13 +41,14 @@ def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict)
     if not metas:
         raise WhaleError(f"{source} holds no checkpoints to take over; name the work directory of a run.")
     theirs = next(iter(metas.values())).config
-    root = theirs["data"]["root"] or str(source.data)
+    roots = source.roots(theirs["data"]["root"])
     if config.data.record.tasks and not config.data.root and _record(theirs) == _record(to_plain(config)):
-        config.data.root = root
-    copied, there = [], []
+        config.data.root = str(roots[0])
+    ours = Path(config.data.root or workdir.data).resolve()
+    shared, copied, there = ours in [path.resolve() for path in roots], [], []
     for name in stages_of(config):
         meta, target = metas.get(name), workdir.checkpoints(name)
-        if meta is None or not meta.finished or not _same(meta, config, name, root):
+        if meta is None or not meta.finished or not _same(meta, config, name, shared):
             break
         if target.exists():
             if newest_meta(target) != meta:
@@ -77,14 +78,15 @@ def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     stage = stage_class(config["model"].get("name", "whale"), name)
     plain = json.loads(json.dumps(StageSettings.defaults() | {"weights": dict(stage.weights)}))
     given = config["stages"][name]
+    given = given | {"start_from": absolute(given.get("start_from", ""))}
     weights = {"weights": plain["weights"] | given.get("weights", {})}
     return _without_idle(plain | given | weights)
 
 
-def _same(meta: Meta, config: ConfigDict, name: str, root: str) -> bool:
-    """Returns whether data, seed, settings and networks of a stage are the same, and so its parameters."""
+def _same(meta: Meta, config: ConfigDict, name: str, shared: bool) -> bool:
+    """Returns whether seed, settings and networks of a stage are the same, and its data too, which `shared` says."""
     ours, theirs = to_plain(config), meta.config
-    if Path(ours["data"]["root"] or ".").resolve() != Path(root).resolve() or _record(ours) != _record(theirs):
+    if not shared or _record(ours) != _record(theirs):
         return False
     former = {"mixture": {}, "subsets": {}, "robots": {}, "balance": False}  # what an older config means
     if any(ours["data"][key] != theirs["data"].get(key, value) for key, value in former.items()):

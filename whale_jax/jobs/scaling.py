@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from scipy.stats import linregress
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import cached, write
+from whale_jax.base.files import absolute, cached, write
 from whale_jax.base.machine import machine, versions
 from whale_jax.base.settings import Settings
 from whale_jax.base.text import draw, grid, say
@@ -31,6 +31,7 @@ from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.evaluation.video.arrays import unit
 from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.jobs.configuration import make_stage, to_plain, transformer
+from whale_jax.jobs.places import anchored
 from whale_jax.jobs.pretrain import pretrain, train_alone
 from whale_jax.jobs.reuse import reuse, settings_of
 from whale_jax.jobs.scaling_figure import write_figure
@@ -177,11 +178,12 @@ def _split(config: ConfigDict, workdir: Path) -> tuple[ScalingSettings, ConfigDi
     if "scaling" not in config:
         raise WhaleError(f"The config {config.name} has no group `scaling`; see configs/scaling.py for an example.")
     settings = ScalingSettings.from_dict(config.scaling.to_dict(), "scaling")
+    finetune = dataclasses.replace(settings.finetune, root=absolute(settings.finetune.root))
     base = config.copy_and_resolve_references()
     del base.scaling
     if not base.data.mixture and not base.data.root:
         base.data.root = str(Workdir(workdir).data)
-    return settings, base
+    return dataclasses.replace(settings, finetune=finetune), anchored(base, Workdir(workdir / "base"))
 
 
 def finetuning_config(config: ConfigDict, finetune: FinetuneSettings, start: Path | str) -> ConfigDict:

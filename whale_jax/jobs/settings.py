@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from whale_jax.base.errors import unknown_name
-from whale_jax.base.settings import Settings, check_least, check_one_of
+from whale_jax.base.settings import Settings, check_least, check_one_of, place, places_by_name
 from whale_jax.data.oxe.recipes import RECIPES, check_readings, check_weights, default_readings
 from whale_jax.data.oxe.settings import LOADERS
 
@@ -24,16 +24,16 @@ class RunSettings(Settings):
 class DataSettings(Settings):
     """The source of episodes: an episode store, or a mixture of RLDS data sets."""
 
-    root: str = ""  # episode store, or directory of a mixture's data sets; "" is `data` inside the work directory
+    root: str = place()  # episode store, or directory of a mixture's data sets; "" is `data` inside the work directory
     cache_gib: float = 2.0  # decoded episodes to keep in memory
     stall_seconds: float = 60.0  # time without a batch before the run says what it waits for
     mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)  # shares by name, as in `data.oxe.WHALE_X`
     subsets: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # its data sets by stage
     allow_missing: bool = False  # mix only the available data sets
     loader: str = LOADERS[0]  # what reads a mixture's batches: "grain", or "tf.data", which gives the same ones
-    index: str = ""  # directory of a mixture's indices; "" is next to the data
+    index: str = place()  # directory of a mixture's indices; "" is next to the data
     balance: bool = False  # multiply the shares by the data sets' numbers of transitions, as OpenVLA's loader does
-    robots: Mapping[str, str] = dataclasses.field(default_factory=dict)  # robot's YAML of data sets of your own by name
+    robots: Mapping[str, str] = places_by_name()  # robot's YAML of data sets of your own by name
     readings: Mapping[str, str] = dataclasses.field(default_factory=default_readings)  # "checked", "openvla" or another
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, check_least
+from whale_jax.base.settings import Settings, check_least, place
 
 RULES = {"vocab": "model", "mlp": "model", "heads": "model", "embed": "", "layers": "", "members": ""}
 
@@ -46,7 +46,7 @@ class StageSettings(Settings):
     revive_below: float = 0.1  # a code is dead if its use is below this fraction of an even share
     # Share of the training episodes that the stage sees. A larger share includes the episodes of a smaller one.
     data_fraction: float = 1.0
-    start_from: str = ""  # directory of a checkpoint that gives this stage's initial parameters; "" draws them
+    start_from: str = place()  # directory of a checkpoint that gives this stage's initial parameters; "" draws them
     # Patterns of dotted names, such as "action.*", that are drawn even with `start_from`. Parameters that have another
     # shape in the checkpoint are always drawn.
     renew: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings
+from whale_jax.base.settings import Settings, place
 from whale_jax.evaluation.judge import verdicts
 from whale_jax.evaluation.judge.answers import find_answer, keep_answer, picture_data
 from whale_jax.evaluation.judge.chat import Chat, ChatSettings, NoAnswer, Reply, Unavailable
@@ -46,7 +46,7 @@ class JudgeSettings(Settings):
     votes: int = 3
     again: int = 2
     side: int = 512
-    criteria: str = ""
+    criteria: str = place()
     budget: float | None = None
     dry_run: bool = False
 

@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.data.store.store import EpisodeStore, Names, open_store
+from whale_jax.data.store.store import EpisodeStore, Names
 from whale_jax.imagination.environments import compiled
 from whale_jax.imagination.environments.compiled import Carry, Outcome
 from whale_jax.imagination.environments.dream import Dreams, DreamSettings, make_dream
@@ -78,7 +78,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         check_process()
         try:
             model = checkpoint if isinstance(checkpoint, LoadedModel) else load(checkpoint, dataset)
-            store = data if isinstance(data, EpisodeStore) else open_store(model.episodes if data is None else data)
+            store = data if isinstance(data, EpisodeStore) else model.open_episodes(data)
             dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
         except WhaleError as problem:
             raise error.Error(str(problem)) from problem
