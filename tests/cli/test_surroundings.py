@@ -1,7 +1,9 @@
 """Surroundings of a command: platforms, permissions, homes, letters of the terminal, and copied checkpoints."""
 
+import json
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -105,6 +107,63 @@ def test_the_home_is_found_for_its_sign_everywhere(store, tmp_path, monkeypatch)
     assert (tmp_path / "copy" / "manifest.json").exists() and not Path("~").exists()
 
 
+def test_a_config_that_lies_elsewhere_says_from_where_paths_count(tmp_path):
+    error = tiny.forked(tmp_path, "inspect", "--config=configs/quickstart.py", cwd=tmp_path).error()
+    assert "did you mean quickstart?" in error and f"A path counts from {tmp_path}; give one from there" in error
+    assert tiny.forked(tmp_path, "inspect", "--config=quickstart", "--json", cwd=tmp_path).status == 0
+
+
 def test_letters_that_a_terminal_lacks_are_replaced(trained):
     status, out, err = run("watch", trained[0], "--once", PYTHONIOENCODING="ascii")
     assert status == 0 and "Error" not in err and out
+
+
+OWN_MOUNTS = ["unshare", "--user", "--map-root-user", "--mount"]
+CAN_MOUNT = shutil.which("unshare") and not subprocess.run([*OWN_MOUNTS, "true"], capture_output=True).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAN_MOUNT, reason="mounts of one's own are not allowed here")
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--episodes=1"], "cannot be written (Read-only file system); name another place with --output=DIR"),
+        (["--suite=value", "--output=O"], "name another place with --data=DIR, an episode store of policies"),
+    ],
+)
+def test_a_run_that_cannot_be_written_is_refused_before_anything_is_imagined(more, says, copied, store, tmp_path):
+    (copied / ".lock").touch()
+    more = [argument.replace("=O", f"={tmp_path}") for argument in more]
+    if "--episodes=1" in more:
+        more.append(f"--data={store}")
+    else:
+        path = next(copied.glob("checkpoints/*/*/meta/metadata"))
+        meta = json.loads(path.read_text())
+        meta["config"]["data"]["record"]["tasks"] = ["reach"]
+        path.write_text(json.dumps(meta))
+    locked = f'mount --bind {copied} {copied} && mount -o remount,bind,ro {copied} && exec "$@"'
+    command = [*OWN_MOUNTS, "sh", "-c", locked, "sh", *tiny.command("evaluate", f"--checkpoint={copied}", *more)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=tiny.environment(), cwd=tiny.ROOT)
+    assert done.returncode == 2 and says in done.stderr and "evaluated" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["data", "import", "--from=S", "--to=F/x"], "--to=DIR"),
+        (["data", "export", "--from=S", "--to=F/x", "--name=robot", "--format=lerobot"], "--to=DIR"),
+        (["doctor", "actions", "--data=S", "--output=F/x"], "--output=DIR"),
+        (["data", "check", "--root=S", "--output=F/x"], "--output=DIR"),
+        (["imagine", "--checkpoint=R", "--data=S", "--out=F/x"], "--out=DIR"),
+        (["evaluate", "--checkpoint=R", "--data=S", "--output=F/x"], "--output=DIR"),
+        (["report", "--from=R", "--output=F/x"], "--output=DIR"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_with_its_option(command, option, trained, store, tmp_path, whale):
+    (tmp_path / "file").write_text("mine")
+    places = {"=S": store, "=R": trained[0], "=F": tmp_path / "file"}
+    for sign, place in places.items():
+        command = [argument.replace(sign, f"={place}") for argument in command]
+    error = whale(*command).error()
+    assert f"{tmp_path}/file/x cannot be written" in error and f"name another place with {option}" in error
+    assert (tmp_path / "file").read_text() == "mine"

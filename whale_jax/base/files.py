@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import socket
+import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,9 +172,40 @@ def cached(root: Path, name: str, parts: Iterable[Any], make: Callable[[], dict[
     return entry
 
 
+def check_writable(directory: Path | str, option: str, folders: Iterable[str] = ()) -> None:
+    """Raises WhaleError unless files can be made in a directory and in those of its folders that exist.
+
+    A long job asks before it begins.
+
+    Args:
+      directory: the directory, which need not exist.
+      option: the option that names another one, such as "--output=DIR".
+      folders: names of folders in it.
+    """
+    directory = Path(directory).expanduser().absolute()
+    for place in (directory, *filter(os.path.isdir, (directory / folder for folder in folders))):
+        there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            if no_space(error):
+                continue  # to be said by whoever writes, with what is complete
+            above = "" if there == place else f", because {there} cannot be written to"
+            why = "it is a file" if there.is_file() else error.strerror
+            raise WhaleError(f"{place} cannot be written{above} ({why}); name another place with {option}.") from error
+
+
 def absolute(path: str) -> str:
     """Returns a path that means the same from every directory. "" and addresses such as gs://... stay as they are."""
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+
+
+def check_file(path: Path) -> None:
+    """Raises OSError for a pipe, a socket or a device, which may never end, and for a path that leads nowhere."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and no file", str(path))
 
 
 _LFS = b"version https://git-lfs"
@@ -187,6 +220,7 @@ def is_pointer(path: Path) -> bool:
 def reason(path: Path, error: BaseException | str) -> str:
     """Returns why the contents of a file cannot be read, for an error: its own text, or what the file is instead."""
     try:
+        check_file(path)
         with open(path, "rb") as file:
             head = file.read(len(_LFS))
     except OSError as unreadable:

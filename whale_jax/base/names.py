@@ -53,7 +53,10 @@ def find_published(kind: str, given: str, folder: str, suffix: str) -> Path:
     if path.is_dir():
         raise WhaleError(f"{path} is a directory and no {kind}; give a file, or one of {', '.join(names)}.")
     beside = path.parent.glob(f"*{suffix}") if path.parent.is_dir() else ()
-    raise unknown_name(kind, given, [*names, *map(str, beside)])
+    error = unknown_name(kind, given, [*names, *map(str, beside)])
+    if path.is_absolute() or not path.suffix and len(path.parts) == 1:
+        raise error
+    raise WhaleError(f"{error} A path counts from {Path.cwd()}; give one from there, or the name of a published file.")
 
 
 def lazy(package: str, homes: Mapping[str, str], former: Mapping[str, str] | None = None) -> Callable[[str], Any]:

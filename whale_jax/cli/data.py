@@ -117,9 +117,11 @@ def _known(options) -> dict[str, dict]:
 
 def run_check(options) -> int:
     from whale_jax.base.errors import BrokenRecord
+    from whale_jax.base.files import check_writable
     from whale_jax.data.oxe.check import check, to_text
     from whale_jax.data.oxe.sheet import write_sheet
 
+    check_writable(options.output, "--output=DIR")
     findings = list(check(options.root, options.index, options.workers, **_known(options)))
     for finding in findings:
         if finding.index is not None:
@@ -137,12 +139,17 @@ def run_stats(options) -> None:
 
     mixture = _present(options)
     if options.json:
-        found = {index.recipe.name: index.statistics | {"rewards": index.outcomes} for index in mixture.indices}
+        found = {
+            index.recipe.name: index.statistics | {"rewards": index.outcomes, "left_out": dict(index.left_out)}
+            for index in mixture.indices
+        }
         print(json.dumps(found, indent=1))
         return
     for index, weight in zip(mixture.indices, mixture.weights, strict=True):
         s = index.statistics
         print(f"{index.recipe.name}: {s['episodes']} training episodes, {s['transitions']} transitions, {weight:.1%}")
+        for cause, count in index.left_out.items():
+            print(f"  left out: {count} {cause}")
         rewards = index.outcomes
         print(
             f"  rewards {rewards['lowest']:g} to {rewards['highest']:g}; success (a reward above 0) in "
@@ -173,12 +180,14 @@ def run_bench(options) -> None:
 
 
 def run_export(options) -> None:
+    from whale_jax.base.files import check_writable
     from whale_jax.data.store.store import open_store
 
     if options.format == "lerobot":
         from whale_jax.data.lerobot.write import export_lerobot as export
     else:
         from whale_jax.data.rlds.export import export_rlds as export
+    check_writable(options.to, "--to=DIR")
     print(export(open_store(options.source), options.to, options.name))
 
 

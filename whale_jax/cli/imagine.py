@@ -63,10 +63,12 @@ def run_imagine(options) -> None:
 
 
 def _imagine_data(options) -> None:
+    from whale_jax.base.files import check_writable
     from whale_jax.data.store.store import open_store
     from whale_jax.evaluation.imagined import ImaginedSettings, write_imagined
     from whale_jax.imagination.world import load
 
+    check_writable(options.out, "--out=DIR")
     asked = {"context": options.context, "horizon": options.horizon, "episodes": options.episodes}
     asked["uncertainty"] = options.uncertainty
     settings = ImaginedSettings(**{key: value for key, value in asked.items() if value is not None})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from whale_jax.base.files import check_writable
 from whale_jax.base.text import draw
 from whale_jax.data.robot.diagnosis import WRONG, Diagnosis, Finding, by_severity, diagnose
 from whale_jax.data.robot.readers import read_steps
@@ -56,6 +57,7 @@ def examine(
       WhaleError: the data or the checkpoint cannot be read, or do not fit each other; matplotlib is not installed.
     """
     check_drawing()
+    check_writable(output, "--output=DIR")
     recorded = read_steps(data, EPISODES if episodes is None else episodes)
     diagnosis = diagnose(recorded.recording, recorded.spec, recorded.state_spec)
     trials: tuple[dict[str, Any], ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import write
+from whale_jax.base.files import check_writable, write
 from whale_jax.base.machine import machine, versions
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
@@ -164,6 +164,7 @@ def rescore(source: Path | str, output: Path | str | None = None) -> tuple[dict[
     for suite, result in results(metrics):
         metrics |= suite.to_metrics(suite.rescore(result))
     output = Path(output or path.parent / "report-again")
+    check_writable(output, "--output=DIR", {folder for suite in SUITES.values() for folder in suite.folders})
     write_metrics(output, metrics)
     for folder in {folder for suite in SUITES.values() for folder in suite.folders}:
         if (path.parent / folder).is_dir() and output.resolve() != path.parent.resolve():
@@ -248,6 +249,8 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
         training=_training(model),
         given=request.data is not None,
     )
+    shown = {folder.partition("/")[0] for name in request.suites for folder in SUITES[name].folders}
+    check_writable(job.output, "--output=DIR", {*shown, *request.suites, Workdir(job.output).features.name})
     for name in request.suites:
         SUITES[name].check(job)
     phases = json.loads(path.read_text()) if (path := model.workdir.phases).exists() else {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.files import check_writable
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.contract.episode import Episode
@@ -76,6 +77,7 @@ def import_data(
     root = Path(root).expanduser()
     source = source if "://" in str(source) else Path(source).expanduser()
     kind = kind_of(source)
+    check_writable(root, "--to=DIR")
     if image_size is not None:
         check_image_size(image_size)
     if not 0 <= valid + test < 1 or min(valid, test) < 0:

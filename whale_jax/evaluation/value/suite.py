@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import cached, write
+from whale_jax.base.files import cached, check_writable, write
 from whale_jax.base.settings import check_least
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import Clips, ClipSettings, imagine, read_clips, with_progress
@@ -92,6 +92,8 @@ class Value(Suite):
                 "This model was trained on recordings that no simulator here can go on with; name episodes of the "
                 "policies to be ranked with --data."
             )
+        if not job.given:  # episodes are recorded into the run, wherever the report goes
+            check_writable(job.model.workdir.root, "--data=DIR, an episode store of policies to be ranked")
 
     def run(self, job: Job) -> dict[str, Any]:
         model, settings = job.model, job.settings
