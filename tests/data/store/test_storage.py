@@ -141,3 +141,32 @@ def test_select_keeps_what_is_asked_and_knows_near_names(make_store):
         store.select(split="validation")
     with pytest.raises(WhaleError, match="no episode with split test; task door-close"):
         store.select(split="test", tasks="door-close")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"episodes": None}, "no episodes as Whale writes it"),
+        ({"episodes": [1]}, "no episodes as Whale writes it"),
+        ({"episodes": [{"file": "a.npz"}]}, "no episodes as Whale writes it"),
+        ({"image_size": 16, "action_spec": None}, "no action_spec and no image_size as Whale writes it"),
+        ({"state_spec": {"x": 1}}, "no state_spec as Whale writes it"),
+        ({"action_spec": {"names": ["x"]}}, f"{MANIFEST}: This action spec has missing or unknown fields"),
+    ],
+)
+def test_a_manifest_whose_values_are_of_another_kind_is_named(change, says, make_store):
+    path = make_store().root / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(WhaleError, match=says):
+        open_store(path.parent)
+
+
+def test_a_manifest_that_no_reader_can_end_is_refused(make_store):
+    path = make_store().root / MANIFEST
+    path.write_text("[" * 100_000)
+    with pytest.raises(WhaleError, match="not valid JSON"):
+        open_store(path.parent)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(WhaleError, match="half-written"):
+        open_store(path.parent)

@@ -20,7 +20,7 @@ def copy_store(
       The new store, and an empty dictionary, because nothing is left out.
 
     Raises:
-      WhaleError: a file cannot be read, another size is requested, or `root` is the same store or holds other episodes.
+      WhaleError: a file cannot be read, another size is requested, or `root` holds other episodes.
     """
     store = open_store(source)
     if image_size and store.image_size != (image_size, image_size):
@@ -28,8 +28,6 @@ def copy_store(
             f"{store.root} holds frames of {store.image_size[0]}x{store.image_size[1]} pixels, which are copied as "
             "they are; leave --image-size out."
         )
-    if root.resolve() == store.root.resolve():
-        raise WhaleError(f"{root} is the store itself; give --to another directory.")
     wanted = {record["file"] for record in store.records}
     with resuming(root, wanted, {}) as headers:
         if strays := sorted(set(headers) - wanted):

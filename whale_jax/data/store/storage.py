@@ -26,6 +26,7 @@ FORMAT, VERSION = "whale-episodes", 1
 MANIFEST = "manifest.json"
 _ARRAYS = ("frames", "actions", "rewards", "success")
 _KEYS = ("file", "task", "policy", "split", "index", "seed", "length", "return", "success")
+_KINDS = {"file": str, "task": str, "policy": str, "split": str, "length": int, "return": float | int}
 _PARSING = threading.Lock()
 
 
@@ -175,7 +176,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise WhaleError(
             f"There is no data set at {root}; record one with `whale collect`, or correct the path.{hub.download(root)}"
         )
-    if not path.exists():
+    if not path.is_file():
         count = len(episode_files(root))
         if not count:
             raise WhaleError(f"{root} holds no episodes; record some with `whale collect`, or correct the path.")
@@ -185,13 +186,34 @@ def read_manifest(root: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WhaleError(
             f"{path} is not valid JSON ({error}). Delete it and run the same `whale collect` or `whale data import` "
             "command again: the episodes are kept and the manifest is written anew."
         ) from error
     _check_schema(path, manifest if isinstance(manifest, dict) else {})
+    _check_manifest(path, manifest)
     return manifest
+
+
+def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Raises WhaleError if a key of a manifest is missing or not of its kind."""
+    size, state, records = (manifest.get(key) for key in ("image_size", "state_spec", "episodes"))
+    sound = {
+        "action_spec": isinstance(manifest.get("action_spec"), dict),
+        "image_size": isinstance(size, list) and [type(side) for side in size] == [int, int],
+        "state_spec": not state or isinstance(state, dict) and state.keys() == {"names", "units"},
+        "episodes": isinstance(records, list)
+        and all(
+            isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in _KINDS.items())
+            for record in records
+        ),
+    }
+    if wrong := [key for key, right in sound.items() if not right]:
+        raise WhaleError(
+            f"{path} has no {' and no '.join(wrong)} as Whale writes it. Delete the file and run the same `whale "
+            "collect` or `whale data import` command again: the episodes are kept and the manifest is written anew."
+        )
 
 
 def rebuild_manifest(root: Path | str) -> None:

@@ -42,7 +42,10 @@ class EpisodeStore:
         self.root = root
         self.info = info
         self.records = records
-        self.action_spec = ActionSpec.from_json(info["action_spec"])
+        try:
+            self.action_spec = ActionSpec.from_json(info["action_spec"])
+        except WhaleError as error:
+            raise WhaleError(f"{root / MANIFEST}: {error}") from error
         self.state_spec = StateSpec(**info["state_spec"]) if info.get("state_spec") else None
         self.image_size = tuple(info["image_size"])
 
@@ -133,7 +136,7 @@ def open_store(root: Path | str) -> EpisodeStore:
     root = Path(root).expanduser()
     manifest = read_manifest(root)
     records = manifest.pop("episodes", [])
-    missing = [r["file"] for r in records if not (root / r["file"]).exists()]
+    missing = [r["file"] for r in records if not (root / r["file"]).is_file()]
     broken = [r["file"] for r in records if r["file"] not in set(missing) and not zipfile.is_zipfile(root / r["file"])]
     if missing or broken:
         raise WhaleError(
