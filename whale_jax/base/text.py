@@ -18,6 +18,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def one_line(text: str) -> str:
+    """Returns a text as a terminal shows it in one line: line ends and control characters become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str]) -> Any:
     """Returns a table of `rich` whose columns are aligned to the right, except those named in `left`."""
     from rich.table import Table

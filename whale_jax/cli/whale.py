@@ -14,6 +14,7 @@ from collections.abc import Callable
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.process import prepare
 from whale_jax.base.registry import load_plugin
+from whale_jax.base.text import one_line
 from whale_jax.cli import control, data, doctor, evaluate, imagine, train
 from whale_jax.cli.options import names_of
 
@@ -105,7 +106,7 @@ def silence_threads() -> None:
 def describe(error: Exception) -> str:
     """Returns any error, expected or not, as a sentence."""
     if isinstance(error, WhaleError):
-        return str(error)
+        return one_line(str(error))
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full ({error.filename or 'while writing'}); free some space and run the command again."
     if isinstance(error, OSError) and error.filename:

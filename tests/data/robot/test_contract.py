@@ -193,3 +193,28 @@ def test_a_column_that_the_source_lacks_is_named_with_those_it_has(tmp_path):
 def test_a_rate_above_the_recording_is_refused_with_the_line_that_mends_it(tmp_path):
     with pytest.raises(WhaleError, match="Write rate_hz: 10 or less"):
         convert(robot_of(tmp_path, PLAIN % ("delta", "m")), recorded(np.zeros(5)), 20)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ((PLAIN % ("delta", "m")).encode("utf-16"), "is not UTF-8 .*; save it as UTF-8"),
+        (b"robot: \xff\n", "is not UTF-8"),
+        (b"robot: a\0\n", r"is not valid YAML: unacceptable character #x0000: special characters are not allowed\.$"),
+        (b"rate_hz: 10\n" + (PLAIN % ("delta", "m")).encode() + b"rate_hz: 5\n", "line 5: rate_hz is there twice"),
+        ((PLAIN % ("delta", "m, unit: cm")).encode(), "line 3: dimensions.0.unit is there twice"),
+        ((PLAIN % ("delta", "m")).replace("x", "").encode(), "line 3: dimensions.0.name is empty"),
+        ((PLAIN % ("delta", "m")).replace("x", "' '").encode(), "line 3: dimensions.0.name is empty"),
+    ],
+)
+def test_a_file_that_can_be_read_in_two_ways_or_in_none_is_refused(data, says, tmp_path):
+    path = tmp_path / "robot.yaml"
+    path.write_bytes(data)
+    with pytest.raises(WhaleError, match=says):
+        load_robot(path)
+
+
+def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path):
+    path = tmp_path / "robot.yaml"
+    path.write_text(PLAIN % ("delta", "m"), encoding="utf-8-sig")
+    assert load_robot(path).name == "toy"

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.text import one_line
 
 EXTRA = "pip install 'whale-jax[lerobot]', or in a checkout WHALE_EXTRAS=metaworld,viz,dev,lerobot bash launch/setup.sh"
 
@@ -70,7 +71,7 @@ class BrokenEpisode(WhaleError):
     """
 
     def __init__(self, name: str, problem: str, rate_hz: float | None = None):
-        problem = problem.replace("\n", "\\n")  # of a file's name
+        problem = one_line(problem)  # it names files
         super().__init__(f"{problem} Mend the file, or import the rest without this episode: {_option([name])}")
         self.name, self.problem, self.rate_hz = name, problem, rate_hz
 
@@ -173,10 +174,19 @@ def _option(names: Sequence[str]) -> str:
     row = io.StringIO()
     csv.writer(row, lineterminator="\n").writerow(names)
     text = row.getvalue().removesuffix("\n")
-    if "\n" not in text:
+    if text.isprintable():
         return f"--leave-out={shlex.quote(text)}"
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"--leave-out=$'{escaped}'"
+    return f"--leave-out=$'{''.join(map(_escaped, text))}'"
+
+
+def _escaped(letter: str) -> str:
+    """Returns a letter as it is written in $'...' of bash. A byte of a name that is no UTF-8 is a surrogate here."""
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if letter in "\\'":
+        return f"\\{letter}"
+    return letter if letter.isprintable() else "\\n" if letter == "\n" else f"\\U{code:08x}"
 
 
 def check_rows(name: str, file: str, first_row: int, times: np.ndarray, tables: Mapping[str, Table]) -> None:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import reason
+from whale_jax.base.files import check_file, reason
 from whale_jax.base.order import natural
 from whale_jax.data.contract.recorded import needed
 from whale_jax.data.lerobot.clocks import Segment
+from whale_jax.data.lerobot.tables import PICTURES
 
 INFO = "meta/info.json"
 # What only Whale knows of a data set that it wrote. LeRobot warns of keys in info.json that it does not know.
@@ -53,12 +55,7 @@ class Lists:
             )
         if missing := [key for key in ("fps", "features", "data_path") if key not in self.info]:
             raise WhaleError(f"{root / INFO} lacks {', '.join(missing)}; it is no whole LeRobot data set.")
-        fps = self.info["fps"]
-        if not isinstance(fps, int | float) or not fps > 0:
-            raise WhaleError(f"{root / INFO} has the fps {fps!r}; write the recording's frames per second.")
-        for key, feature in self.info["features"].items():
-            if not isinstance(feature, dict) or not {"dtype", "shape"} <= feature.keys():
-                raise WhaleError(f"{root / INFO} says no dtype or no shape of the feature {key}; copy it anew.")
+        _check_info(root / INFO, self.info)
         self._parquet = needed("pyarrow.parquet")
 
     def tasks(self) -> dict[int, str]:
@@ -67,11 +64,20 @@ class Lists:
         if not path.exists():
             path = self.root / "meta/tasks.jsonl"
             return {_number(line, "task_index", path): str(_value(line, "task", path)) for line in _read_lines(path)}
-        table = self._parquet.read_table(path)
+        table = self._rows(path)
         text = next((c for c in table.column_names if c != "task_index"), None)
         if text is None or "task_index" not in table.column_names:
             raise WhaleError(f"{path} needs the columns task_index and task; it has {', '.join(table.column_names)}.")
         return dict(zip(table["task_index"].to_pylist(), map(str, table[text].to_pylist()), strict=True))
+
+    def _rows(self, path: Path) -> Any:
+        """Reads a table of `meta` but for statistics."""
+        try:
+            check_file(path)
+            file = self._parquet.ParquetFile(path)
+            return file.read(columns=[c for c in file.schema_arrow.names if not c.startswith("stats/")])
+        except (OSError, ValueError) as error:
+            raise WhaleError(f"{path} cannot be read: {reason(path, error)}; copy it anew.") from error
 
     def episodes(self, filmed: list[str]) -> list[Line]:
         """Returns the episodes in the order of their indices, with their videos of the cameras `filmed`.
@@ -102,7 +108,7 @@ class Lists:
 
     def _lines(self, filmed: list[str]) -> Iterator[Line]:
         if self.major == 2:
-            path, chunk = self.root / "meta/episodes.jsonl", int(self.info.get("chunks_size") or 1000)
+            path, chunk = self.root / "meta/episodes.jsonl", self.info.get("chunks_size") or 1000
             for line in _read_lines(path):
                 index, length = (_number(line, key, path) for key in ("episode_index", "length"))
                 numbers = {"episode_chunk": index // chunk, "episode_index": index}
@@ -111,9 +117,7 @@ class Lists:
                 yield Line(index, length, tuple(line.get("tasks") or ()), self._file("data_path", **numbers), videos)
             return
         for path in sorted((self.root / "meta/episodes").glob("*/*.parquet"), key=natural):
-            file = self._parquet.ParquetFile(path)
-            named = [c for c in file.schema_arrow.names if not c.startswith("stats/")]
-            for line in file.read(columns=named).to_pylist():
+            for line in self._rows(path).to_pylist():
                 yield self._line(line, path, filmed)
 
     def _line(self, line: dict[str, Any], path: Path, filmed: list[str]) -> Line:
@@ -140,6 +144,22 @@ class Lists:
             ) from error
 
 
+def _check_info(path: Path, info: dict[str, Any]) -> None:
+    """Raises WhaleError for values of info.json that are not of their kind. The message names the first one."""
+    fps, chunk, features = info["fps"], info.get("chunks_size") or 1000, info["features"]
+    if not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        raise WhaleError(f"{path} has the fps {fps!r}; write the recording's frames per second.")
+    if not isinstance(chunk, int) or chunk < 1:
+        raise WhaleError(f"{path} has the chunks_size {chunk!r}, where a number belongs; copy it anew.")
+    if not isinstance(features, dict):
+        raise WhaleError(f"{path} has features that are no object with one entry for each column; copy it anew.")
+    for key, feature in features.items():
+        dtype, shape = (feature.get(name) if isinstance(feature, dict) else None for name in ("dtype", "shape"))
+        sized = isinstance(shape, list) and all(isinstance(size, int) for size in shape)
+        if not isinstance(dtype, str) or not sized and dtype not in (*PICTURES, "string"):
+            raise WhaleError(f"{path} says no dtype or no shape of the feature {key}; copy it anew.")
+
+
 def _value(line: Any, key: str, path: Path) -> Any:
     line = line if isinstance(line, dict) else {}
     if line.get(key) is None:
@@ -162,10 +182,11 @@ def _number(line: Any, key: str, path: Path, kind: type = int) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        check_file(path)
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise WhaleError(f"{path} cannot be read ({error.strerror}); give the root of a LeRobot data set.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WhaleError(f"{path} is not valid JSON ({reason(path, error)}); copy it anew.") from error
     if not isinstance(data, dict):
         raise WhaleError(f"{path} must hold one JSON object.")
@@ -174,15 +195,18 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        check_file(path)
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise WhaleError(f"{path} cannot be read ({error.strerror}); copy the whole data set anew.") from error
+    except UnicodeDecodeError as error:
+        raise WhaleError(f"{path} is not UTF-8 ({error}); convert it, or copy it anew.") from error
     lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold other marks that end a line
         try:
             if line.strip():
                 lines.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WhaleError(
                 f"{path}, line {number} is not valid JSON ({reason(path, error)}); copy it anew."
             ) from error

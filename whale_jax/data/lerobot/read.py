@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import reason
+from whale_jax.base.files import check_file, reason
 from whale_jax.data.contract.recorded import (
     BrokenEpisode,
     Recorded,
@@ -161,6 +161,7 @@ class LeRobot:
             if not line.table.exists():
                 raise broken(name, f"The table {line.table} is missing.")
             try:
+                check_file(line.table)
                 file = self._parquet.ParquetFile(line.table)
                 named = [c for c in file.schema_arrow.names if c not in self._pictured]
                 self._read = (line.table, file.read(columns=named))

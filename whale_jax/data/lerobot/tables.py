@@ -72,7 +72,9 @@ def names_of(feature: dict[str, Any]) -> tuple[str, ...]:
     names, width = feature.get("names"), int(np.prod(feature["shape"], dtype=np.int64))
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
-        names = [n for value in lists for n in value] if lists else sorted(names, key=lambda n: names[n])
+        numbered = all(isinstance(value, int) for value in names.values())
+        by_number = sorted(names, key=names.__getitem__) if numbered else []
+        names = [n for value in lists for n in value] if lists else by_number
     return tuple(map(str, names)) if names and len(names) == width else tuple(map(str, range(width)))
 
 

@@ -11,7 +11,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import reason
+from whale_jax.base.files import check_file, reason
 
 _READ_ON = 1.0
 
@@ -34,6 +34,7 @@ class Video:
         if not self.path.exists():
             raise WhaleError(f"The video {path} is missing; copy it there, or leave its episodes out.")
         with self._decoding():
+            check_file(self.path)
             self._container = av.open(str(path))
         streams = self._container.streams.video
         if not streams:
@@ -165,6 +166,10 @@ def frame_times(path: Path) -> np.ndarray:
                 f"{path} is cut short: {len(packets)} of its {video.count} frames are there; copy it anew."
             )
         stamps = [packet.pts for packet in packets if not packet.is_discard]
+        if not stamps:
+            raise WhaleError(
+                f"{path} shows no frame at all: its recording was stopped before the first; record it anew."
+            )
         return np.sort(np.array(stamps, np.float64)) * float(video._stream.time_base)
 
 
@@ -190,11 +195,13 @@ def picture(source: Path | IO[bytes], side: int, where: str) -> np.ndarray:
       WhaleError: the picture does not decode. The message names `where`.
     """
     try:
+        if isinstance(source, Path):
+            check_file(source)
         with Image.open(source) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"it has more than 8 bits a channel, {image.mode!r}, as depth has; convert it to 8")
             return scaled(av.VideoFrame.from_image(image.convert("RGB")), side)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise WhaleError(
             f"{where} is no picture that decodes ({error}); replace it, or leave its episode out."
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.files import check_file
 from whale_jax.base.names import find_published
 from whale_jax.data.contract.actions import KINDS, METRES, RADIANS
 
@@ -109,16 +110,20 @@ def load_robot(path: Path | str) -> Robot:
     """
     path = find_published("robot file", str(path), "robots", ".yaml")
     try:
-        text = path.read_text(encoding="utf-8")
+        check_file(path)
+        text = path.read_text(encoding="utf-8-sig")
         return _robot(_Mapping(str(path), yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader), _ROBOT))
     except OSError as error:
         raise WhaleError(
             f"{path} cannot be read ({error.strerror}); start from one of {', '.join(EXAMPLES)}."
         ) from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise WhaleError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise WhaleError(f"{where} is not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise WhaleError(f"{where} is not valid YAML: {problem}.") from error
 
 
 class _Mapping:
@@ -131,6 +136,9 @@ class _Mapping:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         self.nodes = {key.value: value for key, value in pairs}
         self._lines = {key.value: key.start_mark.line for key, _ in pairs}
+        names = [key.value for key, _ in pairs]
+        for i, name in enumerate(names):
+            self.require(name not in names[:i], name, "is there twice; leave one of them out")
         self.require(isinstance(data, dict), "", f"must be a mapping with the keys {', '.join(known)}")
         for key in data:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -228,6 +236,7 @@ def _dimensions(row: _Mapping) -> list[Dimension]:
     names = [str(n) for n in given] if isinstance(given, list) else [str(given)]
     one_or_three = "needs one name, or with rotation: quaternion three, as [roll, pitch, yaw]"
     row.require(len(names) == (3 if quaternion else 1), "name", one_or_three)
+    row.require(given is not None and all(name.strip() for name in names), "name", "is empty; give it a name")
     unit, columns = "1" if kind == "gripper" else "rad", 4 if quaternion else 1
     if kind != "gripper" and not quaternion:
         row.require("unit" in row.data, "", "lacks the key 'unit'")

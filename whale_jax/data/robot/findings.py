@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from whale_jax.base.text import one_line
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.recorded import Reader, Recorded
 from whale_jax.data.robot.motion import Motion
@@ -117,7 +118,7 @@ def to_text(found: Found, root: str) -> str:
         f"  camera    {found.camera}{others}",
     ]
     for text, count in list(found.tasks.items())[:_SHOWN]:
-        lines.append(f"  task      {text} ({count})")
+        lines.append(f"  task      {one_line(text)} ({count})")
     if len(found.tasks) > _SHOWN:
         lines.append(f"  task      and {len(found.tasks) - _SHOWN} more")
     if found.sources:

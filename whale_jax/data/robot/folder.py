@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import reason
+from whale_jax.base.files import check_file, reason
 from whale_jax.base.order import in_sequence, natural
-from whale_jax.data.contract.recorded import Recorded, Table, broken, check_rows, whole_ones
+from whale_jax.data.contract.recorded import BrokenEpisode, Recorded, Table, broken, check_rows, whole_ones
 from whale_jax.data.media.videos import LastVideo, frame_times, picture
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm")
@@ -27,6 +27,9 @@ ACTION, STATE = "action", "observation.state"
 MARKS = "NAME.mp4 or NAME/*.png with NAME.csv"
 _OWN = ("timestamp", "reward", "success")
 _TEXT = "task"
+_TOO_FAR_APART = 20.0  # seconds between two rows of a robot's recording
+_COUNTED = 1000  # rows too many that are still counted
+_SMALLER_UNITS = {"milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
 _TRUTHS = {"true": 1.0, "false": 0.0}
 # Names of columns that tables have beside actions: row numbers as pandas writes them, clocks, and counters.
 _NO_ACTION = re.compile(
@@ -68,11 +71,8 @@ class Folder:
 
     Attributes:
       cameras: always empty.
-      columns: columns of the first episode's CSV, by key.
+      columns: columns of the first CSV that can be read, by key.
       names: names of the episodes.
-
-    Raises:
-      WhaleError: the first CSV cannot be read.
     """
 
     kind = "folder"
@@ -82,8 +82,7 @@ class Folder:
         self._tables, self._films = _tables_and_films(self.root)
         self.names = sorted({*self._tables, *self._films}, key=natural)
         self.cameras: list[str] = []
-        first = next((self._tables[name] for name in self.names if name in self._tables), None)
-        self.columns = {} if first is None else _split(_header(_rows(first)))
+        self.columns = _split(next(filter(None, map(self._header, self.names)), ()))
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
@@ -104,21 +103,32 @@ class Folder:
         """Closes the video that was read last."""
         self._video.close()
 
+    def _header(self, name: str) -> list[str]:
+        """Returns the first row of an episode's CSV; empty if there is none, of which `episodes` tells."""
+        try:
+            return _header(_rows(self._tables[name], name)) if name in self._tables else []
+        except BrokenEpisode:
+            return []
+
     def _recorded(self, name: str) -> Recorded:
         film, path = self._films.get(name), self._tables.get(name)
         if film is None or path is None:
             what = "no CSV of actions" if path is None else "no video and no directory of pictures"
+            if film is None and any(_pictures(self.root)):
+                what += f"; the pictures in {self.root} itself belong into {self.root / name}"
             raise broken(name, f"{self.root}: the episode {name} has {what}.")
-        values, texts = _read_csv(path, name)
         try:
             pictures = in_sequence(_pictures(film)) if film.is_dir() else None
             shown = frame_times(film) if pictures is None else np.arange(len(pictures), dtype=np.float64)
         except WhaleError as error:
             raise broken(name, str(error)) from error
-        count, rows = len(shown), len(next(iter(values.values())))
+        count = len(shown)
+        values, texts = _read_csv(path, name, count + _COUNTED)
+        rows = len(next(iter(values.values())))
         if rows not in (count, count - 1):
+            said = f"{rows} rows" if rows < count + _COUNTED else f"{rows} rows and more"
             raise broken(
-                name, f"{film} has {count} frames, and {path} {rows} rows after its header; as many or one fewer fit."
+                name, f"{film} has {count} frames, and {path} {said} after its header; as many or one fewer fit."
             )
         tables = {
             key: Table(np.stack([values[n] for n in names], axis=1), names) for key, names in _split(values).items()
@@ -126,8 +136,10 @@ class Folder:
         if STATE in tables:
             count = rows
         times = self._times(values, shown[:count], pictures is None, path)
-        check_rows(name, str(path), 2, times, tables)
         rewards = values.get("reward", np.zeros(rows))
+        own = {key: Table(values[key][:, None], (key,)) for key in ("reward", "success") if key in values}
+        check_rows(name, str(path), 2, times, tables | own)
+        _check_seconds(name, path, times)
         success = values["success"] > 0 if "success" in values else rewards > 0
         rate = (count - 1) / (times[-1] - times[0]) if count > 1 else 0.0
         task = next((text for text in texts if text), name)
@@ -136,7 +148,10 @@ class Folder:
         def frames(wanted: np.ndarray, side: int) -> np.ndarray:
             if pictures is None:
                 return self._video.open(film).read(shown[wanted], side, tolerance)
-            return np.stack([picture(pictures[i], side, str(pictures[i])) for i in wanted])
+            out = np.empty((len(wanted), side, side, 3), np.uint8)
+            for frame, i in zip(out, wanted, strict=True):
+                frame[:] = picture(pictures[i], side, str(pictures[i]))
+            return out
 
         return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
 
@@ -156,6 +171,14 @@ class Folder:
         return shown / self._assumed
 
 
+def _check_seconds(name: str, path: Path, times: np.ndarray) -> None:
+    """Raises BrokenEpisode for times so far apart that they are in a smaller unit than seconds."""
+    apart = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    if apart > _TOO_FAR_APART:
+        unit = next((unit for unit, one in _SMALLER_UNITS.items() if apart * one <= _TOO_FAR_APART), "another unit")
+        raise broken(name, f"{path}: timestamps are {apart:g} apart, which look like {unit}; write seconds.")
+
+
 def _split(header: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Returns the columns of the action and of the state, if there are any.
 
@@ -171,18 +194,22 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
     return [cell.strip() for cell in next(rows, [])]
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
-    """Yields the cells of each row of a CSV."""
+def _rows(path: Path, name: str) -> Iterator[list[str]]:
+    """Yields the cells of each row of a CSV. Raises BrokenEpisode if it is no text."""
     try:
+        check_file(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.reader(file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise WhaleError(f"{path} cannot be read as text: {reason(path, error)}.") from error
+        raise broken(name, f"{path} cannot be read as text: {reason(path, error)}.") from error
 
 
-def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the numeric columns by name, (N,) float64, and the texts. Raises BrokenEpisode for a bad number."""
-    rows = _rows(path)
+def _read_csv(path: Path, name: str, most: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the numeric columns by name, (N,) float64 of at most `most` rows, and the texts.
+
+    Raises BrokenEpisode for a bad number.
+    """
+    rows = _rows(path, name)
     header = _header(rows)
     _check_header(path, name, header)
     numbers, texts = [], []
@@ -194,6 +221,8 @@ def _read_csv(path: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
         named = dict(zip(header, cells, strict=True))
         texts.append(named.pop(_TEXT, "").strip())
         numbers.append([_number(path, name, row, *cell) for cell in named.items()])
+        if len(numbers) == most:
+            break  # it may still be growing
     if not numbers:
         raise broken(name, f"{path} has no row after its header.")
     columns = [n for n in header if n != _TEXT]

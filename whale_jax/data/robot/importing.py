@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.files import check_writable
+from whale_jax.base.machine import free_memory
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
 from whale_jax.data.contract.episode import Episode
@@ -76,10 +78,12 @@ def import_data(
     """
     root = Path(root).expanduser()
     source = source if "://" in str(source) else Path(source).expanduser()
-    kind = kind_of(source)
+    kind, began = kind_of(source), time.time()
     check_writable(root, "--to=DIR")
     if image_size is not None:
         check_image_size(image_size)
+    if root.resolve() == Path(source).resolve():
+        raise WhaleError(f"{root} is the source itself; give --to another directory.")
     if not 0 <= valid + test < 1 or min(valid, test) < 0:
         raise WhaleError(f"Shares of {valid:g} for --valid and {test:g} for --test leave nothing to train on.")
     if kind.copies(source):
@@ -96,8 +100,20 @@ def import_data(
         if contract is None:
             raise _unknown_actions(reader)
         found, shared, jobs = _plan(reader, contract, camera, image_size, (valid, test), set(leave_out))
-        _write_all(root, jobs, shared, progress)
+        _check_memory(jobs, image_size)
+        _write_all(root, jobs, shared, began, progress)
     return open_store(root), found
+
+
+def _check_memory(jobs: list[_Job], image_size: int) -> None:
+    """Raises WhaleError if the frames of the longest episode do not fit into memory."""
+    longest = max(jobs, key=lambda job: len(job.motion.rows))
+    frames, free = len(longest.motion.rows), free_memory()
+    if (needed := 3 * frames * image_size**2) > free:
+        raise WhaleError(
+            f"Episode {longest.recorded.name} has {frames} frames, which take {needed / 2**30:.1f} GiB at a side of "
+            f"{image_size} pixels, and {free / 2**30:.1f} GiB are free; give a smaller --image-size."
+        )
 
 
 def _unknown_actions(reader: Reader) -> WhaleError:
@@ -137,10 +153,11 @@ def _plan(
         "left_out": sorted(leave_out),
     }
     slugs = slugs_of(recorded.task for recorded, _ in pairs)
+    numbers = {name: number for number, name in enumerate(reader.names)}
     jobs = []
     for (recorded, motion), split in zip(pairs, splits, strict=True):
         names = {"split": split, "task": slugs[recorded.task], "policy": POLICY}
-        names["index"] = reader.names.index(recorded.name)
+        names["index"] = numbers[recorded.name]
         metadata = names | {"seed": 0, "instruction": recorded.task, "episode": recorded.name, "robot": robot.name}
         jobs.append(_Job(episode_file(**names), recorded, motion, metadata | shared | {"versions": _versions()}))
     causes = {
@@ -186,22 +203,23 @@ def split_names(count: int, valid: float, test: float) -> list[str]:
 def slugs_of(texts: Iterable[str]) -> dict[str, str]:
     """Returns a different directory name for each text. Of texts with the same plain name, the first keeps it."""
     slugs: dict[str, str] = {}
+    seen: Counter[str] = Counter()
     for text in texts:
         if text not in slugs:
             plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_SLUG].strip("-") or "task"
-            same = sum(slug == plain or slug.startswith(f"{plain}--") for slug in slugs.values())
-            slugs[text] = f"{plain}--{same + 1}" if same else plain
+            seen[plain] += 1
+            slugs[text] = f"{plain}--{seen[plain]}" if seen[plain] > 1 else plain
     return slugs
 
 
-def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], progress: bool) -> None:
-    """Writes the missing episodes, and then the manifest."""
+def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], began: float, progress: bool) -> None:
+    """Writes the missing episodes, whose tables have not changed since `began`, and then the manifest."""
     with resuming(root, {job.file for job in jobs}, shared, _unchanged_by_omission) as headers:
         _adopt(root, jobs, headers)
         missing = [job for job in jobs if job.file not in headers]
         there = len(jobs) - len(missing)
         with Progress(root.name, "Imported", "episodes", len(jobs), there, "frames", progress) as bar:
-            for job, header in _written(root, missing):
+            for job, header in _written(root, missing, began):
                 headers[job.file] = header
                 bar.step(len(job.motion.rows))
         train = [job.motion.actions for job in jobs if job.metadata["split"] == "train"]
@@ -234,13 +252,13 @@ def _adopt(root: Path, jobs: list[_Job], headers: dict[str, dict[str, Any]]) -> 
             del headers[file]
 
 
-def _written(root: Path, jobs: list[_Job]) -> Iterator[tuple[_Job, dict[str, Any]]]:
+def _written(root: Path, jobs: list[_Job], began: float) -> Iterator[tuple[_Job, dict[str, Any]]]:
     """Yields (job, header) of each episode once it is on disk. It decodes pictures while others are compressed."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
         for job in jobs:
-            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job))))
+            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job, began))))
             while len(pending) > workers:
                 done, future = pending.popleft()
                 yield done, future.result()
@@ -248,8 +266,10 @@ def _written(root: Path, jobs: list[_Job]) -> Iterator[tuple[_Job, dict[str, Any
             yield done, future.result()
 
 
-def _episode(job: _Job) -> Episode:
-    motion = job.motion
+def _episode(job: _Job, began: float) -> Episode:
+    motion, table = job.motion, Path(job.recorded.file)
+    if table.is_file() and table.stat().st_mtime > began:
+        raise broken(job.recorded.name, f"{table} was written to while it was read; import it once it is complete.")
     try:
         frames = job.recorded.frames(motion.rows, job.metadata["image_size"][0])
     except WhaleError as error:
