@@ -201,9 +201,14 @@ def absolute(path: str) -> str:
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
-def check_file(path: Path) -> None:
-    """Raises OSError for a pipe, a socket or a device, which may never end, and for a path that leads nowhere."""
+def check_file(path: Path, or_directory: bool = True) -> None:
+    """Raises OSError for a pipe, a socket or a device, which may never end, and for a path that leads nowhere.
+
+    A directory passes, of which whoever opens it tells, unless `or_directory` is False.
+    """
     mode = path.stat().st_mode
+    if stat.S_ISDIR(mode) and not or_directory:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "it is a pipe or a device, and no file", str(path))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.oxe import index as index_module
@@ -194,6 +195,13 @@ def test_index_follows_data_and_survives_a_stop(tmp_path):
     changed = index_of(tmp_path)
     assert changed.path != first.path and len(changed.episodes) == 4
     assert changed.left_out == {"a truncated or damaged TFRecord": 2} and changed.seen == 6
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_file_is_no_tfrecord(make, tmp_path):
+    make(tmp_path / "robot.tfrecord")
+    with pytest.raises(BrokenRecord, match="no file of records"):
+        next(FORMATS[TFRECORD].records(epath.Path(tmp_path / "robot.tfrecord")))
 
 
 def test_files_are_indexed_in_parallel_and_alike(tmp_path, monkeypatch):

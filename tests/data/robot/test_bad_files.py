@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -257,6 +258,52 @@ def test_a_table_of_the_description_that_is_empty_is_said(file, tmp_path):
     recordings.write_table(root / file, pq.read_table(root / file).slice(0, 0))
     with pytest.raises(WhaleError, match=r"lists no episodes|which .*/meta does not list"):
         imported(root)
+
+
+def column(key: str, values: list):
+    def change(rows: pa.Table) -> pa.Table:
+        return rows.set_column(rows.column_names.index(key), key, pa.array(values))
+
+    return change
+
+
+TABLES = {
+    "a task without a number": (column("task_index", [None] * 6), "has the task_index nan, which .* does not list"),
+    "rewards in words": (column("next.reward", ["x"] * 6), "000000.parquet: next.reward is a column of string"),
+    "two rewards": (column("next.reward", [[1.0, 2.0]] * 6), "000000.parquet: next.reward has 2 numbers in a row"),
+    "dates for times": (column("timestamp", ["today"] * 6), "000000.parquet: timestamp is a column of string"),
+    "a column twice": (lambda rows: rows.append_column("action", rows["action"]), "has the column 'action' twice"),
+    "no rows": (lambda rows: rows.slice(0, 0), "000000.parquet has no row of episode 0"),
+    "deep lists": (
+        column("action", [[[[[float(i)]]], [[[0.0], [1.0]]]] for i in range(6)]),
+        "action has rows of different widths",
+    ),
+    "objects": (column("action", [{"x": {"y": [1.0]}}] * 6), "action is a column of struct"),
+    "no pictures": (lambda rows: rows.drop_columns([recordings.CAMERA]), "has no pictures of observation.images.front"),
+    "an empty picture": (column(recordings.CAMERA, [None] * 6), "frame 0 of episode 0 is empty"),
+    "paths to nothing": (column(recordings.CAMERA, ["no.png"] * 6), "frame 0 .* is no picture that decodes .*no.png"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_another_kind_is_named_and_the_rest_can_be_imported(name, tmp_path):
+    change, says = TABLES[name]
+    root = recordings.write_v21(tmp_path / "set", (6, 6), dtype="image")
+    path = root / "data/chunk-000/episode_000000.parquet"
+    recordings.write_table(path, change(pq.read_table(path)))
+    with pytest.raises(WhaleError, match=f"{says}.*--leave-out=0$"):
+        imported(root)
+    store, _ = imported(root, leave_out=["0"])
+    recordings.assert_frames(store.read(0).frames, 1, np.arange(6))
+
+
+def test_deep_lists_are_read_in_their_order(tmp_path):
+    root = recordings.write_v21(tmp_path / "set", (6,))
+    path = root / "data/chunk-000/episode_000000.parquet"
+    deep = [[[[[float(10 * i + j) for j in range(7)]]]] for i in range(6)]
+    recordings.write_table(path, column("action", deep)(pq.read_table(path)))
+    store, _ = imported(root, valid=0.0)
+    assert store.read(0).actions[:, 0].tolist() == [0, 10, 20, 30, 40]
 
 
 def test_a_text_may_hold_marks_that_end_a_line_and_a_description_a_mark_of_its_encoding(tmp_path, capsys):

@@ -10,6 +10,7 @@ Pictures of the dtype "image" are in the tables instead. Dimension key: N rows o
 
 import functools
 import io
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,10 @@ class LeRobot:
                 f"says {line.length}.",
             )
         notes = self._check_counted(line, table, first_row)
-        stamps = column(table, "timestamp", where)
-        rewards = column(table, "next.reward") if "next.reward" in table.column_names else np.zeros(line.length)
-        success = column(table, "next.success") if "next.success" in table.column_names else rewards
+        stamps = self._column(name, table, "timestamp", where)
+        there, rewards = table.column_names, np.zeros(line.length)
+        rewards = self._column(name, table, "next.reward", where) if "next.reward" in there else rewards
+        success = self._column(name, table, "next.success", where) if "next.success" in there else rewards
         rewards, success = rewards[self._outcomes], success[self._outcomes]
         tables = {key: self._table(name, table, key, where, first_row) for key in keys}
         check_rows(name, where, first_row, stamps, tables | {"next.reward": Table(rewards[:, None], ("reward",))})
@@ -141,6 +143,12 @@ class LeRobot:
             notes=tuple(filter(None, [*notes, *counted])),
             doubts=tuple(filter(None, [gaps, more])),
         )
+
+    def _column(self, name: str, table: Any, key: str, where: str) -> np.ndarray:
+        try:
+            return column(table, key, where)
+        except WhaleError as error:
+            raise broken(name, str(error)) from error
 
     def _table(self, name: str, table: Any, key: str, where: str, first_row: int) -> Table:
         try:
@@ -168,9 +176,11 @@ class LeRobot:
             except (OSError, ValueError) as error:
                 raise broken(name, f"{line.table} cannot be read: {reason(line.table, error)}.") from error
         table = self._read[1]
+        if twice := [key for key, count in Counter(table.column_names).items() if count > 1]:
+            raise broken(name, f"{line.table} has the column {twice[0]!r} twice.")
         if "episode_index" not in table.column_names:
             raise WhaleError(f"{line.table} has no column 'episode_index'; it is no table of a LeRobot data set.")
-        own = np.flatnonzero(column(table, "episode_index", str(line.table)) == line.index)
+        own = np.flatnonzero(self._column(name, table, "episode_index", str(line.table)) == line.index)
         if not len(own):
             raise broken(name, f"{line.table} has no row of episode {line.index}.")
         gaps = np.flatnonzero(np.diff(own) > 1)
@@ -180,13 +190,14 @@ class LeRobot:
 
     def _check_counted(self, line: Line, table: Any, first_row: int) -> list[str]:
         """Checks that `frame_index` counts from 0. Returns a note if `index`, which nothing here uses, does not."""
-        found = column(table, "frame_index")
+        found = self._column(str(line.index), table, "frame_index", str(line.table))
         wrong = np.flatnonzero(found != np.arange(len(found)))
         if len(wrong):
             row = int(wrong[0])
             at = f"{line.table}, row {first_row + row}"
             raise broken(str(line.index), f"{at}: frame_index is {found[row]:g} where {row} should follow.")
-        numbers = column(table, "index") if "index" in table.column_names else found
+        there, own = "index" in table.column_names, (str(line.index), table, "index", str(line.table))
+        numbers = self._column(*own) if there else found
         return ["whose index does not count on"] if (np.diff(numbers) != 1).any() else []
 
     def _shown(self, line: Line, camera: str, times: np.ndarray, begins: float) -> tuple[np.ndarray, list[str], str]:
@@ -231,7 +242,11 @@ class LeRobot:
     def _pictures(self, line: Line, camera: str, rows: np.ndarray, side: int) -> np.ndarray:
         """Returns frames that are in the table, as encoded pictures or as paths to their files."""
         filters = [("episode_index", "=", line.index)]
-        cells = self._parquet.read_table(line.table, columns=[camera], filters=filters).column(0).take(rows).to_pylist()
+        try:
+            table = self._parquet.read_table(line.table, columns=[camera], filters=filters)
+            cells = table.column(0).take(rows).to_pylist()
+        except (OSError, ValueError) as error:
+            raise WhaleError(f"{line.table} has no pictures of {camera}: {reason(line.table, error)}.") from error
         out = np.empty((len(rows), side, side, 3), np.uint8)
         for frame, cell, row in zip(out, cells, rows, strict=True):
             where = f"{camera} in {line.table}, frame {row} of episode {line.index}"
@@ -242,12 +257,12 @@ class LeRobot:
     def _task(self, line: Line, table: Any) -> str:
         if "task_index" not in table.column_names:
             return line.tasks[0] if line.tasks else ""
-        number = int(column(table, "task_index", str(line.table))[0])
+        number = self._column(str(line.index), table, "task_index", str(line.table))[0]
         if number not in self._tasks:
             raise broken(
-                str(line.index), f"{line.table} has the task_index {number}, which {self.root}/meta does not list."
+                str(line.index), f"{line.table} has the task_index {number:g}, which {self.root}/meta does not list."
             )
-        return self._tasks[number]
+        return self._tasks[int(number)]
 
 
 def _source(root: Path, cell: Any, where: str) -> Path | io.BytesIO:

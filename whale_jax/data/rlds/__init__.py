@@ -7,4 +7,4 @@ INFO = "dataset_info.json"
 
 def is_rlds(path: Path) -> bool:
     """Returns whether a directory is a version of an RLDS data set, or holds versions of one."""
-    return (path / INFO).exists() or any(path.glob(f"*/{INFO}"))
+    return any(found.is_file() for found in (path / INFO, *path.glob(f"*/{INFO}")))

@@ -7,11 +7,13 @@ its records have only numbers.
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.base.files import check_file
 
 NEEDED = {
     "tensorflow_datasets": "tensorflow-datasets",
@@ -61,9 +63,21 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF
 
 
+def _opened(path: epath.Path) -> IO[bytes]:
+    """Opens a file of records. Raises BrokenRecord for a pipe, a device, a directory or links in a circle."""
+    if "://" not in str(path):
+        try:
+            check_file(Path(path), or_directory=False)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise BrokenRecord(f"no file of records ({error.strerror})") from error
+    return path.open("rb")
+
+
 def is_riegeli(path: epath.Path) -> bool:
     """Returns whether a file is an ArrayRecord or another file of Riegeli's."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return file.read(len(_RIEGELI)) == _RIEGELI
 
 
@@ -73,7 +87,7 @@ def _tf_records(path: epath.Path) -> Iterator[tuple[int, bytes]]:
     Raises:
       BrokenRecord: the file ends within a record, or a checksum is wrong. Nothing after it can be read.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for offset, size in _tf_heads(file):
             yield offset, _tf_body(file, size)
 
@@ -110,7 +124,7 @@ def _tf_part(path: epath.Path, number: int, begin: int, end: int) -> bytes:
 
 
 def _tf_places(path: epath.Path) -> Iterator[tuple[int, int]]:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         yield from _tf_heads(file)
 
 
