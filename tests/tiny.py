@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,16 @@ def whale(*arguments: str, **env: str) -> Done:
         command(*arguments), cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=900
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def mounted(script: str, *arguments: str) -> list[str]:
+    """A command after a script of mounts that it alone sees. Skips the test where nobody may make such mounts."""
+    import pytest  # here, for this file is a config too
+
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*own, "true"], capture_output=True).returncode:
+        pytest.skip("mounts of one's own are not allowed here")
+    return [*own, "sh", "-c", f'{script} && exec "$@"', "sh", *arguments]
 
 
 def python(code: str, *arguments: str, **env: str) -> Done:

@@ -258,7 +258,8 @@ def _written(root: Path, jobs: list[_Job], began: float) -> Iterator[tuple[_Job,
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
         for job in jobs:
-            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job, began))))
+            _check_complete(job.recorded, began)
+            pending.append((job, pool.submit(write_episode, root / job.file, _episode(job))))
             while len(pending) > workers:
                 done, future = pending.popleft()
                 yield done, future.result()
@@ -266,10 +267,16 @@ def _written(root: Path, jobs: list[_Job], began: float) -> Iterator[tuple[_Job,
             yield done, future.result()
 
 
-def _episode(job: _Job, began: float) -> Episode:
-    motion, table = job.motion, Path(job.recorded.file)
-    if table.is_file() and table.stat().st_mtime > began:
-        raise broken(job.recorded.name, f"{table} was written to while it was read; import it once it is complete.")
+def _check_complete(recorded: Recorded, began: float) -> None:
+    """Raises BrokenEpisode if an episode's table has changed since `began`, so that its last row may be cut."""
+    table = Path(recorded.file)
+    # A time to come is that of another machine's clock, and says nothing.
+    if table.is_file() and began < table.stat().st_mtime <= time.time():
+        raise broken(recorded.name, f"{table} was written to while it was read; import it once it is complete.")
+
+
+def _episode(job: _Job) -> Episode:
+    motion = job.motion
     try:
         frames = job.recorded.frames(motion.rows, job.metadata["image_size"][0])
     except WhaleError as error:
