@@ -125,6 +125,14 @@ def test_a_file_that_is_no_recording_is_named_and_the_rest_can_be_imported(name,
     recordings.assert_frames(store.read(0).frames, 1, np.arange(6))
 
 
+def test_a_recording_that_is_as_slow_as_its_robot_is_said_to_be_is_taken(tmp_path):
+    root = folder(tmp_path / "films")
+    for name in ("a", "b"):
+        (root / f"{name}.csv").write_text(table(range(0, 600, 100), x=range(6)))
+    _, found = imported(root, ROBOT.replace("rate_hz: 10", "rate_hz: 0.01"))
+    assert found.rate_hz == 0.01
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -82,7 +82,7 @@ class Folder:
         self._tables, self._films = _tables_and_films(self.root)
         self.names = sorted({*self._tables, *self._films}, key=natural)
         self.cameras: list[str] = []
-        self.columns = _split(next(filter(None, map(self._header, self.names)), ()))
+        self.columns = _split(next(filter(None, map(self._first_row, self.names)), ()))
         self._video = LastVideo()
 
     def choose_camera(self, camera: str) -> str:
@@ -103,7 +103,7 @@ class Folder:
         """Closes the video that was read last."""
         self._video.close()
 
-    def _header(self, name: str) -> list[str]:
+    def _first_row(self, name: str) -> list[str]:
         """Returns the first row of an episode's CSV; empty if there is none, of which `episodes` tells."""
         try:
             return _header(_rows(self._tables[name], name)) if name in self._tables else []
@@ -139,7 +139,8 @@ class Folder:
         rewards = values.get("reward", np.zeros(rows))
         own = {key: Table(values[key][:, None], (key,)) for key in ("reward", "success") if key in values}
         check_rows(name, str(path), 2, times, tables | own)
-        _check_seconds(name, path, times)
+        if "timestamp" in values:
+            _check_seconds(name, path, times, self._assumed)
         success = values["success"] > 0 if "success" in values else rewards > 0
         rate = (count - 1) / (times[-1] - times[0]) if count > 1 else 0.0
         task = next((text for text in texts if text), name)
@@ -171,12 +172,16 @@ class Folder:
         return shown / self._assumed
 
 
-def _check_seconds(name: str, path: Path, times: np.ndarray) -> None:
-    """Raises BrokenEpisode for times so far apart that they are in a smaller unit than seconds."""
+def _check_seconds(name: str, path: Path, times: np.ndarray, stated_hz: float | None) -> None:
+    """Raises BrokenEpisode for times so far apart that they are in a smaller unit, unless the robot's file says so."""
     apart = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    if apart > _TOO_FAR_APART:
+    if apart > _TOO_FAR_APART and not (stated_hz and stated_hz * apart < 2):
         unit = next((unit for unit, one in _SMALLER_UNITS.items() if apart * one <= _TOO_FAR_APART), "another unit")
-        raise broken(name, f"{path}: timestamps are {apart:g} apart, which look like {unit}; write seconds.")
+        raise broken(
+            name,
+            f"{path}: timestamps are {apart:g} apart, which look like {unit}; write seconds. If they are seconds, "
+            f"write rate_hz: {1 / apart:.4g} into the robot's YAML.",
+        )
 
 
 def _split(header: Collection[str]) -> dict[str, tuple[str, ...]]:
