@@ -23,6 +23,7 @@ def test_paths_of_a_config_become_absolute_and_all_else_stays(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     config = tiny.get_config()
+    (tmp_path / "store").mkdir()
     config.data.root, config.data.index = "store", "gs://bucket/index"
     (tmp_path / "mine.yaml").touch()
     with config.unlocked():
@@ -37,6 +38,16 @@ def test_paths_of_a_config_become_absolute_and_all_else_stays(tmp_path, monkeypa
     before, after = (flat(to_plain(each)) for each in (config, kept))
     changed = {key for key, value in before.items() if after[key] != value}
     assert changed == {"data.root", "data.robots.my_arm", "stages.dynamics.start_from", "evaluation.judge.criteria"}
+
+
+def test_what_leads_nowhere_is_told_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny.get_config()
+    config.data.root = "owner/name"
+    with pytest.raises(WhaleError, match="no data set at owner/name.*`hf download"):
+        pretrain(config, tmp_path / "run", until="tokenizer")
+    config.data.record.tasks = ("reach",)
+    assert anchored(config, Workdir("run")).data.root == str(tmp_path / "owner/name"), "it will be recorded there"
 
 
 def test_data_inside_the_run_move_with_it(tmp_path):

@@ -18,7 +18,7 @@ def anchored(config: ConfigDict, workdir: Workdir) -> ConfigDict:
     If `data.root` is `data` in the work directory, it becomes "", which means just that, so that a run that is moved
     takes its data along.
     """
-    config = config.copy_and_resolve_references()
+    given, config = config.data.root, config.copy_and_resolve_references()
     for group, settings in (groups_of(MODELS.find(config.model.name)) | OPTIONAL).items():
         parts = group.split(".") if group else []
         node = functools.reduce(lambda found, part: found.get(part, ConfigDict()), parts, config)
@@ -30,4 +30,6 @@ def anchored(config: ConfigDict, workdir: Workdir) -> ConfigDict:
                 node[key].update({name: absolute(path) for name, path in files.items()})
     if config.data.root == str(workdir.data.absolute()) and not config.data.mixture:
         config.data.root = ""
+    if not config.data.record.tasks and not Path(config.data.root).exists():
+        config.data.root = given  # leads nowhere, of which the error tells as it was written
     return config

@@ -215,16 +215,19 @@ def test_ten_thousand_episodes_are_named_at_once():
 
 
 INFO = {
-    "fps of 0": ({"fps": 0}, "has the fps 0, and a number above 0 belongs there"),
-    "fps in words": ({"fps": "ten"}, "has the fps 'ten'"),
     "no fps": ({"fps": None}, "has the fps None"),
-    "chunks of 0": ({"chunks_size": 0}, "has the chunks_size 0"),
+    "endless fps": ({"fps": float("inf")}, "has the fps inf"),
+    "chunks in words": ({"chunks_size": "many"}, "has the chunks_size 'many'"),
     "features in a list": ({"features": []}, "has features that are no object"),
-    "a feature in words": ({"features": {"action": "x"}}, "the feature 'action' needs a dtype and a shape"),
-    "a feature without a shape": ({"features": {"action": {"dtype": "float32"}}}, "'action' needs a dtype and a shape"),
-    "no pattern of videos": ({"video_path": None}, "has the video_path None, which is no pattern of LeRobot v2.1"),
-    "a pattern of others": ({"data_path": "{nothing}.parquet"}, "has the data_path '{nothing}.parquet', which is no"),
-    "half a pattern": ({"data_path": "data/{episode_index"}, "which is no pattern of LeRobot v2.1"),
+    "a feature in words": ({"features": {"action": "x"}}, "no shape of the feature action"),
+    "a shape in words": (
+        {"features": {"action": {"dtype": "float32", "shape": "7"}}},
+        "no shape of the feature action",
+    ),
+    "half a pattern": (
+        {"data_path": "data/{episode_index"},
+        "the data_path 'data/.episode_index', which is no pattern",
+    ),
 }
 
 
@@ -234,17 +237,14 @@ def test_a_description_of_another_kind_is_said(name, tmp_path):
     root = recordings.write_v21(tmp_path / "set", (6, 6))
     path = root / "meta/info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(WhaleError, match=f"meta/info.json.*{says.replace('{', '.')}"):
+    with pytest.raises(WhaleError, match=f"meta/info.json.*{says}"):
         imported(root)
 
 
 LINES = {
-    "a line without its length": ("episodes.jsonl", '{"episode_index": 0}', "a line lacks 'length'"),
-    "a line that is a list": ("episodes.jsonl", "[1, 2]", "a line does not fit"),
-    "a line without a number": ("episodes.jsonl", '{"episode_index": null, "length": 3}', "a line does not fit"),
-    "a task without its number": ("tasks.jsonl", '{"task": "push"}', "a line lacks 'task_index'"),
-    "another encoding": ("tasks.jsonl", b'{"task_index": 0, "task": "gr\xfcn"}', "tasks.jsonl is not UTF-8"),
-    "lists without an end": ("tasks.jsonl", "[" * 100_000, "line 1 is not valid JSON"),
+    "another encoding": ("tasks.jsonl", b'{"task_index": 0, "task": "gr\xfcn"}', "is not UTF-8"),
+    "lists without an end": ("tasks.jsonl", b"[" * 100_000, "line 1 is not valid JSON"),
+    "a number alone": ("episodes.jsonl", b"3", "has a line without episode_index"),
 }
 
 
@@ -252,8 +252,8 @@ LINES = {
 def test_a_list_of_another_kind_is_said(name, tmp_path):
     file, text, says = LINES[name]
     root = recordings.write_v21(tmp_path / "set", (6, 6))
-    (root / "meta" / file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(WhaleError, match=f"meta/{file}.*{says}" if file not in says else says):
+    (root / "meta" / file).write_bytes(text)
+    with pytest.raises(WhaleError, match=f"meta/{file}.*{says}"):
         imported(root)
 
 
@@ -289,7 +289,7 @@ TABLES = {
     ),
     "objects": (column("action", [{"x": {"y": [1.0]}}] * 6), "action is a column of struct"),
     "no pictures": (lambda rows: rows.drop_columns([recordings.CAMERA]), "has no pictures of observation.images.front"),
-    "an empty picture": (column(recordings.CAMERA, [None] * 6), "frame 0 of episode 0 is empty"),
+    "an empty picture": (column(recordings.CAMERA, [None] * 6), "frame 0 of episode 0 is None and no picture"),
     "paths to nothing": (column(recordings.CAMERA, ["no.png"] * 6), "frame 0 .* is no picture that decodes .*no.png"),
 }
 
