@@ -21,6 +21,7 @@ import pytest
 from etils import epath
 
 from whale_jax.base.errors import BrokenRecord, WhaleError
+from whale_jax.cli.whale import main
 from whale_jax.data.oxe import index as index_module
 from whale_jax.data.oxe import raw as raw_module
 from whale_jax.data.oxe import standard
@@ -195,6 +196,15 @@ def test_index_follows_data_and_survives_a_stop(tmp_path):
     changed = index_of(tmp_path)
     assert changed.path != first.path and len(changed.episodes) == 4
     assert changed.left_out == {"a truncated or damaged TFRecord": 2} and changed.seen == 6
+
+
+def test_statistics_say_what_they_leave_out(tmp_path, capsys):
+    schemas.write(tmp_path, NAME, made(6), SMALL)
+    data_file(tmp_path, 1).write_bytes(data_file(tmp_path, 1).read_bytes()[:1000])
+    assert main(["data", "stats", f"--root={tmp_path}"]) == 0
+    assert "  left out: 2 a truncated or damaged TFRecord" in capsys.readouterr().out.splitlines()
+    assert main(["data", "stats", f"--root={tmp_path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[NAME]["left_out"] == {"a truncated or damaged TFRecord": 2}
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.name)])
