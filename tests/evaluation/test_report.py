@@ -119,6 +119,14 @@ def test_summarise_averages_policies_and_gains(invented):
     assert summarise(metrics["video"], 14)["reach"]["gain"] == pytest.approx(3.1)
 
 
+def test_a_policy_is_called_unseen_only_where_it_was(invented):
+    video = invented()["video"]
+    for policies in video.values():
+        for cell in policies.values():
+            cell["split"] = "valid"
+    assert statement(video).startswith("At horizon 8, on 3 policies of 3 tasks (72 held-out episodes), the model's")
+
+
 def test_statement_says_whether_the_aim_is_reached_and_where_not(invented):
     good = statement(invented(gain=2.0)["video"])
     assert "At horizon 8, on 3 unseen policies of 3 tasks (72 episodes)" in good

@@ -132,7 +132,7 @@ def _scores_table(video: dict, horizon: int) -> str:
             cells = "".join(_score_cells(cell, horizon))
             head_cells = f'<td class="text">{escape(policy)}</td><td>{cell.get("episodes", "")}</td>'
             rows.append(f"{parts.group_head(task, index)}{head_cells}{cells}</tr>\n")
-    caption = f"Scores at horizon {horizon} by task and unseen policy; gain is model less repeat."
+    caption = f"Scores at horizon {horizon} by task and policy; gain is model less repeat."
     return page.table(caption, head, rows)
 
 

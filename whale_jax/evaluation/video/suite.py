@@ -30,8 +30,8 @@ class VideoSettings(Settings):
 class Video(Suite):
     """The suite that imagines every clip along its own actions and another episode's, and measures both and controls.
 
-    The result is {"tasks": {task: {policy: {"episodes", "film", measure: [by horizon], control: {measure: [by
-    horizon]}, …}}}, "fvd"}. `metrics.json` holds its parts as "video" and "fvd".
+    The result is {"tasks": {task: {policy: {"episodes", "split", "film", measure: [by horizon], control:
+    {measure: [by horizon]}, …}}}, "fvd"}. `metrics.json` holds its parts as "video" and "fvd".
     """
 
     name, title, Settings = "video", "Accuracy", VideoSettings
@@ -124,6 +124,7 @@ def _evaluate_group(job: Job, group: Clips, wrong: np.ndarray, distance: Collect
     entry, series, moving = compare(model, group.frames, future.frames, wrong_actions=misled)
     if distance:
         distance.add(group.frames[:, c:], **{name: films for name, films in series.items() if films is not misled})
+    entry["split"] = ", ".join(job.store.select(tasks=group.task, policies=group.policy).names("split"))
     if future.rewards is not None:
         entry["reward_error"] = np.abs(future.rewards - group.rewards).mean(0).tolist()
     if job.films:

@@ -105,9 +105,10 @@ def statement(video: dict, horizon: int | None = None, aim: float = AIM_DB) -> s
     measured = {task: row for task, row in summary.items() if row["gain"] is not None}
     policies = {policy for row in video.values() for policy in row}
     episodes = sum(cell.get("episodes", 0) for row in video.values() for cell in row.values())
+    new, kept = ("", "held-out ") if _seen(video) else ("unseen ", "")
     scope = (
-        f"At horizon {horizon}, on {count(len(policies), 'unseen policy', 'unseen policies')} of "
-        f"{count(len(summary), 'task')} ({count(episodes, 'episode')})"
+        f"At horizon {horizon}, on {count(len(policies), f'{new}policy', f'{new}policies')} of "
+        f"{count(len(summary), 'task')} ({count(episodes, f'{kept}episode')})"
     )
     if not measured:
         return f"{scope}, nothing moved in the real films, so the moving region cannot be compared."
@@ -132,6 +133,11 @@ def statement(video: dict, horizon: int | None = None, aim: float = AIM_DB) -> s
         still = [task for task in summary if task not in measured]
         sentences.append(f"Nothing moved in the films of {listed(still)}.")
     return " ".join(sentences)
+
+
+def _seen(video: dict) -> bool:
+    """Returns whether a policy was trained on, and only its episodes were held out (split valid)."""
+    return any(cell.get("split") == "valid" for cell in cells_of(video))
 
 
 def _controls(measured: dict, model: float) -> list[str]:
