@@ -18,6 +18,9 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.oxe.recipes import RECIPES, TABLETOP
 from whale_jax.data.oxe.standard import to_mixture
 from whale_jax.data.store.store import open_store
+from whale_jax.evaluation.clips import ProtocolSettings, read_clips
+from whale_jax.jobs.configuration import load_config, stages_of
+from whale_jax.jobs.source import frames_needed, open_source
 from whale_jax.training.checkpoint import read_meta, steps_in
 
 CONFIG = tiny.ROOT / "tests" / "tiny_oxe.py"
@@ -81,8 +84,21 @@ def test_a_mixture_without_a_root_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(SAMPLE is None, reason="bridge_sample is not here; name its directory with WHALE_BRIDGE_SAMPLE")
-def test_two_steps_on_real_episodes(tmp_path):
-    index = f"--config.data.index={tmp_path / 'index'}"
-    done = train(SAMPLE, tmp_path / "run", index, "--config.data.allow_missing=True", "--until=ensemble")
+def test_the_published_config_trains_on_real_episodes_and_its_clips_fit_them(tmp_path):
+    """Two steps a stage of thinner networks; data, frames, batches and clips are the config's own."""
+    config, workdir = load_config("bridge_small"), tmp_path / "run"
+    config.data.root, config.data.index = str(SAMPLE), str(tmp_path / "index")
+    thin = {f"stages.{stage}.steps": 2 for stage in stages_of(config)}
+    for name in ("tokenizer.encoder", "tokenizer.decoder", "dynamics.transformer"):
+        thin |= {f"model.{name}.num_layers": 2, f"model.{name}.width": 32}
+    thin |= {"data.root": config.data.root, "data.index": config.data.index}
+    arguments = [f"--config.{key}={value}" for key, value in thin.items()]
+    done = tiny.whale("train", "--config=bridge_small", f"--workdir={workdir}", "--until=dynamics", *arguments)
     assert done.status == 0, done.err
-    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == set(tiny.STAGES)
+    history = [json.loads(line) for line in (workdir / "history" / "dynamics.jsonl").read_text().splitlines()]
+    assert any(np.isfinite(entry.get("val/loss", np.nan)) for entry in history)
+    protocol = ProtocolSettings.of(config.evaluation)
+    store = open_source(config, workdir).report_store(tmp_path / "held-out", protocol.episodes, frames_needed(protocol))
+    (clips,) = read_clips(store, protocol)
+    assert clips.frames.shape == (2, 9, 64, 64, 3) and clips.actions.shape == (2, 8, 7)
+    assert stages_of(config) == ["tokenizer", "behaviour", "dynamics"] and not clips.rewards.any()
