@@ -92,7 +92,7 @@ def write_report(path: str | os.PathLike, metrics: dict) -> Path:
     tasks = count(len(measured[0][1]["tasks"]), "task")
     model = metrics["protocol"].get("model", "whale").capitalize()
     header = (
-        f'<p class="eyebrow">{model} world model, {tasks}, policies held out of training</p>\n'
+        f'<p class="eyebrow">{model} world model, {tasks}, episodes held out of training</p>\n'
         "<h1>What the robot did, and what the model imagined</h1>\n"
         f'{paragraphs}{tiles}<nav aria-label="Sections">{links}</nav>'
     )

@@ -41,7 +41,7 @@ def films_section(video: dict, directory: Path, horizon: int) -> str:
         title = f'<th scope="row" role="rowheader">{escape(task)}{small}</th>'
         rows.append(f'<tr role="row">{title}{"".join(cells)}</tr>\n')
     body = (
-        "<p>Each film shows one held-out episode: on the left what the simulator did; then what the model imagined "
+        "<p>Each film shows one held-out episode: on the left what was recorded; then what the model imagined "
         "from the given frames and the same actions; on the right what it imagined from the actions of another "
         "episode, which should go another way. The number at the lower right is the horizon. Under each film, its "
         f"policy's mean score at horizon {horizon}.</p>\n"
