@@ -92,7 +92,9 @@ def test_compressed_fields_are_measured(tmp_path):
 
 def test_a_root_with_nothing_known_is_named(tmp_path):
     (tmp_path / "holiday_pictures").mkdir()
-    with pytest.raises(WhaleError, match="none of the 27 data sets; there is: holiday_pictures"):
+    (tmp_path / "bridge").mkdir()
+    said = "none of the 27 data sets; there is: bridge, holiday_pictures. bridge is the bucket's old copy"
+    with pytest.raises(WhaleError, match=said):
         list(check(tmp_path))
 
 
@@ -104,7 +106,7 @@ def test_the_commands(tmp_path, capsys):
     text = capsys.readouterr().out
     assert (
         f"{SAILOR} 0.1.0: 6 episodes, 76 training transitions" in text
-        and "(fractal20220817_data/0.1.0, 111 GiB): mkdir -p" in text
+        and "fractal20220817_data: fractal20220817_data/0.1.0, 111 GiB" in text
     )
     assert "holds version 7.0.0" in text and "2 of 27 data sets are there." in text
     with Image.open(tmp_path / "sheets" / f"{SAILOR}.png") as picture:

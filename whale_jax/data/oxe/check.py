@@ -13,7 +13,7 @@ from whale_jax.data.oxe.index import Index
 from whale_jax.data.oxe.measured import correlations
 from whale_jax.data.oxe.readings import contrary, locate, never_zero, open_reading
 from whale_jax.data.oxe.recipes import CHECKED, RECIPES, Recipe
-from whale_jax.data.oxe.sources import ORIGINS, how_to_get, look_alikes
+from whale_jax.data.oxe.sources import how_to_get, look_alikes
 from whale_jax.data.oxe.standard import NAMES
 from whale_jax.data.rlds.read import check_root
 
@@ -85,8 +85,10 @@ def check(
         count += finding.status != "missing"
         yield finding
     if not count:
-        there = ", ".join(sorted(path.name for path in epath.Path(root).iterdir())[:10]) or "nothing"
-        raise WhaleError(f"{root} holds none of the {len(recipes)} data sets; there is: {there}.")
+        there = sorted(path.name for path in epath.Path(root).iterdir())
+        alike = "".join(f" {sentence}." for sentence in look_alikes(there))
+        listed = ", ".join(there[:10]) or "nothing"
+        raise WhaleError(f"{root} holds none of the {len(recipes)} data sets; there is: {listed}.{alike}")
 
 
 def _check_one(recipe: Recipe, root: epath.PathLike, reading: str, cache: Path | str | None, workers: int) -> Checked:
@@ -159,6 +161,6 @@ def to_text(findings: list[Checked], root: epath.PathLike) -> str:
     lines.append(f"{len(findings) - len(missing)} of {len(findings)} data sets are there.")
     lines += [f"{sentence}." for sentence in look_alikes(path.name for path in epath.Path(root).iterdir())]
     if missing:
-        lines.append("Missing, with what copies them:")
-        lines += [f"  {how_to_get(name, str(root)) if name in ORIGINS else name}" for name in missing]
+        lines.append("Missing:")
+        lines += [f"  {line}" for line in how_to_get(missing, str(root))]
     return "\n".join(lines)

@@ -8,8 +8,6 @@ import shlex
 import textwrap
 from collections.abc import Iterable
 
-from whale_jax.base.errors import unknown_name
-
 _BUCKET = "gs://gresearch/robotics"
 _BRIDGE = "https://rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds/bridge_dataset/"
 _X = "_dataset_converted_externally_to_rlds"
@@ -87,16 +85,17 @@ _ALIKE = {
 }
 
 
-def how_to_get(name: str, root: str = "ROOT") -> str:
-    """Returns one line: a data set's place under `root`, its size, and the shell command that copies it there.
+def how_to_get(names: Iterable[str], root: str = "ROOT") -> list[str]:
+    """Returns a line for each data set, with its place and size, and then the shell commands that copy them there.
 
-    Raises:
-      WhaleError: it is none of the 27.
+    One command, with PLACE for a place, serves all that are in the bucket. A data set of another name has no place.
     """
-    if name not in ORIGINS:
-        raise unknown_name("Open X-Embodiment data set", name, ORIGINS)
-    origin = ORIGINS[name]
-    return f"{name} ({origin.place}, {_size(origin.gib)}): {origin.command(shlex.quote(root))}"
+    names, root = list(names), shlex.quote(root)
+    known = {name: ORIGINS[name] for name in names if name in ORIGINS}
+    lines = [f"{name}: {known[name].place}, {_size(known[name].gib)}" if name in known else name for name in names]
+    if any(not origin.url for origin in known.values()):
+        lines.append(f"to copy one to its PLACE: {Origin('PLACE', 0).command(root)}")
+    return lines + [f"to copy {name}: {origin.command(root)}" for name, origin in known.items() if origin.url]
 
 
 def look_alikes(directories: Iterable[str]) -> list[str]:
