@@ -13,7 +13,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from whale_jax.base.errors import WhaleError
 from whale_jax.cli.whale import main
 from whale_jax.data.media.pictures import decode_into
-from whale_jax.data.oxe.mixture import ReadSettings, open_mixture
+from whale_jax.data.oxe.mixture import Mixture, ReadSettings, open_mixture
 from whale_jax.data.oxe.recipes import RECIPES
 from whale_jax.data.rlds.write import write_dataset
 from whale_jax.data.robot.mixture import recipe_of
@@ -133,6 +133,9 @@ def test_another_contract_makes_another_index(tmp_path):
     moved = np.s_[:, :2]
     tenth = was.frames(0, STEPS)["action"][moved] / 10
     np.testing.assert_allclose(now.frames(0, STEPS)["action"][moved], tenth, atol=1e-6)
+    was, now = (Mixture([index], [1.0]).batches(ReadSettings(16), 2, 3, seed=0) for index in (was, now))
+    with pytest.raises(WhaleError, match="my_arm was read otherwise.*resume with the robot's file that it began with"):
+        now.set_state(was.get_state())
 
 
 def test_shares_by_size_are_those_of_openvla(tmp_path):

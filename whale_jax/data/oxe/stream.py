@@ -133,9 +133,11 @@ class MixtureIterator(BatchIterator):
         restoring = [(recipe.name, _reading_of(recipe, version)) for recipe, version in changed]
         names = ", ".join(name for name, _ in restoring)
         if lost := [name for name, reading in restoring if reading is None]:
+            own = all(recipe.name not in RECIPES for recipe, _ in changed)
+            began = "the robot's file" if own else "the version of Whale"
             raise WhaleError(
-                f"The data iterator cannot resume: the run began when {names} was read otherwise, and this version "
-                f"no longer reads {', '.join(lost)} so. Start a new run, or resume with the Whale that began this one."
+                f"The data iterator cannot resume: the run began when {names} was read otherwise, and "
+                f"{', '.join(lost)} is no longer read so. Start a new run, or resume with {began} that it began with."
             )
         keys = " ".join(f"--config.data.readings.{name}={reading}" for name, reading in restoring)
         raise WhaleError(
