@@ -107,8 +107,8 @@ def arrays_of(file: Path) -> dict[str, np.ndarray]:
 
 
 def differing(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> list[str]:
-    equal = {name for name in old.keys() & new.keys() if old[name].tobytes() == new[name].tobytes()}
-    return sorted((old.keys() | new.keys()) - equal)
+    """Returns the names of the older commit's arrays that the newer one has otherwise or not at all."""
+    return sorted(name for name in old if name not in new or old[name].tobytes() != new[name].tobytes())
 
 
 class Comparison:
@@ -121,6 +121,7 @@ class Comparison:
         wrong = differing(old, new)
         self.different += bool(wrong)
         found = f"DIFFERENT: {', '.join(wrong[:6])}" if wrong else "equal"
+        found += f"; {added} more in the newer commit" if (added := len(new.keys() - old.keys())) else ""
         print(f"{title}: {len(old)} arrays, {found}", flush=True)
 
     def files(self, title: str, old: Path, new: Path) -> None:
