@@ -213,6 +213,15 @@ def check_file(path: Path, or_directory: bool = True) -> None:
         raise OSError(errno.EINVAL, "it is a pipe or a device, and no file", str(path))
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Returns a file's size and time, which differ once it has been written to; None if it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 _LFS = b"version https://git-lfs"
 
 

@@ -176,6 +176,13 @@ def test_a_reward_without_a_value_is_named_with_its_row(v21):
         read(v21)
 
 
+def test_a_column_of_outcomes_that_is_empty_counts_as_missing_and_is_noted(v21):
+    recordings.edit_table(v21 / V21_ROWS, "next.reward", lambda v: [None] * len(v))
+    _, episode, *_ = read(v21)
+    assert not episode.rewards.any() and not episode.success.any()
+    assert "whose next.reward is empty" in episode.notes
+
+
 def test_pictures_in_the_table_may_be_paths_and_what_is_neither_is_named(tmp_path):
     root = images(tmp_path)
     rows = pq.read_table(root / V21_ROWS)

@@ -43,6 +43,7 @@ class Recorded:
       task: what was to be done, in words.
       camera: the view that `frames` reads.
       frames: maps ascending rows (K,) and a side in pixels to frames (K, side, side, 3) uint8.
+      stamp: `whale_jax.base.files.stamp` of `file` before it was read; None if it cannot be cut unnoticed.
       notes: what is unusual about it, each as the end of "episodes ...".
       doubts: the same, of what is taken for an accident if few episodes have it.
     """
@@ -58,6 +59,7 @@ class Recorded:
     task: str
     camera: str
     frames: Callable[[np.ndarray, int], np.ndarray]
+    stamp: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import check_file, reason
+from whale_jax.base.files import check_file, reason, stamp
 from whale_jax.data.contract.recorded import (
     BrokenEpisode,
     Recorded,
@@ -35,6 +35,8 @@ from whale_jax.data.lerobot.tables import OWN, PICTURES, cameras_of, column, mat
 from whale_jax.data.media.videos import LastVideo, frame_times, picture
 
 __all__ = ["INFO", "LeRobot"]
+
+_OUTCOMES = ("next.reward", "next.success")  # columns that an episode may lack
 
 
 class LeRobot:
@@ -66,7 +68,7 @@ class LeRobot:
         self._outcomes = slice(None) if lists.outcome_at_last_row() else slice(-1)
         self._lines = lists.episodes([c for c in self.cameras if features[c]["dtype"] == "video"])
         self.names = [str(line.index) for line in self._lines]
-        self._read: tuple[Path | None, Any] = (None, None)
+        self._read: tuple[Path | None, Any, Any] = (None, None, None)  # a table's path, rows, and stamp before
         self._video = LastVideo()
         self._times: dict[Path, np.ndarray] = {}
         self._places: dict[Path, dict[int, Place | BrokenEpisode]] = {}
@@ -119,7 +121,9 @@ class LeRobot:
             )
         notes = self._check_counted(line, table, first_row)
         stamps = self._column(name, table, "timestamp", where)
-        there, rewards = table.column_names, np.zeros(line.length)
+        there = {key for key in table.column_names if table[key].null_count < line.length}
+        empty = [key for key in _OUTCOMES if key in table.column_names and key not in there]
+        rewards = np.zeros(line.length)
         rewards = self._column(name, table, "next.reward", where) if "next.reward" in there else rewards
         success = self._column(name, table, "next.success", where) if "next.success" in there else rewards
         rewards, success = rewards[self._outcomes], success[self._outcomes]
@@ -140,7 +144,8 @@ class LeRobot:
             task=self._task(line, table),
             camera=camera,
             frames=self._frames(line, camera, shown),
-            notes=tuple(filter(None, [*notes, *counted])),
+            stamp=self._read[2],
+            notes=tuple(filter(None, [*notes, *counted, *(f"whose {key} is empty" for key in empty)])),
             doubts=tuple(filter(None, [gaps, more])),
         )
 
@@ -170,9 +175,9 @@ class LeRobot:
                 raise broken(name, f"The table {line.table} is missing.")
             try:
                 check_file(line.table)
-                file = self._parquet.ParquetFile(line.table)
+                before, file = stamp(line.table), self._parquet.ParquetFile(line.table)
                 named = [c for c in file.schema_arrow.names if c not in self._pictured]
-                self._read = (line.table, file.read(columns=named))
+                self._read = (line.table, file.read(columns=named), before)
             except (OSError, ValueError) as error:
                 raise broken(name, f"{line.table} cannot be read: {reason(line.table, error)}.") from error
         table = self._read[1]

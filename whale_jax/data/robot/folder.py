@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import check_file, reason
+from whale_jax.base.files import check_file, reason, stamp
 from whale_jax.base.order import in_sequence, natural
 from whale_jax.data.contract.recorded import BrokenEpisode, Recorded, Table, broken, check_rows, whole_ones
 from whale_jax.data.media.videos import LastVideo, frame_times, picture
@@ -122,7 +122,7 @@ class Folder:
             shown = frame_times(film) if pictures is None else np.arange(len(pictures), dtype=np.float64)
         except WhaleError as error:
             raise broken(name, str(error)) from error
-        count = len(shown)
+        count, before = len(shown), stamp(path)
         values, texts = _read_csv(path, name, count + _COUNTED)
         rows = len(next(iter(values.values())))
         if rows not in (count, count - 1):
@@ -154,7 +154,7 @@ class Folder:
                 frame[:] = picture(pictures[i], side, str(pictures[i]))
             return out
 
-        return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames)
+        return Recorded(name, str(path), 2, times, rate, tables, rewards, success, task, "main", frames, before)
 
     def _times(self, values: dict[str, np.ndarray], shown: np.ndarray, filmed: bool, path: Path) -> np.ndarray:
         """Returns the time of each frame, from the table, or else the video, or else the rate in the robot's file."""

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import re
-import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
-from whale_jax.base.files import check_writable
+from whale_jax.base.files import check_writable, stamp
 from whale_jax.base.machine import free_memory
 from whale_jax.base.progress import Progress
 from whale_jax.data.contract.actions import statistics
@@ -78,7 +77,7 @@ def import_data(
     """
     root = Path(root).expanduser()
     source = source if "://" in str(source) else Path(source).expanduser()
-    kind, began = kind_of(source), time.time()
+    kind = kind_of(source)
     check_writable(root, "--to=DIR")
     if image_size is not None:
         check_image_size(image_size)
@@ -101,7 +100,7 @@ def import_data(
             raise _unknown_actions(reader)
         found, shared, jobs = _plan(reader, contract, camera, image_size, (valid, test), set(leave_out))
         _check_memory(jobs, image_size)
-        _write_all(root, jobs, shared, began, progress)
+        _write_all(root, jobs, shared, progress)
     return open_store(root), found
 
 
@@ -212,14 +211,14 @@ def slugs_of(texts: Iterable[str]) -> dict[str, str]:
     return slugs
 
 
-def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], began: float, progress: bool) -> None:
-    """Writes the missing episodes, whose tables have not changed since `began`, and then the manifest."""
+def _write_all(root: Path, jobs: list[_Job], shared: dict[str, Any], progress: bool) -> None:
+    """Writes the missing episodes, and then the manifest."""
     with resuming(root, {job.file for job in jobs}, shared, _unchanged_by_omission) as headers:
         _adopt(root, jobs, headers)
         missing = [job for job in jobs if job.file not in headers]
         there = len(jobs) - len(missing)
         with Progress(root.name, "Imported", "episodes", len(jobs), there, "frames", progress) as bar:
-            for job, header in _written(root, missing, began):
+            for job, header in _written(root, missing):
                 headers[job.file] = header
                 bar.step(len(job.motion.rows))
         train = [job.motion.actions for job in jobs if job.metadata["split"] == "train"]
@@ -252,13 +251,13 @@ def _adopt(root: Path, jobs: list[_Job], headers: dict[str, dict[str, Any]]) -> 
             del headers[file]
 
 
-def _written(root: Path, jobs: list[_Job], began: float) -> Iterator[tuple[_Job, dict[str, Any]]]:
+def _written(root: Path, jobs: list[_Job]) -> Iterator[tuple[_Job, dict[str, Any]]]:
     """Yields (job, header) of each episode once it is on disk. It decodes pictures while others are compressed."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pending: deque = deque()
         for job in jobs:
-            _check_complete(job.recorded, began)
+            _check_complete(job.recorded)
             pending.append((job, pool.submit(write_episode, root / job.file, _episode(job))))
             while len(pending) > workers:
                 done, future = pending.popleft()
@@ -267,11 +266,10 @@ def _written(root: Path, jobs: list[_Job], began: float) -> Iterator[tuple[_Job,
             yield done, future.result()
 
 
-def _check_complete(recorded: Recorded, began: float) -> None:
-    """Raises BrokenEpisode if an episode's table has changed since `began`, so that its last row may be cut."""
+def _check_complete(recorded: Recorded) -> None:
+    """Raises BrokenEpisode if an episode's table has changed since it was read, so that its last row may be cut."""
     table = Path(recorded.file)
-    # A time to come is that of another machine's clock, and says nothing.
-    if table.is_file() and began < table.stat().st_mtime <= time.time():
+    if recorded.stamp is not None and stamp(table) != recorded.stamp:
         raise broken(recorded.name, f"{table} was written to while it was read; import it once it is complete.")
 
 
