@@ -98,7 +98,7 @@ def _present(options):
 
     known = _known(options)
     weights = {name: recipe.weight or 1.0 for name, recipe in known["recipes"].items()}
-    there = {name: weights[name] for name, r in known["recipes"].items() if find(options.root, r.builders or (name,))}
+    there = {name: weights[name] for name, r in known["recipes"].items() if find(options.root, r.builders)}
     shared = {"cache": options.index, "workers": options.workers} | known
     return open_mixture(options.root, there or WHALE_X, max_bad_share=1.0, **shared)
 

@@ -143,7 +143,7 @@ def test_rewards_add_up_to_what_was_recorded_and_come_back_whatever_their_sign(t
 
 
 def test_an_export_of_former_versions_whose_last_row_repeats_the_reward_is_read_as_it_was_meant(tmp_path):
-    """Those had no file of Whale's own."""
+    """There was no file of Whale's own in it."""
     episodes, spec, state = invented(10)
     path = write_lerobot(tmp_path / "set", ((e, {}) for e in episodes), spec, state)
     (path / "meta/whale.json").unlink()

@@ -170,6 +170,14 @@ def test_another_reading_reads_no_picture_again(tmp_path, monkeypatch):
     assert len(list(path.glob(".whale-raw-*"))) == 1
 
 
+def test_a_reading_once_decided_reads_no_raw_number_again(tmp_path, monkeypatch):
+    written(tmp_path, FANUC, fanuc)
+    first_time = opened(tmp_path, FANUC)
+    monkeypatch.setattr(raw.Raw, "part", None)  # what reads the raw numbers
+    again = opened(tmp_path, FANUC)
+    assert again.recipe.reading == CORRECTED and again.because == first_time.because
+
+
 def test_what_no_one_reads_may_be_missing_or_broken(tmp_path):
     name, small = "dobbe", {"wrist_image": (16, 16)}
     made = [schemas.episode(name, STEPS, seed, small) for seed in range(5)]

@@ -56,6 +56,7 @@ class Index:
       left_out: number of episodes left out, by cause.
       seen: number of episodes in the files.
       because: what in the data contradicts OpenVLA's reading, if the recipe is another reading for that reason.
+      contradicted: what in the data contradicts this reading; None if nobody has looked.
     """
 
     def __init__(self, recipe: Recipe, dataset: RldsDataset, path: Path, read: Callable[[], Raw]):
@@ -67,19 +68,21 @@ class Index:
         self.statistics: dict[str, Any] = info["statistics"]
         self.left_out: dict[str, int] = info["left_out"]
         self.because: list[str] = info.get("because", [])
+        self.contradicted: list[str] | None = info.get("contradicted")
         self.seen: int = info["seen"]
         quantiles = (self.statistics["q01"], self.statistics["q99"])
         self.spec = standard.dataset_spec(*quantiles, recipe.rate_hz, recipe.metric)
         self._frames = os.open(path / "frames.bin", os.O_RDONLY)
         weakref.finalize(self, os.close, self._frames)
 
-    def record(self, because: list[str]) -> None:
-        """Writes down why this reading was taken, where the index can be written."""
-        if because != self.because:
-            self.because = because
+    def record(self, **findings: list[str]) -> None:
+        """Sets `because` or `contradicted`, and writes it down where the index can be written."""
+        changed = {name: value for name, value in findings.items() if getattr(self, name) != value}
+        if changed:
+            vars(self).update(changed)
             info = json.loads((self.path / "index.json").read_text())
             with contextlib.suppress(PermissionError):
-                write(self.path / "index.json", json.dumps(info | {"because": because}).encode())
+                write(self.path / "index.json", json.dumps(info | changed).encode())
 
     @property
     def bad(self) -> dict[str, int]:

@@ -108,7 +108,7 @@ class Raw:
 
     def part(self, file: int) -> RawPart:
         """Returns the episodes of data file number `file`."""
-        with np.load(self.path / _part_name(self.dataset, file)) as loaded:
+        with np.load(self.path / _part_name(self.files[file][0], file)) as loaded:
             arrays = dict(loaded)
         rest = json.loads(str(arrays.pop("rest")))
         return RawPart(arrays.pop("numbers"), rest["left_out"], rest["seen"], arrays, rest["texts"])
@@ -156,15 +156,14 @@ def _make(dataset: RldsDataset, path: Path, workers: int, progress: bool) -> Non
     if not dataset.remote and sum(sizes) < POOL_FROM_BYTES:
         workers = 1
     parts = path.with_name(f"{path.name}.parts")
-    names = [_part_name(dataset, number) for number in range(len(files))]
+    names = [_part_name(split, number) for number, (split, _) in enumerate(files)]
     bare = RldsDataset(dataset.name, dataset.path) if workers > 1 else dataset
     work = functools.partial(_read_file, bare)
     make_parts(work, parts, names, (dataset.name, "Indexed"), workers, progress, f"indexing {dataset.path}")
     parts.rename(path)
 
 
-def _part_name(dataset: RldsDataset, file: int) -> str:
-    split = files_of(dataset)[file][0]
+def _part_name(split: str, file: int) -> str:
     return f"{split}-{file:05d}.npz"
 
 

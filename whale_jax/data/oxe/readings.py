@@ -1,4 +1,4 @@
-"""Which reading of a data set its own data support: OpenVLA's, unless the data show that it cannot be right."""
+"""The reading of a data set that its own data support: OpenVLA's, unless they show that it cannot be right."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +13,11 @@ from whale_jax.data.oxe.standard import NAMES
 from whale_jax.data.rlds.read import RldsDataset, find
 
 _POSITION, _MARGIN = 0.8, 0.3
-_FANUC = "berkeley_fanuc_manipulation"
 
 
 def locate(root: epath.PathLike, recipe: Recipe) -> RldsDataset | None:
     """Returns the copy of a data set under `root`, or None; see `whale_jax.data.rlds.read.find`."""
-    return find(root, recipe.builders or (recipe.name,), recipe.versions or None)
+    return find(root, recipe.builders, recipe.versions or None)
 
 
 def open_reading(
@@ -40,8 +39,11 @@ def open_reading(
     if reading != CHECKED:
         return open_index(recipe.read_as(reading), dataset, cache, workers, progress)
     index = open_index(recipe, dataset, cache, workers, progress)
-    found = list(contrary(index)) if recipe.settled else []
-    if not found:
+    if not recipe.settled:
+        return index
+    if index.contradicted is None:
+        index.record(contradicted=list(contrary(index)))
+    if not (found := index.contradicted):
         return index
     say(
         f"note: {recipe.name} is read as {recipe.settled!r}, for {'; '.join(found)}. OpenVLA's reading: "
@@ -68,7 +70,7 @@ def contrary(index: Index, found: Mapping[str, float] | None = None) -> Iterator
         moved, absolute = found.get(name, 1.0), found.get(f"{name} absolute", 0.0)
         if absolute > max(_POSITION, moved + _MARGIN):
             yield f"{name} follows the position ({absolute:.2f}) and not the motion ({moved:.2f})"
-    if index.recipe.name == _FANUC and index.recipe.reading == PUBLIC and _gripper_moves(index):
+    if index.recipe.echoes and _gripper_moves(index):
         yield "the gripper repeats the state before the step, which says nothing about the step"
 
 

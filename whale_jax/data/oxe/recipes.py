@@ -152,7 +152,8 @@ class Recipe:
       tabletop: whether it shows a table top, seen by a camera like those of the other such data sets.
       doubts: what the facts leave open.
       version: changes whenever `action` gives other actions, so that indices made before are made anew.
-      second: key of another main view, through which every other episode is seen where the copy has it.
+      second: key of another main view, through which about half of the episodes are seen where the copy has it.
+      echoes: whether the action's gripper is the measured one before the step, which says nothing about the step.
       reading: which reading this is; OpenVLA's unless `read_as` has changed it.
       others: the fields that other readings change, by their names.
       settled: the reading to which `whale data check` turns if it finds that OpenVLA's cannot be right.
@@ -178,6 +179,7 @@ class Recipe:
     doubts: str = ""
     version: str = "1"
     second: str = ""
+    echoes: bool = False
     reading: str = PUBLIC
     others: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     settled: str = ""
@@ -212,9 +214,9 @@ def _row(name: str, weight: float, action, keys, camera: str, rate_hz: float, **
     return Recipe(name, weight, action, keys, camera, rate_hz, **({"builders": (name,), "versions": ("0.1.0",)} | rest))
 
 
-def _corrected(action: Callable[[Steps], np.ndarray]) -> dict[str, Any]:
+def _corrected(action: Callable[[Steps], np.ndarray], **changes: Any) -> dict[str, Any]:
     """Returns the fields of a row whose actions may mean something else, which its data can show."""
-    return {"others": {CORRECTED: {"action": action, "version": "1 corrected"}}, "settled": CORRECTED}
+    return {"others": {CORRECTED: {"action": action, "version": "1 corrected", **changes}}, "settled": CORRECTED}
 
 
 _ROWS = (
@@ -299,7 +301,8 @@ _ROWS = (
     ),
     _row(
         "berkeley_fanuc_manipulation", 0.7, _fanuc, ("action", _STATE), "image", 10, swapped=(224, 224), tabletop=True,
-        doubts="no gripper command is recorded: 1 - its measured state stands in", **_corrected(_fanuc_next),
+        doubts="no gripper command is recorded: 1 - its measured state stands in", echoes=True,
+        **_corrected(_fanuc_next, echoes=False),
     ),
     _row(
         "cmu_stretch", 0.2, _first_seven, _FLAT, "image", 10, position=(_STATE, 0),
