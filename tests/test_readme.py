@@ -52,6 +52,7 @@ COVERED = {
     "bash launch/pretrain.sh --config=configs/control_small.py --workdir=runs/control_small",
     "bash launch/evaluate.sh --checkpoint=DIR",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=uncertainty",
+    "bash launch/evaluate.sh --checkpoint=DIR --suite=trust",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=value",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=judge --judge-endpoint=URL --judge-model=NAME",
     "whale report --from=DIR",
@@ -155,6 +156,15 @@ def test_evaluate_uncertainty(workdir, answer):
     assert {"retracing", "entropy"} <= set(report["tasks"]["reach"]) and report["cost"]["retracing"]["ratio"] > 1
     assert 'id="films"' in (workdir / "report.html").read_text(), "the report of the run stays"
     assert 'id="uncertainty"' in (workdir / "uncertainty" / "report.html").read_text()
+
+
+def test_evaluate_trust(workdir, answer):
+    few = ("--evaluation.trust.alpha=0.25", "--horizon=6")  # three clips are enough for that
+    report = json.loads(answer("evaluate", f"--checkpoint={workdir}", "--suite=trust", *few, "--json"))["trust"]
+    frames, actions = np.zeros((2, 4, 64, 64, 3), np.uint8), np.zeros((2, 3 + 6, 4), np.float32)
+    future = whale_jax.load(workdir).imagine(frames, actions)
+    np.testing.assert_allclose(future.bound, report["tasks"]["reach"]["bound"], rtol=1e-6)
+    assert future.trust_horizon(9.0).tolist() == [6, 6]
 
 
 def test_evaluate_judge(workdir, answer):

@@ -31,6 +31,7 @@ class Workdir:
     held_out = _at("held-out")  # held-out episodes of a mixture, for the report
     metrics = _at("metrics.json")
     report = _at("report.html")
+    trust = _at("trust.json")  # the calibration of the model's errors
     features = _at("features")  # I3D features of clips, cached for the next FVD
 
     def __init__(self, root: "Path | str | Workdir"):
@@ -91,6 +92,11 @@ class Workdir:
         above = next((place / path for place in self.root.absolute().parents if (place / path).is_dir()), None)
         found = {place.resolve(): place for place in (above, path.absolute()) if place and place.is_dir()}
         return list(found.values()) or [path]
+
+    def trusts(self) -> list[Path]:
+        """Returns the calibrations of the model's errors in the run and in its reports, the newest first."""
+        found = [*self.root.glob(self.trust.name), *self.root.glob(f"*/{self.trust.name}")]
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def ranked(self, needed: int) -> tuple[int, Path]:
         """Returns the episode length, at least `needed` steps, and the directory of the policies' episodes to rank.

@@ -125,10 +125,11 @@ def imagine(
     for number, i in enumerate(range(0, len(frames), size)):
         own = None if key is None else jax.random.fold_in(key, number)
         futures.append(model.imagine(frames[i : i + size], actions[i : i + size], key=own, **options))
-    # All fields but the notes are arrays by clip; the notes are the same for every batch.
-    arrays = [vars(future) | {"notes": ()} for future in futures]
+    # All other fields are arrays by clip; these are the same for every batch.
+    common = {name: getattr(futures[0], name) for name in ("notes", "trust", "untrusted")}
+    arrays = [vars(future) | dict.fromkeys(common) for future in futures]
     joined = jax.tree.map(lambda *batches: np.concatenate(batches), *arrays)
-    return Imagination(**joined | {"notes": futures[0].notes})
+    return Imagination(**joined | common)
 
 
 Pair = TypeVar("Pair")

@@ -7,6 +7,7 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
+from whale_jax.data.store.store import EpisodeStore
 
 
 def check_sampling(temperature: float, key: Any) -> None:
@@ -24,6 +25,19 @@ def check_frames(frames: np.ndarray, size: tuple[int, int]) -> None:
         raise WhaleError(
             f"frames are {frames.dtype} {frames.shape}; this model takes uint8 (B, C, {height}, {width}, 3). "
             f"{_way_to(frames)}"
+        )
+
+
+def check_start(store: EpisodeStore, context: int, size: tuple[int, int], window: int | None, source: str) -> None:
+    """Raises WhaleError if dreams of frames of this size and window cannot begin with `context` frames of a store."""
+    if window is not None and context > window:
+        raise WhaleError(
+            f"context={context} is more than the {window} frames of this model's window; give at most those."
+        )
+    if tuple(store.image_size) != tuple(size):
+        raise WhaleError(
+            f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {source} takes "
+            f"{size[0]}x{size[1]}; give the episodes that it was trained on, or others of that size."
         )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,47 +14,19 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore, open_store
-from whale_jax.imagination.arguments import check_frames, check_sampling, checked_actions
+from whale_jax.imagination.arguments import check_frames, check_sampling, check_start, checked_actions
 from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
+from whale_jax.imagination.future import Imagination
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
-from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, Estimator, resolve
+from whale_jax.imagination.trust import Horizon, Trust, find_trust
+from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, Estimator, resolve, usual_name
 from whale_jax.models.registry import describe, world_of
 from whale_jax.models.saved import find
-from whale_jax.models.world import World
+from whale_jax.models.world import World, fingerprint
 from whale_jax.nn import lpips
 from whale_jax.nn.layers import to_bytes
 from whale_jax.training.checkpoint import Meta, fall_back, read_item, read_meta, steps_in
 from whale_jax.training.sharding import Params, make_mesh, put_batch, replicated
-
-
-@dataclasses.dataclass(frozen=True)
-class Imagination:
-    """Imagined futures of B trajectories over n steps.
-
-    Attributes:
-      frames: (B, n, H, W, 3) uint8.
-      actions: (B, n, A) float32, the actions taken, in the robot's own units.
-      rewards: (B, n) float32, of the reward head; None if the checkpoint has none.
-      own_rewards: (B, n) float32, of the model itself; None if it predicts none.
-      read: what every trained head says of the steps, by name, (B, n, …); `rewards` is among them.
-      uncertainty: (B, n) float32, one value per step; None unless requested.
-      parts: the estimates (B, n), by name, from which `uncertainty` is computed.
-      notes: sentences that a reader of these figures should know.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray | None
-    uncertainty: np.ndarray | None
-    parts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    own_rewards: np.ndarray | None = None
-    read: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @property
-    def accumulated(self) -> np.ndarray | None:
-        """(B, n) float32, the uncertainty summed up to each step; the last column is that of the whole trajectory."""
-        return None if self.uncertainty is None else np.cumsum(self.uncertainty, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="world")
@@ -76,6 +47,7 @@ class LoadedModel:
       world: the model and its heads; params: the parameters of all components, by name.
       action_spec: the meaning of the actions; actions passed in and out are in its units.
       meta: the checkpoint's description of itself; source: its directory.
+      trust_file: a calibration of its errors; None looks for one in the run.
     """
 
     world: World
@@ -83,6 +55,7 @@ class LoadedModel:
     action_spec: ActionSpec
     meta: Meta
     source: Path
+    trust_file: Path | None = None
 
     def imagine(
         self,
@@ -94,6 +67,7 @@ class LoadedModel:
         horizon: int | None = None,
         uncertainty: str | Estimator | None = None,
         temperature: float = 0.0,
+        task: str | None = None,
     ) -> Imagination:
         """Imagines what the camera would see.
 
@@ -109,10 +83,12 @@ class LoadedModel:
           uncertainty: "retracing", "entropy", "ensemble", or "auto" for the `usual_uncertainty`; an estimator of
             `whale_jax.imagination.uncertainty` with your own settings; or None.
           temperature: of sampling; 0 takes the most likely values.
+          task: whose calibrated errors bound those of these futures; None takes the largest bound of all tasks.
 
         Raises:
           WhaleError: shapes or types are wrong, actions are out of range or not finite, a component that imagining
-            needs is not trained, or the model lacks an ability that the uncertainty takes.
+            needs is not trained, the model lacks an ability that the uncertainty takes, or the task has no calibrated
+            errors.
         """
         frames = np.asarray(frames)
         check_frames(frames, self.frame_size)
@@ -127,6 +103,7 @@ class LoadedModel:
         drop = max(0, frames.shape[1] - (self.world.settings.window or frames.shape[1]))
         frames, actions = frames[:, drop:], actions[:, drop:]
         params, given = self.params_for(dream), self._spread(frames, self._normal(actions))
+        trust, untrusted = self._trusted(task, dream, frames.shape[1])
         if policy is None:
             taken = actions[:, frames.shape[1] - 1 :]
             steps = take_rollout(dream, params, *given, None, taken.shape[1], key)
@@ -144,6 +121,8 @@ class LoadedModel:
             uncertainty=estimates.pop("uncertainty", None),
             parts=estimates,
             notes=() if dream.estimator is None else dream.estimator.notes(steps.estimates),
+            trust=trust,
+            untrusted=untrusted,
         )
 
     def dream(self, uncertainty: str | Estimator | None = None, temperature: float = 0.0, stack: int = 1) -> Dream:
@@ -223,12 +202,39 @@ class LoadedModel:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the names, shapes and values of all parameters."""
-        whole = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(self.params)):
-            array = np.asarray(leaf)
-            whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            whole.update(np.ascontiguousarray(array).data)
-        return whole.hexdigest()
+        return fingerprint(self.params)
+
+    @functools.cached_property
+    def imagining(self) -> str:
+        """SHA-256 of the parameters that frames depend on, which those of heads and ensembles are not."""
+        return fingerprint({name: self.params[name] for name in self.world.model.needed})
+
+    @functools.cached_property
+    def _calibration(self) -> tuple[Trust | None, str]:
+        """The calibration of its errors, and why there is none."""
+        places = self.workdir.trusts() if self.trust_file is None else [self.trust_file]
+        return find_trust(places, lambda: self.imagining)
+
+    def trust_horizon(self, task: str | None, dream: Dream, context: int) -> Horizon:
+        """Returns how far dreams from `context` given frames can be trusted, by the errors that were calibrated.
+
+        Raises:
+          WhaleError: there is no calibration of these parameters, or of such dreams; see `Trust.horizon`.
+        """
+        trust, why = self._calibration
+        if trust is None:
+            raise WhaleError(why)
+        estimate = usual_name(dream.estimator, self.action_spec)
+        return trust.horizon(task, estimate, context, dream.temperature)
+
+    def _trusted(self, task: str | None, dream: Dream, context: int) -> tuple[Horizon | None, str]:
+        """Returns the trust horizon, or why there is none; raises WhaleError if a named task has none."""
+        try:
+            return self.trust_horizon(task, dream, context), ""
+        except WhaleError as error:
+            if task is not None:
+                raise
+            return None, str(error)
 
     @property
     def conditioning(self) -> str:
@@ -274,16 +280,7 @@ class LoadedModel:
 
     def check_episodes(self, store: EpisodeStore, context: int) -> None:
         """Raises WhaleError if dreams cannot begin with `context` frames of the store's episodes."""
-        size, window = self.frame_size, self.window
-        if window is not None and context > window:
-            raise WhaleError(
-                f"context={context} is more than the {window} frames of this model's window; give at most those."
-            )
-        if tuple(store.image_size) != tuple(size):
-            raise WhaleError(
-                f"{store.root} has frames of {store.image_size[0]}x{store.image_size[1]} pixels, and {self.source} "
-                f"takes {size[0]}x{size[1]}; give the episodes that it was trained on, or others of that size."
-            )
+        check_start(store, context, self.frame_size, self.window, str(self.source))
         self.action_spec.check_same(store.action_spec, str(store.root))
 
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
@@ -366,7 +363,7 @@ class LoadedModel:
         return np.asarray(self.action_spec.normalise(actions), np.float32)
 
 
-def load(directory: Path | str, dataset: str | None = None) -> LoadedModel:
+def load(directory: Path | str, dataset: str | None = None, trust: Path | str | None = None) -> LoadedModel:
     """Loads the world model of a checkpoint.
 
     If the directory holds several steps, takes the newest one that can be read and says which ones it skipped.
@@ -374,9 +371,11 @@ def load(directory: Path | str, dataset: str | None = None) -> LoadedModel:
     Args:
       directory: a work directory, or the directory of a stage or of a step.
       dataset: for a model trained on a mixture, the data set in whose units actions are given.
+      trust: the trust.json of an evaluation; None looks for one in the run.
 
     Raises:
-      WhaleError: there is no checkpoint, it cannot be read, or it was not trained on that data set.
+      WhaleError: there is no checkpoint, it cannot be read, it was not trained on that data set, or `trust` was not
+        calibrated for it.
     """
     stage_directory, newest = find(directory)
     asked = Path(directory).absolute() == stage_directory / str(newest)
@@ -394,4 +393,7 @@ def load(directory: Path | str, dataset: str | None = None) -> LoadedModel:
     if dataset is not None and dataset not in meta.specs:
         raise unknown_name(f"data set of {source}", dataset, meta.specs)
     spec = ActionSpec.from_json(meta.action_spec if dataset is None else meta.specs[dataset])
-    return LoadedModel(world, jax.device_put(params), spec, meta, source)
+    model = LoadedModel(world, jax.device_put(params), spec, meta, source, trust and Path(trust))
+    if trust and model._calibration[0] is None:
+        raise WhaleError(model._calibration[1])
+    return model

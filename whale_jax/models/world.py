@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from whale_jax.base.errors import unknown_name
 from whale_jax.models.base import WorldModel, parameters_in
@@ -82,3 +84,13 @@ def in_order(model: type[WorldModel], heads: Iterable[type[Head]]) -> dict[str, 
 @functools.cache
 def _shapes(world: World, component: str) -> Params:
     return jax.eval_shape(functools.partial(world.init, component), jax.random.key(0))
+
+
+def fingerprint(params: Params) -> str:
+    """Returns the SHA-256 of the names, shapes and values of parameters."""
+    whole = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(params)):
+        array = np.asarray(leaf)
+        whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()

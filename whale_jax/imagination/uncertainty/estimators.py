@@ -72,3 +72,9 @@ def resolve(uncertainty: "str | Estimator", spec: ActionSpec) -> Estimator:
       WhaleError: the name is unknown, or the estimator does not suit the robot, as retracing without additive actions.
     """
     return ESTIMATORS.find(uncertainty).of(spec) if isinstance(uncertainty, str) else uncertainty
+
+
+def usual_name(estimator: Estimator | None, spec: ActionSpec) -> str | None:
+    """Returns the name of a registered estimator with its default settings; None for any other, and for none."""
+    row = ESTIMATORS.get(estimator.name) if estimator is not None else None
+    return row.name if row is type(estimator) and estimator == row.of(spec) else None

@@ -1,0 +1,1 @@
+"""The trust suite: for how many steps do imagined rollouts stay close to the real ones?"""
