@@ -10,12 +10,12 @@ from whale_jax.base.settings import Settings, check_least
 from whale_jax.evaluation.clips import ClipSettings, ProtocolSettings
 from whale_jax.evaluation.judge.suite import Judge
 from whale_jax.evaluation.suite import Suite
-from whale_jax.evaluation.trust.suite import Trusts
+from whale_jax.evaluation.trust.suite import TrustHorizon
 from whale_jax.evaluation.uncertainty.suite import Uncertainty
 from whale_jax.evaluation.value.suite import Value
 from whale_jax.evaluation.video.suite import Video
 
-SUITES: Registry[Suite] = Registry("suite", (Video(), Value(), Uncertainty(), Trusts(), Judge()))
+SUITES: Registry[Suite] = Registry("suite", (Video(), Value(), Uncertainty(), TrustHorizon(), Judge()))
 
 
 @dataclasses.dataclass(frozen=True)

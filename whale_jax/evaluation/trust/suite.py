@@ -76,7 +76,7 @@ class TrustSettings(Settings):
             ESTIMATORS.find(name)
 
 
-class Trusts(Suite):
+class TrustHorizon(Suite):
     """The suite that imagines every clip, calibrates the trust horizon of each task, and measures its coverage.
 
     It writes the calibration, `trust.json`, beside `metrics.json`, where `whale_jax.load` finds it if that is in the
