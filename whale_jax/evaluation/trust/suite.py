@@ -89,8 +89,11 @@ class TrustHorizon(Suite):
     def run(self, job: Job) -> dict[str, Any]:
         settings, estimates, notes = job.settings, *_estimates(job)
         tasks, failed = {}, []
-        found, seen = _errors(job, job.store, estimates), _seen(job)
-        known = {} if seen is None else _errors(job, seen, estimates)
+        found, known = _errors(job, job.store, estimates), {}
+        try:
+            known = {} if (seen := _seen(job)) is None else _errors(job, seen, estimates)
+        except WhaleError as error:  # as for episodes that are too short
+            notes.append(f"Without the policies that were trained on: {error}")
         for task, (clips, repeated) in found.items():
             try:
                 clips.check(task, settings.alpha)
