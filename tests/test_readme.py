@@ -153,7 +153,8 @@ def test_evaluate(workdir, tmp_path):
 
 def test_evaluate_uncertainty(workdir, answer):
     report = json.loads(answer("evaluate", f"--checkpoint={workdir}", "--suite=uncertainty", "--json"))["uncertainty"]
-    assert {"retracing", "entropy"} <= set(report["tasks"]["reach"]) and report["cost"]["retracing"]["ratio"] > 1
+    assert {"retracing", "entropy", "step number"} <= set(report["tasks"]["reach"]["reconstruction"])
+    assert report["cost"]["retracing"]["ratio"] > 1
     assert 'id="films"' in (workdir / "report.html").read_text(), "the report of the run stays"
     assert 'id="uncertainty"' in (workdir / "uncertainty" / "report.html").read_text()
 

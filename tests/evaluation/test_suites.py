@@ -17,6 +17,7 @@ from whale_jax.evaluation.video import metrics as video
 from whale_jax.evaluation.video.measures import MEASURES, Measure, measure
 from whale_jax.evaluation.video.summary import measures
 from whale_jax.jobs.configuration import default_config, override, to_plain
+from whale_jax.training.former import current
 
 FLAT = {"context": 2, "horizon": 5, "episodes": 3, "batch_size": 2, "start": -1, "seed": 7}
 
@@ -42,7 +43,7 @@ def test_a_call_comes_before_the_config_and_a_config_before_the_defaults():
     values = json.loads(json.dumps(to_plain(config)))["evaluation"]
     chosen = choose(("value", "uncertainty"), values, typed("--suite=value", "--evaluation.value.draws=5"))
     assert chosen.settings["value"] == ValueSettings(horizon=40, draws=5)
-    assert chosen.settings["uncertainty"].episodes == 4 and chosen.settings["uncertainty"].steps == (1, 2, 3)
+    assert chosen.settings["uncertainty"].episodes == 4 and chosen.settings["uncertainty"].estimators == ()
 
 
 def test_episodes_and_horizon_are_those_of_every_suite_but_the_steps_of_uncertainty():
@@ -60,12 +61,14 @@ def test_short_options_are_settings_too():
         "judge": {"chat": {"endpoint": "http://host/v1?a=b", "prices": (2.5, 10)}, "budget": 3.0},
     }
     assert typed("--no-fvd") == {"video": {"fvd": False}} and typed() == {}
-    assert typed("--evaluation.uncertainty.steps=1,2") == {"uncertainty": {"steps": (1, 2)}}
+    asked = typed("--evaluation.uncertainty.estimators=entropy,ensemble")
+    assert asked == {"uncertainty": {"estimators": ("entropy", "ensemble")}}
 
 
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
+        ("--evaluation.uncertainty.steps=1,2", "use evaluation.uncertainty.estimators=retracing:steps=1-2-3"),
         ("--evaluation.valu.horizon=4", "did you mean evaluation.value.horizon"),
         ("--evaluation.value.horzon=4", "did you mean evaluation.value.horizon"),
         ("--evaluation.value.horizon=x", "evaluation.value.horizon takes a"),
@@ -90,7 +93,9 @@ def test_settings_that_do_not_exist_or_are_of_another_type_are_refused_as_typed(
         ("judge", {"chat": {"prices": ("a", "b")}, "dry_run": True}, "evaluation.judge.chat.prices takes a"),
         ("judge", {"chat": {"prices": (1.0,)}, "dry_run": True}, "--judge-prices takes two"),
         ("judge", {"budget": "x"}, "evaluation.judge.budget takes a"),
-        ("uncertainty", {"steps": ()}, "evaluation.uncertainty.steps is"),
+        ("uncertainty", {"steps": ()}, "evaluation.uncertainty.steps is .* use evaluation.uncertainty.estim"),
+        ("uncertainty", {"estimators": ("entropi",)}, "did you mean entropy"),
+        ("uncertainty", {"context": -1}, "evaluation.uncertainty.context is at least 0"),
         ("judge", {"criteria": "nowhere.yaml", "dry_run": True}, "There is no"),
     ],
 )
@@ -142,3 +147,14 @@ def test_measures_need_frames_of_their_size():
     names = [set(measure(films, films, np.ones(films.shape[:-1], bool))) for films in (small, large)]
     assert names[1] == set(MEASURES) and names[1] - names[0] == {"lpips", "moving_lpips"}
     assert measure(small, small, np.ones(small.shape[:-1], bool))["psnr"][0] == video.PSNR_CAP
+
+
+def test_a_checkpoint_from_before_the_estimators_is_evaluated_as_it_was():
+    values = FLAT | {"uncertainty": {"steps": [1, 2, 3], "horizon": 4}}
+    config = {"stages": {"ensemble": {"members": 3}}, "evaluation": values}
+    assert choose(("uncertainty",), current(config)["evaluation"], {}).settings["uncertainty"].estimators == ()
+    values["uncertainty"]["steps"] = [1, 2]
+    chosen = choose(("uncertainty",), current(config)["evaluation"], {}).settings["uncertainty"]
+    assert chosen.estimators == ("retracing:steps=1-2", "entropy", "ensemble") and chosen.horizon == 4
+    assert current(config | {"stages": {}})["evaluation"]["uncertainty"]["estimators"][1:] == ["entropy"]
+    assert current({}) == {} and current(current(config)) == current(config)

@@ -8,13 +8,19 @@ import re
 import types
 import typing
 from collections.abc import Collection, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from whale_jax.base.errors import WhaleError, unknown_name
 
 
 class Settings:
-    """Base class of all settings: a frozen dataclass that converts from and to plain dictionaries."""
+    """Base class of all settings: a frozen dataclass that converts from and to plain dictionaries.
+
+    Attributes:
+      retired: former fields, each with the words that follow its name in the error for its use.
+    """
+
+    retired: ClassVar[Mapping[str, str]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as plain values (numbers, strings, booleans, lists, dictionaries)."""
@@ -47,6 +53,8 @@ class Settings:
         hints, prefix = typing.get_type_hints(cls), f"{group}." if group else ""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
+            if name in cls.retired:
+                raise WhaleError(f"{prefix}{name} {cls.retired[name]}.")
             if name not in fields:
                 kind = "config key" if group else f"{cls.__name__} field"
                 raise unknown_name(kind, prefix + name, [prefix + field for field in fields])

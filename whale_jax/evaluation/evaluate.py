@@ -54,7 +54,7 @@ def evaluate(job: Job, settings: Mapping[str, Any], run: Mapping[str, Any] | Non
     model.action_spec.check_same(job.store.action_spec, str(job.store.root))
     measured, failed = _run(job, settings)
     protocol = _protocol(job)
-    earlier = _earlier(job.output, protocol)
+    earlier = _earlier(job, protocol)
     if "video" in earlier and "video" not in measured:
         protocol = earlier["protocol"]
     kept = {name: part for suite, result in results(earlier) for name, part in suite.to_metrics(result).items()}
@@ -104,10 +104,19 @@ def _run(job: Job, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
     return measured, failed
 
 
-def _earlier(output: Path, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the metrics in `output` if they are of the same parameters; returns {} otherwise."""
+def _earlier(job: Job, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the metrics in the job's directory if they are of the same parameters; returns {} otherwise.
+
+    A suite's result that this version cannot show is left out, and said.
+    """
     try:
-        metrics = json.loads(Workdir(output).metrics.read_text())
+        metrics = json.loads(Workdir(job.output).metrics.read_text())
+        for suite, result in results(metrics):
+            try:
+                suite.check_result(result)
+            except WhaleError as error:
+                job.say(f"note: the earlier result of the {suite.name} suite is left out. {error}")
+                metrics = {name: part for name, part in metrics.items() if name not in suite.to_metrics(result)}
         check_metrics(metrics)
         same = metrics["protocol"]["checkpoint"]["sha256"] == protocol["checkpoint"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, WhaleError):

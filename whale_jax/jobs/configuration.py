@@ -209,6 +209,8 @@ def override(config: ConfigDict, assignments: Iterable[tuple[str, str]]) -> Conf
         group, _, last = key.rpartition(".")
         node = _group(config, group)
         if node is None or last not in node:
+            if last in (retired := getattr(suites.groups().get(group), "retired", {})):
+                raise WhaleError(f"{key} {retired[last]}.")
             raise unknown_name("config key", key, flat(to_plain(config)))
         node[last] = _parse(key, text, node[last])
     return config

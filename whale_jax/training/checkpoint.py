@@ -21,7 +21,7 @@ from whale_jax.base.machine import devices
 from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.training import hosts
-from whale_jax.training.former import FORMER, upgraded
+from whale_jax.training.former import FORMER, current, upgraded
 
 T = TypeVar("T")
 FORMAT = "whale-checkpoint/3"
@@ -190,7 +190,7 @@ def read_meta(directory: Path, step: int) -> Meta:
             f"{directory / str(step)} describes itself with {', '.join(newer)}, which this version does not know; use "
             "the version of Whale that wrote it, or a later one."
         )
-    return Meta(**values)
+    return Meta(**values | {"config": current(values["config"])})
 
 
 def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:

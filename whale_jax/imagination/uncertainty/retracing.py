@@ -91,6 +91,10 @@ class Retracing(Estimator):
         """L, the number of actions of the longest branch."""
         return max(self.steps) + 1
 
+    @property
+    def context(self) -> int:
+        return max(self.steps) + 1
+
     def start(self, model, params, carry, actions):
         # After a window is cut, what is left must still reach back to the furthest start.
         if self.length > model.reach:
