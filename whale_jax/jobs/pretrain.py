@@ -214,6 +214,12 @@ def _check_workdir(workdir: Workdir, config: ConfigDict, world: World) -> None:
                     f"{directory} was trained to its end with stages.{name}.steps={done}, and later stages build on "
                     f"it; with {asked} it would have to be trained anew. Set it back, or use another --workdir."
                 )
+            own = config.stages[name].get("own_batches", True)
+            if not meta.finished and (began := meta.config["stages"][name].get("own_batches", own)) != own:
+                raise WhaleError(
+                    f"{directory} began with stages.{name}.own_batches={began}, and with {own} it would see other "
+                    f"batches; go on with --config.stages.{name}.own_batches={began}, or use another --workdir."
+                )
         elif config.stages[name].start_from:
             find_component(config.stages[name].start_from, name, world)
 
@@ -266,13 +272,13 @@ def train_stage(
 def _run(stage: Stage, config: ConfigDict, workdir: Workdir, source: Source, placement: Placement) -> Run:
     name, settings = stage.name, stage.settings
     shard = sharding.data_shard(placement.mesh)
-    shape = (settings.batch_size // shard[1], stage.num_frames)
+    rows, drawn, frames = settings.batch_size // shard[1], stage.batch_rows // shard[1], stage.num_frames
 
     def open_batches():
-        return source.train(name, *shape, config.seed, shard, settings.data_fraction)
+        return source.train(name, drawn, frames, config.seed, shard, settings.data_fraction, stage.data_order)
 
     valid = []
-    if stream := source.held_out(name, *shape, VALID_SEED, shard):
+    if stream := source.held_out(name, rows, frames, VALID_SEED, shard):
         valid = list(itertools.islice(stream, settings.eval_batches))
         stream.close()
     return Run(

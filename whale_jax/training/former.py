@@ -33,8 +33,10 @@ def upgraded(values: dict[str, Any], current: str) -> dict[str, Any]:
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a checkpoint's config with this version's keys in the place of former ones, to the same effect."""
-    evaluation = config.get("evaluation", {})
-    members = config.get("stages", {}).get("ensemble", {}).get("members", 0)
+    stages, evaluation = config.get("stages", {}), config.get("evaluation", {})
+    members = stages.get("ensemble", {}).get("members", 0)
+    if "ensemble" in stages and "own_batches" not in stages["ensemble"]:
+        config = config | {"stages": stages | {"ensemble": stages["ensemble"] | {"own_batches": False}}}
     if "steps" in (own := evaluation.get("uncertainty", {})):
         # K of retracing. The estimators beside it were those that the model supports, as they are without any by name.
         estimators = [

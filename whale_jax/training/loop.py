@@ -148,7 +148,7 @@ class Trainer:
     def _loop(self, state: TrainState, step: int, feed: Feed, profiler: Profiler) -> tuple[TrainState, int]:
         s, pending, fed = self.settings, None, None
         flops, vote = step_flops(self.stage, self.run.placement), hosts.Vote(self._mesh)
-        meter = Meter(s, s.batch_size * self.stage.num_frames, flops, step)
+        meter = Meter(s, self.stage.batch_rows * self.stage.num_frames, flops, step)
         first, saved, stop = step, step, False
         while step < s.steps and not stop:
             if vote.ask(interrupt.requested() is not None):

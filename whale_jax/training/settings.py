@@ -15,7 +15,7 @@ class StageSettings(Settings):
     """Settings of a stage for the loop. The defaults are the values that the paper's tables share."""
 
     steps: int = 100_000  # steps of the optimiser; 0 leaves the reward model out
-    batch_size: int = 64  # segments per step over all devices
+    batch_size: int = 64  # segments per step over all devices; in an ensemble, those of each member
     # Parts into which a batch is split to save memory. They are computed one after another, and their gradients and
     # metrics are averaged. Each part has the same weight, however much of it is padding.
     accumulate: int = 1
@@ -54,6 +54,9 @@ class StageSettings(Settings):
     # Dynamics models of the ensemble, including that of the dynamics stage. Their disagreement is an uncertainty. 0
     # trains none.
     members: int = 0
+    # Whether each member of the ensemble sees batches of its own, in another order than the dynamics stage. Otherwise
+    # all see the batches of the dynamics stage, which spares the reading and encoding of all but one.
+    own_batches: bool = True
 
     def __post_init__(self):
         check_least(self, batch_size=1, accumulate=1, log_every=1, eval_every=1, save_every=1)

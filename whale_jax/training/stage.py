@@ -71,6 +71,16 @@ class Stage:
         """The stage's name, which is that of its component."""
         return self.component
 
+    @property
+    def batch_rows(self) -> int:
+        """The number of segments that one step takes, over all devices."""
+        return self.settings.batch_size
+
+    @property
+    def data_order(self) -> int:
+        """The order in which the stage draws segments; those with the same number draw alike, see `Source.train`."""
+        return 0
+
     @classmethod
     def default_settings(cls) -> dict[str, Any]:
         """Returns the default of every setting of this stage, with the weights of its losses."""

@@ -185,7 +185,7 @@ def abstract_frozen(world: Any, names: tuple[str, ...], placement: Placement) ->
 
 def abstract_batch(stage: Stage, placement: Placement) -> Batch:
     """Returns the shapes of one global batch of a stage, sharded along `data`."""
-    model, rows = stage.world.settings, stage.settings.batch_size
+    model, rows = stage.world.settings, stage.batch_rows
     sharding = NamedSharding(placement.mesh, PartitionSpec("data"))
     one = example(1, stage.num_frames, *model.frame_size, model.action_dim)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding), one)

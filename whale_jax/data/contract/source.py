@@ -4,8 +4,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch
+
+
+def order_seed(seed: int, order: int) -> int:
+    """Returns the seed by which segments are drawn: the seed itself for order 0, and one of its own for every other."""
+    return int(np.random.SeedSequence([seed, order]).generate_state(1)[0]) if order else seed
 
 
 class Source(Protocol):
@@ -23,12 +30,20 @@ class Source(Protocol):
     statistics: Mapping[str, Any]
 
     def train(
-        self, stage: str, batch_size: int, num_frames: int, seed: int, shard: tuple[int, int], fraction: float = 1.0
+        self,
+        stage: str,
+        batch_size: int,
+        num_frames: int,
+        seed: int,
+        shard: tuple[int, int],
+        fraction: float = 1.0,
+        order: int = 0,
     ) -> Iterator[Batch]:
         """Returns an endless stream of training batches for a stage, which resumes exactly.
 
         It draws from `fraction` of the training episodes in each data set, and from at least one. All shards use the
-        same episodes, and a larger fraction includes the episodes of a smaller one.
+        same episodes, and a larger fraction includes the episodes of a smaller one. Another `order` draws segments of
+        the same episodes in another order.
         """
 
     def held_out(

@@ -19,6 +19,7 @@ from etils import epath
 from whale_jax.base.errors import BrokenRecord, WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
+from whale_jax.data.contract.source import order_seed
 from whale_jax.data.media.pictures import decode_into
 from whale_jax.data.oxe.index import Index
 from whale_jax.data.oxe.readings import locate, open_reading
@@ -109,6 +110,7 @@ class Mixture:
         held_out: bool = False,
         shard: tuple[int, int] = (0, 1),
         fraction: float = 1.0,
+        order: int = 0,
     ) -> Plan:
         """Lays out all batches of segments, drawn by the shares, of which none is read yet.
 
@@ -120,6 +122,7 @@ class Mixture:
           shard: (index, count); this shard takes every count-th episode, so that shards share no frame.
           fraction: share of each data set's episodes to draw from, see `nested_share`. The scale of the actions is
             always that of all episodes.
+          order: another one draws the same episodes' segments in another order.
 
         Raises:
           WhaleError: a size is 0, a data set has too few episodes for the shards, or the batches exceed the memory
@@ -129,9 +132,9 @@ class Mixture:
         tables = [_Table(index, held_out, fraction, seed, num_frames, shard) for index in self.indices]
         reader = _Reader(self, tables, settings, num_frames)
         reader.check_budget(batch_size)
-        streams = []
+        streams, drawn = [], order_seed(seed, order)
         for number, table in enumerate(tables):
-            numbers = _shuffled(table.total, np.random.SeedSequence([seed, number, *shard]))
+            numbers = _shuffled(table.total, np.random.SeedSequence([drawn, number, *shard]))
             streams.append(numbers.map(lambda k, number=number: (number, int(k))))
         dataset = grain.MapDataset.mix(streams, self.weights.tolist()) if len(streams) > 1 else streams[0]
         dataset = dataset.batch(batch_size).map(reader.read)
@@ -139,7 +142,7 @@ class Mixture:
         identity = {
             "batch_size": batch_size * shard[1],
             "num_frames": num_frames,
-            "seed": seed,
+            "seed": drawn,
             "held_out": held_out,
             "image_size": settings.image_size,
             "mixture": {name: round(w, 9) for name, w in zip(self.names, self.weights.tolist(), strict=True)},

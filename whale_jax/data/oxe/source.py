@@ -54,10 +54,10 @@ class MixtureSource:
         names = self.subsets.get(stage, ())
         return self.mixture.select(names) if names else self.mixture
 
-    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0, order=0) -> BatchIterator:
         batches = batches_by(self.loader)
         sizes = (batch_size, num_frames, seed)
-        return batches(self._seen_by(stage), self.settings, *sizes, shard=shard, fraction=fraction)
+        return batches(self._seen_by(stage), self.settings, *sizes, shard=shard, fraction=fraction, order=order)
 
     def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
         mixture = self._seen_by(stage).with_held_out(shard[1])

@@ -41,7 +41,7 @@ def tf_data(
     of batches taken as `start`, or save the iterator with `tf.train.Checkpoint`. GPUs are hidden from TensorFlow.
 
     Args:
-      choice: `held_out`, `shard` and `fraction` of `Mixture.plan`.
+      choice: `held_out`, `shard`, `fraction` and `order` of `Mixture.plan`.
 
     Returns:
       Elements with the fields of `whale_jax.data.contract.batch.Batch`.

@@ -15,6 +15,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.contract.batch import Batch, validate
 from whale_jax.data.contract.episode import Episode
+from whale_jax.data.contract.source import order_seed
 from whale_jax.data.store.store import EpisodeStore
 
 
@@ -217,9 +218,9 @@ class LocalSource:
     def statistics(self) -> Mapping[str, Any]:
         return self.store.info.get("statistics", {})
 
-    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0) -> BatchIterator:
-        store = self.store.select(split="train").share(fraction, seed)
-        return batches(store, batch_size, num_frames, seed, shard=shard, cache_bytes=self.cache_bytes)
+    def train(self, stage, batch_size, num_frames, seed, shard, fraction=1.0, order=0) -> BatchIterator:
+        store, drawn = self.store.select(split="train").share(fraction, seed), order_seed(seed, order)
+        return batches(store, batch_size, num_frames, drawn, shard=shard, cache_bytes=self.cache_bytes)
 
     def held_out(self, stage, batch_size, num_frames, seed, shard) -> BatchIterator | None:
         if "valid" not in self.store.names("split"):

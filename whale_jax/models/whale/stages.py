@@ -15,6 +15,7 @@ from whale_jax.nn.quantizer import code_usage, perplexity
 from whale_jax.training.optimizer import optimizer
 from whale_jax.training.sharding import Params
 from whale_jax.training.stage import Stage
+from whale_jax.training.step import in_parts
 
 USAGE_DECAY = 0.98
 
@@ -187,8 +188,8 @@ class EnsembleStage(DynamicsStage):
     """More dynamics models for ensemble uncertainty (docs/method.md §8), trained together in one program.
 
     Dimension key: M - 1 members next to the model of the dynamics stage, the first axis of every parameter.
-    Each member has its own initial values, clipping and optimiser state, and draws its own z and masks. Batches are
-    shared.
+    Each member has its own initial values, clipping and optimiser state, and draws its own z and masks. It sees batches
+    of its own, unless `own_batches` is False. Held-out batches are shared.
     """
 
     component = "ensemble"
@@ -199,6 +200,14 @@ class EnsembleStage(DynamicsStage):
     @classmethod
     def wanted(cls, settings):
         return settings.members > 0
+
+    @property
+    def batch_rows(self):
+        return self.settings.batch_size * (self.settings.members - 1 if self.settings.own_batches else 1)
+
+    @property
+    def data_order(self):
+        return self.seed_index if self.settings.own_batches else 0
 
     def init(self, key):
         keys = jax.random.split(key, self.settings.members - 1)
@@ -212,10 +221,11 @@ class EnsembleStage(DynamicsStage):
         return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
     def losses(self, params, frozen, batch, key, train):
-        keys = jax.random.split(key, self.settings.members - 1)
+        others = self.settings.members - 1
+        keys, own = jax.random.split(key, others), train and self.settings.own_batches
         one = super().losses  # bound here because `super()` does not work inside the lambda
-        # Only parameters and keys are mapped over, because members share the batch.
-        losses, metrics, _ = jax.vmap(lambda p, k: one(p, frozen, batch, k, train))(params, keys)
+        each, axes = (in_parts(batch, others), (0, 0, 0)) if own else (batch, (0, 0, None))
+        losses, metrics, _ = jax.vmap(lambda p, k, b: one(p, frozen, b, k, train), axes)(params, keys, each)
         metrics |= {"loss": losses["cross_entropy"] * self.loss_weights["cross_entropy"]}
         # With the sum of losses, a member's gradient is the same as it would be alone.
         return jax.tree.map(lambda x: x.sum(), losses), jax.tree.map(lambda x: x.mean(0), metrics), None
