@@ -1,6 +1,7 @@
 """The whole job on an invented store: the files that it leaves, and that it does nothing twice."""
 
 import json
+import shutil
 import socket
 
 import jax
@@ -122,6 +123,7 @@ def test_an_ablation_takes_over_the_stages_that_do_not_differ(trained, store, tm
         ({"seed": 1}, ()),
         ({"stages.dynamics.max_lr": 1.0}, ("tokenizer", "behaviour")),
         ({"stages.ensemble.members": 0}, tiny.STAGES[:4]),
+        ({"data.record.near_misses.train": 4}, ()),
     ],
 )
 def test_only_what_is_equal_is_taken_over(change, taken, trained, store, tmp_path):
@@ -130,6 +132,17 @@ def test_only_what_is_equal_is_taken_over(change, taken, trained, store, tmp_pat
     config.update_from_flattened_dict(change)
     assert reuse(trained[0], tmp_path, config) == list(taken)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_stages_from_before_near_misses_are_taken_over(trained, store, tmp_path):
+    shutil.copytree(trained[0] / "checkpoints", tmp_path / "old/checkpoints")
+    for file in tmp_path.glob("old/checkpoints/*/*/meta/metadata"):
+        meta = json.loads(file.read_text())
+        del meta["config"]["data"]["record"]["near_misses"]
+        file.write_text(json.dumps(meta))
+    config = tiny.get_config()
+    config.data.root = str(store)
+    assert reuse(tmp_path / "old", tmp_path / "new", config) == list(tiny.STAGES)
 
 
 def test_stages_of_other_data_or_of_another_run_are_not_mixed(trained, store, tmp_path):

@@ -21,6 +21,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser], add_group: Callabl
     command.add_argument("--train", type=int, default=1, help="episodes per task and training policy")
     command.add_argument("--valid", type=int, default=0, help="held-out episodes per task and training policy")
     command.add_argument("--test", type=int, default=0, help="episodes per task and unseen policy")
+    command.add_argument("--near-misses", type=int, default=0, help="near-misses per task, to train on")
+    command.add_argument("--valid-near-misses", type=int, default=0, help="held-out near-misses per task")
     command.add_argument("--image-size", type=int, default=64, help="side of a frame in pixels")
     command.add_argument("--camera", default="corner", help="camera of the simulator")
     command.add_argument("--steps", type=int, default=100, help="actions per episode")
@@ -79,6 +81,7 @@ def run_collect(options) -> None:
         options.root,
         tasks=TASKS if options.tasks == "all" else names_of(options.tasks),
         episodes={name: getattr(options, name) for name in ("train", "valid", "test") if getattr(options, name)},
+        near_misses={"train": options.near_misses, "valid": options.valid_near_misses},
         image_size=options.image_size,
         camera=options.camera,
         steps=options.steps,

@@ -11,6 +11,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import absolute, replacing_directory, write
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
+from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.jobs.configuration import make_world, stage_class, stages_of, to_plain
 from whale_jax.models.saved import check_architecture
 from whale_jax.training.checkpoint import Meta, disk_errors, newest_meta
@@ -66,7 +67,8 @@ def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict)
 
 
 def _record(config: dict[str, Any]) -> dict[str, Any]:
-    return _without_idle(config["data"]["record"]) | {"seed": config["seed"]}
+    former = {"near_misses": RecordSettings.defaults()["near_misses"]}  # what an older config means
+    return former | _without_idle(config["data"]["record"]) | {"seed": config["seed"]}
 
 
 def _without_idle(settings: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _open_store(config: ConfigDict, root: Path) -> EpisodeStore:
         root,
         tasks=record.tasks,
         episodes=record.episodes.to_dict(),
+        near_misses=record.get("near_misses", {}),
         image_size=config.model.image_size,
         camera=record.camera,
         steps=record.steps,

@@ -1,6 +1,7 @@
 """Recording: complete, resumable after a real kill, and never half of anything."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,22 @@ def test_what_is_there_is_kept_and_more_can_be_added(reference, tmp_path):
     assert file.read_bytes() == whole
 
 
+def test_near_misses_join_a_store_that_has_none(reference, tmp_path):
+    root = tmp_path / "store"
+    shutil.copytree(reference.root, root)
+    before = _files(root)
+    missed = record(root, **SETTINGS, **SMALL, near_misses={"train": 2, "valid": 1})
+    added = [r for r in missed.records if r["policy"] == "near-miss"]
+    assert len(missed) == len(reference) + len(added)
+    for task in SETTINGS["tasks"]:
+        assert [r["split"] for r in added if r["task"] == task] == ["train", "train", "valid"]
+    assert {r["policy"] for r in missed.held_out().records} == set(reference.held_out().names("policy"))
+    after = _files(root)
+    assert {f: after[f] for f in before if f != MANIFEST} == {f: before[f] for f in before if f != MANIFEST}
+    again = record(tmp_path / "other", **SETTINGS, **{**SMALL, "workers": 1}, near_misses={"train": 2, "valid": 1})
+    assert _files(again.root) == after
+
+
 @pytest.mark.parametrize("other", [{"image_size": 32}, {"camera": "corner2"}, {"steps": 30}, {"seed": 5}])
 def test_other_settings_are_refused_and_nothing_is_changed(reference, other):
     before = _files(reference.root)
@@ -182,6 +199,7 @@ def test_names_are_checked_before_anything_is_made(tmp_path):
         {"tasks": ["raech"]},
         {"camera": "corner9"},
         {"episodes": {"tset": 1}},
+        {"near_misses": {"trian": 1}},
         {"policies": ["exprt"]},
     ):
         with pytest.raises(WhaleError, match="did you mean"):
@@ -200,6 +218,11 @@ def test_an_episode_keeps_its_seed_whatever_else_is_recorded():
     }
     assert len(seeds) == 2 * 2 * 2 * 2 * 20 and all(0 <= seed < 2**31 for seed in seeds)
     assert episode_seed(0, "train", "reach", "expert", 0) == episode_seed(0, "train", "reach", "expert", 0)
+
+
+def test_near_misses_are_never_among_unseen_policies(tmp_path):
+    with pytest.raises(WhaleError, match="no split of near_misses named 'test'; valid names: train, valid"):
+        record(tmp_path / "new", **SETTINGS, **SMALL, near_misses={"test": 1})
 
 
 def test_policies_to_be_ranked_start_alike():

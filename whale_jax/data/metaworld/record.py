@@ -9,7 +9,7 @@ import itertools
 import os
 import traceback
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from whale_jax.base.progress import Progress
 from whale_jax.data.contract.recorded import check_image_size
 from whale_jax.data.metaworld import simulator as metaworld
 from whale_jax.data.metaworld.rendering import find_gl
-from whale_jax.data.metaworld.settings import SPLIT_POLICIES, RecordSettings
+from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.data.store.resume import resuming
 from whale_jax.data.store.storage import episode_file, record_of, write_episode, write_manifest
 from whale_jax.data.store.store import EpisodeStore, open_store
@@ -77,12 +77,11 @@ def _jobs(
 ) -> list[Job]:
     """Returns a job for every episode that the arguments of `record` ask for."""
     jobs = []
-    for task, (split, number) in itertools.product(dict.fromkeys(settings.tasks), settings.episodes.items()):
-        for policy in SPLIT_POLICIES[split]:
-            for index in range(number if policies is None or policy in policies else 0):
-                metadata = {"split": split, "index": index, "steps": settings.steps, "recording_seed": seed}
-                file, own = episode_file(split, task, policy, index), episode_seed(seed, split, task, policy, index)
-                jobs.append(Job(root, file, task, policy, own, settings, image_size, metadata))
+    for task, (split, policy, number) in itertools.product(dict.fromkeys(settings.tasks), settings.counts()):
+        for index in range(number if policies is None or policy in policies else 0):
+            metadata = {"split": split, "index": index, "steps": settings.steps, "recording_seed": seed}
+            file, own = episode_file(split, task, policy, index), episode_seed(seed, split, task, policy, index)
+            jobs.append(Job(root, file, task, policy, own, settings, image_size, metadata))
     return jobs
 
 
@@ -90,7 +89,8 @@ def record(
     root: Path | str,
     *,
     tasks: Iterable[str],
-    episodes: dict[str, int],
+    episodes: Mapping[str, int],
+    near_misses: Mapping[str, int] | None = None,
     image_size: int = 64,
     camera: str = RecordSettings.camera,
     steps: int = RecordSettings.steps,
@@ -108,6 +108,7 @@ def record(
     Args:
       episodes: number of episodes per task and policy, by split. "train" and "valid" use TRAIN_POLICIES, "test" the
         unseen TEST_POLICIES, and "ranked" the unseen RANKED_POLICIES.
+      near_misses: number of episodes of the policy "near-miss" per task, for the splits "train" and "valid".
       image_size: side of a frame in pixels.
       steps: actions per episode; an episode has steps + 1 frames.
       action_repeat: simulator steps per action, of which there are 80 a second.
@@ -121,14 +122,17 @@ def record(
     """
     if workers is not None and workers < 0:
         raise WhaleError(f"{workers} processes record nothing; give 1 or more, or 0 for one per core.")
-    settings = RecordSettings(tuple(tasks), episodes, steps, action_repeat, camera)
+    settings = RecordSettings(tuple(tasks), episodes, near_misses or {}, steps, action_repeat, camera)
     policies = None if policies is None else list(policies)
     metaworld.check_names(policies=policies or ())
     check_image_size(image_size)
     root = Path(root)
     jobs = _jobs(root, settings, policies, image_size, seed)
     if not jobs:
-        raise WhaleError(f"No episode was asked for: tasks {settings.tasks}, episodes {episodes}, policies {policies}.")
+        raise WhaleError(
+            f"No episode was asked for: tasks {settings.tasks}, episodes {episodes}, near-misses {near_misses}, "
+            f"policies {policies}."
+        )
     shared = {"image_size": [image_size] * 2, "camera": camera, "steps": steps, "action_repeat": action_repeat}
     shared["recording_seed"] = seed
     with resuming(root, {job.file for job in jobs}, shared) as headers:

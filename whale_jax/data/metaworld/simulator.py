@@ -17,6 +17,7 @@ import numpy as np
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.data.contract.actions import ActionSpec, StateSpec
 from whale_jax.data.contract.episode import Episode
+from whale_jax.data.metaworld.near_misses import near_miss
 from whale_jax.data.metaworld.rendering import FrameRenderer, use_gl
 
 TASKS = (
@@ -61,7 +62,9 @@ RANKED_POLICIES = TEST_POLICIES + (
     "cross-environment-d",
     "cross-environment-e",
 )
-POLICIES = TRAIN_POLICIES + RANKED_POLICIES
+# A seventh policy to train on, which is recorded only where settings ask for it.
+NEAR_MISS = "near-miss"
+POLICIES = (*TRAIN_POLICIES, NEAR_MISS, *RANKED_POLICIES)
 
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 
@@ -154,15 +157,21 @@ def _scripted(task: str) -> Policy:
     return lambda obs: np.clip(script.get_action(obs.copy()), -1.0, 1.0)
 
 
-def make_policy(task: str, name: str, seed: int) -> Policy:
+@functools.lru_cache(maxsize=1)
+def _rehearsal_env(task: str):
+    return make_env(task)
+
+
+def make_policy(task: str, name: str, seed: int, action_repeat: int = 1) -> Policy:
     """Returns the policy `name` for `task`, a function from observation (39,) to action (4,) float32 in [-1, 1].
 
-    Its random numbers depend on `seed` alone.
+    Its random numbers depend on `seed` alone, and what it does on `action_repeat` only for near-miss.
       expert: Meta-World's script.
       random: uniform actions.
       expert-noise-s: the expert's clipped action plus N(0, s^2).
       expert-or-random-p: for five steps at a time, random with probability p (0.5 by default) and otherwise the expert.
       cross-environment-a to -e: the script of another task, given the observations of this one.
+      near-miss: the hand goes where the expert's is at success in the episode of `seed`, without the object.
     """
     check_names(tasks=(task,), policies=(name,))
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -174,6 +183,8 @@ def make_policy(task: str, name: str, seed: int) -> Policy:
         act = random
     elif name in _CROSS:
         act = _scripted(TASKS[(TASKS.index(task) + _CROSS[name]) % len(TASKS)])
+    elif name == NEAR_MISS:
+        act = near_miss(_rehearsal_env(task), _scripted(task), seed, rng, action_repeat)
     elif name.startswith("expert-noise-"):
         expert, scale = _scripted(task), float(name.removeprefix("expert-noise-"))
 
@@ -257,7 +268,7 @@ class Simulator:
 
     def rollout(self, policy_name: str, seed: int, steps: int = 100, action_repeat: int = 1) -> Episode:
         """Records one episode of a policy in `POLICIES`, see `play`."""
-        policy = make_policy(self.task, policy_name, seed)
+        policy = make_policy(self.task, policy_name, seed, action_repeat)
         with warnings.catch_warnings():
             # The scripts warn that they exceed [-1, 1], but every action is clipped.
             warnings.filterwarnings("ignore", message="Constant")
