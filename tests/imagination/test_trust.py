@@ -27,7 +27,7 @@ from whale_jax.imagination.trust import (
     steps_of,
     write_trust,
 )
-from whale_jax.imagination.world import LoadedModel
+from whale_jax.imagination.world import LoadedModel, load
 
 CONTEXT, HORIZON = 4, 3
 
@@ -217,6 +217,19 @@ def test_a_calibration_elsewhere_is_named(model, tmp_path):
     write_trust(place, model.imagine(*context()).trust.trust)
     alone = dataclasses.replace(model, source=Path("tiny/checkpoints/reward/1"), trust_file=place)
     assert alone.imagine(*context()).bound is not None
+
+
+def test_a_calibration_that_is_named_has_to_be_of_these_parameters(trained, tmp_path):
+    errors = np.full((9, 3), 0.1)
+    for name, model in (("mine", load(trained[0]).imagining), ("other", "another")):
+        write_trust(tmp_path / f"{name}.json", trust_of(model, reach=calibration(errors)))
+    frames, actions = np.zeros((1, CONTEXT, 16, 16, 3), np.uint8), np.zeros((1, CONTEXT + 2, 4), np.float32)
+    future = load(trained[0], trust=tmp_path / "mine.json").imagine(frames, actions)
+    np.testing.assert_allclose(future.bound, [0.1] * 3)
+    with pytest.raises(WhaleError, match="other.json was calibrated with other parameters"):
+        load(trained[0], trust=tmp_path / "other.json")
+    with pytest.raises(WhaleError, match="trust.json holds no calibration"):
+        load(trained[0], trust=tmp_path / "trust.json")
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ class Calibration:
                 clip, step = np.argwhere(~(np.isfinite(values) & (values >= 0)))[0]
                 raise WhaleError(
                     f"The {name} of {task}'s calibration clip {clip} is {values[clip, step]} at step {step + 1}, and a "
-                    "bound takes finite numbers from 0 up; leave the clip out."
+                    "bound takes finite numbers from 0 up; calibrate again, without an uncertainty that has others."
                 )
         if not exceeding(count := len(self.errors), alpha):
             least = rounded_up(1 / (count + 1))
@@ -226,7 +226,6 @@ class Horizon:
         Raises:
           WhaleError: the tolerance is not above 0.
         """
-        check_tolerance(tolerance)
         readings = steps_of((1, count)) if self.clock == STEPS else clock_of(estimates)
         end, last = self.limit(tolerance)
         return (readings[:, :last] < end).sum(axis=1)

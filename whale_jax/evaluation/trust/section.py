@@ -66,15 +66,20 @@ def _compared(report: dict[str, Any], name: str) -> str:
     found, plain = (_by_clock(report, clock) for clock in (name, STEPS))
     longer = found["steps"] > plain["steps"]
     return (
-        f"Rollouts that are trusted by their {page.words(name)} are trusted for {page.number(found['steps'], 1)} "
-        f"steps, {'' if longer else 'not '}more than the {page.number(plain['steps'], 1)} that are trusted by number "
-        f"alone (mean of tasks and tolerances; kept {page.number(found['kept'])} and {page.number(plain['kept'])})."
+        f"By their {page.words(name)}, rollouts are trusted for {page.number(found['steps'], 1)} steps, "
+        f"{'' if longer else 'not '}more than the {page.number(plain['steps'], 1)} by number; "
+        f"{page.number(found['kept'])} and {page.number(plain['kept'])} of them stay below the tolerance until then "
+        "(mean of the tasks and tolerances at which, by number, some steps are trusted and some are not)."
     )
 
 
 def _by_clock(report: dict[str, Any], name: str) -> dict[str, float] | None:
-    """Returns the means over tasks and tolerances of what a clock is worth; None if there were too few clips."""
-    rows = [row["clocks"][name] for entry in report["tasks"].values() for row in entry["horizons"] if row["clocks"]]
+    """Returns the means over tasks and tolerances of what a clock is worth; None if there are none to compare.
+
+    Where by number no step is trusted, or every one, there is nothing to compare.
+    """
+    rows = [row for entry in report["tasks"].values() for row in entry["horizons"] if row["clocks"]]
+    rows = [row["clocks"][name] for row in rows if 0 < row["steps"] < report["settings"]["horizon"]]
     return {key: float(np.mean([row[key] for row in rows])) for key in ("steps", "kept")} if rows else None
 
 
