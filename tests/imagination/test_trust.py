@@ -159,7 +159,8 @@ def model(tmp_path_factory):
     entropy = model.imagine(*context(9), uncertainty="entropy").uncertainty
     errors = np.linspace(0.05, 0.25, 9)[:, None] + 0.05 * np.arange(HORIZON)
     near, far = calibration(errors, entropy=entropy), calibration(errors + 0.1, entropy=entropy)
-    write_trust(Workdir(run).trust, trust_of(model.imagining, **{"door-close": near, "reach": far}))
+    place = Workdir(run / "trust").trust  # where `whale evaluate --suite=trust` has its report
+    write_trust(place, trust_of(model.imagining, **{"door-close": near, "reach": far}))
     return dataclasses.replace(model)
 
 

@@ -48,6 +48,8 @@ class Imagination:
     def trust_horizon(self, tolerance: float) -> np.ndarray:
         """Returns for how many steps each future is trusted to stay below an error, (B,) int, see `Horizon.steps`.
 
+        Unless `imagine` was told the task, that is the fewest steps of all tasks that were calibrated.
+
         Raises:
           WhaleError: the errors of such futures are not calibrated, or the tolerance is not above 0.
         """
