@@ -218,8 +218,9 @@ def test_estimators_that_were_asked_for_are_had_or_refused(world):
     assert choose(world, ("entropy",))[1] == 4 and choose(world, ("entropy",), context=2)[1] == 2
     without = dataclasses.replace(world, params={k: v for k, v in world.params.items() if k != "ensemble"})
     assert list(choose(without)[0]) == ["retracing", "entropy"] and "Without ensemble" in choose(without)[2][0]
+    asked = dataclasses.replace(SETTINGS, estimators=("ensemble",))
     with pytest.raises(WhaleError, match="cannot compare ensemble: .* holds no ensemble"):
-        choose(without, ("ensemble",))
+        SUITES["uncertainty"].check(Job(without, None, None, settings=asked))
     with pytest.raises(WhaleError, match="did you mean entropy"):
         SUITES["uncertainty"].check_settings(dataclasses.replace(SETTINGS, estimators=("entropi",)))
 

@@ -92,8 +92,9 @@ def _run(job: Job, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
         suite = SUITES[name]
         try:
             suite.check_settings(own)
-            suite.check(job)
-            result = suite.run(dataclasses.replace(job, settings=own))
+            own_job = dataclasses.replace(job, settings=own)
+            suite.check(own_job)
+            result = suite.run(own_job)
         except WhaleError as error:
             failed.append(f"{name}: {error}")
             continue
@@ -261,7 +262,7 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
     shown = {folder.partition("/")[0] for name in request.suites for folder in SUITES[name].folders}
     check_writable(job.output, "--output=DIR", {*shown, *request.suites, Workdir(job.output).features.name})
     for name in request.suites:
-        SUITES[name].check(job)
+        SUITES[name].check(dataclasses.replace(job, settings=chosen.settings[name]))
     phases = json.loads(path.read_text()) if (path := model.workdir.phases).exists() else {}
     with Workdir(job.output).locked():
         return evaluate(job, chosen.settings, {"phases": phases}), job.output

@@ -42,11 +42,6 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(undefined, np.nan, (a * b).sum(-1) / np.where(undefined, 1.0, scale))
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the rank correlation of two arrays of equal size, where ties have their average rank."""
-    return pearson(rankdata(a), rankdata(b))
-
-
 def resamples(trajectories: int, draws: int, seed: int) -> np.ndarray:
     """Draws (R, E) trajectories with replacement, for a bootstrap."""
     return np.random.default_rng(seed).integers(0, trajectories, (draws, trajectories))
@@ -67,7 +62,7 @@ def correlations(errors: np.ndarray, estimates: np.ndarray, picks: np.ndarray) -
         within: that over the trajectories at one step, as the mean of the steps. Steps without a coefficient, because
           all trajectories have the same estimate, are left out.
         trajectory: that of the mean estimates and mean errors of trajectories.
-        spearman: Spearman's coefficient over all pairs.
+        spearman: Spearman's coefficient over all pairs, where ties have their average rank.
     """
     rows = np.vstack([np.arange(len(errors)), picks])
     a, b = (np.asarray(values, np.float64)[rows] for values in (estimates, errors))

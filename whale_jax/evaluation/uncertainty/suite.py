@@ -81,6 +81,11 @@ class Uncertainty(Suite):
         for asked in estimates.specifications(settings.estimators):
             ESTIMATORS.find(asked.partition(":")[0])
 
+    def check(self, job: Job) -> None:
+        super().check(job)
+        if job.settings.estimators:
+            estimates.choose(job.model, job.settings.estimators, job.settings.context)
+
     def run(self, job: Job) -> dict[str, Any]:
         model, asked = job.model, job.settings
         found, context, notes = estimates.choose(model, asked.estimators, asked.context)
