@@ -54,7 +54,7 @@ def statement(report: dict[str, Any]) -> str:
     steps, tasks = report["settings"]["horizon"], count(len(report["tasks"]), "task")
     sentences = [
         f"Pearson's correlation of uncertainty with the perceptual error of {steps}-step rollouts on unseen action "
-        f"sequences, mean of {tasks}."
+        f"sequences, mean of {tasks}; differences are in brackets."
     ]
     for error in report["mean"]:
         sentences += _said(report, error)
@@ -70,18 +70,20 @@ def _said(report: dict[str, Any], error: str) -> list[str]:
     beside = "" if rival is None else f"; the best free rival, {rival}, {page.interval(mean[rival]['pooled'])}"
     sentences = [f"Against {ERRORS[error]}: {each('pooled')}{beside}."]
     for a, others in pairs:
-        if verdicts := [text for b in others if (text := _verdict(report, error, a, b))]:
-            sentences.append(f"{a[0].upper()}{a[1:]} {listed(verdicts)}.")
+        verdicts: dict[str, list[str]] = {}
+        for b in others:
+            found = difference(report, error, a, b)["pooled"]
+            if None not in found:
+                verdicts.setdefault(_verdict(found), []).append(f"{b} ({page.interval(found)})")
+        if verdicts:
+            told = listed([f"{verdict} {listed(names)}" for verdict, names in verdicts.items()])
+            sentences.append(f"{a[0].upper()}{a[1:]} {told}.")
     return [*sentences, f"Within single steps: {each('within')}. Per trajectory: {each('trajectory')}."]
 
 
-def _verdict(report: dict[str, Any], error: str, a: str, b: str) -> str:
-    """Returns whether one estimate is better than another, or "" where that is undefined."""
-    found = difference(report, error, a, b)["pooled"]
-    if None in found:
-        return ""
-    verdict = "is better than" if found[1] > 0 else "is worse than" if found[2] < 0 else "cannot be told from"
-    return f"{verdict} {b} (difference {page.interval(found)})"
+def _verdict(difference: Interval) -> str:
+    _, low, high = difference
+    return "is better than" if low > 0 else "is worse than" if high < 0 else "cannot be told from"
 
 
 def uncertainty_section(report: dict) -> str:
