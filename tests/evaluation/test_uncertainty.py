@@ -65,8 +65,10 @@ def alone(world, store, tmp_path_factory):
             return memory, {"uncertainty": prediction.frames.mean((2, 3, 4))}
 
     ESTIMATORS.add(Brightness)
-    yield measured(world, store, tmp_path_factory.mktemp("alone"), estimators=("brightness",))
-    del ESTIMATORS._rows["brightness"]
+    try:
+        return measured(world, store, tmp_path_factory.mktemp("alone"), estimators=("brightness",))
+    finally:
+        del ESTIMATORS._rows["brightness"]  # other tests compare what is registered
 
 
 @pytest.mark.slow
