@@ -76,6 +76,22 @@ def test_policy_knows_frames_to_t_and_actions_before_t(behaviour, segment, setti
     assert_splits(before[0], behaviour["policy"](frames, actions, z[..., ::-1])[0], 0)
 
 
+@pytest.mark.parametrize("t", INDICES)
+def test_policy_takes_an_embedding_of_every_frame(behaviour, segment, settings, changed_at, assert_splits, t):
+    frames, actions, z = segment
+    groups = settings.behaviour.groups
+    each = z.reshape(*z.shape[:2], groups, -1)
+    for out, other in zip(
+        behaviour["policy"](frames, actions, each),
+        behaviour["policy"](frames, actions, changed_at(z, t).reshape(each.shape)),
+        strict=True,
+    ):
+        assert_splits(out, other, t)
+    same = np.repeat(each[:, :1], z.shape[1], axis=1)
+    constant, one = (behaviour["policy"](frames, actions, given)[0] for given in (same, each[:, 0]))
+    np.testing.assert_array_equal(constant, one)
+
+
 @pytest.mark.parametrize("t", [0, 3])
 def test_posterior_knows_the_whole_segment(behaviour, segment, changed_at, t):
     frames, actions, _ = segment

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import tiny
 
 from whale_jax.base.workdir import Workdir
@@ -225,10 +226,65 @@ def test_without_patience_the_last_parameters_are_the_result(tmp_path, meta):
     np.testing.assert_allclose(params["behaviour"]["at"], 20.0, atol=1e-2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rising(Drift):
+    """The same stage, selected by another metric, which falls for ever and starts above every loss."""
+
+    selects_on = "slope"
+
+    def losses(self, params, frozen, batch, key, train):
+        losses, _, aux = super().losses(params, frozen, batch, key, train)
+        return losses, {"slope": 100.0 - params["at"].sum()}, aux
+
+
+def test_a_best_value_of_another_metric_is_not_compared_with(tmp_path, meta):
+    """A run that was begun when the loss selected goes on; by that loss, three evaluations would end it at step 6."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(params):
+        raise Stopped
+
+    trainer = drift_run(tmp_path, meta, patience=3)
+    trainer.settings = dataclasses.replace(trainer.settings, save_every=1)
+    trainer.run = dataclasses.replace(trainer.run, measure=stop, measure_every=3)
+    with pytest.raises(Stopped):
+        trainer.train()
+    before = drift_run(tmp_path, meta, patience=3)
+    after = Trainer(Rising(before.stage.world, ACTION_SPEC, before.settings), {}, before.run)
+    params, summary = after.train()
+    assert summary["steps"] == 20
+    np.testing.assert_allclose(params["behaviour"]["at"], 20.0, atol=1e-2)
+
+
+def test_behaviour_is_selected_by_what_the_prior_alone_achieves(world, networks, batch):
+    """By hand: the policy sees at every frame the prior's most likely embedding there. Padding does not count."""
+    config, rng = tiny.get_config(), np.random.default_rng(0)
+    stage = make_stage(config, "behaviour", ACTION_SPEC)
+    shapes = nn.unbox(world.shapes("behaviour"))
+    params = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), jnp.float32), shapes)
+    masks = np.array([[True] * 4, [True, True, True, False]])
+    padded = batch.replace(frame_mask=masks, action_mask=masks & np.array([1, 1, 1, 0], bool))
+    _, (metrics, _) = jax.jit(stage.loss, static_argnums=4)(params, {}, padded, jax.random.key(0), False)
+    actions = ACTION_SPEC.normalise(padded.actions)
+    log_p = np.asarray(networks.infer_behaviour({"behaviour": params}, padded.frames, actions))
+    z = jax.nn.one_hot(log_p.argmax(-1), log_p.shape[-1])
+    mean, log_std = networks.policy.apply({"params": params["policy"]}, padded.frames, actions, z)
+    nll = -scipy.stats.norm.logpdf(actions, mean, np.exp(log_std)).sum(-1)
+    assert float(metrics["prior_nll"]) == pytest.approx(nll[padded.action_mask].mean(), rel=1e-4)
+    assert abs(float(metrics["nll"]) - float(metrics["prior_nll"])) > 1e-3
+    entropy = -(np.exp(log_p) * log_p).sum((-2, -1))
+    assert float(metrics["prior_entropy"]) == pytest.approx((entropy[0, 3] + entropy[1, 2]) / 2, rel=1e-4)
+    assert float(metrics["prior_entropy_max"]) == pytest.approx(4 * np.log(4))
+    trained = jax.eval_shape(lambda: stage.loss(params, {}, padded, jax.random.key(0), True))[1][0]
+    assert set(metrics) - set(trained) == {"prior_nll", "prior_entropy", "prior_entropy_max"}
+
+
 def test_each_stage_is_named_after_what_it_trains():
     stages = make_world(tiny.get_config()).stages
     assert list(stages) == list(tiny.STAGES) and all(stage.component == name for name, stage in stages.items())
-    assert stages["behaviour"].selects_on == "nll"
+    assert stages["behaviour"].selects_on == "prior_nll"
 
 
 def test_a_stage_draws_the_numbers_that_it_always_drew_and_holds_what_was_trained_before(world):

@@ -24,6 +24,11 @@ def mode(log_probs: jax.Array) -> jax.Array:
     return jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1])
 
 
+def entropy(log_probs: jax.Array) -> jax.Array:
+    """Returns the entropy in nats of categorical vectors (..., G, C), summed over groups: (...)."""
+    return -(jnp.exp(log_probs) * log_probs).sum((-2, -1))
+
+
 def kl_divergence(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
     """Returns KL(q || p) of categorical vectors (..., G, C), summed over groups: (...)."""
     return (jnp.exp(log_q) * (log_q - log_p)).sum((-2, -1))

@@ -44,6 +44,7 @@ class Meta:
         by name of the data set.
       finished: whether the stage is over.
       best: best held-out value so far.
+      best_of: the held-out metric that `best` is a value of.
       bad_evals: evaluations since then without a better value.
       order: the stages of the run, in the order of training.
       format: format of the checkpoint.
@@ -60,6 +61,7 @@ class Meta:
     best: float | None = None
     bad_evals: int = 0
     order: list[str] = dataclasses.field(default_factory=list)
+    best_of: str = "loss"
     format: str = FORMAT
 
 

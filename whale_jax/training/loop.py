@@ -208,6 +208,9 @@ class Trainer:
             set_aside(directory, unreadable)
         batches.set_state(data)
         self._best, self._bad_evals, self._best_params = meta.best, meta.bad_evals, best
+        if meta.best is not None and meta.best_of != self.stage.selects_on and not meta.finished:
+            # Values of two metrics cannot be compared, so the best parameters are searched for anew.
+            self._best, self._bad_evals, self._best_params = None, 0, None
         if not meta.finished:
             say(f"{self.stage.name}: resuming at step {step} of {self.settings.steps}")
         return state, meta.finished
@@ -274,6 +277,7 @@ class Trainer:
             finished=finished,
             best=self._best,
             bad_evals=self._bad_evals,
+            best_of=self.stage.selects_on,
         )
         if finished and self._best_params is not None:
             items["params"] = self.frozen | {self.stage.name: self._best_params}

@@ -45,6 +45,7 @@ class Stage:
       selects_on: held-out metric that selects the best parameters.
       rows: number that divides the rows of a batch.
       fewest_frames: fewest frames of a segment that this stage can learn from.
+      suites: names of the evaluation suites that say how well the stage has learnt.
       optional: whether a config may leave the stage out.
       extra: whether the model imagines without the component, which is trained after the heads.
     """
@@ -63,6 +64,7 @@ class Stage:
     selects_on: ClassVar[str] = "loss"
     rows: ClassVar[int] = 1
     fewest_frames: ClassVar[int] = 1
+    suites: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[bool] = False
     extra: ClassVar[bool] = False
 

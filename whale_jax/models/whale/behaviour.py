@@ -152,10 +152,11 @@ class Policy(nn.Module):
         Args:
           frames: (B, T, H, W, 3).
           actions: (B, T, A) normalised.
-          z: (B, G, C), one embedding per segment.
+          z: (B, G, C), one embedding per segment, or (B, T, G, C), one at every frame.
         """
         s = self.settings
-        z = jnp.broadcast_to(z.reshape(z.shape[0], 1, -1), (*actions.shape[:2], s.embedding_dim))
+        z = z if z.ndim == 4 else z[:, None]
+        z = jnp.broadcast_to(z.reshape(*z.shape[:2], -1), (*actions.shape[:2], s.embedding_dim))
         features, _ = HistoryEncoder(s.policy, s.patch, name="encoder")(frames, previous_actions(actions), z)
         mean, log_std = jnp.split(
             Dense(2 * s.action_dim, ("embed", None), std=HEAD_STD, name="head")(features), 2, axis=-1

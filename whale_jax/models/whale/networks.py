@@ -10,7 +10,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import check_least
 from whale_jax.models.base import ModelSettings
 from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior, previous_actions
-from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings
+from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings, random_mask
 from whale_jax.models.whale.tokenizer import Tokenizer, TokenizerSettings
 from whale_jax.nn.transformer import TimeCache
 from whale_jax.training.sharding import Params
@@ -126,6 +126,27 @@ class Networks:
     def predict_tokens(self, params: Params, ids, actions, z, mask=None) -> jax.Array:
         """Returns the dynamics model's logits (B, T, N, V); arguments are as in `Dynamics`."""
         return self.predict_more(params, ids, actions, z, mask)[0]
+
+    def predict_segment(self, params: Params, ids, actions, z, mask_key: jax.Array | None = None):
+        """Predicts the tokens of a whole segment, each frame from those before it.
+
+        Args:
+          ids: (B, T, N); actions: (B, T, A); z: (B, T, Z), or None without behaviour conditioning.
+          mask_key: key of the training masks of `maskgit`. None masks every frame but the first.
+
+        Returns:
+          Logits (B, S, N, V) and targets (B, S, N) of the last S frames, and which targets are predicted, (B, S, N)
+          bool, or None for all of them.
+        """
+        s = self.settings.dynamics
+        if s.decode_mode == "parallel":
+            logits = self.predict_tokens(params, ids[:, :-1], actions[:, :-1], None if z is None else z[:, :-1])
+            return logits, ids[:, 1:], None
+        if mask_key is None:
+            masked = jnp.ones(ids.shape, bool).at[:, 0].set(False)
+        else:
+            masked = random_mask(mask_key, s, ids.shape)
+        return self.predict_tokens(params, ids, actions, z, masked), ids, masked
 
     def decode_more(self, params: Params, ids, cache: TimeCache | None = None):
         """Decodes as `decode` does, with state; `cache` is as in `STTransformer.extend`, here and below."""

@@ -1,14 +1,16 @@
 """The stages of training: the networks that each trains, those that it keeps frozen, and its loss."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from whale_jax.models.whale.behaviour import gaussian_nll
-from whale_jax.models.whale.dynamics import random_mask, token_cross_entropy
+from whale_jax.models.whale.dynamics import token_cross_entropy
 from whale_jax.models.whale.networks import Networks
-from whale_jax.nn.categorical import kl_divergence, mode, straight_through_sample
+from whale_jax.nn.categorical import entropy, kl_divergence, mode, straight_through_sample
 from whale_jax.nn.layers import to_unit
 from whale_jax.nn.masked import masked_mean
 from whale_jax.nn.quantizer import code_usage, perplexity
@@ -114,7 +116,11 @@ def _with_codebook(params: Params, codebook: jax.Array) -> Params:
 
 
 class BehaviourStage(WhaleStage):
-    """Evidence lower bound of actions (docs/method.md §4, Eq. 4). The held-out likelihood selects the checkpoint."""
+    """Evidence lower bound of actions (docs/method.md §4, Eq. 4).
+
+    The checkpoint is selected by the likelihood of held-out actions under the embedding that the prior infers, because
+    only the prior is used afterwards.
+    """
 
     component = "behaviour"
     weights = {"nll": 1.0, "kl": 0.1}  # 0.1 is beta of Eq. 4
@@ -122,7 +128,8 @@ class BehaviourStage(WhaleStage):
     finetuning = {"steps": 1_000}
     seed_index = 1
     action_inputs = ("*.encoder.extra_0.*", "policy.head.*")
-    selects_on = "nll"
+    selects_on = "prior_nll"
+    suites = ("behaviour",)
 
     def losses(self, params, frozen, batch, key, train):
         n = self.networks
@@ -134,7 +141,22 @@ class BehaviourStage(WhaleStage):
         nll = masked_mean(gaussian_nll(mean, log_std, actions), batch.action_mask)
         kl = masked_mean(kl_divergence(log_q[:, None], log_p), batch.frame_mask)
         error = masked_mean(jnp.abs(mean - actions).mean(-1), batch.action_mask)
-        return {"nll": nll, "kl": kl}, {"nll": nll, "kl": kl, "action_error": error}, None
+        metrics = {"nll": nll, "kl": kl, "action_error": error}
+        if not train:
+            metrics |= self._prior_metrics(params, batch, actions, log_p)
+        return {"nll": nll, "kl": kl}, metrics, None
+
+    def _prior_metrics(self, params, batch, actions, log_p):
+        """Returns what the prior alone achieves: the actions' likelihood under its z_t, and its entropy."""
+        n, s = self.networks, self.networks.settings.behaviour
+        mean, log_std = n.policy.apply({"params": params["policy"]}, batch.frames, actions, mode(log_p))
+        last = batch.frame_mask.sum(1) - 1  # an earlier frame has a shorter history
+        at_last = jnp.take_along_axis(entropy(log_p), last[:, None], axis=1)
+        return {
+            "prior_nll": masked_mean(gaussian_nll(mean, log_std, actions), batch.action_mask),
+            "prior_entropy": at_last.mean(),
+            "prior_entropy_max": jnp.float32(s.groups * math.log(s.classes)),
+        }
 
 
 class DynamicsStage(WhaleStage):
@@ -147,6 +169,7 @@ class DynamicsStage(WhaleStage):
     seed_index = 2
     action_inputs = ("action.*",)
     fewest_frames = 2
+    suites = ("behaviour",)
 
     def losses(self, params, frozen, batch, key, train):
         logits, targets, mask = self._predict(params, frozen, batch, key, train)
@@ -169,12 +192,10 @@ class DynamicsStage(WhaleStage):
             z = jax.nn.one_hot(z, log_p.shape[-1]).reshape(*ids.shape[:2], -1)
         ids, z = jax.lax.stop_gradient((ids, z))
         real = jnp.broadcast_to(batch.frame_mask[..., None], ids.shape).astype(jnp.float32)
-        params = {"dynamics": params}
-        if s.decode_mode == "parallel":
-            logits = n.predict_tokens(params, ids[:, :-1], actions[:, :-1], None if z is None else z[:, :-1])
-            return logits, ids[:, 1:], real[:, 1:]
-        masked = random_mask(mask_key, s, ids.shape) if train else jnp.ones(ids.shape, bool).at[:, 0].set(False)
-        return n.predict_tokens(params, ids, actions, z, masked), ids, real * masked
+        key = mask_key if train else None
+        logits, targets, predicted = n.predict_segment({"dynamics": params}, ids, actions, z, key)
+        real = real[:, -targets.shape[1] :]
+        return logits, targets, real if predicted is None else real * predicted
 
     def film(self, params, frozen, batch):
         one = jax.tree.map(lambda x: x[:1], batch)
@@ -196,6 +217,7 @@ class EnsembleStage(DynamicsStage):
     finetuning = {"members": 0}
     seed_index = 4
     optional, extra = True, True
+    suites = ()
 
     @classmethod
     def wanted(cls, settings):
