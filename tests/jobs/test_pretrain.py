@@ -49,6 +49,16 @@ def test_metrics_say_how_they_were_made(metrics):
     assert run["dataset"]["episodes"] == 8 and run["config"]["name"] == "tiny"
 
 
+def test_whether_behaviour_is_learnt_is_said_before_dynamics_build_on_it_and_in_the_report(trained, metrics):
+    said = [line for line in trained[1].err.splitlines() if "What is inferred of the policy" in line]
+    assert len(said) == 1 and said[0].startswith("behaviour: ") and "not trained yet" in said[0]
+    assert trained[1].err.index(said[0]) < trained[1].err.index("dynamics")
+    found = metrics["behaviour"]
+    assert found["policies"] == "seen" and set(found["cross_entropy"]) == {"seen", "unseen"}
+    assert "What is inferred of the policy" in trained[1].out
+    assert 'id="embedding"' in (trained[0] / "report.html").read_text()
+
+
 def test_histories_have_every_step_and_every_evaluation(trained, metrics):
     for name in tiny.STAGES:
         entries = tiny.history_of(trained[0], name)

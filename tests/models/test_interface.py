@@ -31,7 +31,8 @@ from whale_jax.training.step import step_flops
 
 def test_what_a_model_can_do_is_what_it_defines():
     whale, rssm = make_world(load_config("quickstart")).model, make_world(default_config("rssm")).model
-    assert whale.abilities == {"reconstruct", "branch", "behaviour", "without_behaviour", "step_members", "entropy"}
+    behaviour = {"behaviour", "infer_behaviour", "surprise", "without_behaviour"}
+    assert whale.abilities == {"reconstruct", "branch", "step_members", "entropy", *behaviour}
     assert rssm.abilities == {"reconstruct", "own_reward", "entropy"}
     assert {whale, dataclasses.replace(whale)} == {whale}, "equal settings share a compiled program"
 

@@ -42,7 +42,8 @@ def cheap_evaluation(
     if model.untrained(components):
         return None
     chosen = cheap(config)
-    able = {name: own for name, own in chosen.settings.items() if SUITES[name].requires <= set(components)}
+    there = model.world.model.abilities | set(components)
+    able = {name: own for name, own in chosen.settings.items() if SUITES[name].requires <= there}
 
     def evaluate(params: Mapping[str, Any]) -> dict[str, float]:
         job = Job(dataclasses.replace(model, params=params), store, output, chosen.clips, films=False)

@@ -58,7 +58,8 @@ def evaluate(job: Job, settings: Mapping[str, Any], run: Mapping[str, Any] | Non
     if "video" in earlier and "video" not in measured:
         protocol = earlier["protocol"]
     kept = {name: part for suite, result in results(earlier) for name, part in suite.to_metrics(result).items()}
-    phases = (run or {}).get("phases", {}) | {"evaluation": time.perf_counter() - started}
+    phases = dict((run or {}).get("phases", {}))
+    phases["evaluation"] = phases.get("evaluation", 0.0) + time.perf_counter() - started
     metrics = {
         "format": FORMAT,
         "failed": failed,
@@ -249,14 +250,16 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
     for name, policy in request.policies.items():
         if hasattr(policy, "action_spec"):
             model.action_spec.check_same(policy.action_spec, name)
+    episodes = model.open_episodes(request.data)
     job = Job(
         model=model,
-        store=model.open_episodes(request.data).held_out(),
+        store=episodes.held_out(),
         output=Path(request.output or model.workdir.root / request.folder),
         clips=chosen.clips,
         say=say,
         policies=request.policies,
         training=_training(model),
+        seen=seen(episodes),
         given=request.data is not None,
     )
     shown = {folder.partition("/")[0] for name in request.suites for folder in SUITES[name].folders}
@@ -266,6 +269,11 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
     phases = json.loads(path.read_text()) if (path := model.workdir.phases).exists() else {}
     with Workdir(job.output).locked():
         return evaluate(job, chosen.settings, {"phases": phases}), job.output
+
+
+def seen(store: EpisodeStore) -> EpisodeStore | None:
+    """Returns a store's held-out episodes of the policies of training; None if it has none."""
+    return store.select(split="valid") if "valid" in store.names("split") else None
 
 
 def _training(model: LoadedModel) -> EpisodeStore | None:

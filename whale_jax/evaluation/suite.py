@@ -25,6 +25,8 @@ class Job:
     say: Callable[[str], Any] = lambda text: None
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # more policies to rank, by name
     training: EpisodeStore | None = None  # the episodes that the model was trained on, if available
+    # The held-out episodes of the policies that the model was trained on (split valid), if available.
+    seen: EpisodeStore | None = None
     given: bool = True  # whether the user named `store`, so that no other episodes are recorded
     films: bool = True
 

@@ -7,6 +7,7 @@ from typing import Any
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.registry import Registry
 from whale_jax.base.settings import Settings, check_least
+from whale_jax.evaluation.behaviour.suite import Behaviour
 from whale_jax.evaluation.clips import ClipSettings, ProtocolSettings
 from whale_jax.evaluation.judge.suite import Judge
 from whale_jax.evaluation.suite import Suite
@@ -15,7 +16,8 @@ from whale_jax.evaluation.uncertainty.suite import Uncertainty
 from whale_jax.evaluation.value.suite import Value
 from whale_jax.evaluation.video.suite import Video
 
-SUITES: Registry[Suite] = Registry("suite", (Video(), Value(), Uncertainty(), TrustHorizon(), Judge()))
+_ROWS = (Video(), Value(), Uncertainty(), TrustHorizon(), Behaviour(), Judge())
+SUITES: Registry[Suite] = Registry("suite", _ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

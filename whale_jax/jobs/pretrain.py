@@ -20,12 +20,13 @@ from whale_jax.base.settings import flat
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.source import Source
+from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.during import cheap, cheap_evaluation
-from whale_jax.evaluation.evaluate import evaluate
+from whale_jax.evaluation.evaluate import evaluate, seen
 from whale_jax.evaluation.suite import Job
-from whale_jax.evaluation.suites import Chosen, choose
+from whale_jax.evaluation.suites import SUITES, Chosen, choose
 from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.jobs.configuration import check_buildable, completed, make_stage, make_world, stages_of, to_plain
 from whale_jax.jobs.places import anchored
@@ -91,8 +92,10 @@ def pretrain(
 
 
 def _report_suites(config: ConfigDict) -> Chosen:
-    """Returns what the report measures."""
-    return choose(("video",), config.evaluation.to_dict(), {"video": {"fvd": False}})
+    """Returns what the report measures: imagined videos, and what the suites of the stages judge."""
+    stages = make_world(config).stages
+    judges = dict.fromkeys(suite for name in stages_of(config) for suite in stages[name].suites)
+    return choose(("video", *judges), config.evaluation.to_dict(), {"video": {"fvd": False}})
 
 
 def _pretrain(
@@ -110,20 +113,40 @@ def _pretrain(
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
     store = _report_store(source, workdir, chosen.clips, wanted)
+    needed = make_world(config).model.needed
+    judging = source.store if store is None and isinstance(source, LocalSource) else store
     params: Params = {}
     # Between stages, too, several hosts may stop only where all of them agree to.
     with interrupt.deferred() if hosts.several() else contextlib.nullcontext():
         for name in stages_of(config):
             with phases.timed(name):
-                params, _ = train_stage(name, config, workdir, source, params, placement, profile, store)
+                params, done = train_stage(name, config, workdir, source, params, placement, profile, store)
+            # What imagines is judged in the report, if one follows.
+            reported = until is None and set(needed) <= set(params)
+            if done["seconds"] and judging is not None and not reported and not hosts.several():
+                with phases.timed("evaluation"):
+                    _judge(name, workdir, judging, chosen)
             _stop_if_asked()
             if name == until:
                 return {}
     if hosts.several():
         say(f"Done. On one host, make the report with: whale evaluate --checkpoint={workdir}")
         return {}
-    job = Job(load(workdir.root), store.held_out(), workdir.root, chosen.clips, say=say)
+    job = Job(load(workdir.root), store.held_out(), workdir.root, chosen.clips, say=say, seen=seen(store))
     return evaluate(job, chosen.settings, {"phases": phases.seconds})
+
+
+def _judge(name: str, workdir: Workdir, store: EpisodeStore, chosen: Chosen) -> None:
+    """Says what the suites of a stage that was just trained find, before later stages build on it."""
+    model = load(workdir.checkpoints(name))
+    for suite in (SUITES[each] for each in model.world.stages[name].suites):
+        try:
+            job = Job(model, store.held_out(), workdir.root, settings=chosen.settings[suite.name], films=False)
+            job = dataclasses.replace(job, seen=seen(store))
+            suite.check(job)
+            say(f"{name}: {suite.statement(suite.run(job))}")
+        except WhaleError as error:
+            say(f"{name}: the {suite.name} suite could not run: {error}")
 
 
 def _followed(config: ConfigDict) -> list[ProtocolSettings]:

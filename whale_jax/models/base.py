@@ -222,6 +222,32 @@ class WorldModel:
         """
         raise NotImplementedError
 
+    def infer_behaviour(self, params: Params, frames: jax.Array, actions: jax.Array) -> jax.Array:
+        """Returns what a rollout infers of the policy at every frame, from what came before.
+
+        Args:
+          frames: (B, T, H, W, 3) uint8.
+          actions: (B, T - 1, A) normalised, those between the frames.
+
+        Returns:
+          Log-probabilities (B, T, G, K) of G variables. Those at a frame depend neither on later frames nor on the
+          actions from it on.
+        """
+        raise NotImplementedError
+
+    def surprise(self, params: Params, frames: jax.Array, actions: jax.Array, behaviour: jax.Array) -> jax.Array:
+        """Returns how badly each next frame is predicted if the policy's behaviour is taken to be this one.
+
+        Args:
+          frames: (B, T, H, W, 3) uint8.
+          actions: (B, T - 1, A) normalised, those between the frames.
+          behaviour: (B, T - 1, G, K), one-hot values of the variables of `infer_behaviour`; zeros for none.
+
+        Returns:
+          (B, T - 1) float32, cross-entropy of frames 1 to T - 1 in nats, averaged over a frame's tokens.
+        """
+        raise NotImplementedError
+
     def without_behaviour(self, params: Params) -> Params:
         """Returns parameters with which inferred behaviour has no weight in predictions."""
         raise NotImplementedError
@@ -247,7 +273,16 @@ class WorldModel:
         raise NotImplementedError
 
 
-OPTIONAL = ("reconstruct", "branch", "behaviour", "without_behaviour", "step_members", "own_reward")
+OPTIONAL = (
+    "reconstruct",
+    "branch",
+    "behaviour",
+    "infer_behaviour",
+    "surprise",
+    "without_behaviour",
+    "step_members",
+    "own_reward",
+)
 
 
 def parameters_in(tree: Any) -> int:

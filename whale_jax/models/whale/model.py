@@ -12,7 +12,7 @@ from whale_jax.base.settings import group
 from whale_jax.models.base import ModelKeys, Prediction, Transformer, WorldModel
 from whale_jax.models.whale import branches, members, window
 from whale_jax.models.whale.behaviour import BehaviourSettings
-from whale_jax.models.whale.dynamics import DynamicsSettings
+from whale_jax.models.whale.dynamics import DynamicsSettings, token_cross_entropy
 from whale_jax.models.whale.networks import Networks, WhaleSettings
 from whale_jax.models.whale.stages import BehaviourStage, DynamicsStage, EnsembleStage, TokenizerStage
 from whale_jax.models.whale.tokenizer import TokenizerSettings
@@ -130,6 +130,15 @@ class Whale(WorldModel):
     def behaviour(self, params, frames, actions):
         return self.networks.embed_behaviour(params, frames, actions)
 
+    def infer_behaviour(self, params, frames, actions):
+        return self.networks.infer_behaviour(params, frames, _padded(actions))
+
+    def surprise(self, params, frames, actions, behaviour):
+        n = self.networks
+        z = _padded(behaviour.reshape(*behaviour.shape[:2], -1))
+        logits, targets, _ = n.predict_segment(params, n.encode(params, frames), _padded(actions), z)
+        return token_cross_entropy(logits, targets)[:, 1 - frames.shape[1] :].mean(-1)
+
     def without_behaviour(self, params):
         params = dict(params)
         for name in {"dynamics", "ensemble"} & set(params):
@@ -148,6 +157,11 @@ class Whale(WorldModel):
 
     def step_members(self, params, carry, memory):
         return members.step_members(self.networks, params, carry, memory)
+
+
+def _padded(x: jax.Array) -> jax.Array:
+    """Returns values (B, T - 1, D) between frames with a last one, of zeros, that no prediction sees."""
+    return jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
 
 def _size(num_layers: int, width: int, num_heads: int) -> dict[str, int]:
