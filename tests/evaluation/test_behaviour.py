@@ -26,7 +26,7 @@ from whale_jax.training.settings import StageSettings
 
 SIDE = 32
 SETTINGS = BehaviourSettings(clips=2, batch_size=3, draws=200, seed=0)
-CONFIG = {"stages": {"behaviour": {"steps": 200}}}
+CONFIG = {"stages": {"behaviour": {"steps": 200}, "dynamics": {"steps": 3000}}}
 
 
 @pytest.fixture(scope="module")
@@ -231,17 +231,20 @@ def test_the_advice_is_a_command_that_trains_longer(world, monkeypatch):
     from whale_jax.evaluation.behaviour.suite import _advice, _warnings
     from whale_jax.jobs.configuration import default_config, override
 
-    text = _advice(world, "behaviour")
+    dull = {"accuracy": [0.2, 0.1, 0.3], "untrained": [0.2, 0.1, 0.3], "gain": [0.0, -0.1, 0.1]}
+    dull |= {"chance": 0.17, "majority": 0.17}
+    good = dull | {"accuracy": [0.8, 0.7, 0.9], "gain": [0.6, 0.5, 0.7]}
+    assert _advice(world, "behaviour", {"probe": {}}) == _advice(world, "behaviour", {"probe": {"policy": dull}})
+    later = _advice(world, "behaviour", {"probe": {"policy": good}})
+    assert "stages.dynamics.steps=6000" in later, "z tells policies, so that the dynamics are what lacks steps"
+    text = _advice(world, "behaviour", {"probe": {"policy": dull}})
     assert "at most 200 steps" in text
     given = [word.strip(".").removeprefix("--config.").split("=") for word in text.split() if "--config." in word]
     config = override(default_config(), given)
     assert config.stages.behaviour.steps == 4000 and config.stages.behaviour.eval_every == 400
-    dull = {"accuracy": [0.2, 0.1, 0.3], "untrained": [0.2, 0.1, 0.3], "gain": [0.0, -0.1, 0.1]}
-    dull |= {"chance": 0.17, "majority": 0.17}
     useless = {"seen": {"worse": {OTHER: [0.0002, -0.0001, 0.0004]}}}
     two = _warnings({"probe": {"policy": dull}, "cross_entropy": useless}, "seen")
     assert len(two) == 2 and "does not tell policies apart" in two[0] and "of no use to the dynamics" in two[1]
-    good = dull | {"accuracy": [0.8, 0.7, 0.9], "gain": [0.6, 0.5, 0.7]}
     useful = {"seen": {"worse": {OTHER: [0.02, 0.01, 0.03]}}}
     assert _warnings({"probe": {"policy": good}, "cross_entropy": useful}, "seen") == []
     assert _warnings({"probe": {}, "cross_entropy": {}}, "seen") == []

@@ -84,8 +84,8 @@ class Behaviour(Suite):
         result |= _used(model, parts, inferred, settings)
         if job.films:
             result["map"] = _map(chosen, last, settings)
-        advice = _advice(model, self.name)
         warnings = _warnings(result, first)
+        advice = _advice(model, self.name, result)
         return result | {
             "settings": settings.to_dict(),
             "policies": first,
@@ -220,12 +220,15 @@ def _warnings(result: dict[str, Any], first: str) -> list[str]:
     return found
 
 
-def _advice(model: LoadedModel, suite: str) -> str:
-    stage = stage_of(model, suite)
+def _advice(model: LoadedModel, suite: str, result: dict[str, Any]) -> str:
+    """Returns the command that trains longer what has not learnt enough: what is inferred, or what is to use it."""
+    judged = [name for name, stage in model.world.stages.items() if suite in stage.suites]
+    read = result["probe"].get("policy")
+    stage = judged[-1] if read and measures.tells(read) else judged[0]
     steps = model.meta.config["stages"][stage]["steps"]
     more = max(ENOUGH_STEPS, 2 * steps)
     return (
-        f"It was trained for at most {steps:,} steps; train longer, in a new work directory, with "
+        f"The stage {stage} took at most {steps:,} steps; train longer, in a new work directory, with "
         f"--reuse={model.workdir.root} --config.stages.{stage}.steps={more} "
         f"--config.stages.{stage}.eval_every={more // 10}."
     )
