@@ -11,10 +11,12 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.workdir import Workdir
+from whale_jax.data.store.store import open_store
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import completed, to_plain
 from whale_jax.jobs.pretrain import Phases, pretrain
 from whale_jax.jobs.reuse import reuse
+from whale_jax.nn.two_hot import learnt
 
 MEASURES = {"psnr", "ssim", "moving_psnr"}
 CONTROLS = {"repeat_last_frame", "reconstruction", "wrong_actions"}
@@ -94,6 +96,20 @@ def test_training_learns_even_here(trained):
     for name in ("tokenizer", "dynamics"):
         losses = [e["loss"] for e in tiny.history_of(trained[0], name) if "loss" in e]
         assert losses[-1] < losses[1], name
+
+
+def test_the_reward_head_says_which_rewards_it_has_seen(trained, store):
+    """All bins lie within a bin of the recorded rewards, and so does what the head says of any frames."""
+    model, episodes = load(trained[0]), open_store(store)
+    head = model.world.heads_by_name["reward"]
+    rewards = np.concatenate([episodes.read(i).rewards for i in range(len(episodes))])
+    params, bins = model.params["reward"], np.asarray(head.bins)
+    seen = bins[np.asarray(learnt(**params["head"]))]
+    gap = bins[bins > rewards.max()].min()
+    assert len(seen) >= 2 and -gap < seen.min() <= 0 and rewards.max() < seen.max() <= gap
+    noise = np.random.default_rng(0).integers(0, 256, (2, 50, tiny.SIDE, tiny.SIDE, 3)).astype(np.uint8)
+    given = head.read(params, noise[0], np.zeros((50, 4), np.float32), noise[1])
+    assert (np.abs(given) <= gap).all()
 
 
 def test_an_unknown_stage_is_refused_before_anything_is_written(tmp_path):

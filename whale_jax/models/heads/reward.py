@@ -1,4 +1,4 @@
-"""The reward head (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a symlog two-hot distribution (DreamerV3)."""
+"""The reward head (docs/method.md §10): r(o_t, a_t, o_{t+1}) as a two-hot distribution (DreamerV3)."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from whale_jax.models.heads.base import Head
 from whale_jax.nn.layers import Dense, to_unit
 from whale_jax.nn.masked import masked_mean
 from whale_jax.nn.placement import constrain
-from whale_jax.nn.two_hot import bins, expected, two_hot_loss
+from whale_jax.nn.two_hot import bins, expected, learnt, two_hot_loss
 from whale_jax.training.sharding import Params
 from whale_jax.training.stage import Stage
 
@@ -26,7 +26,7 @@ class RewardSettings(Settings):
 
     channels: tuple[int, ...] = (32, 64, 128, 256)  # output channels of the strided 4x4 convolutions
     hidden: int = 512  # width of the two-layer head
-    bins: int = 255  # number of bins of the distribution over symlog rewards
+    bins: int = 255  # number of bins of the distribution over rewards, evenly spaced in their symlog
     limit: float = 20.0  # the bins span symlog rewards from -limit to limit
 
     def __post_init__(self):
@@ -61,7 +61,7 @@ class Reward(nn.Module):
         x = jnp.concatenate([x.reshape(x.shape[0], -1), actions], axis=-1)
         for i, axes in enumerate((("embed", "mlp"), ("mlp", "embed"))):
             x = nn.silu(Dense(s.hidden, axes, name=f"hidden_{i}")(x))
-        # Zero weights: at first all bins are equally likely, and the expected reward is 0.
+        # Zero weights: at first all bins are equally likely, and `learnt` knows which bins have ever been a target.
         return Dense(s.bins, ("embed", None), std=0.0, name="head")(x)
 
 
@@ -76,7 +76,7 @@ class RewardHead(Head):
 
     @property
     def bins(self) -> jax.Array:
-        """The centres (K,) of the bins, in symlog rewards."""
+        """The rewards (K,) that the bins stand for."""
         return bins(self.settings.limit, self.settings.bins)
 
     def init(self, key):
@@ -87,12 +87,16 @@ class RewardHead(Head):
         """Returns logits (M, K) over the bins; arguments are as in `read`."""
         return Reward(self.settings).apply({"params": params}, frames, actions, next_frames)
 
+    def expected(self, params: Params, logits: jax.Array) -> jax.Array:
+        """Returns the expected rewards (M,) of logits (M, K) over the bins that were ever a target in training."""
+        return expected(self.bins, logits, learnt(**params["head"]))
+
     def read(self, params, frames, actions, next_frames):
-        return expected(self.bins, self.logits(params, frames, actions, next_frames))
+        return self.expected(params, self.logits(params, frames, actions, next_frames))
 
 
 class RewardStage(Stage):
-    """Symlog two-hot cross-entropy of rewards. Half of the frames are reconstructions, if the model makes them.
+    """Two-hot cross-entropy of rewards. Half of the frames are reconstructions, if the model makes them.
 
     So the head learns to read frames as the model draws them, see docs/method.md §10.
     """
@@ -119,7 +123,7 @@ class RewardStage(Stage):
         rewards = batch.rewards[:, :-1].reshape(-1)
         mask = (batch.action_mask[:, :-1] & batch.frame_mask[:, 1:]).reshape(-1).astype(jnp.float32)
         loss = masked_mean(two_hot_loss(head.bins, logits, rewards), mask)
-        error = masked_mean(jnp.abs(expected(head.bins, logits) - rewards), mask)
+        error = masked_mean(jnp.abs(head.expected(params, logits) - rewards), mask)
         return {"two_hot": loss}, {"reward_error": error}, None
 
     def _frames(self, frozen: Params, batch: Batch) -> jax.Array:

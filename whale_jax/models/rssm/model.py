@@ -12,7 +12,6 @@ from whale_jax.models.rssm.settings import RssmKeys, RssmSettings
 from whale_jax.models.rssm.stages import RssmStage
 from whale_jax.models.rssm.states import Networks, entropy
 from whale_jax.nn.layers import to_bytes
-from whale_jax.nn.two_hot import expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,4 +63,4 @@ class Rssm(WorldModel):
 
     def own_reward(self, params, carry: State):
         logits = self.networks.apply(params["rssm"], "reward", carry.features)
-        return expected(self.networks.bins, logits)[:, None]
+        return self.networks.expected_reward(params["rssm"], logits)[:, None]

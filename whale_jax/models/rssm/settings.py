@@ -35,7 +35,7 @@ class RssmSettings(ModelSettings):
     free_nats: float = objective(1.0)  # a KL divergence below this many nats has no gradient
     head_layers: int = 2  # hidden layers of the heads for reward and continuation
     head_units: int = 512  # their width
-    bins: int = 255  # number of bins of the distribution over symlog rewards
+    bins: int = 255  # number of bins of the distribution over rewards, evenly spaced in their symlog
     limit: float = 20.0  # the bins span symlog rewards from -limit to limit
 
     window: ClassVar[int | None] = None

@@ -8,7 +8,7 @@ from whale_jax.models.rssm.states import Networks, Observed, entropy
 from whale_jax.nn.categorical import kl_divergence, mode
 from whale_jax.nn.layers import to_unit
 from whale_jax.nn.masked import masked_mean
-from whale_jax.nn.two_hot import expected, two_hot_loss
+from whale_jax.nn.two_hot import two_hot_loss
 from whale_jax.training.sharding import Params
 from whale_jax.training.stage import Stage
 
@@ -49,7 +49,7 @@ class RssmStage(Stage):
             "image_mse": mse,
             "psnr": -10.0 * jnp.log10(mse),
             "kl": masked_mean(kl_divergence(seen.posterior, seen.prior), real),
-            "reward_error": masked_mean(jnp.abs(expected(n.bins, logits[:, 1:]) - rewards), rewarded),
+            "reward_error": masked_mean(jnp.abs(n.expected_reward(params, logits[:, 1:]) - rewards), rewarded),
             "entropy": masked_mean(entropy(seen.prior), real),
         }
         return losses, metrics, None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from whale_jax.models.rssm.networks import Core, Decoder, Encoder, Mlp, State
 from whale_jax.models.rssm.settings import SMALLEST, RssmSettings
 from whale_jax.nn.categorical import mode, straight_through_sample
-from whale_jax.nn.two_hot import bins
+from whale_jax.nn.two_hot import bins, expected, learnt
 from whale_jax.training.sharding import Params
 
 
@@ -68,15 +68,19 @@ class Networks:
             "encoder": Encoder(s),
             "core": Core(s),
             "decoder": Decoder(s),
-            # Zero weights: at first all bins are equally likely, and the expected reward is 0.
+            # Zero weights: at first all bins are equally likely, and `learnt` knows which have ever been a target.
             "reward": Mlp(s, s.bins, nn.initializers.zeros),
             "continue": Mlp(s, 1),
         }
 
     @property
     def bins(self) -> jax.Array:
-        """The centres (K,) of the bins, in symlog rewards."""
+        """The rewards (K,) that the bins stand for."""
         return bins(self.settings.limit, self.settings.bins)
+
+    def expected_reward(self, params: Params, logits: jax.Array) -> jax.Array:
+        """Returns the expected rewards (...) of logits (..., K) over the bins that were ever a target in training."""
+        return expected(self.bins, logits, learnt(**params["reward"]["out"]))
 
     def init(self, key: jax.Array) -> Params:
         """Draws the parameters of all networks, with logical axis names."""
