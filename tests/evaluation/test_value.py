@@ -100,6 +100,33 @@ def test_the_report_names_every_policy_and_shows_its_film(written):
     assert len(metrics["protocol"]["checkpoint"]["sha256"]) == 64
 
 
+def test_the_reward_model_is_compared_with_recorded_rewards(written, world, store):
+    metrics, output = written
+    for task in tiny.TASKS:
+        found = metrics["value"]["tasks"][task]["rewards"]
+        clips = [c for c in read_clips(store, SETTINGS) if c.task == task]
+        true = np.concatenate([c.rewards for c in clips]).astype(float)
+        actions = np.concatenate([world.action_spec.normalise(c.actions[:, 1:]) for c in clips]).reshape(-1, 4)
+        frames = np.concatenate([c.frames for c in clips])
+        decoded = world.reconstruct(frames)
+        head, imagined = world.world.heads_by_name["reward"], [world.imagine(c.frames[:, :2], c.actions) for c in clips]
+        read = {"imagined": np.concatenate([future.rewards for future in imagined])}
+        for name, films in (("real", frames), ("reconstruction", decoded)):
+            pairs = (films[:, 1:-1].reshape(-1, SIDE, SIDE, 3), actions, films[:, 2:].reshape(-1, SIDE, SIDE, 3))
+            read[name] = np.asarray(head.read(world.params["reward"], *pairs)).reshape(true.shape)
+        assert found["steps"] == true.size and found["true"] == pytest.approx(true.mean(), abs=1e-4)
+        for name, rewards in read.items():
+            rewards = np.float64(rewards)
+            assert found[name]["bias"] == pytest.approx((rewards - true).mean(), rel=1e-3, abs=1e-3), name
+            assert found[name]["error"] == pytest.approx(abs(rewards - true).mean(), rel=1e-3, abs=1e-3), name
+            curve = found[name]["curve"]
+            assert len(curve["read"]) == len(curve["true"]) == 10 and curve["read"] == sorted(curve["read"])
+            assert np.mean(curve["true"]) == pytest.approx(true.mean(), rel=0.1)
+    assert not any("steps" in each for each in metrics["value"]["tasks"][tiny.TASKS[0]]["policies"].values())
+    assert "The reward model&#x27;s mean absolute error is" in (output / "report.html").read_text()
+    assert "How reliable is the reward model?" in (output / "report.html").read_text()
+
+
 def test_scoring_anew_needs_no_model_and_gives_the_same(written, tmp_path):
     metrics, output = written
     again, place = rescore(output, tmp_path / "again")

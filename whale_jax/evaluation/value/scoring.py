@@ -9,7 +9,7 @@ from whale_jax.evaluation.statistics import interval
 from whale_jax.evaluation.value import ranking
 
 UNITS = ("policies", "trajectories")
-CARRIED = ("policies", "behaviour")  # parts of a task's entry that are not scores
+CARRIED = ("policies", "behaviour", "rewards")  # parts of a task's entry that are not scores
 
 
 @dataclasses.dataclass(frozen=True)

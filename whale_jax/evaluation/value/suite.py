@@ -20,13 +20,14 @@ from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import Clips, ClipSettings, imagine, read_clips, with_progress
 from whale_jax.evaluation.report.films import encode, side_by_side, suffix
 from whale_jax.evaluation.suite import Job, Section, Suite
-from whale_jax.evaluation.value import embeddings, section
+from whale_jax.evaluation.value import embeddings, reliability, reliability_section, section
 from whale_jax.evaluation.value.policies import Guarded, PolicyFailure, record_closed_loop
 from whale_jax.evaluation.value.scoring import score
 from whale_jax.evaluation.video.measures import compare
 from whale_jax.imagination.policies import Policy
 from whale_jax.imagination.world import LoadedModel
 
+_KEPT = 2  # format of what is kept of a policy, to be raised when its figures come to mean something else
 FILM_SIDE = 128  # pixels that a frame is enlarged to
 DEFINITIONS = {
     "return": "sum of rewards over the horizon, undiscounted; imagined: of the reward model on imagined frames",
@@ -46,6 +47,9 @@ DEFINITIONS = {
     "behaviour": "mean of the posterior's distributions over an episode's segments; shown in its two main directions",
     "shift": "Hellinger distance, 0 to 1, of an episode's behaviour to the nearest training policy's mean in the task; "
     "training_shift: that of training episodes, median and 95 %",
+    "rewards": "what the reward model reads off frames beside the recorded rewards: bias, mean absolute error, rank "
+    "correlation of the policies' returns, and ten equal groups of steps by the reward that is read; decoded: by the "
+    "model's own decoder, without prediction",
     "uncertainty": "mean entropy of a step's tokens in nats, mean over the horizon",
 }
 
@@ -78,8 +82,9 @@ class Value(Suite):
     resumes where it was stopped.
 
     The result has "tasks", each with "policies" (returns, uncertainty, success, outcome, films, accuracy of frames),
-    "behaviour", and the agreements "by_policies" and "by_trajectories". It also has their "mean" and "mean_floor" over
-    tasks, the "behaviour" of all tasks, "settings", "definitions", "notes" and "failed".
+    "behaviour", "rewards" (how reliable the reward model is), and the agreements "by_policies" and "by_trajectories".
+    It also has their "mean" and "mean_floor" over tasks, the "behaviour" of all tasks, "settings", "definitions",
+    "notes" and "failed".
     """
 
     name, title, Settings = "value", "Policies", ValueSettings
@@ -101,8 +106,11 @@ class Value(Suite):
         notes += _without_embeddings(job, store.names("task"))
         tasks: dict[str, Any] = {}
         behaviours: dict[str, embeddings.Rows] = {}
+        read: dict[str, dict[str, reliability.Steps]] = {}
         for unit in with_progress(_units(job, store), "value:", job.say):
             entry, clips = _entry(job, unit)
+            if "steps" in entry:
+                read.setdefault(unit.task, {})[unit.policy] = entry.pop("steps")
             tasks.setdefault(unit.task, {"policies": {}})["policies"][unit.policy] = entry
             if clips and _embeds(job):
                 behaviours.setdefault(unit.task, {})[unit.policy] = embeddings.embed(model, clips.frames, clips.actions)
@@ -113,6 +121,8 @@ class Value(Suite):
         planes, everything = embeddings.describe(known, behaviours, embeddings.groups_in(behaviours))
         for task, plane in planes.items():
             tasks[task]["behaviour"] = plane
+        for task, steps in read.items():
+            tasks[task]["rewards"] = reliability.describe(steps)
         more = {"settings": settings.to_dict(), "notes": notes, "definitions": DEFINITIONS, "behaviour": everything}
         return score(tasks, settings.draws, settings.seed) | more
 
@@ -125,7 +135,7 @@ class Value(Suite):
         return result | score(result["tasks"], settings.draws, settings.seed)
 
     def statement(self, result: dict[str, Any]) -> str:
-        return section.statement(result)
+        return " ".join(filter(None, (section.statement(result), reliability_section.statement(result))))
 
     def outcome(self, result: dict[str, Any]) -> dict[str, Any]:
         tasks = {task: _without_curves(entry) for task, entry in result["tasks"].items()}
@@ -133,6 +143,8 @@ class Value(Suite):
 
     def sections(self, result: dict[str, Any], directory: Path) -> list[Section]:
         found = [Section(self.name, self.title, section.value_section(result, directory))]
+        if any("rewards" in entry for entry in result["tasks"].values()):
+            found.append(Section("rewards", "Rewards", reliability_section.section(result)))
         if any("behaviour" in entry for entry in result["tasks"].values()):
             found.append(Section("behaviour", "Behaviour", section.behaviour_section(result)))
         return found
@@ -246,7 +258,7 @@ def _entry(job: Job, unit: _Unit) -> tuple[dict[str, Any], Clips | None]:
         clips = unit.clips()
     except PolicyFailure as failure:
         return {"mode": unit.mode, "outcome": f"in the simulator: {failure}"}, None
-    parts = [job.model.fingerprint, job.model.described, job.settings.to_dict()]
+    parts = [_KEPT, job.model.fingerprint, job.model.described, job.settings.to_dict()]
     parts += [clips.frames, clips.actions, clips.rewards, clips.success]
     make = functools.partial(_imagine, job, unit, clips)
     try:
@@ -276,8 +288,10 @@ def _imagine(job: Job, unit: _Unit, clips: Clips) -> dict[str, Any]:
         "success": clips.success.tolist(),
         "films": _films(job, unit, clips.frames, np.concatenate([clips.frames[:, :c], future.frames], axis=1)),
     }
-    # In closed loop the real frames come from other actions, so they are not compared.
-    return entry if unit.act else entry | {"frames": compare(model, clips.frames, future.frames)[0]}
+    if unit.act:  # in closed loop the real frames come from other actions, so they are not compared
+        return entry
+    steps = reliability.read_steps(model, clips, future.rewards)
+    return entry | {"frames": compare(model, clips.frames, future.frames)[0], "steps": steps}
 
 
 def _key(settings: ValueSettings, unit: _Unit) -> jax.Array:
