@@ -155,6 +155,6 @@ def test_a_checkpoint_from_before_the_estimators_is_evaluated_as_it_was():
     assert choose(("uncertainty",), current(config)["evaluation"], {}).settings["uncertainty"].estimators == ()
     values["uncertainty"]["steps"] = [1, 2]
     chosen = choose(("uncertainty",), current(config)["evaluation"], {}).settings["uncertainty"]
-    assert chosen.estimators == ("retracing:steps=1-2", "entropy", "ensemble") and chosen.horizon == 4
+    assert chosen.estimators == ("retracing:starts=any:steps=1-2", "entropy", "ensemble") and chosen.horizon == 4
     assert current(config | {"stages": {}})["evaluation"]["uncertainty"]["estimators"][1:] == ["entropy"]
     assert current({}) == {} and current(current(config)) == current(config)

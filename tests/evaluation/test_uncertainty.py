@@ -16,7 +16,7 @@ from whale_jax.evaluation.evaluate import Request, _earlier, evaluate, evaluate_
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES
 from whale_jax.evaluation.summary import outcome, statements, write_report
-from whale_jax.evaluation.uncertainty.estimates import choose, read_steps, specifications
+from whale_jax.evaluation.uncertainty.estimates import choose, read_steps
 from whale_jax.evaluation.uncertainty.section import best_rival, difference, statement
 from whale_jax.evaluation.uncertainty.suite import UncertaintySettings
 from whale_jax.evaluation.video.metrics import lpips
@@ -226,11 +226,6 @@ def test_estimators_that_were_asked_for_are_had_or_refused(world):
         SUITES["uncertainty"].check(Job(without, None, None, settings=asked))
     with pytest.raises(WhaleError, match="did you mean entropy"):
         SUITES["uncertainty"].check_settings(dataclasses.replace(SETTINGS, estimators=("entropi",)))
-
-
-def test_settings_of_a_specification_may_have_commas_between():
-    parts = ("entropy", "retracing:steps=1-2-3", "starts=any", "ensemble", "entropy")
-    assert specifications(parts) == ["entropy", "retracing:steps=1-2-3,starts=any", "ensemble"]
 
 
 def test_an_earlier_version_s_figures_are_refused_or_left_out_by_a_sentence(invented, tmp_path):

@@ -10,7 +10,14 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
-from whale_jax.imagination.uncertainty.estimators import Ensemble, Entropy, Estimator, Retracing, resolve
+from whale_jax.imagination.uncertainty.estimators import (
+    Ensemble,
+    Entropy,
+    Estimator,
+    Retracing,
+    check_uncertainty,
+    resolve,
+)
 from whale_jax.imagination.uncertainty.retracing import additive_dimensions
 from whale_jax.models.whale import window
 from whale_jax.nn import lpips
@@ -60,21 +67,98 @@ def test_retracing_is_mean_disagreement_times_entropy(world, inputs):
     assert (future.parts["branches"] == 3).all() and not future.notes
     assert (future.uncertainty > 0).all()
     np.testing.assert_allclose(future.accumulated[:, -1], future.uncertainty.sum(1), rtol=1e-5)
-    single = [
-        world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, (k,))).parts["disagreement"] for k in (1, 2, 3)
-    ]
-    np.testing.assert_allclose(future.parts["disagreement"], np.mean(single, axis=0), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("hold_z", [False, True])
 def test_without_a_step_back_nothing_disagrees(world, inputs, hold_z):
-    future = world.imagine(*inputs(4, 3), uncertainty=Retracing(ADDITIVE, (0,), hold_z))
+    future = world.imagine(*inputs(4, 3), uncertainty=Retracing(ADDITIVE, (0,), "any", hold_z=hold_z))
     np.testing.assert_array_equal(future.parts["disagreement"], 0.0)
+
+
+@pytest.mark.slow
+def test_the_mean_is_over_single_steps_back(world, inputs):
+    frames, actions = inputs(4, 5)
+    several, *single = [
+        world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, steps, "any")).parts["disagreement"]
+        for steps in ((1, 3), (1,), (3,))
+    ]
+    np.testing.assert_allclose(several, np.mean(single, axis=0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_given_starts_go_back_further_with_every_step(world, inputs):
+    """The tiny window of 8 is cut before the fifth step, from which on branches start from its oldest frames."""
+    frames, actions = inputs(4, 6)
+    parts = world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, (0, 2))).parts
+    assert (parts["branches"] == 2).all()
+    for step, back in {1: (1, 3), 4: (1, 3)}.items():
+        wanted = world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, back, "any")).parts["disagreement"]
+        np.testing.assert_allclose(parts["disagreement"][:, step], wanted[:, step], rtol=1e-5, atol=1e-7)
+    assert (parts["disagreement"][:, 5] > 0).all()  # further back than a fixed number of steps can go
+
+
+def test_branches_from_imagined_frames_repeat_the_rollout_where_those_from_given_ones_do_not(world, inputs):
+    """Along one held action, a greedy branch that starts at an imagined frame predicts what the rollout predicted."""
+    frames, actions = inputs(4, 4)
+    held = np.repeat(actions[:, :1], actions.shape[1], axis=1)
+    parts = {
+        starts: world.imagine(frames, held, uncertainty=Retracing(ADDITIVE, (1,), starts)).parts["disagreement"]
+        for starts in ("any", "given")
+    }
+    # Rounding may turn a byte of the frame, which is far from what another way leads to.
+    assert parts["any"][:, 1:].max() < 1e-7
+    assert (parts["any"][:, 0] > 1e-5).all() and (parts["given"] > 1e-5).all()
+
+
+def test_given_starts_that_do_not_exist_are_said_and_a_sum_grows(world, inputs):
+    frames, actions = inputs(2, 7)
+    future = world.imagine(frames, actions, uncertainty="retracing:accumulate=yes")
+    # The window of 8 is cut before the seventh step, and from then on holds frames to start from.
+    assert future.parts["branches"][0].tolist() == [1, 1, 1, 1, 1, 1, 3]
+    assert "6 of 7 steps were retraced from fewer than 3 starts; give 4 frames of context" in future.notes[0]
+    own = future.parts["disagreement"] * future.parts["entropy"]
+    np.testing.assert_allclose(future.uncertainty, own.cumsum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("retracing", Retracing(ADDITIVE, (1, 2, 3), "given", False, False)),
+        ("retracing:steps=1-3-5:starts=any:accumulate=yes", Retracing(ADDITIVE, (1, 3, 5), "any", True)),
+        ("retracing:hold_z=true:steps=2", Retracing(ADDITIVE, (2,), hold_z=True)),
+        ("entropy", Entropy()),
+    ],
+)
+def test_a_specification_names_the_settings(text, wanted):
+    check_uncertainty(text)
+    assert resolve(text, ACTION_SPEC) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("retracing:step=1", "setting of retracing .*did you mean steps"),
+        ("retracing:steps=1,2", "steps=1,2 cannot be read; steps takes whole numbers joined with -"),
+        ("retracing:steps", "cannot be read"),
+        ("retracing:steps=1-1", "different whole numbers"),
+        ("retracing:starts=real", "starts"),
+        ("retracing:accumulate=maybe", "accumulate takes yes or no"),
+        ("retracing:hold_z=no:hold_z=yes", "sets hold_z twice"),
+        ("retracing:additive=yes", "setting of retracing"),
+        ("entropy:steps=1", "entropy has no settings; write entropy alone"),
+        ("retracin:steps=1", "did you mean retracing"),
+    ],
+)
+def test_a_wrong_specification_is_refused(text, words):
+    with pytest.raises(WhaleError, match=words):
+        check_uncertainty(text)
+    with pytest.raises(WhaleError, match=words):
+        resolve(text, ACTION_SPEC)
 
 
 def test_short_contexts_fall_back_and_say_so(world, inputs):
     frames, actions = inputs(1, 5)
-    future = world.imagine(frames, actions, uncertainty="retracing")
+    future = world.imagine(frames, actions, uncertainty="retracing:starts=any")
     assert future.parts["branches"][0].tolist() == [0, 1, 2, 3, 3]
     np.testing.assert_allclose(future.uncertainty[:, 0], future.parts["entropy"][:, 0])
     np.testing.assert_array_equal(future.parts["disagreement"][:, 0], 0.0)
@@ -166,6 +250,8 @@ def test_what_cannot_be_estimated_is_refused(world, inputs):
         alone.imagine(frames, actions, uncertainty="ensemble")
     with pytest.raises(WhaleError, match="keeps 4 when it is full; retrace at most 3"):
         world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, (1, 4)))
+    with pytest.raises(WhaleError, match=r"make it with Retracing\.of"):
+        world.imagine(frames, actions, uncertainty=Retracing())
     for steps in ((), (-1,), (1, 1)):
         with pytest.raises(WhaleError, match="different whole numbers"):
             Retracing(ADDITIVE, steps)

@@ -38,7 +38,8 @@ class Programs:
         key = (kind, method, penalty, generated)
         if key not in self._made:
             model, named = self.model, method in ESTIMATORS and penalty and generated
-            dream = model.dream(method if named else None, self.settings.rollout.temperature)
+            chosen = self.settings.uncertainties.get(method, method) if named else None
+            dream = model.dream(chosen, self.settings.rollout.temperature)
             dream = dataclasses.replace(dream, heads=("reward",), own_reward=False, stack=self.settings.learner.stack)
             drq = Drq(self.settings.learner, model.action_spec.dim, model.frame_size)
             self._made[key] = kind(dream, drq, self.settings, Method(penalty, generated))

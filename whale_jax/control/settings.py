@@ -7,7 +7,7 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.control.drq import DrqSettings
 from whale_jax.data.metaworld.simulator import check_names
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, check_uncertainty
 
 PUBLISHED = ("retracing", "entropy", "ensemble", "none", "offline")
 
@@ -97,6 +97,8 @@ class ControlSettings(Settings):
     penalties: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {name: ESTIMATORS[name].penalty for name in PUBLISHED if name in ESTIMATORS}
     )
+    # How uncertainties are set if not by their defaults, by name: {"retracing": "retracing:steps=1-2-3:starts=any"}.
+    uncertainties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Factor of the rewards. If an action is held for several simulator steps, their rewards add up. One over the number
     # of steps gives the mean reward, for which the paper's penalties are meant.
     reward_scale: float = 1.0
@@ -119,6 +121,10 @@ class ControlSettings(Settings):
                 raise unknown_name("uncertainty in penalties", name, ESTIMATORS)
             if not 0 <= penalty < float("inf"):
                 raise WhaleError(f"penalties.{name} is {penalty}; a weight is a number from 0 up.")
+        for name, text in self.uncertainties.items():
+            check_uncertainty(text, ())
+            if text.split(":")[0] != name:
+                raise WhaleError(f"uncertainties.{name} is {text}; begin with {name}, whose settings it gives.")
         if missing := [m for m in self.methods if m in ESTIMATORS and m not in self.penalties]:
             raise WhaleError(f"penalties has no weight for {', '.join(missing)}; give one for each method.")
         if not 0 < self.generated <= 1:

@@ -11,7 +11,7 @@ from whale_jax.data.contract.episode import Episode
 from whale_jax.data.lerobot.write import write_lerobot
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ClipSettings, imagine
-from whale_jax.imagination.uncertainty.estimators import AUTO, NONE
+from whale_jax.imagination.uncertainty.estimators import AUTO, NONE, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
 
 
@@ -26,6 +26,7 @@ class ImaginedSettings(ClipSettings):
     def __post_init__(self):
         if min(self.context, self.horizon, self.episodes) < 1:
             raise WhaleError("Imagined episodes need a --context, a --horizon and --episodes of 1 or more.")
+        check_uncertainty(self.uncertainty)
 
 
 def write_imagined(

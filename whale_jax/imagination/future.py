@@ -38,7 +38,9 @@ class Imagination:
     @property
     def accumulated(self) -> np.ndarray | None:
         """(B, n) float32, the uncertainty summed up to each step; the last column is that of the whole trajectory."""
-        return None if self.uncertainty is None else np.cumsum(self.uncertainty, axis=1)
+        if self.uncertainty is None:
+            return None
+        return np.cumsum(self.parts.get("step_uncertainty", self.uncertainty), axis=1)
 
     @property
     def bound(self) -> np.ndarray | None:

@@ -80,8 +80,9 @@ class LoadedModel:
             frames has a method `reset`, which is called before the first frame. A policy that is marked with
             `whale_jax.imagination.dream.in_jax` runs inside the compiled rollout.
           horizon: n; only with `policy`.
-          uncertainty: "retracing", "entropy", "ensemble", or "auto" for the `usual_uncertainty`; an estimator of
-            `whale_jax.imagination.uncertainty` with your own settings; or None.
+          uncertainty: "retracing", "entropy", "ensemble", or "auto" for the `usual_uncertainty`; one of them with its
+            settings, such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
+            `whale_jax.imagination.uncertainty`; or None.
           temperature: of sampling; 0 takes the most likely values.
           task: whose calibrated errors bound those of these futures; None takes the largest bound of all tasks.
 

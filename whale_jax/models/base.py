@@ -197,16 +197,24 @@ class WorldModel:
         raise NotImplementedError
 
     def branch(
-        self, params: Params, carry: Carry, starts: tuple[int, ...], actions: jax.Array, hold: bool = False
+        self,
+        params: Params,
+        carry: Carry,
+        starts: tuple[int, ...],
+        actions: jax.Array,
+        hold: bool = False,
+        further: int | jax.Array = 0,
     ) -> jax.Array:
         """Predicts the newest frame again from earlier frames, along other actions, with the most likely values.
 
         Args:
           carry: as a step left it.
-          starts: S numbers k of actions to go back. If the newest frame is o_{t+1}, a branch begins at o_{t-k} and
-            takes k + 1 actions. A start before the first frame gives a frame without meaning.
-          actions: (B, S, L, A) normalised, where L is the largest k + 1; a branch takes its first k + 1.
+          starts: S numbers k of actions to go back. If the newest frame is o_{t+1}, a branch begins at
+            o_{t-k-further} and takes k + further + 1 actions. A start before the first frame gives a frame without
+            meaning.
+          actions: (B, S, L, A) normalised, where L is the most that a branch may take.
           hold: whether what is inferred of the past is taken from the newest step, which costs less.
+          further: number of actions that every branch goes back in addition; it may be traced.
 
         Returns:
           (B, S, H, W, 3) uint8.

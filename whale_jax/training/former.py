@@ -40,7 +40,7 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
     if "steps" in (own := evaluation.get("uncertainty", {})):
         # K of retracing. The estimators beside it were those that the model supports, as they are without any by name.
         estimators = [
-            "retracing:steps=" + "-".join(map(str, own["steps"])),
+            "retracing:starts=any:steps=" + "-".join(map(str, own["steps"])),
             "entropy",
             *(["ensemble"] if members else []),
         ]

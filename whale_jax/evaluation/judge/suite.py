@@ -18,7 +18,7 @@ from whale_jax.evaluation.judge.asking import JudgeSettings, Question, collect, 
 from whale_jax.evaluation.judge.consistency import score
 from whale_jax.evaluation.judge.scenarios import Scenario, read_scenarios, scenario_of
 from whale_jax.evaluation.suite import Job, Section, Suite
-from whale_jax.imagination.uncertainty.retracing import STEPS
+from whale_jax.imagination.uncertainty.retracing import Retracing
 
 FOLDER = "judge"  # folder for pictures, requests and imagined pairs in the directory of the evaluation
 DEFINITIONS = {
@@ -103,7 +103,7 @@ def _imagine_all(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     The uncertainty is that of retracing, or the entropy where retracing is impossible.
     """
     clips = job.clips
-    wanted = dataclasses.replace(clips, context=max(clips.context, max(STEPS) + 1))
+    wanted = dataclasses.replace(clips, context=max(clips.context, Retracing().context))
     shortest = min((record["length"] + 1 for record in job.store.records), default=0)
     if wanted.context + wanted.horizon > shortest:
         why = f"episodes of {shortest} frames leave fewer than {wanted.context} before {wanted.horizon} imagined ones"

@@ -33,20 +33,6 @@ RIVALS = {
 }
 
 
-def specifications(parts: Sequence[str]) -> list[str]:
-    """Returns the distinct specifications of estimators in a list whose parts were between commas.
-
-    Commas are also between the settings of one specification, so a part such as "starts=any" belongs to the one before.
-    """
-    found: list[str] = []
-    for part in parts:
-        if found and "=" in part.partition(":")[0]:
-            found[-1] += f",{part}"
-        else:
-            found.append(part)
-    return list(dict.fromkeys(found))
-
-
 def choose(
     model: LoadedModel, asked: Sequence[str] = (), context: int = 0
 ) -> tuple[dict[str, Estimator], int, list[str]]:
@@ -61,7 +47,7 @@ def choose(
     """
     found: dict[str, Estimator] = {}
     notes = []
-    for name in specifications(asked) or ESTIMATORS:
+    for name in dict.fromkeys(asked) or ESTIMATORS:
         try:
             estimator = resolve(name, model.action_spec)
             model.check_estimator(estimator)
@@ -132,7 +118,9 @@ def _derived(
     for name, values in estimates.items():
         if "disagreement" in parts[name]:
             derived[f"{name} disagreement"] = parts[name]["disagreement"]
-        if not isinstance(found[name], Entropy):
+        if getattr(found[name], "accumulate", False):
+            derived[f"{name} of the step"] = parts[name]["step_uncertainty"]
+        elif not isinstance(found[name], Entropy):
             derived[f"{name} accumulated"] = values.cumsum(1)
     return derived
 

@@ -22,7 +22,7 @@ from whale_jax.evaluation import statistics
 from whale_jax.evaluation.clips import Clips, read_clips, with_progress
 from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.evaluation.uncertainty import estimates, section
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, Estimator
+from whale_jax.imagination.uncertainty.estimators import Estimator, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
 
 COVERAGE = np.linspace(0.1, 1.0, 10)
@@ -34,11 +34,12 @@ DEFINITIONS = {
     "trajectory": "Pearson's correlation of a trajectory's mean estimate and mean error",
     "spearman": "rank correlation over all steps of all trajectories of a task",
     "accumulated": "an estimate, summed over the rollout up to the step",
+    "of the step": "an estimate that is such a sum, before it is summed",
     "disagreement": "the mean LPIPS of retracing alone",
     **estimates.RIVALS,
     "intervals": "95 %, percentile bootstrap over trajectories; differences are paired; tasks have equal weights",
     "seconds": "per step of one batch, the faster of two runs once compiled; ratio: to the rollout without estimate",
-    "extra_frame_passes": "frames predicted beside the rollout's own, for every step",
+    "extra_frame_passes": "frames predicted beside the rollout's own, mean of the steps",
 }
 
 
@@ -78,8 +79,8 @@ class Uncertainty(Suite):
     name, title, Settings = "uncertainty", "Uncertainty", UncertaintySettings
 
     def check_settings(self, settings: UncertaintySettings) -> None:
-        for asked in estimates.specifications(settings.estimators):
-            ESTIMATORS.find(asked.partition(":")[0])
+        for asked in settings.estimators:
+            check_uncertainty(asked, ())
 
     def check(self, job: Job) -> None:
         super().check(job)
@@ -157,7 +158,8 @@ def _cost(model: LoadedModel, group: Clips, found: dict[str, Estimator], setting
             times.append(time.perf_counter() - started)
         seconds[name] = min(times[1:]) / settings.horizon
     members = 1 if "ensemble" not in model.params else len(jax.tree.leaves(model.params["ensemble"])[0]) + 1
-    passes = {"none": 0} | {name: estimator.passes(members) for name, estimator in found.items()}
+    steps = settings.horizon
+    passes = {"none": 0} | {name: estimator.passes(members, steps) for name, estimator in found.items()}
     return {
         name: {
             "extra_frame_passes": passes[name],

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, check_least, check_one_of
+from whale_jax.base.settings import Settings, check_least
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.clocks import Clocks, clocks_of
 from whale_jax.imagination.dream import Dream, State
 from whale_jax.imagination.environments.starts import Starts, read_starts
 from whale_jax.imagination.trust import STEPS, check_tolerance, percent, rounded_up
-from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS
+from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
 from whale_jax.training.sharding import Params
 
@@ -36,7 +36,7 @@ class DreamSettings(Settings):
 
     context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back 3 actions at once
     horizon: int = 16  # steps after which a dream is truncated
-    uncertainty: str = AUTO  # retracing if the model can, else entropy; or a name, or "" for none
+    uncertainty: str = AUTO  # retracing if the model can, else entropy; "" for none; or see `resolve` of estimators
     penalty: float = 0.0  # λ; the reward is the model's minus λ times the step's uncertainty
     max_uncertainty: float = float("inf")  # a dream is truncated by a step that is more uncertain
     max_error: float = float("inf")  # a dream is truncated by the first step that is not trusted to stay below it
@@ -45,7 +45,7 @@ class DreamSettings(Settings):
 
     def __post_init__(self):
         check_least(self, context=1, horizon=1, temperature=0)
-        check_one_of(self, (*ESTIMATORS, AUTO, ""), "uncertainty")
+        check_uncertainty(self.uncertainty, (AUTO, ""))
         if not np.isfinite(self.penalty):
             raise WhaleError(f"penalty is a finite number, not {self.penalty!r}.")
         if not self.max_uncertainty >= 0:

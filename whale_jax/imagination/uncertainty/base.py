@@ -43,9 +43,9 @@ class Estimator:
         return 1
 
     @classmethod
-    def of(cls, spec: ActionSpec) -> Self:
-        """Returns the estimator with its default settings for a robot; raises WhaleError if it does not suit it."""
-        return cls()
+    def of(cls, spec: ActionSpec, **settings: Any) -> Self:
+        """Returns the estimator for a robot; raises WhaleError if it does not suit it, or for a wrong setting."""
+        return cls(**settings)
 
     def start(self, model: WorldModel, params: Params, carry: Carry, actions: jax.Array) -> Any:
         """Returns its memory of the given frames, between which the actions (B, C - 1, A) were taken."""
@@ -72,6 +72,9 @@ class Estimator:
         """Returns sentences that a reader of the estimates (B, n), NumPy arrays by name, should know."""
         return ()
 
-    def passes(self, members: int) -> int:
-        """Returns the frames that every step predicts besides its own; `members` is the size of the ensemble."""
+    def passes(self, members: int, steps: int) -> float:
+        """Returns the frames that a step predicts besides its own, as the mean of the first `steps` of a rollout.
+
+        `members` is the size of the ensemble.
+        """
         return 0

@@ -4,9 +4,12 @@ Dimension keys: B trajectories, M ensemble members.
 """
 
 import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 import jax.numpy as jnp
 
+from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.registry import Registry
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.uncertainty.base import Estimator
@@ -48,7 +51,7 @@ class Ensemble(Estimator):
         every = jnp.concatenate([prediction.frames, frames], axis=1)
         return memory, {"uncertainty": to_unit(every).var(axis=1).mean((1, 2, 3))[:, None]}
 
-    def passes(self, members):
+    def passes(self, members, steps):
         return members - 1
 
 
@@ -59,22 +62,62 @@ ESTIMATORS: Registry[type[Estimator]] = Registry("uncertainty", (Retracing, Entr
 AUTO, NONE = "auto", "none"
 
 
-def check_uncertainty(name: str) -> None:
-    """Raises WhaleError, with the nearest names, if there is no uncertainty of this name, "auto" and "none" apart."""
-    if name not in (AUTO, NONE):
-        ESTIMATORS.find(name, (*ESTIMATORS, AUTO, NONE))
+def check_uncertainty(text: str, among: Collection[str] = (AUTO, NONE)) -> None:
+    """Raises WhaleError if a text is neither a specification, see `resolve`, nor one of the names `among`."""
+    if text not in among:
+        row, settings = _parsed(text, among)
+        row(**settings)
 
 
 def resolve(uncertainty: "str | Estimator", spec: ActionSpec) -> Estimator:
-    """Returns the estimator of that name with its default settings; returns an estimator unchanged.
+    """Returns the estimator that a specification describes; returns an estimator unchanged.
+
+    Args:
+      uncertainty: a name, which may be followed by settings, such as "retracing:steps=1-3-5:accumulate=yes". Whole
+        numbers of a list are joined with "-". Settings that are not named have their defaults.
+      spec: of the robot's actions.
 
     Raises:
-      WhaleError: the name is unknown, or the estimator does not suit the robot, as retracing without additive actions.
+      WhaleError: a name or value is wrong, or the estimator does not suit the robot, as retracing without additive
+        actions.
     """
-    return ESTIMATORS.find(uncertainty).of(spec) if isinstance(uncertainty, str) else uncertainty
+    if not isinstance(uncertainty, str):
+        return uncertainty
+    row, settings = _parsed(uncertainty)
+    return row.of(spec, **settings)
 
 
 def usual_name(estimator: Estimator | None, spec: ActionSpec) -> str | None:
     """Returns the name of a registered estimator with its default settings; None for any other, and for none."""
     row = ESTIMATORS.get(estimator.name) if estimator is not None else None
     return row.name if row is type(estimator) and estimator == row.of(spec) else None
+
+
+def _parsed(text: str, among: Collection[str] = ()) -> tuple[type[Estimator], dict[str, Any]]:
+    name, *parts = text.split(":")
+    row, settings = ESTIMATORS.find(name, (*ESTIMATORS, *among)), {}
+    defaults = {field.name: field.default for field in dataclasses.fields(row) if field.name != "additive"}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key not in defaults:
+            if not defaults:
+                raise WhaleError(f"{text} sets {key}, and {name} has no settings; write {name} alone.")
+            raise unknown_name(f"setting of {name}", key, defaults)
+        if key in settings:
+            raise WhaleError(f"{text} sets {key} twice; set it once.")
+        settings[key] = _value(defaults[key], value, part)
+    return row, settings
+
+
+def _value(default: Any, text: str, part: str) -> Any:
+    """Converts the text of a setting to the type of its default."""
+    try:
+        if isinstance(default, bool):
+            return {"yes": True, "true": True, "no": False, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(int(each) for each in text.split("-"))
+        return type(default)(text)
+    except (KeyError, ValueError):
+        like = {bool: "yes or no", tuple: "whole numbers joined with -, such as 1-2-3"}
+        wanted = like.get(type(default), f"a value like {default}")
+        raise WhaleError(f"{part} cannot be read; {part.partition('=')[0]} takes {wanted}.") from None

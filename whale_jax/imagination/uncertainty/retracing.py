@@ -1,6 +1,6 @@
 """Retracing-rollout (docs/method.md §7, §8): the same frame along equivalent actions from earlier starts.
 
-Dimension keys: B trajectories, A actions, H W pixels, K retracing steps.
+Dimension keys: B trajectories, A actions, H W pixels, K retracing steps, L actions.
 """
 
 import dataclasses
@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.settings import check_one_of
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.uncertainty.base import Estimator
 from whale_jax.nn import lpips
 
 STEPS = (1, 2, 3)
+GIVEN, ANY = STARTS = ("given", "any")
 
 
 def additive_dimensions(spec: ActionSpec) -> np.ndarray:
@@ -34,42 +36,55 @@ def additive_dimensions(spec: ActionSpec) -> np.ndarray:
     return additive
 
 
-def retraced_action(actions: jax.Array, additive: np.ndarray) -> jax.Array:
-    """Returns the action (B, A) that, taken k + 1 times, leads where the actions (B, k + 1, A) lead.
+def retraced_action(actions: jax.Array, additive: np.ndarray, count: jax.Array | int | None = None) -> jax.Array:
+    """Returns the action (B, A) that, taken k + 1 times, leads where the last k + 1 of the actions (B, L, A) lead.
 
     Deltas share their sum evenly, so that the result stays within the range of the actions. Absolute and gripper
-    dimensions take their last command (Eq. 5).
+    dimensions take their last command (Eq. 5). `count` is k + 1, which may be traced; None takes all.
     """
-    return jnp.where(additive, actions.mean(axis=1), actions[:, -1])
+    count = actions.shape[1] if count is None else count
+    last = jnp.arange(actions.shape[1]) >= actions.shape[1] - count
+    return jnp.where(additive, (actions * last[:, None]).sum(axis=1) / count, actions[:, -1])
 
 
 @flax.struct.dataclass
 class Past:
-    """The newest actions.
+    """What has been done, and where the branches of the next step start.
 
     Attributes:
       actions: (B, L, A), the last ones, oldest first; zeros before the first.
-      count: () int32, number of actions taken so far, the given ones among them.
+      newest: () int32, place of the newest frame among those that the model holds.
+      anchor: () int32, place of the frame from which starts are counted back; the newest one for `ANY` starts.
+      total: (B,) the sum of the uncertainties so far.
     """
 
     actions: jax.Array
-    count: jax.Array
+    newest: jax.Array
+    anchor: jax.Array
+    total: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Retracing(Estimator):
     """Mean LPIPS between the step's frame and its retraced predictions, times the predictive entropy.
 
-    The mean covers only the starts that exist. If there is none, the estimate is the entropy alone.
+    Branches start from given frames, so that they go back further with every step. Once the model has forgotten these,
+    they start from the oldest frames that it holds. The mean covers only the starts that exist. If there is none, the
+    estimate is the entropy alone.
 
     Attributes:
       additive: which action dimensions add up, see `additive_dimensions`.
-      steps: K, the numbers of actions to go back.
+      steps: K, the numbers of frames that starts lie before the last given one, or, with "any" starts, before the frame
+        at which the step's action is taken.
+      starts: "given", or "any" for frames a fixed number of steps back, which are mostly imagined ones.
+      accumulate: whether a step's uncertainty is the sum over the rollout up to it.
       hold_z: whether branches take what the newest step inferred of behaviour, see `WorldModel.branch`.
     """
 
-    additive: tuple[bool, ...]
+    additive: tuple[bool, ...] = ()
     steps: tuple[int, ...] = STEPS
+    starts: str = GIVEN
+    accumulate: bool = False
     hold_z: bool = False
 
     name, words = "retracing", "retracing"
@@ -77,61 +92,73 @@ class Retracing(Estimator):
     definition = "mean LPIPS between the imagined frame and its retraced predictions, times the predictive entropy"
 
     def __post_init__(self):
+        check_one_of(self, STARTS, "starts")
         if not self.steps or min(self.steps) < 0 or len(set(self.steps)) < len(self.steps):
             raise WhaleError(
                 f"Retracing steps are different whole numbers from 0 up, such as {STEPS}; not {self.steps}."
             )
 
     @classmethod
-    def of(cls, spec):
-        return cls(tuple(additive_dimensions(spec).tolist()))
+    def of(cls, spec, **settings):
+        return cls(additive=tuple(additive_dimensions(spec).tolist()), **settings)
 
     @property
-    def length(self) -> int:
-        """L, the number of actions of the longest branch."""
-        return max(self.steps) + 1
-
-    @property
-    def context(self) -> int:
+    def context(self):
         return max(self.steps) + 1
 
     def start(self, model, params, carry, actions):
+        if not self.additive:
+            raise WhaleError("Retracing does not know which actions add up; make it with Retracing.of(action_spec).")
         # After a window is cut, what is left must still reach back to the furthest start.
-        if self.length > model.reach:
+        if self.context > model.reach:
             raise WhaleError(
-                f"Retracing {max(self.steps)} actions needs {self.length} frames, and this model's window of "
+                f"Retracing {max(self.steps)} actions needs {self.context} frames, and this model's window of "
                 f"{model.settings.window} keeps {model.reach} when it is full; retrace at most {model.reach - 1}, or "
                 'use uncertainty="entropy".'
             )
-        given = actions[:, max(0, actions.shape[1] - self.length) :]
-        missing = self.length - given.shape[1]
-        return Past(jnp.pad(given, ((0, 0), (missing, 0), (0, 0))), jnp.int32(actions.shape[1]))
+        if self.starts == GIVEN and model.settings.window is None:
+            raise WhaleError(
+                f"A {model.name} forgets no frame, so branches would grow without end; retrace with starts=any."
+            )
+        length = self.context if self.starts == ANY else model.settings.window - 1
+        given = actions[:, max(0, actions.shape[1] - length) :]
+        newest = jnp.int32(actions.shape[1])
+        missing = length - given.shape[1]
+        return Past(jnp.pad(given, ((0, 0), (missing, 0), (0, 0))), newest, newest, jnp.zeros(len(actions)))
+
+    def refill(self, model, params, carry, memory):
+        newest = jnp.int32(model.reach - 1)
+        # The oldest frames that are left take the place of given ones that are forgotten.
+        anchor = jnp.maximum(memory.anchor - (memory.newest - newest), max(self.steps))
+        return memory.replace(newest=newest, anchor=newest if self.starts == ANY else anchor)
 
     def estimate(self, model, params, carry, memory, actions, prediction):
-        """Adds "disagreement", the mean LPIPS; "branches", the number of starts; and "entropy"."""
+        """Adds "disagreement", the mean LPIPS; "branches", the number of starts; "entropy"; and "step_uncertainty"."""
         entropy = prediction.entropy[:, 0]
         past = jnp.concatenate([memory.actions[:, 1:], actions], axis=1)
-        additive = np.array(self.additive)
-        held = [retraced_action(past[:, self.length - k - 1 :], additive) for k in self.steps]
-        held = jnp.repeat(jnp.stack(held, axis=1)[:, :, None], self.length, axis=2)
-        frames = model.branch(params, carry, self.steps, held, self.hold_z)
-        exist = memory.count >= jnp.array(self.steps)
-        every = jnp.concatenate([prediction.frames, frames], axis=1)
-        layers = lpips.features(params["lpips"], every.reshape(-1, *every.shape[2:]))
-        layers = [x.reshape(*every.shape[:2], *x.shape[1:]) for x in layers]
-        apart = lpips.distances(params["lpips"], [x[:, 1:] for x in layers], [x[:, :1] for x in layers])
+        further = 0 if self.starts == ANY else memory.newest - memory.anchor
+        counts = [jnp.minimum(k + 1 + further, past.shape[1]) for k in self.steps]
+        held = jnp.stack([retraced_action(past, np.array(self.additive), count) for count in counts], axis=1)
+        held = jnp.repeat(held[:, :, None], past.shape[1], axis=2)
+        frames = model.branch(params, carry, self.steps, held, self.hold_z, further)
+        exist = memory.anchor >= jnp.array(self.steps)
+        apart = _apart(params["lpips"], prediction.frames, frames)
         branches = exist.sum()
         # As shapes are fixed, branches that start before the first frame were computed too; they weigh nothing.
         disagreement = (apart * exist).sum(1) / jnp.maximum(branches, 1)
-        estimates = {"uncertainty": jnp.where(branches > 0, disagreement * entropy, entropy)}
-        estimates |= {"disagreement": disagreement, "entropy": entropy}
-        estimates |= {"branches": jnp.broadcast_to(branches, entropy.shape)}
-        return Past(past, memory.count + 1), {name: values[:, None] for name, values in estimates.items()}
+        own = jnp.where(branches > 0, disagreement * entropy, entropy)
+        total = memory.total + own
+        estimates = {"uncertainty": total if self.accumulate else own, "disagreement": disagreement}
+        estimates |= {"step_uncertainty": own, "entropy": entropy}
+        estimates["branches"] = jnp.broadcast_to(branches, entropy.shape)
+        newest = memory.newest + 1
+        memory = Past(past, newest, newest if self.starts == ANY else memory.anchor, total)
+        return memory, {name: values[:, None] for name, values in estimates.items()}
 
     def notes(self, estimates: Any):
         wanted, branches = len(self.steps), estimates["branches"].min(0)
         none, fewer = int((branches == 0).sum()), int(((branches > 0) & (branches < wanted)).sum())
-        advice = f"give {self.length} frames of context to have all {wanted} starts at every step."
+        advice = f"give {self.context} frames of context to have all {wanted} starts at every step."
         notes = []
         if none:
             notes.append(
@@ -142,5 +169,14 @@ class Retracing(Estimator):
             notes.append(f"{fewer} of {len(branches)} steps were retraced from fewer than {wanted} starts; {advice}")
         return tuple(notes)
 
-    def passes(self, members):
-        return sum(k + 1 for k in self.steps)
+    def passes(self, members, steps):
+        further = 0.0 if self.starts == ANY else (steps - 1) / 2
+        return sum(k + 1 + further for k in self.steps)
+
+
+def _apart(params: Any, frame: jax.Array, others: jax.Array) -> jax.Array:
+    """Returns the LPIPS (B, S) of a frame (B, 1, H, W, 3) and each of the others (B, S, H, W, 3)."""
+    every = jnp.concatenate([frame, others], axis=1)
+    layers = lpips.features(params, every.reshape(-1, *every.shape[2:]))
+    layers = [x.reshape(*every.shape[:2], *x.shape[1:]) for x in layers]
+    return lpips.distances(params, [x[:, 1:] for x in layers], [x[:, :1] for x in layers])

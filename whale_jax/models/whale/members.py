@@ -40,8 +40,8 @@ def step_members(networks: Networks, params: Params, state: Window, memory: Any)
         return chosen[:, 0], after.layers
 
     others, memory = jax.vmap(one, out_axes=(1, 0))(params["ensemble"], memory)
-    track = Track(state.decoder, [others.shape[1]])
     # The members' frames stand next to the window, at the rollout's own place; each sees the window and itself.
-    now = jnp.full(others.shape[1], t + 1)
-    frames, _ = networks.decode_more(params, others, track.at(0, now, now))
+    count = others.shape[1]
+    now = jnp.full(count, t + 1)
+    frames, _ = networks.decode_more(params, others, Track.beside(state.decoder, [count]).at(0, now, now))
     return to_bytes(frames), memory

@@ -124,8 +124,8 @@ class Whale(WorldModel):
     def reconstruct(self, params, frames):
         return self.networks.decode(params, self.networks.encode(params, frames))
 
-    def branch(self, params, carry, starts, actions, hold=False):
-        return branches.branch(self.networks, params, carry, starts, actions, hold)
+    def branch(self, params, carry, starts, actions, hold=False, further=0):
+        return branches.branch(self.networks, params, carry, starts, actions, hold, further)
 
     def behaviour(self, params, frames, actions):
         return self.networks.embed_behaviour(params, frames, actions)
