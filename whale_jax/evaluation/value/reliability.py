@@ -12,6 +12,7 @@ import numpy as np
 
 from whale_jax.evaluation import statistics
 from whale_jax.evaluation.clips import Clips
+from whale_jax.evaluation.value.ranking import rank_correlation
 from whale_jax.imagination.world import LoadedModel
 from whale_jax.models.world import World
 from whale_jax.training.sharding import Params
@@ -62,7 +63,7 @@ def describe(steps: Mapping[str, Steps]) -> dict[str, Any]:
     returns = [np.sum(each["true"], axis=1).mean() for each in steps.values()]
     found: dict[str, Any] = {"steps": true.size, "true": float(true.mean())}
     for name, read in together.items():
-        ranked = statistics.spearman(returns, [np.sum(each[name], axis=1).mean() for each in steps.values()])
+        ranked = rank_correlation(returns, [np.sum(each[name], axis=1).mean() for each in steps.values()])
         curve = statistics.calibration(true, read)
         found[name] = {
             "mean": float(read.mean()),
