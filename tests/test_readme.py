@@ -53,6 +53,7 @@ COVERED = {
     "bash launch/evaluate.sh --checkpoint=DIR",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=uncertainty",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=trust",
+    "bash launch/evaluate.sh --checkpoint=DIR --suite=behaviour",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=value",
     "bash launch/evaluate.sh --checkpoint=DIR --suite=judge --judge-endpoint=URL --judge-model=NAME",
     "whale report --from=DIR",
@@ -166,6 +167,12 @@ def test_evaluate_trust(workdir, answer):
     future = whale_jax.load(workdir).imagine(frames, actions)
     np.testing.assert_allclose(future.bound, report["tasks"]["reach"]["bound"], rtol=1e-6)
     assert future.trust_horizon(9.0).tolist() == [6, 6]
+
+
+def test_evaluate_behaviour(workdir, answer):
+    report = json.loads(answer("evaluate", f"--checkpoint={workdir}", "--suite=behaviour", "--json"))["behaviour"]
+    assert 0 < report["entropy"] <= report["largest_entropy"] and report["warnings"]
+    assert 'id="embedding"' in (workdir / "behaviour" / "report.html").read_text()
 
 
 def test_evaluate_judge(workdir, answer):
