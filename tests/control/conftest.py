@@ -15,9 +15,7 @@ SIDE = 32
 @pytest.fixture(scope="session")
 def model(world):
     """Windows of 8 frames of 32x32 pixels, which are as small as LPIPS takes."""
-    reward = dict(world.params["reward"])
-    reward["head"] = jax.tree.map(lambda x: 1e-3 * x, reward["head"])
-    return dataclasses.replace(world, params=world.params | {"reward": reward})
+    return with_rewards(world, 0.05)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +27,14 @@ def episodes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def world():
     """What policies of these tests learn and are searched for in."""
-    return tiny.random_world(side=SIDE, members=2)
+    return with_rewards(tiny.random_world(side=SIDE, members=2), 0.02)
+
+
+def with_rewards(world, scale):
+    """Makes the reward head less sure by a scale of its logits, so that its reward depends on what it sees."""
+    reward = dict(world.params["reward"])
+    reward["head"] = jax.tree.map(lambda x: scale * x, reward["head"])
+    return dataclasses.replace(world, params=world.params | {"reward": reward})
 
 
 @pytest.fixture(scope="session")
