@@ -1,4 +1,4 @@
-"""What a world model imagines. Dimension keys: B trajectories, n steps, H W pixels, A actions."""
+"""The futures that a world model imagines. Dimension keys: B trajectories, n steps, H W pixels, A actions."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a behaviour embedding says of the policy, and what it is worth to the dynamics (docs/method.md §4).
+"""Measures of what a behaviour embedding says of the policy, and what it is worth to the dynamics (docs/method.md §4).
 
 All are plain functions of NumPy arrays. Several clips come from one episode, so episodes are what is drawn for
 intervals and divided for probes. Dimension keys: n clips, D features, E episodes, R bootstrap draws.

@@ -1,4 +1,4 @@
-"""What the bounds of a trust horizon are worth: coverage and horizon on clips that they were not calibrated on.
+"""The worth of a trust horizon's bounds: coverage and horizon on clips that they were not calibrated on.
 
 All are plain functions of NumPy arrays. Dimension keys: n calibration clips, N test clips, H steps.
 """

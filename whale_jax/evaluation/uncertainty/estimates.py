@@ -1,4 +1,4 @@
-"""What the uncertainty suite compares: errors of imagined steps, a model's estimates of them, and their free rivals.
+"""The figures of the uncertainty suite: errors of imagined steps, a model's estimates of them, and their free rivals.
 
 Dimension keys: E trajectories, C given frames, n steps.
 """

@@ -18,6 +18,11 @@ from whale_jax.training.sharding import Params
 Estimates = dict[str, jax.Array]
 
 
+def of_robot(default: Any) -> Any:
+    """Declares a field that follows from the robot, see `Estimator.of`, and that a specification cannot set."""
+    return dataclasses.field(default=default, metadata={"kind": "robot"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimator:
     """An estimate of how far to trust an imagined step. It is hashable, as compiled programs depend on it.

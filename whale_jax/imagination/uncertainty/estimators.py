@@ -96,7 +96,8 @@ def usual_name(estimator: Estimator | None, spec: ActionSpec) -> str | None:
 def _parsed(text: str, among: Collection[str] = ()) -> tuple[type[Estimator], dict[str, Any]]:
     name, *parts = text.split(":")
     row, settings = ESTIMATORS.find(name, (*ESTIMATORS, *among)), {}
-    defaults = {field.name: field.default for field in dataclasses.fields(row) if field.name != "additive"}
+    fields = [field for field in dataclasses.fields(row) if field.metadata.get("kind") != "robot"]
+    defaults = {field.name: field.default for field in fields}
     for part in parts:
         key, _, value = part.partition("=")
         if key not in defaults:

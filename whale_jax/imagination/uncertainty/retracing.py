@@ -14,7 +14,7 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import check_one_of
 from whale_jax.data.contract.actions import ActionSpec
-from whale_jax.imagination.uncertainty.base import Estimator
+from whale_jax.imagination.uncertainty.base import Estimator, of_robot
 from whale_jax.nn import lpips
 
 STEPS = (1, 2, 3)
@@ -49,7 +49,7 @@ def retraced_action(actions: jax.Array, additive: np.ndarray, count: jax.Array |
 
 @flax.struct.dataclass
 class Past:
-    """What has been done, and where the branches of the next step start.
+    """Keeps what has been done, and where the branches of the next step start.
 
     Attributes:
       actions: (B, L, A), the last ones, oldest first; zeros before the first.
@@ -81,7 +81,7 @@ class Retracing(Estimator):
       hold_z: whether branches take what the newest step inferred of behaviour, see `WorldModel.branch`.
     """
 
-    additive: tuple[bool, ...] = ()
+    additive: tuple[bool, ...] = of_robot(())
     steps: tuple[int, ...] = STEPS
     starts: str = GIVEN
     accumulate: bool = False
