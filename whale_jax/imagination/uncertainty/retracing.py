@@ -17,8 +17,8 @@ from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.uncertainty.base import Estimator, of_robot
 from whale_jax.nn import lpips
 
-STEPS = (1, 2, 3)
 GIVEN, ANY = STARTS = ("given", "any")
+STEPS = {GIVEN: (0, 1, 2), ANY: (1, 2, 3)}  # K, which counts back from another frame for either
 
 
 def additive_dimensions(spec: ActionSpec) -> np.ndarray:
@@ -75,14 +75,14 @@ class Retracing(Estimator):
     Attributes:
       additive: which action dimensions add up, see `additive_dimensions`.
       steps: K, the numbers of frames that starts lie before the last given one, or, with "any" starts, before the frame
-        at which the step's action is taken.
+        at which the step's action is taken; without any, `STEPS` of these starts.
       starts: "given", or "any" for frames a fixed number of steps back, which are mostly imagined ones.
       accumulate: whether a step's uncertainty is the sum over the rollout up to it.
       hold_z: whether branches take what the newest step inferred of behaviour, see `WorldModel.branch`.
     """
 
     additive: tuple[bool, ...] = of_robot(())
-    steps: tuple[int, ...] = STEPS
+    steps: tuple[int, ...] = ()
     starts: str = GIVEN
     accumulate: bool = False
     hold_z: bool = False
@@ -93,9 +93,11 @@ class Retracing(Estimator):
 
     def __post_init__(self):
         check_one_of(self, STARTS, "starts")
-        if not self.steps or min(self.steps) < 0 or len(set(self.steps)) < len(self.steps):
+        if not self.steps:
+            object.__setattr__(self, "steps", STEPS[self.starts])
+        if min(self.steps) < 0 or len(set(self.steps)) < len(self.steps):
             raise WhaleError(
-                f"Retracing steps are different whole numbers from 0 up, such as {STEPS}; not {self.steps}."
+                f"Retracing steps are different whole numbers from 0 up, such as {STEPS[self.starts]}; not {self.steps}."
             )
 
     @classmethod
