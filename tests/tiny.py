@@ -105,6 +105,14 @@ def random_world(side: int = 32, members: int = 0):
     return LoadedModel(world, params, ACTION_SPEC, meta_of(world), Path("tiny/checkpoints/reward/1"))
 
 
+def remembering(loaded, history: int):
+    """The same model whose behaviour is inferred from `history` frames; 0 for as many as the dynamics see."""
+    model = loaded.world.model
+    behaviour = dataclasses.replace(model.settings.behaviour, num_frames=history)
+    model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, behaviour=behaviour))
+    return dataclasses.replace(loaded, world=dataclasses.replace(loaded.world, model=model))
+
+
 def meta_of(world, stage: str = "reward", **fields):
     """The description of a checkpoint of this world."""
     from whale_jax.models.registry import describe

@@ -268,5 +268,5 @@ def test_what_cannot_be_measured_is_refused(world, store, tmp_path):
     with pytest.raises(WhaleError, match="no trained behaviour yet.*--until=behaviour"):
         Behaviour().check(Job(bare, store, tmp_path))
     short = open_store(tiny.write_store(tmp_path / "short", steps=3, side=SIDE))
-    with pytest.raises(WhaleError, match="has the 8 frames of a segment"):
+    with pytest.raises(WhaleError, match="has the 8 frames that behaviour is inferred from"):
         Behaviour().run(Job(world, short.held_out(), tmp_path, settings=SETTINGS))

@@ -27,6 +27,18 @@ def run(world):
 
 
 @pytest.fixture(scope="module")
+def remembering(world):
+    """(P, frames, actions) to the frames and entropies of a rollout that infers behaviour from P frames."""
+
+    def run(history, frames, actions):
+        imagine = jax.jit(tiny.rollout(tiny.remembering(world, history).world, Entropy()))
+        frames, estimates = imagine(world.params, frames, actions, jax.random.key(0))
+        return frames, estimates["uncertainty"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def by_hand(world):
     """One step from real windows without padding: frames, past actions, ids, z and a_t to the next of each."""
     networks, params = world.world.model.networks, world.params
@@ -72,23 +84,36 @@ def test_the_first_frame_equals_a_computation_by_hand(run, by_hand, inputs):
     np.testing.assert_allclose(entropies[:, 0], h, rtol=1e-4)
 
 
-@pytest.mark.parametrize("context", [1, CONTEXT, 4])
-def test_every_step_equals_a_computation_by_hand_over_the_window(world, run, by_hand, inputs, context):
-    """Also where a full window of 4 is cut to its newest 2; the prior sees imagined frames, past z stay as inferred."""
+@pytest.mark.parametrize(("context", "history", "horizon"), [(1, 0, 6), (2, 0, 6), (4, 0, 6), (3, 5, 9), (2, 8, 9)])
+def test_every_step_equals_a_computation_by_hand(world, remembering, by_hand, inputs, context, history, horizon):
+    """Also where a full window of 4 is cut to its newest 2, and the history of the prior to its newest half.
+
+    The prior sees imagined frames, and past z stay as inferred.
+    """
     z_of, next_frame, encode = by_hand
-    size = world.num_frames
-    frames, actions = inputs(context, HORIZON)
-    imagined, entropies = run(frames, actions)
+    size, most = world.num_frames, history or world.num_frames
+    frames, actions = inputs(context, horizon)
+    imagined, entropies = remembering(history, frames, actions)
     ids, z, seen, held = encode(frames), z_of(frames, actions[:, :context])[:, :-1], frames, context
-    for j in range(HORIZON):
+    known = context
+    for j in range(horizon):
         t = context - 1 + j
-        held = size // 2 if held == size else held
+        if held == size:
+            held = size // 2
+            known = known if known + size - held <= most else most // 2
         recent = actions[:, t - held + 1 : t + 1]
-        z = jnp.concatenate([z, z_of(seen[:, -held:], recent)[:, -1:]], 1)
+        z = jnp.concatenate([z, z_of(seen[:, -known:], actions[:, t - known + 1 : t + 1])[:, -1:]], 1)
         ids, frame, h = next_frame(seen[:, -held:], ids[:, -held:], z[:, -held:], recent)
         np.testing.assert_array_equal(imagined[:, j], frame, err_msg=f"imagined frame {j}")
         np.testing.assert_allclose(entropies[:, j], h, rtol=1e-4)
-        seen, held = np.concatenate([seen, frame[:, None]], 1), held + 1
+        seen, held, known = np.concatenate([seen, frame[:, None]], 1), held + 1, known + 1
+
+
+def test_a_longer_history_changes_what_follows_a_cut(remembering, inputs):
+    frames, actions = inputs(CONTEXT, HORIZON)
+    (_, short), (_, long) = (remembering(history, frames, actions) for history in (0, 8))
+    np.testing.assert_array_equal(long[:, :2], short[:, :2])  # up to the window of 4
+    assert (long[:, 2:] != short[:, 2:]).any()
 
 
 def test_a_long_rollout_is_deterministic_and_moves(run, inputs):
@@ -144,12 +169,13 @@ def test_steps_keep_the_history_and_start_leaves_the_future_blank(world, inputs)
     networks, params = world.world.model.networks, world.params
     state = jax.jit(functools.partial(window.start, networks))(params, frames, actions[:, : CONTEXT - 1])
     assert int(state.time) == CONTEXT - 1
-    assert not np.any(state.frames[:, CONTEXT:]) and not np.any(state.actions[:, CONTEXT - 1 :])
+    assert not np.any(state.history.frames[:, CONTEXT:]) and not np.any(state.actions[:, CONTEXT - 1 :])
     advance = jax.jit(functools.partial(window.advance, networks, temperature=0.0))
     after, (frame, _) = advance(params, state, actions[:, CONTEXT - 1], jax.random.key(0))
     assert int(after.time) == CONTEXT
-    np.testing.assert_array_equal(after.frames[:, :CONTEXT], frames)
-    np.testing.assert_array_equal(after.frames[:, CONTEXT], frame)
+    np.testing.assert_array_equal(after.history.frames[:, :CONTEXT], frames)
+    np.testing.assert_array_equal(after.history.frames[:, CONTEXT], frame)
+    np.testing.assert_array_equal(after.history.actions[:, :CONTEXT], actions[:, :CONTEXT])
     np.testing.assert_array_equal(after.actions[:, :CONTEXT], actions[:, :CONTEXT])
     np.testing.assert_array_equal(after.ids[:, :CONTEXT], state.ids[:, :CONTEXT])
     np.testing.assert_array_equal(after.z[:, : CONTEXT - 1], state.z[:, : CONTEXT - 1])

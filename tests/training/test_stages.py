@@ -14,6 +14,7 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract import batch as batches
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.jobs.configuration import make_stage, make_world
+from whale_jax.models.whale.dynamics import token_cross_entropy
 from whale_jax.models.whale.stages import TokenizerStage
 from whale_jax.nn.masked import masked_mean
 from whale_jax.training import sharding
@@ -294,3 +295,33 @@ def test_a_stage_draws_the_numbers_that_it_always_drew_and_holds_what_was_traine
     for number, name in enumerate(world.stages):
         assert world.earlier(name) == tiny.STAGES[:number]
         assert set(make_stage(tiny.get_config(), name).frozen) <= set(world.earlier(name))
+
+
+def test_the_dynamics_learn_from_a_part_of_what_behaviour_is_inferred_from():
+    config = tiny.get_config()
+    config.model.behaviour.num_frames = 7
+    world = make_world(config)
+    stages = {name: make_stage(config, name) for name in ("tokenizer", "behaviour", "dynamics")}
+    assert {name: stage.num_frames for name, stage in stages.items()} == {"tokenizer": 4, "behaviour": 7, "dynamics": 7}
+    params = {name: world.fresh(name, jax.random.key(i)) for i, name in enumerate(stages)}
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    episode, count = tiny.episode(3), 6  # the last of seven frames is padding
+    mask = np.arange(7)[None] < count
+    batch = batches.example(1, 7, tiny.SIDE, tiny.SIDE, 4).replace(
+        frames=episode.frames[None, :7],
+        actions=episode.actions[None, :7],
+        frame_mask=mask,
+        action_mask=mask & (np.arange(7) < count - 1),
+    )
+    losses = jax.jit(stages["dynamics"].losses, static_argnums=4)
+    got = losses(params["dynamics"], params, batch, jax.random.key(0), False)[0]["cross_entropy"]
+    networks, actions = world.model.networks, ACTION_SPEC.normalise(batch.actions)
+    z = jnp.argmax(networks.infer_behaviour(params, batch.frames, actions), -1)
+    z = jax.nn.one_hot(z, 4).reshape(1, 7, -1)
+    ids, part = networks.encode(params, batch.frames[:, 2:6]), slice(2, 6)
+    logits, targets, _ = networks.predict_segment(params, ids, actions[:, part], z[:, part])
+    np.testing.assert_allclose(got, token_cross_entropy(logits, targets).mean(), rtol=1e-5)
+    drawn = {
+        float(losses(params["dynamics"], params, batch, jax.random.key(i), True)[0]["cross_entropy"]) for i in range(12)
+    }
+    assert np.isfinite(list(drawn)).all() and len(drawn) > 2

@@ -174,6 +174,11 @@ class LoadedModel:
         return self.world.settings.num_frames
 
     @property
+    def history(self) -> int:
+        """The number of frames that behaviour is inferred from."""
+        return self.world.settings.history
+
+    @property
     def workdir(self) -> Workdir:
         """The work directory of the run that made the checkpoint."""
         return Workdir.of(self.source)

@@ -77,6 +77,7 @@ class ModelSettings(Settings):
       action_dim: A.
       window: number of frames that the model can see at once; None if its memory has no end.
       block: k, number of frames that one call of `step` imagines.
+      history: number of frames that behaviour is inferred from, at least `num_frames`.
     """
 
     num_frames: int
@@ -84,6 +85,10 @@ class ModelSettings(Settings):
     block: ClassVar[int] = 1
     frame_size: Any
     action_dim: Any
+
+    @property
+    def history(self) -> int:
+        return self.num_frames
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,13 +86,15 @@ def infer(model: LoadedModel, chosen: Chosen, size: int) -> np.ndarray:
 def surprises(
     model: LoadedModel, chosen: Chosen, size: int, embeddings: dict[str, np.ndarray], others: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns the cross-entropy (n,) of each clip in nats a token, by condition.
+    """Returns the cross-entropy (n,) of the last segment of each clip in nats a token, by condition.
 
     Args:
       embeddings: (n, T - 1, G, K) one-hot by condition; the first is the clips' own.
       others: (n,) the clip whose actions take the place of a clip's own, with its own embedding, in the condition
         "another clip's actions".
     """
+    last = np.s_[:, -model.num_frames :]
+    between = np.s_[:, 1 - model.num_frames :]
     swapped = np.concatenate([actions for _, _, actions in chosen.batches(size)])[: len(others)][others]
     found: dict[str, list[np.ndarray]] = {}
     for rows, frames, actions in chosen.batches(size):
@@ -100,7 +102,8 @@ def surprises(
         conditions = {name: (actions, each[rows]) for name, each in embeddings.items()}
         conditions["another clip's actions"] = (swapped[rows], next(iter(embeddings.values()))[rows])
         for name, (taken, z) in conditions.items():
-            each = _surprise(model.world, model.params, frames, _normal(model, taken), z)
+            taken = _normal(model, taken)[between]
+            each = _surprise(model.world, model.params, frames[last], taken, z[between])
             found.setdefault(name, []).append(np.asarray(each)[:real].mean(1))
     return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
 

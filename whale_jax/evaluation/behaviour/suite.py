@@ -125,12 +125,12 @@ def _parts(job: Job) -> dict[str, Chosen]:
         stores[UNSEEN] = job.store
     elif not stores:
         stores[SEEN] = job.store
-    size, settings = job.model.num_frames, job.settings
+    size, settings = job.model.history, job.settings
     parts = {name: choose(store, size, settings.episodes, settings.clips) for name, store in stores.items()}
     if not any(len(each.pairs) for each in parts.values()):
         raise WhaleError(
-            f"No held-out episode of {job.store.root} has the {size} frames of a segment; record longer ones, or leave "
-            "the behaviour suite out."
+            f"No held-out episode of {job.store.root} has the {size} frames that behaviour is inferred from; record "
+            "longer ones, or leave the behaviour suite out."
         )
     return {name: each for name, each in parts.items() if len(each.pairs)}
 

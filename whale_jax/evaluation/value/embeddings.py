@@ -18,18 +18,18 @@ TRAINING = "training: "  # prefix of the names of training policies in a plane
 
 
 def embed(model: LoadedModel, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Embeds episodes, from all their complete segments of the model's length, end to end.
+    """Embeds episodes, from all their complete segments of the behaviour model's length, end to end.
 
     Args:
       model: a world model with the ability "behaviour".
       frames: (E, T, H, W, 3) uint8.
-      actions: (E, L, A) in the robot's own units, L at least the model's `num_frames`.
+      actions: (E, L, A) in the robot's own units, L at least the model's `history`.
 
     Returns:
       (E, G·C) float32: square roots of probabilities, so that distances between rows are Hellinger distances up to a
       factor.
     """
-    size = model.num_frames
+    size = model.history
     windows = [np.s_[:, start : start + size] for start in range(0, actions.shape[1] - size + 1, size)]
     rows = [model.embed(frames[window], actions[window]) for window in windows]
     return np.sqrt(np.mean(rows, axis=0)).reshape(len(frames), -1)
@@ -49,7 +49,7 @@ def training_embeddings(model: LoadedModel, store: EpisodeStore, task: str, epis
     if task not in store.names("task"):
         return {}
     found = {}
-    size = model.num_frames
+    size = model.history
     for policy in store.select(tasks=task).names("policy"):
         chosen = store.select(tasks=task, policies=policy)
         whole = [i for i, record in enumerate(chosen.records) if record["length"] >= size][:episodes]

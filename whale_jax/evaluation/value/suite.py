@@ -221,13 +221,13 @@ def _tasks_of(policy: Policy, name: str, tasks: list[str]) -> list[str]:
 
 def _embeds(job: Job) -> bool:
     """Returns whether the model has a behaviour model and episodes are as long as its segments."""
-    return "behaviour" in job.model.abilities and job.settings.steps >= job.model.num_frames
+    return "behaviour" in job.model.abilities and job.settings.steps >= job.model.history
 
 
 def _without_embeddings(job: Job, tasks: list[str]) -> list[str]:
     """Returns notes for the reader on missing descriptions of behaviour."""
     if not _embeds(job):
-        size = job.model.num_frames
+        size = job.model.history
         return [f"Behaviours are not described: that takes a behaviour model and episodes of {size} steps."]
     if job.training is None:
         return ["No training episodes here, so how far policies are from those of training is unknown."]

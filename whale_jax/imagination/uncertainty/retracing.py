@@ -97,7 +97,7 @@ class Retracing(Estimator):
             object.__setattr__(self, "steps", STEPS[self.starts])
         if min(self.steps) < 0 or len(set(self.steps)) < len(self.steps):
             raise WhaleError(
-                f"Retracing steps are different whole numbers from 0 up, such as {STEPS[self.starts]}; not {self.steps}."
+                f"Retracing steps are different whole numbers from 0 up, not {self.steps}; try {STEPS[self.starts]}."
             )
 
     @classmethod

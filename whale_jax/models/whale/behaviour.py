@@ -25,6 +25,7 @@ class BehaviourSettings(Settings):
     posterior: TransformerSettings  # over the whole segment, not causal
     prior: TransformerSettings
     policy: TransformerSettings
+    num_frames: int = 0  # P, frames of the history from which z is inferred, at least T; 0 takes model.num_frames
     patch: int = 8  # side of a patch in pixels
     groups: int = 16  # number of one-hot vectors that make up z
     classes: int = 16  # entries of each of these vectors
@@ -33,7 +34,7 @@ class BehaviourSettings(Settings):
     log_std_max: float = 5.0  # upper bound
 
     def __post_init__(self):
-        check_least(self, action_dim=1, patch=1, groups=1, classes=2, unimix=0)
+        check_least(self, action_dim=1, num_frames=0, patch=1, groups=1, classes=2, unimix=0)
         if self.unimix >= 1:
             raise WhaleError(f"unimix is a share below 1, not {self.unimix}; correct the config.")
         if not -math.inf < self.log_std_min < self.log_std_max < math.inf:

@@ -128,7 +128,8 @@ class _Plan:
 
 def _with_own_z(networks: Networks, params: Params, state: Window, plan: _Plan) -> jax.Array:
     """Returns the last frames of branches that infer z and decode after each of their frames, as a rollout does."""
-    conditioned = bool(networks.settings.dynamics.embedding_dim)
+    conditioned = state.history is not None
+    longer = state.history.time - state.time if conditioned else 0  # by so many frames the history is longer
 
     def turn(j, tracks, ids, z, frames):
         dynamics, decoder, *prior = tracks
@@ -136,7 +137,7 @@ def _with_own_z(networks: Networks, params: Params, state: Window, plan: _Plan) 
         shared = plan.starts[:now] + 1
         if conditioned and old:
             previous = jnp.pad(plan.actions(j - 1)[:, :old], ((0, 0), (0, 0), (0, 1)))
-            cache = prior[0].at(j, times[:old], shared[:old])
+            cache = prior[0].at(j, times[:old] + longer, shared[:old] + longer)
             log_p, cache = networks.infer_behaviour_more(params, frames, previous, cache)
             prior, z = [prior[0].after(cache)], mode(log_p).reshape(*log_p.shape[:2], -1)
         z = plan.joined(z, plan.z, j)
@@ -145,7 +146,7 @@ def _with_own_z(networks: Networks, params: Params, state: Window, plan: _Plan) 
         return [dynamics, decoder.after(cache), *prior], ids, z, to_bytes(pixels)
 
     tracks = [plan.track(state.dynamics), plan.track(state.decoder)]
-    tracks += [plan.track(state.prior, late=True)] if conditioned else []
+    tracks += [plan.track(state.history.prior, late=True)] if conditioned else []
     return plan.run(turn, tracks, plan.ids[:, :0], plan.z[:, :0], None)[-1]
 
 

@@ -31,6 +31,11 @@ class WhaleSettings(ModelSettings):
         return self.num_frames
 
     @property
+    def history(self) -> int:
+        """P, number of frames that the inference of behaviour sees at once."""
+        return self.behaviour.num_frames or self.num_frames
+
+    @property
     def frame_size(self) -> tuple[int, int]:
         """(height, width) of frames in pixels."""
         return self.tokenizer.image_size
@@ -50,6 +55,11 @@ class WhaleSettings(ModelSettings):
         for name, (a, b) in pairs.items():
             if a != b:
                 raise WhaleError(f"The networks disagree on {name}: {a} and {b}; make them equal in the config.")
+        if self.history < self.num_frames:
+            raise WhaleError(
+                f"behaviour.num_frames is {self.history}, and the dynamics see {self.num_frames} frames; give as many "
+                "or more, or 0 for as many."
+            )
         if self.dynamics.embedding_dim not in (0, self.behaviour.embedding_dim):
             raise WhaleError(
                 f"dynamics.embedding_dim is {self.dynamics.embedding_dim}; it is {self.behaviour.embedding_dim}, "

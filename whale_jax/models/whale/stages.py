@@ -1,6 +1,7 @@
 """The stages of training: the networks that each trains, those that it keeps frozen, and its loss."""
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -131,6 +132,10 @@ class BehaviourStage(WhaleStage):
     selects_on = "prior_nll"
     suites = ("behaviour",)
 
+    @property
+    def num_frames(self):
+        return self.settings.num_frames or self.networks.settings.history
+
     def losses(self, params, frozen, batch, key, train):
         n = self.networks
         actions = self.spec.normalise(batch.actions)
@@ -171,6 +176,10 @@ class DynamicsStage(WhaleStage):
     fewest_frames = 2
     suites = ("behaviour",)
 
+    @property
+    def num_frames(self):
+        return self.settings.num_frames or self.networks.settings.history
+
     def losses(self, params, frozen, batch, key, train):
         logits, targets, mask = self._predict(params, frozen, batch, key, train)
         loss = masked_mean(token_cross_entropy(logits, targets), mask)
@@ -183,25 +192,39 @@ class DynamicsStage(WhaleStage):
         n, s = self.networks, self.networks.settings.dynamics
         z_key, mask_key = jax.random.split(key)
         actions = self.spec.normalise(batch.actions)
-        ids = n.encode(frozen, batch.frames)
+        part = self._part(batch.frame_mask, jax.random.fold_in(key, 2) if train else None)
+        ids = n.encode(frozen, part(batch.frames))
         z = None
         if s.embedding_dim:
             log_p = n.infer_behaviour(frozen, batch.frames, actions)
             # Training samples z so that the dynamics learn less likely z too. Evaluation takes the mode, like rollouts.
             z = jax.random.categorical(z_key, log_p) if train else jnp.argmax(log_p, -1)
-            z = jax.nn.one_hot(z, log_p.shape[-1]).reshape(*ids.shape[:2], -1)
-        ids, z = jax.lax.stop_gradient((ids, z))
-        real = jnp.broadcast_to(batch.frame_mask[..., None], ids.shape).astype(jnp.float32)
+            z = part(jax.nn.one_hot(z, log_p.shape[-1]).reshape(*actions.shape[:2], -1))
+        ids, z, actions = jax.lax.stop_gradient((ids, z, part(actions)))
+        real = jnp.broadcast_to(part(batch.frame_mask)[..., None], ids.shape).astype(jnp.float32)
         key = mask_key if train else None
         logits, targets, predicted = n.predict_segment({"dynamics": params}, ids, actions, z, key)
         real = real[:, -targets.shape[1] :]
         return logits, targets, real if predicted is None else real * predicted
 
+    def _part(self, frame_mask: jax.Array, key: jax.Array | None) -> Callable[[jax.Array], jax.Array]:
+        """Returns what takes the dynamics' T frames out of arrays (B, P, …), the same of each segment's real ones.
+
+        They lie anywhere with a key, at the end without.
+        """
+        count, most = self.networks.settings.num_frames, frame_mask.shape[1]
+        if most <= count or self.networks.settings.history == count:
+            return lambda x: x
+        latest = jnp.maximum(frame_mask.sum(1) - count, 0)
+        first = latest if key is None else jax.random.randint(key, latest.shape, 0, latest + 1)
+        cut = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, count))
+        return lambda x: cut(x, first)
+
     def film(self, params, frozen, batch):
         one = jax.tree.map(lambda x: x[:1], batch)
         logits, ids, _ = self._predict(params, frozen, one, jax.random.key(0), train=False)
         predicted = self.networks.decode(frozen, jnp.argmax(logits, -1))
-        real = to_unit(one.frames)[:, -predicted.shape[1] :]
+        real = self._part(one.frame_mask, None)(to_unit(one.frames))[:, -predicted.shape[1] :]
         return jnp.concatenate([real, predicted], axis=3)[0]
 
 

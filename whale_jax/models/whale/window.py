@@ -1,8 +1,8 @@
 """The window of a rollout that infers behaviour at every step (docs/method.md §6), at the cost of one frame per step.
 
-The prior, the dynamics and the tokenizer's decoder keep the keys and values of the frames in a window of T. A full
-window is cut to its newest half, whose state is computed once (`refill`), so that every step equals the full
-recomputation over the frames that the window holds.
+The dynamics and the tokenizer's decoder keep the keys and values of the frames in a window of T, the prior those of a
+history of P. What is full is cut to its newest half, whose state is computed once (`refill`), so that every step equals
+the full recomputation over the frames that the window and the history hold.
 """
 
 import flax.struct
@@ -19,27 +19,43 @@ from whale_jax.training.sharding import Params
 
 
 @flax.struct.dataclass
+class History:
+    """What behaviour is inferred from, of B trajectories; entries after `time` are never read.
+
+    Attributes:
+      time: () int32, index of the current frame in the history.
+      frames: (B, P, H, W, 3) uint8, given and imagined.
+      actions: (B, P, A) float32 normalised.
+      prior: cache without the current frame.
+    """
+
+    time: jax.Array
+    frames: jax.Array
+    actions: jax.Array
+    prior: TimeCache
+
+
+@flax.struct.dataclass
 class Window:
     """The window of B trajectories; entries after `time` are never read.
 
     Attributes:
       time: () int32, index of the current frame in the window.
-      frames: (B, T, H, W, 3) uint8, given and imagined.
       ids: (B, T, N) int32, the tokens of the frames.
       actions: (B, T, A) float32 normalised.
       z: (B, T, Z) behaviour embeddings, each kept as it was first inferred.
-      decoder: cache that includes the current frame; prior: cache without the current frame.
+      decoder: cache that includes the current frame.
       dynamics: cache without the current frame in `parallel`, with it in `maskgit`.
+      history: None without behaviour conditioning.
     """
 
     time: jax.Array
-    frames: jax.Array
     ids: jax.Array
     actions: jax.Array
     z: jax.Array
     decoder: TimeCache
-    prior: TimeCache | None
     dynamics: TimeCache
+    history: History | None
 
 
 def at(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -59,30 +75,32 @@ def start(networks: Networks, params: Params, frames: jax.Array, actions: jax.Ar
     """
     settings = networks.settings
     actions = jnp.pad(actions, ((0, 0), (0, 1), (0, 0)))
-    z = jnp.zeros((*frames.shape[:2], settings.dynamics.embedding_dim))
+    z, history = jnp.zeros((*frames.shape[:2], settings.dynamics.embedding_dim)), None
     if settings.dynamics.embedding_dim:
-        log_p = networks.infer_behaviour(params, frames, actions)
+        log_p, history = _remember(networks, params, frames, actions)
         z = mode(log_p).reshape(z.shape)
-    return _fill(networks, params, frames, networks.encode(params, frames), actions, z)
+    return _fill(networks, params, networks.encode(params, frames), actions, z, history)
 
 
-def _fill(networks: Networks, params: Params, frames, ids, actions, z) -> Window:
+def _remember(networks: Networks, params: Params, frames, actions) -> tuple[jax.Array, History]:
+    """Returns the prior's log-probabilities at all of these frames, and the history that holds nothing else."""
+    size, count = networks.settings.history, frames.shape[1]
+    log_p, prior = networks.infer_behaviour_more(params, frames, previous_actions(actions), TimeCache.empty(size))
+    # The last frame is removed from the cache, for the prior sees it again in the next step.
+    return log_p, History(jnp.int32(count - 1), *_extended(size, frames, actions), prior=prior.until(count - 1))
+
+
+def _extended(size: int, *values: jax.Array) -> list[jax.Array]:
+    """Pads values (B, C, …) to `size` frames."""
+    return [jnp.pad(x, [(0, 0), (0, size - x.shape[1])] + [(0, 0)] * (x.ndim - 2)) for x in values]
+
+
+def _fill(networks: Networks, params: Params, ids, actions, z, history: History | None) -> Window:
     """Returns the window that holds these frames and nothing else; the last one is the current frame."""
-    settings = networks.settings
-    size, count = settings.num_frames, frames.shape[1]
+    size, count = networks.settings.num_frames, ids.shape[1]
     _, decoder = networks.decode_more(params, ids, TimeCache.empty(size))
-    prior = None
-    if settings.dynamics.embedding_dim:
-        _, prior = networks.infer_behaviour_more(params, frames, previous_actions(actions), TimeCache.empty(size))
-        # The last frame is removed from the cache, for the prior sees it again in the next step.
-        prior = prior.until(count - 1)
     dynamics = fill_dynamics(networks, params, ids, actions, z)
-
-    def extend(x):
-        return jnp.pad(x, [(0, 0), (0, size - count)] + [(0, 0)] * (x.ndim - 2))
-
-    window = map(extend, (frames, ids, actions, z))
-    return Window(jnp.int32(count - 1), *window, decoder=decoder, prior=prior, dynamics=dynamics)
+    return Window(jnp.int32(count - 1), *_extended(size, ids, actions, z), decoder, dynamics, history)
 
 
 def fill_dynamics(networks: Networks, params: Params, ids, actions, z) -> TimeCache:
@@ -101,9 +119,28 @@ def kept(networks: Networks) -> int:
 
 
 def refill(networks: Networks, params: Params, state: Window) -> Window:
-    """Cuts a full window to its newest half and recomputes the caches."""
-    parts = (state.frames, state.ids, state.actions, state.z)
-    return _fill(networks, params, *(x[:, -kept(networks) :] for x in parts))
+    """Cuts a full window to its newest half and recomputes the caches.
+
+    The history is cut to its newest half as well if what the window has room for does not fit into it.
+    """
+    settings, history = networks.settings, state.history
+    if history is not None:
+        room = settings.num_frames - kept(networks)
+        if settings.history < settings.num_frames + room:
+            history = _shortened(networks, params, history)
+        else:
+            fits = history.time + room < settings.history
+            history = jax.lax.cond(fits, lambda h: h, lambda h: _shortened(networks, params, h), history)
+    parts = (state.ids, state.actions, state.z)
+    return _fill(networks, params, *(x[:, -kept(networks) :] for x in parts), history)
+
+
+def _shortened(networks: Networks, params: Params, history: History) -> History:
+    """Returns the newest half of a history."""
+    count = networks.settings.history // 2
+    first = history.time + 1 - count
+    newest = (jax.lax.dynamic_slice_in_dim(x, first, count, axis=1) for x in (history.frames, history.actions))
+    return _remember(networks, params, *newest)[1]
 
 
 def advance(
@@ -128,17 +165,21 @@ def advance(
     t = state.time
     z = jnp.zeros((action.shape[0], 0))
     if networks.settings.dynamics.embedding_dim:
-        z, prior = _infer(networks, params, state)
-        state = state.replace(prior=prior, z=put(state.z, z, t))
+        z, history = _infer(networks, params, state.history)
+        history = history.replace(actions=put(history.actions, action, history.time))
+        state = state.replace(history=history, z=put(state.z, z, t))
     state = state.replace(actions=put(state.actions, action, t))
     ids, h, dynamics = next_tokens(
         networks, params, state.dynamics, at(state.ids, t)[:, None], action[:, None], z[:, None], key, temperature
     )
     frame, decoder = networks.decode_more(params, ids, state.decoder)
     frame = to_bytes(frame[:, 0])
+    if (history := state.history) is not None:
+        newest = history.time + 1
+        history = history.replace(time=newest, frames=put(history.frames, frame, newest))
     state = state.replace(
         time=t + 1,
-        frames=put(state.frames, frame, t + 1),
+        history=history,
         ids=put(state.ids, ids[:, 0], t + 1),
         decoder=decoder,
         dynamics=dynamics,
@@ -146,15 +187,15 @@ def advance(
     return state, (frame, h[:, 0])
 
 
-def _infer(networks: Networks, params: Params, state: Window) -> tuple[jax.Array, TimeCache]:
-    """Infers z_t (B, Z) from the current frame and the action before it; returns it with the prior's new cache."""
-    t = state.time
-    before = jnp.where(t > 0, at(state.actions, jnp.maximum(t - 1, 0)), 0.0)
-    # As in `previous_actions`, a flag marks the first frame of a window, which has no action before it.
+def _infer(networks: Networks, params: Params, history: History) -> tuple[jax.Array, History]:
+    """Infers z_t (B, Z) from the current frame and the action before it; returns the history with both."""
+    t = history.time
+    before = jnp.where(t > 0, at(history.actions, jnp.maximum(t - 1, 0)), 0.0)
+    # As in `previous_actions`, a flag marks the first frame of a history, which has no action before it.
     first = jnp.broadcast_to(jnp.float32(t == 0), (before.shape[0], 1))
     previous = jnp.concatenate([before, first], axis=-1)[:, None]
-    log_p, prior = networks.infer_behaviour_more(params, at(state.frames, t)[:, None], previous, state.prior)
-    return mode(log_p[:, 0]).reshape(before.shape[0], -1), prior
+    log_p, prior = networks.infer_behaviour_more(params, at(history.frames, t)[:, None], previous, history.prior)
+    return mode(log_p[:, 0]).reshape(before.shape[0], -1), history.replace(prior=prior)
 
 
 def next_tokens(
