@@ -1,0 +1,135 @@
+"""Does retracing tell when the model is wrong? Several seeds of a model, the same clips, intervals (docs/results.md).
+
+Command:  python benchmarks/study.py keep EVALUATION ... [--out=docs/study]
+          python benchmarks/study.py table [--out=docs/study]
+Time:     seconds; EVALUATION is the --output of `whale evaluate --suite=uncertainty`, one for each seed
+Expected: docs/results.md
+
+`keep` writes the stored steps of an evaluation into one small file, with what made them: the digest of the checkpoint,
+the config and the settings. `table` needs these files alone. Trajectories are drawn once for each task and shared by
+all seeds. Differences are averaged over seeds and tasks, which are fixed and have equal weights.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.evaluation.statistics import LEVELS, Steps, compare
+from whale_jax.evaluation.uncertainty.estimates import RIVALS, read_steps
+
+WITHOUT = "plate-slide"  # the tables are printed with and without it, as it is a task of the quick start too
+KEPT = "uncertainty-{}.npz"
+
+Found = dict[str, Any]
+
+
+def keep(evaluation: Path, out: Path) -> Path:
+    """Writes the steps of an evaluation, and what made them, into one file, and returns it."""
+    steps, metrics = read_steps(evaluation), json.loads((evaluation / "metrics.json").read_text())
+    config, suite = metrics["run"]["config"], metrics["uncertainty"]
+    made = {"seed": config["seed"], "checkpoint": metrics["protocol"]["checkpoint"], "config": config}
+    made |= {"settings": suite["settings"], "kinds": suite["kinds"]}
+    arrays = {"made": np.array(json.dumps(made))}
+    for error, tasks in steps.items():
+        for task, each in tasks.items():
+            arrays[f"{error}/{task}/error"] = each.errors.astype(np.float32)
+            arrays |= {f"{error}/{task}/{name}": x.astype(np.float32) for name, x in each.estimates.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / KEPT.format(config["seed"])
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Steps]]]:
+    """Reads a file of `keep`: what made it, and {error: {task: its steps}}."""
+    errors, estimates = {}, {}
+    with np.load(path) as arrays:
+        made = json.loads(str(arrays["made"]))
+        for key in arrays.files[1:]:
+            error, task, name = key.split("/")
+            if name == "error":
+                errors.setdefault(error, {})[task] = arrays[key]
+            else:
+                estimates.setdefault((error, task), {})[name] = arrays[key]
+    return made, {
+        error: {task: Steps(values, estimates[error, task]) for task, values in tasks.items()}
+        for error, tasks in errors.items()
+    }
+
+
+def table(out: Path) -> list[str]:
+    """Returns the tables of all seeds that were kept, as lines of Markdown.
+
+    Raises:
+      WhaleError: no seed was kept.
+    """
+    files = sorted(out.glob(KEPT.format("*")))
+    if not files:
+        raise WhaleError(f"{out} holds no {KEPT.format('SEED')}; make them with `keep`.")
+    made, steps = zip(*map(read, files), strict=True)
+    seeds, estimators = [each["seed"] for each in made], [n for n, k in made[0]["kinds"].items() if k == "estimator"]
+    lines = ["Seeds: " + ", ".join(f"{m['seed']} ({m['checkpoint']['sha256'][:12]})" for m in made)]
+    for error in steps[0]:
+        models = [each[error] for each in steps]
+        for tasks in dict.fromkeys([tuple(models[0]), tuple(task for task in models[0] if task != WITHOUT)]):
+            chosen = [{task: model[task] for task in tasks} for model in models]
+            lines += ["", f"Error against the {error} frame; {', '.join(tasks)}:", ""]
+            lines += _tables(chosen, seeds, estimators)
+    return lines
+
+
+def _tables(models: list[dict[str, Steps]], seeds: list[int], estimators: list[str]) -> list[str]:
+    found, single = compare(models), [compare([model]) for model in models]
+    names = list(found["mean"])
+    rows = [[name, *(_text(found["mean"][name][level]) for level in LEVELS)] for name in names]
+    lines = [*_markdown(["", *LEVELS], rows), ""]
+    rows = [
+        [f"{task}, seed {seed}", *(f"{each['tasks'][task][name]['pooled'][0]:.2f}" for name in names)]
+        for task, (seed, each) in itertools.product(models[0], zip(seeds, single, strict=True))
+    ]
+    lines += [*_markdown(["pooled", *names], rows), ""]
+    rows = []
+    for name in estimators:
+        rivals = [rival for rival in names if rival in RIVALS and rival != name]
+        best = max(rivals, key=lambda rival: found["mean"][rival]["pooled"][0])
+        for other in dict.fromkeys([*(each for each in estimators if each != name), best]):
+            by_seed = ", ".join(f"{_less(each, name, other)['pooled'][0]:+.2f}" for each in single)
+            rows.append([f"{name} less {other}", *(_text(_less(found, name, other)[c]) for c in LEVELS), by_seed])
+    return lines + _markdown(["difference", *LEVELS, "pooled, by seed"], rows)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _less(found: Found, a: str, b: str) -> dict[str, list[float | None]]:
+    """Returns the difference of two estimates, whichever of them comes first."""
+    if b in found["differences"].get(a, {}):
+        return found["differences"][a][b]
+    turned = found["differences"][b][a]
+    return {c: [None if x is None else -x for x in (value, high, low)] for c, (value, low, high) in turned.items()}
+
+
+def _text(values: list[float | None]) -> str:
+    return "–" if values[0] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("keep", "table"))
+    parser.add_argument("evaluations", type=Path, nargs="*", help="directories of evaluations to keep")
+    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
+    options = parser.parse_args()
+    if options.part == "table":
+        print("\n".join(table(options.out)))
+    for evaluation in options.evaluations:
+        print(keep(evaluation, options.out))
+
+
+if __name__ == "__main__":
+    main()
