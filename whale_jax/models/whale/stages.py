@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from whale_jax.data.contract.batch import Batch
 from whale_jax.models.whale.behaviour import gaussian_nll
 from whale_jax.models.whale.dynamics import token_cross_entropy
 from whale_jax.models.whale.networks import Networks
+from whale_jax.nn import lpips
 from whale_jax.nn.categorical import entropy, kl_divergence, mode, straight_through_sample
 from whale_jax.nn.layers import to_unit
 from whale_jax.nn.masked import masked_mean
@@ -21,6 +23,7 @@ from whale_jax.training.stage import Stage
 from whale_jax.training.step import in_parts
 
 USAGE_DECAY = 0.98
+PERCEPTUAL_FRAMES = 4  # of a segment; LPIPS of all would cost as much as the tokenizer
 
 
 class WhaleStage(Stage):
@@ -33,10 +36,10 @@ class WhaleStage(Stage):
 
 
 class TokenizerStage(WhaleStage):
-    """The tokenizer's loss: reconstruction + codebook + commitment (docs/method.md §3)."""
+    """The tokenizer's loss: reconstruction + codebook + commitment + perceptual (docs/method.md §3)."""
 
     component = "tokenizer"
-    weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25}
+    weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25, "perceptual": 0.0}
     defaults = {"batch_size": 32, "min_lr": 3e-4, "warmup": 10_000, "weight_decay": 1e-4}
     # The paper leaves encoder and codebook as they are.
     finetuning = {
@@ -55,6 +58,7 @@ class TokenizerStage(WhaleStage):
             "reconstruction": mse,
             "codebook": out.quantized.codebook_loss,
             "commitment": out.quantized.commitment_loss,
+            "perceptual": self._perceptual(out.frames, batch, key),
         }
         usage = code_usage(out.quantized.ids, s.num_codes)
         metrics = {
@@ -64,7 +68,20 @@ class TokenizerStage(WhaleStage):
             "perplexity": perplexity(usage),
             "live_codes": (usage > 0).mean(),
         }
+        if self.loss_weights["perceptual"]:
+            metrics["lpips"] = losses["perceptual"]
         return losses, metrics, (usage, out.latents)
+
+    def _perceptual(self, drawn: jax.Array, batch: Batch, key: jax.Array) -> jax.Array:
+        """Returns the mean LPIPS of some real frames of every segment, drawn at random; 0 if it has no weight."""
+        if not self.loss_weights["perceptual"]:
+            return jnp.zeros(())
+        count = batch.frame_mask.sum(1, keepdims=True)
+        chosen = jax.random.randint(key, (len(count), PERCEPTUAL_FRAMES), 0, count)[..., None, None, None]
+        pair = [jnp.take_along_axis(x, chosen, axis=1) for x in (drawn, to_unit(batch.frames))]
+        layers = lpips.features(lpips.weights(), jnp.stack(pair).reshape(-1, *drawn.shape[2:]))
+        layers = [x.reshape(2, -1, *x.shape[1:]) for x in layers]
+        return lpips.distances(lpips.weights(), [x[0] for x in layers], [x[1] for x in layers]).mean()
 
     def initial_extra(self, params):
         num_codes = self.networks.settings.tokenizer.num_codes
