@@ -3,9 +3,11 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from whale_jax.models.whale.behaviour import gaussian_nll, previous_actions
 from whale_jax.models.whale.dynamics import random_mask, token_cross_entropy
@@ -29,6 +31,28 @@ def test_mask_full_hides_every_token_but_the_first_frames(settings):
     dynamics = dataclasses.replace(settings.dynamics, mask_full=1.0)
     mask = np.asarray(random_mask(jax.random.key(0), dynamics, (3, 4, 16)))
     assert mask[:, 1:].all() and not mask[:, 0].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_frames_seen_in_training_are_predictions_from_real_ones(share):
+    world = tiny.random_world()
+    model, rng = world.world.model, np.random.default_rng(0)
+    dynamics = dataclasses.replace(model.settings.dynamics, own_frames=share)
+    model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics))
+    ids = jnp.asarray(rng.integers(0, 32, (8, 8, 16), np.int32))
+    actions, z = (rng.normal(size=(8, 8, n)).astype(np.float32) for n in (4, dynamics.embedding_dim))
+    segment = jax.jit(lambda key: model.networks.predict_segment(world.params, ids, actions, z, key))
+    plain, targets, _ = segment(None)
+    np.testing.assert_array_equal(targets, ids[:, 1:])
+    trained, targets, _ = segment(jax.random.key(0))
+    np.testing.assert_array_equal(targets, ids[:, 1:])  # what is to be predicted stays real
+    own = jnp.concatenate([ids[:, :1], plain.argmax(-1)[:, :-1]], axis=1)
+    wanted = model.networks.predict_tokens(world.params, own, actions[:, :-1], z[:, :-1])
+    same = [np.isclose(trained, each, rtol=1e-3, atol=1e-2).all((2, 3)) for each in (plain, wanted)]
+    assert same[0][:, 0].all()  # the first frame is real
+    assert same[0].all() == (share == 0) and same[1].all() == (share == 1)
+    if share == 0.5:  # a frame is seen as predicted in half of the rows
+        assert 1 <= same[0][:, 1].sum() <= 7
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])

@@ -32,14 +32,20 @@ class DynamicsSettings(Settings):
     choice_temperature: float = decoding(4.5)  # scale of the annealed Gumbel noise on `maskgit` confidences
     mask_low: float = objective(0.5)  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
     mask_full: float = objective(0.1)  # probability that it masks all tokens instead
+    # Share of the frames of a training segment that the model sees as it predicts them from real ones, and not as they
+    # are; only in `parallel`. A step then costs a forward pass more.
+    own_frames: float = objective(0.0)
 
     def __post_init__(self):
         check_one_of(self, DECODE_MODES, "decode_mode")
-        check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0)
-        if max(self.mask_low, self.mask_full) > 1:
+        check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0, own_frames=0)
+        if max(self.mask_low, self.mask_full, self.own_frames) > 1:
             raise WhaleError(
-                f"mask_low and mask_full are at most 1, not {self.mask_low} and {self.mask_full}; correct the config."
+                f"mask_low, mask_full and own_frames are at most 1, not {self.mask_low}, {self.mask_full} and "
+                f"{self.own_frames}; correct the config."
             )
+        if self.own_frames and self.decode_mode != "parallel":
+            raise WhaleError("own_frames is for decode_mode=parallel; in maskgit, set it to 0.")
 
 
 class Dynamics(nn.Module):

@@ -137,12 +137,13 @@ class Networks:
         """Returns the dynamics model's logits (B, T, N, V); arguments are as in `Dynamics`."""
         return self.predict_more(params, ids, actions, z, mask)[0]
 
-    def predict_segment(self, params: Params, ids, actions, z, mask_key: jax.Array | None = None):
+    def predict_segment(self, params: Params, ids, actions, z, train_key: jax.Array | None = None):
         """Predicts the tokens of a whole segment, each frame from those before it.
 
         Args:
           ids: (B, T, N); actions: (B, T, A); z: (B, T, Z), or None without behaviour conditioning.
-          mask_key: key of the training masks of `maskgit`. None masks every frame but the first.
+          train_key: key of what only training draws: the masks of `maskgit`, or which frames are the model's own.
+            Without it, `maskgit` masks every frame but the first, and all frames seen are real.
 
         Returns:
           Logits (B, S, N, V) and targets (B, S, N) of the last S frames, and which targets are predicted, (B, S, N)
@@ -150,13 +151,22 @@ class Networks:
         """
         s = self.settings.dynamics
         if s.decode_mode == "parallel":
-            logits = self.predict_tokens(params, ids[:, :-1], actions[:, :-1], None if z is None else z[:, :-1])
-            return logits, ids[:, 1:], None
-        if mask_key is None:
+            past, known = ids[:, :-1], (actions[:, :-1], None if z is None else z[:, :-1])
+            if train_key is not None and s.own_frames:
+                past = self._with_own_frames(params, past, known, train_key)
+            return self.predict_tokens(params, past, *known), ids[:, 1:], None
+        if train_key is None:
             masked = jnp.ones(ids.shape, bool).at[:, 0].set(False)
         else:
-            masked = random_mask(mask_key, s, ids.shape)
+            masked = random_mask(train_key, s, ids.shape)
         return self.predict_tokens(params, ids, actions, z, masked), ids, masked
+
+    def _with_own_frames(self, params: Params, ids, known, key: jax.Array) -> jax.Array:
+        """Returns ids (B, T, N) in which a share of the frames but the first are what is predicted from real ones."""
+        logits = self.predict_tokens(jax.lax.stop_gradient(params), ids, *known)
+        own = jnp.argmax(logits, axis=-1).astype(ids.dtype)[:, :-1]
+        chosen = jax.random.bernoulli(key, self.settings.dynamics.own_frames, (*own.shape[:2], 1))
+        return ids.at[:, 1:].set(jnp.where(chosen, own, ids[:, 1:]))
 
     def decode_more(self, params: Params, ids, cache: TimeCache | None = None):
         """Decodes as `decode` does, with state; `cache` is as in `STTransformer.extend`, here and below."""

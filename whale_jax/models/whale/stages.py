@@ -207,7 +207,7 @@ class DynamicsStage(WhaleStage):
 
     def _predict(self, params, frozen, batch, key, train):
         n, s = self.networks, self.networks.settings.dynamics
-        z_key, mask_key = jax.random.split(key)
+        z_key, train_key = jax.random.split(key)
         actions = self.spec.normalise(batch.actions)
         part = self._part(batch.frame_mask, jax.random.fold_in(key, 2) if train else None)
         ids = n.encode(frozen, part(batch.frames))
@@ -219,7 +219,7 @@ class DynamicsStage(WhaleStage):
             z = part(jax.nn.one_hot(z, log_p.shape[-1]).reshape(*actions.shape[:2], -1))
         ids, z, actions = jax.lax.stop_gradient((ids, z, part(actions)))
         real = jnp.broadcast_to(part(batch.frame_mask)[..., None], ids.shape).astype(jnp.float32)
-        key = mask_key if train else None
+        key = train_key if train else None
         logits, targets, predicted = n.predict_segment({"dynamics": params}, ids, actions, z, key)
         real = real[:, -targets.shape[1] :]
         return logits, targets, real if predicted is None else real * predicted
