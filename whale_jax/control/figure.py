@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from whale_jax.control.settings import UNITS
 from whale_jax.evaluation.report.figure import INK, LEGEND, MODEL, MUTED, SECOND, new_figure, save, style
 
 _METHODS = {
@@ -24,7 +25,7 @@ def write_figures(table: Mapping[str, Any], directory: Path) -> None:
     if table["study"]:
         _draw_study(table["study"], directory / "control.png")
     if table["probe"]:
-        _draw_probe(table["probe"], directory / "probe.png")
+        _draw_probe(table["probe"], UNITS[table["settings"]["penalty_unit"]], directory / "probe.png")
 
 
 def _band(axes, updates, curve: list[list[float | None]], colour: str, label: str, dashes=(), bounds=None) -> None:
@@ -58,7 +59,7 @@ def _draw_study(study: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def _draw_probe(probe: Mapping[str, Any], path: Path) -> None:
+def _draw_probe(probe: Mapping[str, Any], name: str, path: Path) -> None:
     panels = [(task, penalty, row) for task, rows in probe.items() for penalty, row in rows.items()]
     panels.sort(key=lambda panel: (panel[0], float(panel[1])))
     figure = new_figure(0.8 + 3.2 * len(panels), 3.5)
@@ -66,7 +67,7 @@ def _draw_probe(probe: Mapping[str, Any], path: Path) -> None:
     for axes, (task, penalty, row) in zip(line, panels, strict=True):
         _band(axes, row["updates"], row["imagined_return"], SECOND, "imagined")
         _band(axes, row["updates"], row["return"], INK, "real", dashes=(4, 1.6))
-        style(axes, "updates of the search", f"{task}, λ = {penalty}: return")
+        style(axes, "updates of the search", f"{task}, {name} = {penalty}: return")
     line[0].set_ylim(0, 1.05 * max(mean for _, _, row in panels for name in _RETURNS for mean, _, _ in row[name]))
     line[0].legend(loc="upper left", fontsize=8.5, **LEGEND)
     save(figure, path)

@@ -24,8 +24,9 @@ from whale_jax.control.policy import save_policy
 from whale_jax.control.programs import Programs
 from whale_jax.control.replay import reaching_back, recorded
 from whale_jax.control.search import SearchState
-from whale_jax.control.settings import ControlSettings
+from whale_jax.control.settings import LAMBDA, ControlSettings
 from whale_jax.control.trial import Trial
+from whale_jax.control.weights import weight_of
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.world import LoadedModel
 
@@ -40,7 +41,8 @@ class Job:
     Attributes:
       name: its directory below the study's.
       task: a task of Meta-World; method: one of `whale_jax.control.settings.methods`; seed: the learner's seed.
-      penalty: lambda; generated: share of imagined transitions in a batch.
+      penalty: lambda, or a share of the rewards, see `ControlSettings.penalty_unit`.
+      generated: share of imagined transitions in a batch.
       search: whether the run searches the model alone for a policy (the probe) instead of learning one.
     """
 
@@ -62,6 +64,17 @@ class Workshop:
         episodes = [self.store.read(i) for i in range(len(self.store))]
         self.replay = recorded(episodes, self.model.action_spec.normalise, self.settings.reward_scale)
         self.starts = reaching_back(self.replay, self.settings.rollout.context)
+        self._weights: dict[tuple[str, float], float] = {}
+
+    def weight(self, method: str, penalty: float) -> float:
+        """Returns lambda of a method, from what the study calls its penalty."""
+        if not penalty or self.settings.penalty_unit == LAMBDA:
+            return penalty
+        if (method, penalty) not in self._weights:
+            weight = weight_of(self.model, self.store, self.settings, method, penalty)
+            say(f"{self.task}: lambda of {method} is {weight:.4g}, for a share of {penalty:g}")
+            self._weights[method, penalty] = weight
+        return self._weights[method, penalty]
 
     def trial(self) -> Trial:
         """Opens the task's simulator with the camera and action repeat of the recordings; the caller closes it."""
@@ -82,6 +95,8 @@ def made_of(model: LoadedModel, store: EpisodeStore, settings: ControlSettings, 
         del plain[study_wide]
     if job.search:
         del plain["probe"]["penalties"], plain["probe"]["seeds"]
+    if settings.penalty_unit == LAMBDA:  # as before there was a choice, so that earlier runs go on
+        del plain["penalty_unit"]
     data = [recorded_as(model, store), recordings(store, job.task).records]
     return digest([FORMAT, model.fingerprint, *data, plain, dataclasses.asdict(job)])
 
@@ -127,10 +142,11 @@ class PolicyRun:
 
     def _train(self) -> dict[str, Any]:
         job, programs = self._job, self._shop.programs
+        weight = self._shop.weight(job.method, job.penalty)
         if job.search:
-            program = programs.search(job.method, job.penalty)
+            program = programs.search(job.method, weight)
         else:
-            program = programs.learning(job.method, job.penalty, job.generated)
+            program = programs.learning(job.method, weight, job.generated)
         options = ocp.CheckpointManagerOptions(max_to_keep=1)
         with ocp.CheckpointManager((self._directory / "state").absolute(), options=options) as manager:
             state, history = self._restore(manager, program)
@@ -139,7 +155,7 @@ class PolicyRun:
             manager.wait_until_finished()
         spec = self._shop.model.action_spec
         save_policy(self._directory / "policy", program.drq, program.policy(state), spec, job.task)
-        result = {"made_of": self._made_of, "job": dataclasses.asdict(self._job), "history": history}
+        result = {"made_of": self._made_of, "job": dataclasses.asdict(job), "lambda": weight, "history": history}
         write(self._directory / "result.json", json.dumps(result, indent=1).encode())
         return result
 

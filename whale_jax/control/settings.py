@@ -9,6 +9,9 @@ from whale_jax.control.drq import DrqSettings
 from whale_jax.data.metaworld.simulator import check_names
 from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, check_uncertainty
 
+LAMBDA, SHARE = "lambda", "share"
+UNITS = {LAMBDA: "λ", SHARE: "share"}  # what penalties are, and what tables call it
+MOST = 10.0  # greatest share; a weight of the usual ones for lambda is hardly meant as a share
 PUBLISHED = ("retracing", "entropy", "ensemble", "none", "offline")
 
 
@@ -97,6 +100,9 @@ class ControlSettings(Settings):
     penalties: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {name: ESTIMATORS[name].penalty for name in PUBLISHED if name in ESTIMATORS}
     )
+    # What penalties and probe.penalties are: "lambda", or the "share" of the deviation of recorded rewards that the
+    # deviation of lambda times the uncertainty is to be, see `whale_jax.control.weights`.
+    penalty_unit: str = LAMBDA
     # How uncertainties are set if not by their defaults, by name: {"retracing": "retracing:steps=1-2-3:starts=any"}.
     uncertainties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Factor of the rewards. If an action is held for several simulator steps, their rewards add up. One over the number
@@ -109,6 +115,7 @@ class ControlSettings(Settings):
 
     def __post_init__(self):
         check_names(tasks=self.tasks)
+        check_one_of(self, UNITS, "penalty_unit")
         for method in self.methods:
             if method not in methods():
                 raise unknown_name("method", method, methods())
@@ -127,6 +134,13 @@ class ControlSettings(Settings):
                 raise WhaleError(f"uncertainties.{name} is {text}; begin with {name}, whose settings it gives.")
         if missing := [m for m in self.methods if m in ESTIMATORS and m not in self.penalties]:
             raise WhaleError(f"penalties has no weight for {', '.join(missing)}; give one for each method.")
+        shares = {name: self.penalties[name] for name in self.methods if name in self.penalties}
+        shares |= {"the probe": max(self.probe.penalties, default=0)}
+        if self.penalty_unit == SHARE and (large := {name: x for name, x in shares.items() if x > MOST}):
+            raise WhaleError(
+                f"With penalty_unit=share, penalties are shares of the rewards' deviation, at most {MOST:g}; "
+                f"{large} are weights. Set control.penalties and control.probe.penalties to shares, such as 0.3."
+            )
         if not 0 < self.generated <= 1:
             raise WhaleError(f"generated is {self.generated}; a share lies above 0 and at most at 1.")
         if self.learner.stack > self.rollout.context:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from whale_jax.control.settings import LAMBDA, UNITS
+
 MEASURES = ("success", "return", "imagined_return")
 LEVEL = 0.95
 
@@ -84,7 +86,7 @@ def _speed(timed: list[dict[str, Any]]) -> dict[str, float]:
 
 def to_text(table: Mapping[str, Any]) -> str:
     """Formats the tables for a terminal."""
-    runs = table["runs"]
+    runs, unit = table["runs"], UNITS[table.get("settings", {}).get("penalty_unit", LAMBDA)]
     lines = [f"{runs['finished']} of {runs['planned']} runs are finished."]
     head = f"{'':<12}{'success at the end':>20}{'over no penalty':>23}{'later half':>20}{'best':>7}{'drop':>7}"
     head += f"{'return':>9}{'imagined':>10}"
@@ -92,7 +94,7 @@ def to_text(table: Mapping[str, Any]) -> str:
         for task, rows in table[kind].items():
             lines += ["", f"{task}{', exploit probe' if kind == 'probe' else ''} ({_seeds(rows)})", head]
             for name, row in rows.items():
-                label = f"λ = {name}" if kind == "probe" else name
+                label = f"{unit} = {name}" if kind == "probe" else name
                 lines.append(
                     f"{label:<12}{_share(row['end']['success']):>20}{_signed(row['gain']):>23}"
                     f"{_share(row['last']['success']):>20}{row['best'][0]:>7.2f}{row['drop'][0]:>7.2f}"
