@@ -1,7 +1,7 @@
 """Does retracing tell when the model is wrong? Several seeds of a model, the same clips, intervals (docs/results.md).
 
-Command:  python benchmarks/study.py keep EVALUATION ... [--out=docs/study]
-          python benchmarks/study.py table [--out=docs/study]
+Command:  python benchmarks/studies/uncertainty.py keep EVALUATION ... [--out=docs/study]
+          python benchmarks/studies/uncertainty.py table [--out=docs/study]
 Time:     seconds; EVALUATION is the --output of `whale evaluate --suite=uncertainty`, one for each seed
 Expected: docs/results.md
 
