@@ -211,18 +211,20 @@ class DynamicsStage(WhaleStage):
         actions = self.spec.normalise(batch.actions)
         part = self._part(batch.frame_mask, jax.random.fold_in(key, 2) if train else None)
         ids = n.encode(frozen, part(batch.frames))
-        z = None
-        if s.embedding_dim:
-            log_p = n.infer_behaviour(frozen, batch.frames, actions)
-            # Training samples z so that the dynamics learn less likely z too. Evaluation takes the mode, like rollouts.
-            z = jax.random.categorical(z_key, log_p) if train else jnp.argmax(log_p, -1)
-            z = part(jax.nn.one_hot(z, log_p.shape[-1]).reshape(*actions.shape[:2], -1))
+        z = part(self.embed(frozen, batch, actions, z_key if train else None)) if s.embedding_dim else None
         ids, z, actions = jax.lax.stop_gradient((ids, z, part(actions)))
         real = jnp.broadcast_to(part(batch.frame_mask)[..., None], ids.shape).astype(jnp.float32)
         key = train_key if train else None
         logits, targets, predicted = n.predict_segment({"dynamics": params}, ids, actions, z, key)
         real = real[:, -targets.shape[1] :]
         return logits, targets, real if predicted is None else real * predicted
+
+    def embed(self, frozen: Params, batch: Batch, actions: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Returns the z (B, P, Z) on which predictions are conditioned; without a key, as in a rollout."""
+        log_p = self.networks.infer_behaviour(frozen, batch.frames, actions)
+        # Training samples z so that the dynamics learn less likely z too. Evaluation takes the mode, like rollouts.
+        z = jnp.argmax(log_p, -1) if key is None else jax.random.categorical(key, log_p)
+        return jax.nn.one_hot(z, log_p.shape[-1]).reshape(*actions.shape[:2], -1)
 
     def _part(self, frame_mask: jax.Array, key: jax.Array | None) -> Callable[[jax.Array], jax.Array]:
         """Returns what takes the dynamics' T frames out of arrays (B, P, …), the same of each segment's real ones.

@@ -1,0 +1,184 @@
+"""What is behaviour conditioning worth? A model with z, with another clip's, without, and with the policy's number.
+
+Command:  python benchmarks/studies/ablation.py train RUN [--steps=N]
+          python benchmarks/studies/ablation.py measure RUN [--out=docs/study]
+          python benchmarks/studies/ablation.py table [--out=docs/study]
+Time:     as the dynamics' stage of RUN, twice; some minutes to measure on two cores; seconds for the table
+Expected: docs/results.md, "What behaviour conditioning is worth"
+
+RUN is the work directory of a trained run. `train` trains its dynamics again on the same tokenizer and behaviour model:
+without z, and with the number of the policy that recorded an episode in its place. `measure` writes the cross-entropy
+and the moving-region PSNR of every held-out clip into one small file. `table` needs these files alone: differences are
+paired by clip, averaged over seeds, and have intervals by bootstrap over episodes.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from whale_jax.base.errors import WhaleError
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.behaviour import measures
+from whale_jax.evaluation.behaviour.chosen import Chosen, choose, infer, surprises
+from whale_jax.evaluation.behaviour.suite import NONE, OTHER, OWN, one_hot
+from whale_jax.evaluation.clips import imagine
+from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.jobs.configuration import default_config
+from whale_jax.jobs.pretrain import train_alone
+from whale_jax.models.registry import MODELS
+from whale_jax.models.whale.model import Whale
+from whale_jax.models.whale.stages import BehaviourStage, DynamicsStage, EnsembleStage, TokenizerStage
+
+WITHOUT, NUMBER = "trained without z", "trained with the policy's number"
+FOLDERS = {WITHOUT: "ablation-without", NUMBER: "ablation-number"}
+KEPT = "ablation-{}.npz"
+GIVEN, AHEAD = 4, 8  # frames given, and imagined ones at the last of which pictures are compared
+NUMBERS: dict[bool, jax.Array] = {}  # by whether episodes are for training: the policy's number of each
+
+
+class GivenNumber(DynamicsStage):
+    """The dynamics' stage with the policy's number, one-hot, in place of z."""
+
+    def embed(self, frozen, batch, actions, key):
+        numbers = NUMBERS[key is not None][batch.episode]
+        z = jax.nn.one_hot(numbers, self.networks.settings.dynamics.embedding_dim)
+        return jnp.broadcast_to(z[:, None], (*actions.shape[:2], z.shape[-1]))
+
+
+@MODELS.add
+class Numbered(Whale):
+    """Whale whose dynamics know the policy's number."""
+
+    name = "whale-numbered"
+    stages = (TokenizerStage, BehaviourStage, GivenNumber, EnsembleStage)
+
+
+def train(run: Path, steps: int) -> None:
+    """Trains both variants of a run, or resumes them."""
+    model = load(run)
+    store, frozen = model.open_episodes(), {name: model.params[name] for name in ("tokenizer", "behaviour")}
+    for train, split in ((True, "train"), (False, "valid")):
+        NUMBERS[train] = jnp.asarray(numbers(store.select(split=split), policies(store)))
+    for name in (WITHOUT, NUMBER):
+        config = default_config()
+        config.update(ConfigDict(model.meta.config))
+        config.data.root, config.data.record.tasks, config.log.tensorboard = str(store.root.resolve()), (), False
+        config.stages.dynamics.steps = steps or config.stages.dynamics.steps
+        if name == WITHOUT:
+            config.model.behaviour_conditioning = False
+        else:
+            config.model.name = Numbered.name
+        train_alone("dynamics", config, run / FOLDERS[name], frozen)
+
+
+def policies(store: EpisodeStore) -> list[str]:
+    """Returns the training policies, whose places are their numbers."""
+    return sorted(store.select(split="train").names("policy"))
+
+
+def numbers(store: EpisodeStore, names: list[str]) -> np.ndarray:
+    """Returns the number of each episode's policy, (E,) int32."""
+    return np.array([names.index(record["policy"]) for record in store.records], np.int32)
+
+
+def measure(run: Path, out: Path) -> Path:
+    """Writes the figures of every held-out clip of a run and its variants."""
+    model = load(run)
+    others = {name: load(run / folder) for name, folder in FOLDERS.items()}
+    store, arrays = model.open_episodes(), {}
+    for split, part, clips in (("valid", "seen", 4), ("test", "unseen", 1)):
+        chosen = choose(store.select(split=split), model.history, 20, clips)
+        found = {f"cross-entropy/{name}": x for name, x in entropies(model, others, chosen, store).items()}
+        for name, each in ({OWN: model} | others).items():
+            if name != NUMBER:  # a rollout infers z, and no number
+                found[f"moving PSNR/{name}"] = pictures(each, chosen)
+        found |= {"task": chosen.tasks, "policy": chosen.policies, "episode": chosen.episodes}
+        arrays |= {f"{part}/{name}": values for name, values in found.items()}
+    arrays["made"] = np.array(json.dumps({"seed": model.meta.config["seed"], "model": model.fingerprint}))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / KEPT.format(model.meta.config["seed"])
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def entropies(model: LoadedModel, others: dict[str, LoadedModel], chosen: Chosen, store: EpisodeStore):
+    """Returns the cross-entropy (n,) of every clip in nats a token, by condition."""
+    own = one_hot(infer(model, chosen, 20)[:, :-1])
+    turned = measures.other_clips(chosen.tasks, chosen.policies)
+    found = surprises(model, chosen, 20, {OWN: own, OTHER: own[turned], NONE: np.zeros_like(own)}, turned)
+    found |= {WITHOUT: surprises(others[WITHOUT], chosen, 20, {WITHOUT: own}, turned)[WITHOUT]}
+    names = policies(store)
+    if set(chosen.policies) <= set(names):
+        places = np.array([names.index(policy) for policy in chosen.policies])
+        z = np.eye(own[0, 0].size, dtype=np.float32)[places].reshape(-1, 1, *own.shape[2:])
+        given = {NUMBER: np.broadcast_to(z, own.shape)}
+        found[NUMBER] = surprises(others[NUMBER], chosen, 20, given, turned)[NUMBER]
+    return found
+
+
+def pictures(model: LoadedModel, chosen: Chosen) -> np.ndarray:
+    """Returns the moving-region PSNR (n,) in dB of frames imagined `AHEAD` steps ahead; NaN where nothing moves."""
+    found = []
+    for rows, frames, actions in chosen.batches(20):
+        drawn = imagine(model, frames[:, :GIVEN], actions[:, : GIVEN - 1 + AHEAD], 20).frames[:, -1:]
+        real = frames[:, GIVEN + AHEAD - 1 : GIVEN + AHEAD]
+        moving = video.moving_psnr(real, drawn, video.moving_region(real, frames[:, GIVEN - 1]))
+        found.append(np.asarray(moving)[: len(np.unique(rows)), 0])
+    return np.concatenate(found)
+
+
+def table(out: Path) -> list[str]:
+    """Returns the tables of all seeds that were measured, as lines of Markdown; raises WhaleError if none was."""
+    files = sorted(out.glob(KEPT.format("*")))
+    if not files:
+        raise WhaleError(f"{out} holds no {KEPT.format('SEED')}; make them with `measure`.")
+    seeds = [dict(np.load(file)) for file in files]
+    lines = [f"Seeds: {', '.join(str(json.loads(str(each['made']))['seed']) for each in seeds)}"]
+    for part in ("seen", "unseen"):
+        for figure in ("cross-entropy", "moving PSNR"):
+            prefix = f"{part}/{figure}/"
+            names = [key.removeprefix(prefix) for key in seeds[0] if key.startswith(prefix)]
+            episodes = seeds[0][f"{part}/episode"]
+            lines += ["", f"{figure}, {part} policies, {len(episodes)} clips:", "", "| | mean | less own z | by seed |"]
+            lines.append("|---|---|---|---|")
+            own = [each[prefix + OWN] for each in seeds]
+            for name in names:
+                values = [each[prefix + name] for each in seeds]
+                less = [a - b for a, b in zip(values, own, strict=True)]
+                by_seed = ", ".join(f"{np.nanmean(each):+.4f}" for each in less)
+                cells = (text(np.mean(values, axis=0), episodes), text(np.mean(less, axis=0), episodes))
+                lines.append(f"| {name} | {cells[0]} | {cells[1]} | {by_seed} |")
+    return lines
+
+
+def text(values: np.ndarray, episodes: np.ndarray) -> str:
+    """Returns the mean of clips (n,) with its interval, without those that have none."""
+    kept = np.isfinite(values)
+    return "{:.4f} [{:.4f}, {:.4f}]".format(*measures.mean_interval(values[kept], episodes[kept], 1000, 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("train", "measure", "table"))
+    parser.add_argument("run", type=Path, nargs="?", help="work directory of a trained run")
+    parser.add_argument("--steps", type=int, default=0, help="of the dynamics; as many as in the run by default")
+    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
+    options = parser.parse_args()
+    if options.part == "table":
+        print("\n".join(table(options.out)))
+    elif options.run is None:
+        parser.error(f"{options.part} takes a run's work directory")
+    elif options.part == "train":
+        train(options.run, options.steps)
+    else:
+        print(measure(options.run, options.out))
+
+
+if __name__ == "__main__":
+    main()
