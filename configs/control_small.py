@@ -15,11 +15,13 @@ from whale_jax.control.settings import ControlSettings
 from whale_jax.jobs.configuration import load_config
 
 TASKS = ("faucet-close", "plate-slide")
+TRAINED = ("plate-slide", "button-press-wall", "faucet-close", "coffee-push", "handle-press")
 
 
 def get_config():
-    config = load_config(str(Path(__file__).with_name("study_small.py")))
+    config = load_config(str(Path(__file__).with_name("quickstart.py")))
     config.name = "control_small"
+    config.data.record.tasks = TRAINED
     config.data.record.episodes = {"train": 16, "valid": 2, "test": 4}
     config.data.record.steps = 50
 
@@ -27,9 +29,10 @@ def get_config():
     stages.tokenizer.steps = 1600
     stages.behaviour.steps, stages.behaviour.eval_every = 200, 50
     stages.dynamics.steps = stages.ensemble.steps = 2000
-    stages.reward.steps = 2000
+    stages.ensemble.members = 3
+    stages.reward.steps, stages.reward.batch_size = 2000, 8
 
-    config.evaluation.episodes = 4
+    config.evaluation.episodes, config.evaluation.batch_size = 4, 10
 
     control = config.control = ConfigDict(ControlSettings(tasks=TASKS).to_dict())
     control.updates = 3000

@@ -32,6 +32,7 @@ def keep(evaluation: Path, out: Path) -> Path:
     """Writes the steps of an evaluation, and what made them, into one file, and returns it."""
     steps, metrics = read_steps(evaluation), json.loads((evaluation / "metrics.json").read_text())
     config, suite = metrics["run"]["config"], metrics["uncertainty"]
+    config["data"].pop("root", None)  # a place on one machine
     made = {"seed": config["seed"], "checkpoint": metrics["protocol"]["checkpoint"], "config": config}
     made |= {"settings": suite["settings"], "kinds": suite["kinds"]}
     arrays = {"made": np.array(json.dumps(made))}
@@ -94,10 +95,10 @@ def _tables(models: list[dict[str, Steps]], seeds: list[int], estimators: list[s
     ]
     lines += [*_markdown(["pooled", *names], rows), ""]
     rows = []
-    for name in estimators:
+    for i, name in enumerate(estimators):
         rivals = [rival for rival in names if rival in RIVALS and rival != name]
         best = max(rivals, key=lambda rival: found["mean"][rival]["pooled"][0])
-        for other in dict.fromkeys([*(each for each in estimators if each != name), best]):
+        for other in dict.fromkeys([*estimators[i + 1 :], best]):
             by_seed = ", ".join(f"{_less(each, name, other)['pooled'][0]:+.2f}" for each in single)
             rows.append([f"{name} less {other}", *(_text(_less(found, name, other)[c]) for c in LEVELS), by_seed])
     return lines + _markdown(["difference", *LEVELS, "pooled, by seed"], rows)

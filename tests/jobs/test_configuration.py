@@ -249,6 +249,8 @@ def test_the_former_form_of_a_change_is_read_with_a_note(parameters, tmp_path, c
         ("model.behaviour.classes", "0", "model.behaviour.classes is at least 2"),
         ("model.reward.channels", "", "model.reward.channels are one number at least"),
         ("model.dynamics.mask_full", "2", "at most 1"),
+        ("model.dynamics.own_frames", "1.5", "at most 1"),
+        ("model.behaviour.num_frames", "4", "and the dynamics see"),
         ("model.execution.remat", "dot", "did you mean dots"),
         ("model.execution.dtype", "float16", "did you mean bfloat16"),
         ("model.execution.time_kernel", "bounded", "model.tokenizer cannot be built: the bounded kernel"),
