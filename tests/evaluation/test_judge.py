@@ -168,8 +168,8 @@ def test_without_anybody_to_ask_the_other_suites_are_all_there(written, world, c
 
 
 def test_where_retracing_cannot_be_had_the_entropy_filters_and_that_is_said(written, judge, world, tmp_path):
-    short = open_store(tiny.write_store(tmp_path / "store", steps=6)).held_out()
+    short = open_store(tiny.write_store(tmp_path / "store", steps=5)).held_out()
     report = Judge().run(Job(world, short, tmp_path, SETTINGS, settings_for(judge)))
-    for found, why in ((written[0]["judge"], "LPIPS needs frames of at least"), (report, "episodes of 7 frames")):
+    for found, why in ((written[0]["judge"], "LPIPS needs frames of at least"), (report, "episodes of 6 frames")):
         assert found["estimate"] == "entropy" and found["clips"]["context"] == 2
         assert "the entropy alone" in found["notes"][0] and why in found["notes"][0]
