@@ -64,17 +64,17 @@ class Workshop:
         episodes = [self.store.read(i) for i in range(len(self.store))]
         self.replay = recorded(episodes, self.model.action_spec.normalise, self.settings.reward_scale)
         self.starts = reaching_back(self.replay, self.settings.rollout.context)
-        self._weights: dict[tuple[str, float], float] = {}
+        self._weights: dict[str, float] = {}  # lambda of each method for a share of 1
 
     def weight(self, method: str, penalty: float) -> float:
         """Returns lambda of a method, from what the study calls its penalty."""
         if not penalty or self.settings.penalty_unit == LAMBDA:
             return penalty
-        if (method, penalty) not in self._weights:
-            weight = weight_of(self.model, self.store, self.settings, method, penalty)
-            say(f"{self.task}: lambda of {method} is {weight:.4g}, for a share of {penalty:g}")
-            self._weights[method, penalty] = weight
-        return self._weights[method, penalty]
+        if method not in self._weights:
+            self._weights[method] = weight_of(self.model, self.store, self.settings, method, 1.0)
+        weight = penalty * self._weights[method]
+        say(f"{self.task}: lambda of {method} is {weight:.4g}, for a share of {penalty:g}")
+        return weight
 
     def trial(self) -> Trial:
         """Opens the task's simulator with the camera and action repeat of the recordings; the caller closes it."""
