@@ -1,4 +1,4 @@
-"""What is behaviour conditioning worth? A model with z, with another clip's, without, and with the policy's number.
+"""Compares a model with z, with another clip's z, without it, and with the policy's number in its place.
 
 Command:  python benchmarks/studies/ablation.py train RUN [--steps=N]
           python benchmarks/studies/ablation.py measure RUN [--out=docs/study]

@@ -20,7 +20,7 @@ from whale_jax.training.sharding import Params
 
 @flax.struct.dataclass
 class History:
-    """What behaviour is inferred from, of B trajectories; entries after `time` are never read.
+    """Frames and actions of B trajectories from which behaviour is inferred; entries after `time` are never read.
 
     Attributes:
       time: () int32, index of the current frame in the history.
