@@ -138,9 +138,9 @@ def test_pretrain_again_trains_nothing_more(workdir, answer):
 
 def test_python_example(workdir):
     wm = whale_jax.load(workdir)
-    frames = np.zeros((2, 3, 64, 64, 3), np.uint8)
-    future = wm.imagine(frames, np.zeros((2, 2 + 5, 4), np.float32), uncertainty="retracing")
-    assert future.accumulated.shape == (2, 5) and "4 frames of context" in future.notes[0]
+    frames = np.zeros((2, 2, 64, 64, 3), np.uint8)
+    future = wm.imagine(frames, np.zeros((2, 1 + 5, 4), np.float32), uncertainty="retracing")
+    assert future.accumulated.shape == (2, 5) and "3 frames of context" in future.notes[0]
     assert (future.frames.shape, future.frames.dtype) == ((2, 5, 64, 64, 3), np.uint8)
     assert future.rewards.shape == future.uncertainty.shape == (2, 5)
 
