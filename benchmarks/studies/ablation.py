@@ -13,15 +13,14 @@ paired by clip, averaged over seeds, and have intervals by bootstrap over episod
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from kept import keep, kept
 from ml_collections import ConfigDict
 
-from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.behaviour import measures
 from whale_jax.evaluation.behaviour.chosen import Chosen, choose, infer, surprises
@@ -37,7 +36,7 @@ from whale_jax.models.whale.stages import BehaviourStage, DynamicsStage, Ensembl
 
 WITHOUT, NUMBER = "trained without z", "trained with the policy's number"
 FOLDERS = {WITHOUT: "ablation-without", NUMBER: "ablation-number"}
-KEPT = "ablation-{}.npz"
+STUDY = "ablation"
 GIVEN, AHEAD = 4, 8  # frames given, and imagined ones at the last of which pictures are compared
 NUMBERS: dict[bool, jax.Array] = {}  # by whether episodes are for training: the policy's number of each
 
@@ -100,11 +99,7 @@ def measure(run: Path, out: Path) -> Path:
                 found[f"moving PSNR/{name}"] = pictures(each, chosen)
         found |= {"task": chosen.tasks, "policy": chosen.policies, "episode": chosen.episodes}
         arrays |= {f"{part}/{name}": values for name, values in found.items()}
-    arrays["made"] = np.array(json.dumps({"seed": model.meta.config["seed"], "model": model.fingerprint}))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / KEPT.format(model.meta.config["seed"])
-    np.savez_compressed(path, **arrays)
-    return path
+    return keep(out, STUDY, {"seed": model.meta.config["seed"], "model": model.fingerprint}, arrays)
 
 
 def entropies(model: LoadedModel, others: dict[str, LoadedModel], chosen: Chosen, store: EpisodeStore):
@@ -134,12 +129,9 @@ def pictures(model: LoadedModel, chosen: Chosen) -> np.ndarray:
 
 
 def table(out: Path) -> list[str]:
-    """Returns the tables of all seeds that were measured, as lines of Markdown; raises WhaleError if none was."""
-    files = sorted(out.glob(KEPT.format("*")))
-    if not files:
-        raise WhaleError(f"{out} holds no {KEPT.format('SEED')}; make them with `measure`.")
-    seeds = [dict(np.load(file)) for file in files]
-    lines = [f"Seeds: {', '.join(str(json.loads(str(each['made']))['seed']) for each in seeds)}"]
+    """Returns the tables of all seeds that were measured, as lines of Markdown."""
+    made, seeds = zip(*kept(out, STUDY), strict=True)
+    lines = ["Seeds: " + ", ".join(f"{each['seed']} ({each['model'][:12]})" for each in made)]
     for part in ("seen", "unseen"):
         for figure in ("cross-entropy", "moving PSNR"):
             prefix = f"{part}/{figure}/"

@@ -17,62 +17,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import keep, kept
 
-from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.statistics import LEVELS, Steps, compare
 from whale_jax.evaluation.uncertainty.estimates import RIVALS, read_steps
 
 WITHOUT = "plate-slide"  # the tables are printed with and without it, as it is a task of the quick start too
-KEPT = "uncertainty-{}.npz"
+STUDY = "uncertainty"
 
 Found = dict[str, Any]
 
 
-def keep(evaluation: Path, out: Path) -> Path:
+def keep_steps(evaluation: Path, out: Path) -> Path:
     """Writes the steps of an evaluation, and what made them, into one file, and returns it."""
     steps, metrics = read_steps(evaluation), json.loads((evaluation / "metrics.json").read_text())
     config, suite = metrics["run"]["config"], metrics["uncertainty"]
     config["data"].pop("root", None)  # a place on one machine
     made = {"seed": config["seed"], "checkpoint": metrics["protocol"]["checkpoint"], "config": config}
     made |= {"settings": suite["settings"], "kinds": suite["kinds"]}
-    arrays = {"made": np.array(json.dumps(made))}
+    arrays = {}
     for error, tasks in steps.items():
         for task, each in tasks.items():
             arrays[f"{error}/{task}/error"] = each.errors.astype(np.float32)
             arrays |= {f"{error}/{task}/{name}": x.astype(np.float32) for name, x in each.estimates.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / KEPT.format(config["seed"])
-    np.savez_compressed(path, **arrays)
-    return path
+    return keep(out, STUDY, made, arrays)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Steps]]]:
-    """Reads a file of `keep`: what made it, and {error: {task: its steps}}."""
+def steps_of(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, Steps]]:
+    """Returns {error: {task: its steps}} of the arrays that `keep_steps` writes."""
     errors, estimates = {}, {}
-    with np.load(path) as arrays:
-        made = json.loads(str(arrays["made"]))
-        for key in arrays.files[1:]:
-            error, task, name = key.split("/")
-            if name == "error":
-                errors.setdefault(error, {})[task] = arrays[key]
-            else:
-                estimates.setdefault((error, task), {})[name] = arrays[key]
-    return made, {
+    for key, values in arrays.items():
+        error, task, name = key.split("/")
+        if name == "error":
+            errors.setdefault(error, {})[task] = values
+        else:
+            estimates.setdefault((error, task), {})[name] = values
+    return {
         error: {task: Steps(values, estimates[error, task]) for task, values in tasks.items()}
         for error, tasks in errors.items()
     }
 
 
 def table(out: Path) -> list[str]:
-    """Returns the tables of all seeds that were kept, as lines of Markdown.
-
-    Raises:
-      WhaleError: no seed was kept.
-    """
-    files = sorted(out.glob(KEPT.format("*")))
-    if not files:
-        raise WhaleError(f"{out} holds no {KEPT.format('SEED')}; make them with `keep`.")
-    made, steps = zip(*map(read, files), strict=True)
+    """Returns the tables of all seeds that were kept, as lines of Markdown."""
+    made, steps = zip(*((each, steps_of(arrays)) for each, arrays in kept(out, STUDY)), strict=True)
     seeds, estimators = [each["seed"] for each in made], [n for n, k in made[0]["kinds"].items() if k == "estimator"]
     lines = ["Seeds: " + ", ".join(f"{m['seed']} ({m['checkpoint']['sha256'][:12]})" for m in made)]
     for error in steps[0]:
@@ -129,7 +117,7 @@ def main() -> None:
     if options.part == "table":
         print("\n".join(table(options.out)))
     for evaluation in options.evaluations:
-        print(keep(evaluation, options.out))
+        print(keep_steps(evaluation, options.out))
 
 
 if __name__ == "__main__":

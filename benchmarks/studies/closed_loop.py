@@ -1,0 +1,144 @@
+"""Does conditioning on behaviour help to tell which policy is better, in open and in closed loop?
+
+Command:  python benchmarks/studies/closed_loop.py measure RUN [--episodes=10] [--horizon=64] [--out=docs/study]
+          python benchmarks/studies/closed_loop.py table [--out=docs/study]
+Time:     some twenty minutes on one core for each seed; seconds for the table
+Expected: docs/results.md, "What behaviour conditioning is worth"
+
+RUN is the work directory of a trained run whose dynamics `ablation.py train` has trained without z as well. In open
+loop the ten policies to be ranked are imagined along their recorded actions. In closed loop policies act on imagined
+frames, and on those of the simulator for the true return. These policies are clones: the behaviour model's own
+pi(a | o, z) of the newest frame, with the z of a training episode, one clone for each training policy. Both models are
+scored by the reward model of RUN. `table` compares returns of the same policies from the same starts.
+"""
+
+import argparse
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ablation import FOLDERS, WITHOUT
+from kept import keep, kept
+
+from whale_jax.data.store.store import EpisodeStore
+from whale_jax.evaluation.behaviour.suite import OWN
+from whale_jax.evaluation.clips import Clips, imagine, read_clips
+from whale_jax.evaluation.statistics import interval
+from whale_jax.evaluation.value import ranking
+from whale_jax.evaluation.value.policies import Guarded, record_closed_loop
+from whale_jax.evaluation.value.suite import ValueSettings, ranked_store
+from whale_jax.imagination.policies import Policy
+from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.models.whale.networks import Networks
+from whale_jax.training.sharding import Params
+
+STUDY = "closed-loop"
+DRAWS = 1000
+MEASURES = ("value_gap", "rank_correlation")
+LOOPS = ("open loop", "closed loop")
+
+
+@functools.partial(jax.jit, static_argnames="networks")
+def _act(networks: Networks, params: Params, frames: jax.Array, z: jax.Array, key: jax.Array) -> jax.Array:
+    """Draws normalised actions (B, A) of the behaviour model's policy on single frames (B, H, W, 3) with z (G, C)."""
+    nothing = jnp.zeros((len(frames), 1, networks.settings.behaviour.action_dim))
+    inputs = (frames[:, None], nothing, jnp.broadcast_to(z, (len(frames), *z.shape)))
+    mean, log_std = networks.policy.apply({"params": params["behaviour"]["policy"]}, *inputs)
+    return (mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))[:, 0]
+
+
+def clone(model: LoadedModel, store: EpisodeStore) -> Policy:
+    """Returns the policy that the behaviour model reads off the first segment of a store's first episode."""
+    episode, length = store.read(0), model.history
+    p = model.embed(episode.frames[None, :length], episode.actions[None, :length])[0]
+    z = jax.nn.one_hot(p.argmax(-1), p.shape[-1])
+    spec = model.action_spec
+
+    def act(frames, key):
+        drawn = _act(model.world.model.networks, model.params, frames, z, key)
+        return np.clip(spec.denormalise(np.asarray(drawn)), spec.low, spec.high)
+
+    return act
+
+
+def units(model: LoadedModel, settings: ValueSettings) -> Iterator[tuple[Clips, Guarded | None]]:
+    """Yields the recorded clips of every policy: those to be ranked, then the clones, with how these act."""
+    training = model.open_episodes().select(split="train")
+    known = [(clips, None) for clips in read_clips(ranked_store(model, settings), settings)]
+    yield from known
+    for task in dict.fromkeys(clips.task for clips, _ in known):
+        for name in training.select(tasks=task).names("policy"):
+            act = Guarded(clone(model, training.select(tasks=task, policies=name)), model.action_spec)
+            yield record_closed_loop(model, task, f"clone of {name}", act, settings), act
+
+
+def measure(run: Path, settings: ValueSettings, out: Path) -> Path:
+    """Writes true and imagined returns (units, E) of a run and of its dynamics without z."""
+    model = load(run)
+    variants = {OWN: model, WITHOUT: load(run / FOLDERS[WITHOUT]).with_head("reward", model)}
+    found: dict[str, list] = {name: [] for name in ("loop", "task", "policy", "true", *variants)}
+    for clips, act in units(model, settings):
+        past = clips.actions if act is None else clips.actions[:, : settings.context - 1]
+        options = {} if act is None else {"policy": act, "horizon": settings.horizon, "key": jax.random.key(0)}
+        for name, each in variants.items():
+            future = imagine(each, clips.frames[:, : settings.context], past, settings.batch_size, **options)
+            found[name].append(future.rewards.sum(1))
+        found["loop"].append(LOOPS[act is not None])
+        found["task"].append(clips.task)
+        found["policy"].append(clips.policy)
+        found["true"].append(clips.rewards.sum(1))
+        print(f"{len(found['true'])}: {clips.task}, {clips.policy}", flush=True)
+    made = {"seed": model.meta.config["seed"], "model": model.fingerprint, "settings": settings.to_dict()}
+    return keep(out, STUDY, made, {name: np.array(each) for name, each in found.items()})
+
+
+def table(out: Path) -> list[str]:
+    """Returns the table of all seeds that were measured, as lines of Markdown."""
+    seeds = kept(out, STUDY)
+    lines = ["Seeds: " + ", ".join(f"{made['seed']} ({made['model'][:12]})" for made, _ in seeds), ""]
+    lines += [f"| | | {OWN} | {WITHOUT} | difference | by seed |", "|---|---|---|---|---|---|"]
+    for loop in LOOPS:
+        found = [samples(arrays, loop) for _, arrays in seeds]
+        for name in MEASURES:
+            own, without = (np.mean([each[model][name] for each in found], axis=0) for model in (OWN, WITHOUT))
+            by_seed = ", ".join(f"{each[OWN][name][0] - each[WITHOUT][name][0]:+.3f}" for each in found)
+            cells = " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*interval(x)) for x in (own, without, own - without))
+            lines.append(f"| {loop} | {name.replace('_', ' ')} | {cells} | {by_seed} |")
+    return lines
+
+
+def samples(arrays: dict[str, np.ndarray], loop: str) -> dict[str, dict[str, np.ndarray]]:
+    """Returns every measure of both models, (1 + DRAWS,): the mean of tasks, then that of draws of starts."""
+    found = {}
+    for model in (OWN, WITHOUT):
+        by_task = []
+        for i, task in enumerate(np.unique(arrays["task"])):
+            rows = (arrays["task"] == task) & (arrays["loop"] == loop)
+            # Equal seeds draw equal starts, so that differences between models are paired.
+            by_task.append(ranking.samples(arrays["true"][rows], arrays[model][rows], DRAWS, i))
+        found[model] = {name: np.nanmean([each[name] for each in by_task], axis=0) for name in MEASURES}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("measure", "table"))
+    parser.add_argument("run", type=Path, nargs="?", help="work directory of a trained run")
+    parser.add_argument("--episodes", type=int, default=10, help="starts of every policy")
+    parser.add_argument("--horizon", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
+    options = parser.parse_args()
+    if options.part == "table":
+        print("\n".join(table(options.out)))
+    elif options.run is None:
+        parser.error("measure takes a run's work directory")
+    else:
+        settings = ValueSettings(context=4, horizon=options.horizon, episodes=options.episodes)
+        print(measure(options.run, settings, options.out))
+
+
+if __name__ == "__main__":
+    main()
