@@ -54,7 +54,9 @@ def judged(workdir: Path, data: Path) -> dict:
     """Returns what the behaviour suite reads off the checkpoint's embedding."""
     model, store = load(workdir), open_store(data)
     chosen = choose(["behaviour"], model.meta.config["evaluation"], {"behaviour": {"batch_size": 16}})
-    job = Job(model, store.held_out(), workdir, settings=chosen.settings["behaviour"], seen=seen(store), films=False)
+    training = store.select(split="train")
+    settings = chosen.settings["behaviour"]
+    job = Job(model, store.held_out(), workdir, settings=settings, training=training, seen=seen(store), films=False)
     return SUITES["behaviour"].run(job)
 
 

@@ -86,6 +86,23 @@ def test_a_probe_reads_a_linear_label_and_not_what_only_names_the_episode():
     assert found["accuracy"][0] < 0.5 and not measures.tells(found)
 
 
+def test_clips_of_training_help_to_fit_a_probe_and_are_not_counted():
+    """Two held-out episodes teach a probe nothing of noisy features; those of training do, and mislead if they lie."""
+    tasks, policies, episodes = named(*(("a", p, 40) for p in "xyz"))
+    rng = np.random.default_rng(0)
+    telling = np.eye(3)[np.unique(policies, return_inverse=True)[1]] + 0.5 * rng.normal(size=(len(tasks), 3))
+    features = np.concatenate([telling, rng.normal(size=(len(tasks), 40))], axis=1)
+    held = np.concatenate([np.flatnonzero(policies == p)[:4] for p in "xyz"])
+    few = probed(features[held], tasks[held], policies[held], episodes[held])
+    half = np.full(len(tasks), measures.FITTED)
+    half[held] = few.half
+    known = dataclasses.replace(probed(features, tasks, policies, episodes), half=half)
+    found = measures.probe(known, policies)
+    assert found["accuracy"][0] > measures.probe(few, policies[held])["accuracy"][0] + 0.2 and found["majority"] < 0.4
+    wrong = np.where((half == measures.FITTED) & (policies == "x"), "y", policies)
+    assert measures.probe(known, wrong)["accuracy"][0] < found["accuracy"][0] - 0.2
+
+
 def test_what_the_untrained_network_tells_as_well_is_not_learnt():
     tasks, policies, episodes = named(*((t, p, 8) for t in "ab" for p in "xyz"))
     telling = np.eye(3)[np.unique(policies, return_inverse=True)[1]]

@@ -13,6 +13,7 @@ import numpy as np
 from whale_jax.evaluation import statistics
 
 RIDGE = 1.0  # weight of the probe's squared coefficients
+FITTED = 2  # the "half" of clips that probes are fitted on and do not read, those of training
 EXPERT, RANDOM, NOISY = "expert", "random", "expert-noise-"  # the policies that the paper's claims are about
 
 
@@ -51,12 +52,12 @@ def halves(tasks: Sequence[str], policies: Sequence[str], episodes: np.ndarray) 
 
 
 def predict(features: np.ndarray, labels: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Returns the labels (n,) that linear probes read off features (n, D), each from the half that it is not part of.
+    """Returns the labels (n,) that linear probes read off features (n, D), each fitted on all but the clip's own half.
 
-    A probe is a ridge regression on one-hot labels, in closed form.
+    A probe is a ridge regression on one-hot labels, in closed form. It reads nothing of `FITTED`.
     """
     names, numbers = np.unique(labels, return_inverse=True)
-    targets, found = np.eye(len(names))[numbers], np.empty_like(labels)
+    targets, found = np.eye(len(names))[numbers], np.zeros_like(labels)
     for part in (0, 1):
         fitted, read = half != part, half == part
         centre, share = features[fitted].mean(0), targets[fitted].mean(0)
@@ -73,7 +74,8 @@ class Probed:
     Attributes:
       features: (n, D); untrained: (n, D), the control. Even random features of a frame tell a policy or a task.
       tasks, policies: (n,) of str.
-      episodes: (n,) int; half: (n,) of 0 and 1, see `halves`.
+      episodes: (n,) int.
+      half: (n,) of 0 and 1, see `halves`, and `FITTED` for clips of training, which no figure counts.
       draws, seed: of the bootstrap.
     """
 
@@ -105,19 +107,20 @@ class Probed:
 
         The controls are "chance", one over the number of "labels", and "majority", the share of the most frequent one.
         """
-        counts = np.unique(labels, return_counts=True)[1]
-        own, untrained = right.astype(float)
+        read = self.half != FITTED
+        counts = np.unique(labels[read], return_counts=True)[1]
+        own, untrained = right.astype(float)[:, read]
         return {
             "accuracy": self.interval(own),
             "untrained": self.interval(untrained),
             "gain": self.interval(own - untrained),
             "chance": 1.0 / len(counts),
-            "majority": float(counts.max() / len(labels)),
+            "majority": float(counts.max() / read.sum()),
             "labels": len(counts),
         }
 
     def interval(self, values: np.ndarray) -> list[float | None]:
-        return mean_interval(values, self.episodes, self.draws, self.seed)
+        return mean_interval(values, self.episodes[self.half != FITTED], self.draws, self.seed)
 
 
 def probe(probed: Probed, labels: np.ndarray) -> dict[str, Any] | None:
@@ -188,7 +191,8 @@ def claims(probed: Probed, probabilities: np.ndarray) -> dict[str, Any]:
         own = policies == policy
         if own.any() and (read := probe(probed.only(own), tasks[own])):
             found[name] = read
-    return found | {"noisy": between(probabilities, tasks, policies)}
+    read = probed.half != FITTED
+    return found | {"noisy": between(probabilities[read], tasks[read], policies[read])}
 
 
 def between(probabilities: np.ndarray, tasks: np.ndarray, policies: np.ndarray) -> dict[str, dict[str, float]]:

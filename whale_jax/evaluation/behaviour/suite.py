@@ -25,7 +25,8 @@ SEEN, UNSEEN = "seen", "unseen"
 ENOUGH_STEPS = 4_000  # steps of training that the advice gives at least; see docs/results.md
 DEFINITIONS = {
     "z": "arg-max of what a rollout infers at a clip's last frame, from the frames and actions before it",
-    "probe": "ridge regression on one-hot labels, fitted on half of the episodes, read on the other, and the reverse",
+    "probe": "ridge regression on one-hot labels, fitted on training episodes, if there are any, and on half of the "
+    "held-out ones, read on the other half, and the reverse",
     "chance": "one over the number of labels; most frequent: the share of that label",
     "untrained": "the same probe on z of the same network with initial parameters; gain: over it, paired by clip",
     "entropy": "of the inferred distribution at the last frame, in nats; largest: of a uniform one",
@@ -79,8 +80,7 @@ class Behaviour(Suite):
         inferred = {name: infer(model, each, settings.batch_size) for name, each in parts.items()}
         first, chosen = next(iter(parts.items()))
         last = inferred[first][:, -1]
-        control = infer(_untrained(model, stage_of(model, self.name)), chosen, settings.batch_size)[:, -1]
-        result = _read(chosen, last, control, settings)
+        result = _read(job, stage_of(model, self.name), chosen, _fitted(job, first), last)
         result |= _used(model, parts, inferred, settings)
         if job.films:
             result["map"] = _map(chosen, last, settings)
@@ -135,26 +135,43 @@ def _parts(job: Job) -> dict[str, Chosen]:
     return {name: each for name, each in parts.items() if len(each.pairs)}
 
 
-def _read(chosen: Chosen, last: np.ndarray, control: np.ndarray, settings: BehaviourSettings) -> dict[str, Any]:
+def _fitted(job: Job, first: str) -> list[Chosen]:
+    """Returns clips of training for the probes to be fitted on; none if others are read, or no training is known."""
+    if first != SEEN or job.training is None:
+        return []
+    chosen = choose(job.training, job.model.history, job.settings.episodes, job.settings.clips)
+    return [chosen] if len(chosen.pairs) else []
+
+
+def _read(job: Job, stage: str, chosen: Chosen, fitted: list[Chosen], last: np.ndarray) -> dict[str, Any]:
     """Returns what an embedding says of policy and task.
 
     Args:
-      last: (n, G, K), probabilities at each clip's last frame; control: those of the untrained network.
+      stage: the one that learns what is inferred; last: (n, G, K), probabilities at each chosen clip's last frame.
     """
-    tasks, policies, episodes = chosen.tasks, chosen.policies, chosen.episodes
-    modes, untrained = (one_hot(each).reshape(len(last), -1) for each in (last, control))
-    half = measures.halves(tasks, policies, episodes)
+    model, settings = job.model, job.settings
+    trained = [last, *(infer(model, each, settings.batch_size)[:, -1] for each in fitted)]
+    fresh = _untrained(model, stage)
+    control = [infer(fresh, each, settings.batch_size)[:, -1] for each in (chosen, *fitted)]
+    tasks, policies, episodes = (
+        np.concatenate([getattr(each, name) for each in (chosen, *fitted)])
+        for name in ("tasks", "policies", "episodes")
+    )
+    half = measures.halves(chosen.tasks, chosen.policies, chosen.episodes)
+    half = np.pad(half, (0, len(tasks) - len(half)), constant_values=measures.FITTED)
+    probabilities = np.concatenate(trained)
+    modes, untrained = (one_hot(each).reshape(len(each), -1) for each in (probabilities, np.concatenate(control)))
     probed = measures.Probed(
         modes, untrained, tasks, policies, episodes, half, draws=settings.draws, seed=settings.seed
     )
     probes = {name: measures.probe(probed, each) for name, each in (("policy", policies), ("task", tasks))}
     entropy = -(last * np.log(np.maximum(last, 1e-12))).sum((1, 2))
     return {
-        "tasks": {task: {"clips": int((tasks == task).sum())} for task in dict.fromkeys(tasks.tolist())},
+        "tasks": {task: {"clips": int((chosen.tasks == task).sum())} for task in dict.fromkeys(chosen.tasks.tolist())},
         "entropy": float(entropy.mean()),
         "largest_entropy": float(last.shape[1] * np.log(last.shape[2])),
         "probe": {name: each for name, each in probes.items() if each is not None},
-        "claims": measures.claims(probed, last.reshape(len(last), -1)),
+        "claims": measures.claims(probed, probabilities.reshape(len(tasks), -1)),
     }
 
 
