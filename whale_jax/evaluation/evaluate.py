@@ -258,7 +258,7 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
         clips=chosen.clips,
         say=say,
         policies=request.policies,
-        training=_training(model),
+        training=trained_on(model),
         seen=seen(episodes),
         given=request.data is not None,
     )
@@ -276,7 +276,7 @@ def seen(store: EpisodeStore) -> EpisodeStore | None:
     return store.select(split="valid") if "valid" in store.names("split") else None
 
 
-def _training(model: LoadedModel) -> EpisodeStore | None:
+def trained_on(model: LoadedModel) -> EpisodeStore | None:
     """Opens the episodes that the model was trained on; returns None if they are gone."""
     try:
         return model.open_episodes().select(split="train")

@@ -24,7 +24,7 @@ from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.during import cheap, cheap_evaluation
-from whale_jax.evaluation.evaluate import evaluate, seen
+from whale_jax.evaluation.evaluate import evaluate, seen, trained_on
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, Chosen, choose
 from whale_jax.imagination.world import LoadedModel, load
@@ -132,7 +132,9 @@ def _pretrain(
     if hosts.several():
         say(f"Done. On one host, make the report with: whale evaluate --checkpoint={workdir}")
         return {}
-    job = Job(load(workdir.root), store.held_out(), workdir.root, chosen.clips, say=say, seen=seen(store))
+    model = load(workdir.root)
+    known = {"training": trained_on(model), "seen": seen(store)}
+    job = Job(model, store.held_out(), workdir.root, chosen.clips, say=say, **known)
     return evaluate(job, chosen.settings, {"phases": phases.seconds})
 
 
@@ -142,7 +144,7 @@ def _judge(name: str, workdir: Workdir, store: EpisodeStore, chosen: Chosen) -> 
     for suite in (SUITES[each] for each in model.world.stages[name].suites):
         try:
             job = Job(model, store.held_out(), workdir.root, settings=chosen.settings[suite.name], films=False)
-            job = dataclasses.replace(job, seen=seen(store))
+            job = dataclasses.replace(job, training=trained_on(model), seen=seen(store))
             suite.check(job)
             say(f"{name}: {suite.statement(suite.run(job))}")
         except WhaleError as error:
