@@ -34,7 +34,8 @@ def get_config():
     tokenizer = {"steps": 1500, "batch_size": 2, "max_lr": 4e-3}
     weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25, "perceptual": 0.004}
     stages.tokenizer.update(tokenizer | {"weights": weights})
-    stages.behaviour.update({"steps": 4000, "batch_size": 8, "eval_every": 400, "patience": 5})
+    behaviour = {"steps": 6000, "batch_size": 8, "max_lr": 2e-3, "eval_every": 500, "eval_batches": 32, "patience": 5}
+    stages.behaviour.update(behaviour | {"weights": {"kl": 0.01}})
     for stage in (stages.dynamics, stages.ensemble):
         stage.update({"steps": 2000, "batch_size": 4, "max_lr": 4e-3})
     stages.reward.steps = 1200

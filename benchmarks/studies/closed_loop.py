@@ -1,6 +1,6 @@
 """Does conditioning on behaviour help to tell which policy is better, in open and in closed loop?
 
-Command:  python benchmarks/studies/closed_loop.py measure RUN [--episodes=10] [--horizon=64] [--out=docs/study]
+Command:  python benchmarks/studies/closed_loop.py measure RUN [--ranked=DIR] [--episodes=10] [--out=docs/study]
           python benchmarks/studies/closed_loop.py table [--out=docs/study]
 Time:     some twenty minutes on one core for each seed; seconds for the table
 Expected: docs/results.md, "What behaviour conditioning is worth"
@@ -23,13 +23,14 @@ import numpy as np
 from ablation import FOLDERS, WITHOUT
 from kept import keep, kept
 
+from whale_jax.data.metaworld.record import record
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.behaviour.suite import OWN
 from whale_jax.evaluation.clips import Clips, imagine, read_clips
 from whale_jax.evaluation.statistics import interval
 from whale_jax.evaluation.value import ranking
 from whale_jax.evaluation.value.policies import Guarded, record_closed_loop
-from whale_jax.evaluation.value.suite import ValueSettings, ranked_store
+from whale_jax.evaluation.value.suite import ValueSettings
 from whale_jax.imagination.policies import Policy
 from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.models.whale.networks import Networks
@@ -64,25 +65,38 @@ def clone(model: LoadedModel, store: EpisodeStore) -> Policy:
     return act
 
 
-def units(model: LoadedModel, settings: ValueSettings) -> Iterator[tuple[Clips, Guarded | None]]:
+def ranked(model: LoadedModel, tasks: list[str], settings: ValueSettings, root: Path) -> EpisodeStore:
+    """Records episodes of the policies to be ranked, the same for all seeds of a model, or those that are missing."""
+    config = model.meta.config
+    again = {name: config["data"]["record"][name] for name in ("camera", "action_repeat")}
+    size, episodes = config["model"]["image_size"], {"ranked": settings.episodes}
+    return record(root, tasks=tasks, episodes=episodes, image_size=size, steps=settings.steps, seed=0, **again)
+
+
+def units(model: LoadedModel, settings: ValueSettings, root: Path) -> Iterator[tuple[Clips, Guarded | None]]:
     """Yields the recorded clips of every policy: those to be ranked, then the clones, with how these act."""
     training = model.open_episodes().select(split="train")
-    known = [(clips, None) for clips in read_clips(ranked_store(model, settings), settings)]
-    yield from known
-    for task in dict.fromkeys(clips.task for clips, _ in known):
+    tasks = training.names("task")
+    for clips in read_clips(ranked(model, tasks, settings, root), settings):
+        yield clips, None
+    for task in tasks:
         for name in training.select(tasks=task).names("policy"):
             act = Guarded(clone(model, training.select(tasks=task, policies=name)), model.action_spec)
             yield record_closed_loop(model, task, f"clone of {name}", act, settings), act
 
 
-def measure(run: Path, settings: ValueSettings, out: Path) -> Path:
+def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
     """Writes true and imagined returns (units, E) of a run and of its dynamics without z."""
     model = load(run)
     variants = {OWN: model, WITHOUT: load(run / FOLDERS[WITHOUT]).with_head("reward", model)}
     found: dict[str, list] = {name: [] for name in ("loop", "task", "policy", "true", *variants)}
-    for clips, act in units(model, settings):
+    for clips, act in units(model, settings, root):
         past = clips.actions if act is None else clips.actions[:, : settings.context - 1]
-        options = {} if act is None else {"policy": act, "horizon": settings.horizon, "key": jax.random.key(0)}
+        options = (
+            {}
+            if act is None
+            else {"policy": act, "horizon": settings.horizon, "key": jax.random.key(len(found["true"]))}
+        )
         for name, each in variants.items():
             future = imagine(each, clips.frames[:, : settings.context], past, settings.batch_size, **options)
             found[name].append(future.rewards.sum(1))
@@ -128,7 +142,7 @@ def main() -> None:
     parser.add_argument("part", choices=("measure", "table"))
     parser.add_argument("run", type=Path, nargs="?", help="work directory of a trained run")
     parser.add_argument("--episodes", type=int, default=10, help="starts of every policy")
-    parser.add_argument("--horizon", type=int, default=64)
+    parser.add_argument("--ranked", type=Path, default=Path("runs/study_ranked"), help="store of ranked policies")
     parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
     options = parser.parse_args()
     if options.part == "table":
@@ -136,8 +150,8 @@ def main() -> None:
     elif options.run is None:
         parser.error("measure takes a run's work directory")
     else:
-        settings = ValueSettings(context=4, horizon=options.horizon, episodes=options.episodes)
-        print(measure(options.run, settings, options.out))
+        settings = ValueSettings(context=4, episodes=options.episodes)
+        print(measure(options.run, settings, options.ranked, options.out))
 
 
 if __name__ == "__main__":
