@@ -148,6 +148,7 @@ def test_an_ablation_takes_over_the_stages_that_do_not_differ(trained, store, tm
         ({}, tiny.STAGES),
         ({"seed": 1}, ()),
         ({"stages.dynamics.max_lr": 1.0}, ("tokenizer", "behaviour")),
+        ({"model.dynamics.own_frames": 0.5}, ("tokenizer", "behaviour")),
         ({"stages.ensemble.members": 0}, tiny.STAGES[:4]),
         ({"data.record.near_misses.train": 4}, ()),
     ],

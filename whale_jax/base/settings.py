@@ -128,6 +128,18 @@ def architecture(settings: Settings, inputs: bool = True) -> tuple[dict[str, Any
     return {name: value for name, value in values.items() if name not in free}, free
 
 
+def objectives(settings: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Returns the fields that only a loss reads: value and default, by dotted name."""
+    found = {}
+    for field in dataclasses.fields(settings):
+        name, value = prefix + field.name, getattr(settings, field.name)
+        if isinstance(value, Settings):
+            found |= objectives(value, f"{name}.")
+        elif field.metadata.get("kind") == "objective":
+            found[name] = value, field.default
+    return found
+
+
 def nested_defaults(cls: type[Settings]) -> dict[str, Any]:
     """Returns the default of every field that has one, also of fields inside settings without a default."""
     hints, found = typing.get_type_hints(cls), cls.defaults()
