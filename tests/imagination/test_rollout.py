@@ -1,5 +1,6 @@
 """Rollouts against a computation by hand, and what an imagined frame may depend on."""
 
+import dataclasses
 import functools
 
 import jax
@@ -107,6 +108,24 @@ def test_every_step_equals_a_computation_by_hand(world, remembering, by_hand, in
         np.testing.assert_array_equal(imagined[:, j], frame, err_msg=f"imagined frame {j}")
         np.testing.assert_allclose(entropies[:, j], h, rtol=1e-4)
         seen, held, known = np.concatenate([seen, frame[:, None]], 1), held + 1, known + 1
+
+
+def test_tokens_are_the_codes_nearest_to_the_mean_where_that_is_asked_for(parallel_world, inputs):
+    loaded, (frames, actions) = parallel_world, inputs(CONTEXT, 2)
+    settings = loaded.world.settings
+    dynamics = dataclasses.replace(settings.dynamics, point_estimate="mean")
+    model = dataclasses.replace(loaded.world.model, settings=dataclasses.replace(settings, dynamics=dynamics))
+    world, networks, params = dataclasses.replace(loaded.world, model=model), model.networks, loaded.params
+    imagined, _ = jax.jit(tiny.rollout(world, Entropy()))(params, frames, actions, jax.random.key(0))
+    ids, codebook = networks.encode(params, frames), np.asarray(params["tokenizer"]["quantizer"]["codebook"])
+    log_p = networks.infer_behaviour(params, frames, actions[:, :CONTEXT])
+    z = jax.nn.one_hot(log_p.argmax(-1), log_p.shape[-1]).reshape(*log_p.shape[:2], -1)
+    logits = np.asarray(networks.predict_tokens(params, ids, actions[:, :CONTEXT], z))[:, -1]
+    mean = np.asarray(jax.nn.softmax(logits)) @ codebook
+    chosen = np.square(mean[:, :, None] - codebook).sum(-1).argmin(-1)
+    assert (chosen != logits.argmax(-1)).any()
+    drawn = networks.decode(params, np.concatenate([ids, chosen[:, None]], 1))[:, -1]
+    np.testing.assert_array_equal(imagined[:, 0], np.round(np.asarray(drawn) * 255.0))
 
 
 def test_a_longer_history_changes_what_follows_a_cut(remembering, inputs):

@@ -250,6 +250,7 @@ def test_the_former_form_of_a_change_is_read_with_a_note(parameters, tmp_path, c
         ("model.reward.channels", "", "model.reward.channels are one number at least"),
         ("model.dynamics.mask_full", "2", "at most 1"),
         ("model.dynamics.own_frames", "1.5", "at most 1"),
+        ("model.dynamics.point_estimate", "median", "no point estimate named .median.; did you mean mean"),
         ("model.behaviour.num_frames", "4", "and the dynamics see"),
         ("model.execution.remat", "dot", "did you mean dots"),
         ("model.execution.dtype", "float16", "did you mean bfloat16"),

@@ -41,6 +41,19 @@ def test_nearest_equals_brute_force(codebook, z, quantize):
     np.testing.assert_allclose(out.commitment_loss, out.codebook_loss, rtol=1e-6)
 
 
+def test_nearest_to_the_mean_has_the_least_expected_distance(codebook):
+    shares = np.random.default_rng(2).dirichlet(np.full(V, 0.3), (2, 7)).astype(np.float32)
+    found = QUANTIZER.apply({"params": {"codebook": codebook}}, shares, method="nearest_to_mean")
+    distances = np.square(codebook[:, None].astype(np.float64) - codebook).sum(-1)
+    expected = np.einsum("btv,vw->btw", shares, distances).argmin(-1)
+    np.testing.assert_array_equal(found, expected)
+    assert (expected != shares.argmax(-1)).any(), "the likeliest code is another one at times"
+    np.testing.assert_array_equal(
+        QUANTIZER.apply({"params": {"codebook": codebook}}, np.eye(V, dtype=np.float32), method="nearest_to_mean"),
+        np.arange(V),
+    )
+
+
 def test_a_code_is_its_own_nearest(codebook, quantize):
     """Far from the origin too, where the squared norms are large."""
     far = codebook + 100.0

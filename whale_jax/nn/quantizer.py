@@ -44,6 +44,14 @@ class VectorQuantizer(nn.Module):
         )
         return jnp.argmin(distances, axis=-1).astype(jnp.int32)
 
+    def nearest_to_mean(self, shares: jax.Array) -> jax.Array:
+        """Returns ids (...) int32 of the codes nearest to the mean code, from the shares (..., V) of all codes in it.
+
+        Of all codes it has the least expected squared distance to one that is drawn by these shares.
+        """
+        mean = jnp.dot(shares.astype(jnp.float32), self.codebook, precision=jax.lax.Precision.HIGHEST)
+        return self.nearest(mean).reshape(shares.shape[:-1])
+
     def lookup(self, ids: jax.Array) -> jax.Array:
         """Returns code vectors (..., L) of ids (...)."""
         return self.codebook[ids]

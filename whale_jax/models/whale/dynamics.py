@@ -15,6 +15,7 @@ from whale_jax.nn.precision import resolve_dtype
 from whale_jax.nn.transformer import STTransformer, TimeCache, TransformerSettings
 
 DECODE_MODES = ("parallel", "maskgit")
+POINT_ESTIMATES = ("mode", "mean")
 Z_BOTTLENECK = 64  # a dense projection of z to the full width would not fit the published 456 M
 
 
@@ -28,6 +29,9 @@ class DynamicsSettings(Settings):
     transformer: TransformerSettings  # causal over time
     # "parallel" predicts all tokens of the next frame in one pass. "maskgit" fills masked ones in several passes.
     decode_mode: str = "parallel"
+    # What a token is at temperature 0: the likeliest code, "mode", or the code nearest to the "mean" of what is
+    # predicted; only in `parallel`.
+    point_estimate: str = decoding("mode")
     decode_steps: int = decoding(8)  # S, passes per frame of `maskgit`
     choice_temperature: float = decoding(4.5)  # scale of the annealed Gumbel noise on `maskgit` confidences
     mask_low: float = objective(0.5)  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
@@ -38,6 +42,7 @@ class DynamicsSettings(Settings):
 
     def __post_init__(self):
         check_one_of(self, DECODE_MODES, "decode_mode")
+        check_one_of(self, POINT_ESTIMATES, "point_estimate")
         check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0, own_frames=0)
         if max(self.mask_low, self.mask_full, self.own_frames) > 1:
             raise WhaleError(
@@ -46,6 +51,8 @@ class DynamicsSettings(Settings):
             )
         if self.own_frames and self.decode_mode != "parallel":
             raise WhaleError("own_frames is for decode_mode=parallel; in maskgit, set it to 0.")
+        if self.point_estimate != "mode" and self.decode_mode != "parallel":
+            raise WhaleError('point_estimate=mean is for decode_mode=parallel; in maskgit, set it to "mode".')
 
 
 class Dynamics(nn.Module):

@@ -18,7 +18,8 @@ from whale_jax.training.sharding import Params
 
 def decoding(model: Whale, mode: str, steps: int) -> Whale:
     """Returns the model with another way of decoding, see `DynamicsSettings`."""
-    dynamics = dataclasses.replace(model.settings.dynamics, decode_mode=mode, decode_steps=steps, own_frames=0.0)
+    usual = {"own_frames": 0.0, "point_estimate": "mode"}
+    dynamics = dataclasses.replace(model.settings.dynamics, decode_mode=mode, decode_steps=steps, **usual)
     return dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics))
 
 

@@ -10,6 +10,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import check_least
 from whale_jax.models.base import ModelSettings
 from whale_jax.models.whale.behaviour import BehaviourSettings, Policy, Posterior, Prior, previous_actions
+from whale_jax.models.whale.decoding import choose
 from whale_jax.models.whale.dynamics import Dynamics, DynamicsSettings, random_mask
 from whale_jax.models.whale.tokenizer import Tokenizer, TokenizerSettings
 from whale_jax.nn.transformer import TimeCache
@@ -161,10 +162,17 @@ class Networks:
             masked = random_mask(train_key, s, ids.shape)
         return self.predict_tokens(params, ids, actions, z, masked), ids, masked
 
+    def choose_tokens(self, params: Params, key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
+        """Returns tokens (B, T, N) from logits (B, T, N, V): a sample, or at temperature 0 the point estimate."""
+        if temperature == 0 and self.settings.dynamics.point_estimate == "mean":
+            shares = jax.nn.softmax(logits.astype(jnp.float32))
+            return self.tokenizer.apply({"params": params["tokenizer"]}, shares, method="nearest_to_mean")
+        return choose(key, logits, temperature)
+
     def _with_own_frames(self, params: Params, ids, known, key: jax.Array) -> jax.Array:
         """Returns ids (B, T, N) in which a share of the frames but the first are what is predicted from real ones."""
         logits = self.predict_tokens(jax.lax.stop_gradient(params), ids, *known)
-        own = jnp.argmax(logits, axis=-1).astype(ids.dtype)[:, :-1]
+        own = self.choose_tokens(params, key, logits, 0.0)[:, :-1]
         chosen = jax.random.bernoulli(key, self.settings.dynamics.own_frames, (*own.shape[:2], 1))
         return ids.at[:, 1:].set(jnp.where(chosen, own, ids[:, 1:]))
 

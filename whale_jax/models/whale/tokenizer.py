@@ -79,6 +79,10 @@ class Tokenizer(nn.Module):
         """Returns token ids (B, T, N) int32 of frames (B, T, H, W, 3)."""
         return self.quantizer.nearest(self.latents(frames)).reshape(*frames.shape[:2], -1)
 
+    def nearest_to_mean(self, shares: jax.Array) -> jax.Array:
+        """Returns the ids (B, T, N) whose codes are nearest to the mean codes of shares (B, T, N, V)."""
+        return self.quantizer.nearest_to_mean(shares)
+
     def decode(self, ids: jax.Array) -> jax.Array:
         """Returns frames (B, T, H, W, 3) float32 in [0, 1] of token ids (B, T, N)."""
         return self.decode_more(ids)[0]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.models.whale.behaviour import previous_actions
-from whale_jax.models.whale.decoding import choose, entropy, maskgit_decode
+from whale_jax.models.whale.decoding import entropy, maskgit_decode
 from whale_jax.models.whale.networks import Networks
 from whale_jax.nn.categorical import mode
 from whale_jax.nn.layers import to_bytes
@@ -215,7 +215,7 @@ def next_tokens(
     z = z if settings.embedding_dim else None
     if settings.decode_mode == "parallel":
         logits, cache = networks.predict_more(params, ids, actions, z, None, cache)
-        return choose(key, logits, temperature), entropy(logits), cache
+        return networks.choose_tokens(params, key, logits, temperature), entropy(logits), cache
     time, places = cache.time, cache.places
 
     def predict(ids, mask, cache):
