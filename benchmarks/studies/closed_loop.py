@@ -9,12 +9,13 @@ RUN is the work directory of a trained run whose dynamics `ablation.py train` ha
 loop the ten policies to be ranked are imagined along their recorded actions. In closed loop policies act on imagined
 frames, and on those of the simulator for the true return. These policies are clones: the behaviour model's own
 pi(a | o, z) of the newest frame, with the z of a training episode, one clone for each training policy. Both models are
-scored by the reward model of RUN. `table` compares returns of the same policies from the same starts.
+scored by the reward model of RUN, which also reads the real frames, themselves and as the tokenizer draws them: what a
+model without an error of its own would have. `table` compares returns of the same policies from the same starts.
 """
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -28,7 +29,7 @@ from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.behaviour.suite import OWN
 from whale_jax.evaluation.clips import Clips, imagine, read_clips
 from whale_jax.evaluation.statistics import interval
-from whale_jax.evaluation.value import ranking
+from whale_jax.evaluation.value import ranking, reliability
 from whale_jax.evaluation.value.policies import Guarded, record_closed_loop
 from whale_jax.evaluation.value.suite import ValueSettings
 from whale_jax.imagination.policies import Policy
@@ -40,6 +41,7 @@ STUDY = "closed-loop"
 DRAWS = 1000
 MEASURES = ("value_gap", "rank_correlation")
 LOOPS = ("open loop", "closed loop")
+PERFECT = {"real": "real frames", "reconstruction": "real frames as drawn"}  # in the words of `reliability.read_steps`
 
 
 @functools.partial(jax.jit, static_argnames="networks")
@@ -89,17 +91,17 @@ def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
     """Writes true and imagined returns (units, E) of a run and of its dynamics without z."""
     model = load(run)
     variants = {OWN: model, WITHOUT: load(run / FOLDERS[WITHOUT]).with_head("reward", model)}
-    found: dict[str, list] = {name: [] for name in ("loop", "task", "policy", "true", *variants)}
+    found: dict[str, list] = {name: [] for name in ("loop", "task", "policy", "true", *variants, *PERFECT.values())}
     for clips, act in units(model, settings, root):
         past = clips.actions if act is None else clips.actions[:, : settings.context - 1]
-        options = (
-            {}
-            if act is None
-            else {"policy": act, "horizon": settings.horizon, "key": jax.random.key(len(found["true"]))}
-        )
+        acting = {"policy": act, "horizon": settings.horizon, "key": jax.random.key(len(found["true"]))}
+        options = {} if act is None else acting
         for name, each in variants.items():
             future = imagine(each, clips.frames[:, : settings.context], past, settings.batch_size, **options)
             found[name].append(future.rewards.sum(1))
+        steps = reliability.read_steps(model, clips, future.rewards)
+        for series, name in PERFECT.items():
+            found[name].append(np.sum(steps[series], axis=1))
         found["loop"].append(LOOPS[act is not None])
         found["task"].append(clips.task)
         found["policy"].append(clips.policy)
@@ -113,21 +115,23 @@ def table(out: Path) -> list[str]:
     """Returns the table of all seeds that were measured, as lines of Markdown."""
     seeds = kept(out, STUDY)
     lines = ["Seeds: " + ", ".join(f"{made['seed']} ({made['model'][:12]})" for made, _ in seeds), ""]
-    lines += [f"| | | {OWN} | {WITHOUT} | difference | by seed |", "|---|---|---|---|---|---|"]
+    models = (OWN, WITHOUT, *PERFECT.values())
+    lines += [f"| | | {' | '.join(models)} | {OWN} less {WITHOUT} | by seed |", "|---" * (len(models) + 4) + "|"]
     for loop in LOOPS:
-        found = [samples(arrays, loop) for _, arrays in seeds]
+        found = [samples(arrays, loop, models) for _, arrays in seeds]
         for name in MEASURES:
-            own, without = (np.mean([each[model][name] for each in found], axis=0) for model in (OWN, WITHOUT))
+            means = [np.mean([each[model][name] for each in found], axis=0) for model in models]
             by_seed = ", ".join(f"{each[OWN][name][0] - each[WITHOUT][name][0]:+.3f}" for each in found)
-            cells = " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*interval(x)) for x in (own, without, own - without))
+            values = (*means, means[0] - means[1])
+            cells = " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*interval(x)) for x in values)
             lines.append(f"| {loop} | {name.replace('_', ' ')} | {cells} | {by_seed} |")
     return lines
 
 
-def samples(arrays: dict[str, np.ndarray], loop: str) -> dict[str, dict[str, np.ndarray]]:
-    """Returns every measure of both models, (1 + DRAWS,): the mean of tasks, then that of draws of starts."""
+def samples(arrays: dict[str, np.ndarray], loop: str, models: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns every measure of each model, (1 + DRAWS,): the mean of tasks, then that of draws of starts."""
     found = {}
-    for model in (OWN, WITHOUT):
+    for model in models:
         by_task = []
         for i, task in enumerate(np.unique(arrays["task"])):
             rows = (arrays["task"] == task) & (arrays["loop"] == loop)
