@@ -7,7 +7,7 @@ import pytest
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.control.settings import ControlSettings, ProbeSettings, RolloutSettings
-from whale_jax.control.weights import recorded_clips, weight_of
+from whale_jax.control.weights import recorded_clips, rollout_starts, weight_of
 
 
 def settings(**changes) -> ControlSettings:
@@ -22,7 +22,7 @@ def store(episodes):
 
 
 def test_a_penalty_deviates_by_its_share_of_the_rewards(model, store):
-    frames, actions = recorded_clips(store, 3, 2)
+    frames, actions = recorded_clips(store, 3, 4)
     assert frames.shape[1] == 3 and actions.shape[1] == 4 and 1 < len(frames) <= 64
     uncertainty = model.imagine(frames, actions, uncertainty="entropy").uncertainty
     rewards = 0.5 * np.concatenate([store.read(i).rewards for i in range(len(store))])
@@ -33,7 +33,7 @@ def test_a_penalty_deviates_by_its_share_of_the_rewards(model, store):
 
 def test_the_settings_of_an_uncertainty_count(model, store):
     uncertainty = "retracing:steps=1:starts=any"
-    frames, actions = recorded_clips(store, 3, 2)
+    frames, actions = recorded_clips(store, 3, 4)
     values = model.imagine(frames, actions, uncertainty=uncertainty).uncertainty
     weight = weight_of(model, store, settings(uncertainties={"retracing": uncertainty}), "retracing", 0.5)
     rewards = 0.5 * np.concatenate([store.read(i).rewards for i in range(len(store))])
@@ -42,7 +42,7 @@ def test_the_settings_of_an_uncertainty_count(model, store):
 
 def test_what_cannot_be_weighed_is_refused(model, store):
     with pytest.raises(WhaleError, match="No episode of .* has the 22 steps of a rollout"):
-        recorded_clips(store, 3, 20)
+        rollout_starts(store, 22)
     with pytest.raises(WhaleError, match="no penalty unit named 'part'"):
         settings(penalty_unit="part")
     for change in ({"penalties": {"entropy": 50.0}}, {"probe": ProbeSettings(penalties=(0.1, 50.0))}):

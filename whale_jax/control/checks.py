@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from whale_jax.base.errors import WhaleError
 from whale_jax.control.programs import Programs
 from whale_jax.control.settings import SHARE, ControlSettings
-from whale_jax.control.weights import recorded_clips
+from whale_jax.control.weights import rollout_starts
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
 from whale_jax.imagination.world import LoadedModel
@@ -20,7 +20,7 @@ def check_study(programs: Programs, store: EpisodeStore) -> None:
     for task in settings.tasks:
         _check_task(recordings(store, task), task, settings.rollout.context)
         if settings.penalty_unit == SHARE:
-            recorded_clips(recordings(store, task), settings.rollout.context, settings.rollout.horizon)
+            rollout_starts(recordings(store, task), settings.rollout.length)
     if settings.probe.penalties:
         _check_starts(recordings(store, settings.tasks[0]), settings)
     for method in _uncertainties(settings):

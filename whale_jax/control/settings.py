@@ -31,6 +31,11 @@ class RolloutSettings(Settings):
     capacity: int = 100_000  # most imagined transitions kept, the newest ones
     temperature: float = 0.0  # of token sampling
 
+    @property
+    def length(self) -> int:
+        """The number of actions in a rollout, those between the given frames too."""
+        return self.context - 1 + self.horizon
+
     def __post_init__(self):
         check_least(self, context=1, horizon=1, starts=1, every=1, temperature=0)
         if self.capacity < self.starts * self.horizon:

@@ -28,7 +28,7 @@ def weight_of(model: LoadedModel, store: EpisodeStore, settings: ControlSettings
       WhaleError: the uncertainty does not deviate, or no episode is as long as a rollout.
     """
     uncertainty = settings.uncertainties.get(name, name)
-    frames, actions = recorded_clips(store, settings.rollout.context, settings.rollout.horizon)
+    frames, actions = recorded_clips(store, settings.rollout.context, settings.rollout.length)
     values = imagine(model, frames, actions, len(frames), uncertainty=uncertainty).uncertainty
     deviation = float(np.std(values))
     if not deviation > 0:
@@ -40,22 +40,25 @@ def weight_of(model: LoadedModel, store: EpisodeStore, settings: ControlSettings
     return share * float(np.std(rewards)) / deviation
 
 
-def recorded_clips(store: EpisodeStore, context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns frames (B, C, h, w, 3) and actions (B, C - 1 + H, A) from recorded steps that are evenly spaced.
+def rollout_starts(store: EpisodeStore, length: int) -> list[tuple[int, int]]:
+    """Returns the episodes and steps, evenly spaced, that `length` recorded steps follow: (episode, step) pairs.
 
     Raises:
       WhaleError: no episode is as long.
     """
-    length = context - 1 + horizon
     found = [(i, t) for i, record in enumerate(store.records) for t in range(record["length"] - length + 1)]
     if not found:
         raise WhaleError(
             f"No episode of {store.root} has the {length} steps of a rollout; record longer ones, or lower "
             "control.rollout.horizon."
         )
+    return [found[i] for i in np.unique(np.linspace(0, len(found) - 1, STARTS).astype(int))]
+
+
+def recorded_clips(store: EpisodeStore, context: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns frames (B, C, h, w, 3) and actions (B, C - 1 + H, A) from `rollout_starts`."""
     clips = []
-    for index in np.unique(np.linspace(0, len(found) - 1, STARTS).astype(int)):
-        number, start = found[index]
+    for number, start in rollout_starts(store, length):
         episode = store.read(number)
         clips.append((episode.frames[start : start + context], episode.actions[start : start + length]))
     return tuple(np.stack(parts) for parts in zip(*clips, strict=True))
