@@ -1,6 +1,6 @@
 """Does conditioning on behaviour help to tell which policy is better, in open and in closed loop?
 
-Command:  python benchmarks/studies/closed_loop.py measure RUN [--ranked=DIR] [--episodes=10] [--out=docs/study]
+Command:  python benchmarks/studies/closed_loop.py measure RUN [--ranked=DIR] [--episodes=6] [--out=docs/study]
           python benchmarks/studies/closed_loop.py table [--out=docs/study]
 Time:     some twenty minutes on one core for each seed; seconds for the table
 Expected: docs/results.md, "What behaviour conditioning is worth"
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("measure", "table"))
     parser.add_argument("run", type=Path, nargs="?", help="work directory of a trained run")
-    parser.add_argument("--episodes", type=int, default=10, help="starts of every policy")
+    parser.add_argument("--episodes", type=int, default=6, help="starts of every policy")
     parser.add_argument("--ranked", type=Path, default=Path("runs/study_ranked"), help="store of ranked policies")
     parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
     options = parser.parse_args()
