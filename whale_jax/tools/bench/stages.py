@@ -9,6 +9,7 @@ bfloat16 products by the data sheet (`whale_jax.tools.chips`), whatever the comp
 listed there, the peak is the measured rate of a large matrix product of the compute type.
 """
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from whale_jax.base.errors import unknown_name
-from whale_jax.base.text import draw, grid
+from whale_jax.base.text import draw, grid, say
 from whale_jax.jobs.configuration import stages_of
 from whale_jax.nn.precision import resolve_dtype
 from whale_jax.tools.bench.step import bench_step, step_case
@@ -63,7 +64,7 @@ def bench_stages(
         "compute_type": dtype.name,
         "peak_tflops": peak.flops / 1e12,
         "peak_source": peak.source,
-        "stages": {name: _bench_stage(name, config, costs, steps, peak.flops) for name in stages},
+        "stages": _bench_each(stages, config, costs, steps, peak.flops),
     }
 
 
@@ -82,6 +83,17 @@ def mfu(flops_per_second: float, devices: int, peak: float) -> float:
 
 def _what(name: str, config: ConfigDict) -> str:
     return f"Stage {name} of {config.name} with a batch of {config.stages[name].batch_size}"
+
+
+def _bench_each(stages: tuple[str, ...], config: ConfigDict, *more: Any) -> dict[str, Any]:
+    """Returns the results of every stage, and says which one is compiled and timed, since that takes minutes."""
+    found, started = {}, time.perf_counter()
+    for place, name in enumerate(stages):
+        left = (time.perf_counter() - started) / max(place, 1) * (len(stages) - place)
+        ahead = f", about {left:.0f} s left" if place else ""
+        say(f"bench: stage {name}, {place + 1} of {len(stages)}, is compiled and timed{ahead}")
+        found[name] = _bench_stage(name, config, *more)
+    return found
 
 
 def _bench_stage(name: str, config: ConfigDict, costs: dict[str, Any], steps: int, peak: float) -> dict[str, Any]:
