@@ -73,7 +73,8 @@ def table(out: Path) -> list[str]:
 
 
 def _tables(models: list[dict[str, Steps]], seeds: list[int], estimators: list[str]) -> list[str]:
-    found, single = compare(models), [compare([model]) for model in models]
+    # Of a single seed only the value is printed, which takes no draws.
+    found, single = compare(models), [compare([model], draws=1) for model in models]
     names = list(found["mean"])
     rows = [[name, *(_text(found["mean"][name][level]) for level in LEVELS)] for name in names]
     lines = [*_markdown(["", *LEVELS], rows), ""]
