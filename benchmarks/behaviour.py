@@ -25,7 +25,7 @@ from pathlib import Path
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.store.store import open_store
-from whale_jax.evaluation.evaluate import seen
+from whale_jax.evaluation.evaluate import seen, trained_on
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, choose
 from whale_jax.imagination.world import load
@@ -54,9 +54,8 @@ def judged(workdir: Path, data: Path) -> dict:
     """Returns what the behaviour suite reads off the checkpoint's embedding."""
     model, store = load(workdir), open_store(data)
     chosen = choose(["behaviour"], model.meta.config["evaluation"], {"behaviour": {"batch_size": 16}})
-    training = store.select(split="train")
-    settings = chosen.settings["behaviour"]
-    job = Job(model, store.held_out(), workdir, settings=settings, training=training, seen=seen(store), films=False)
+    known = {"training": trained_on(model), "seen": seen(store)}
+    job = Job(model, store.held_out(), workdir, settings=chosen.settings["behaviour"], films=False, **known)
     return SUITES["behaviour"].run(job)
 
 

@@ -1,4 +1,4 @@
-"""Which policy is better, and does the model know when it is wrong? Whale-ST on the five tasks of the paper's Table 3.
+"""The study: which policy is better, and does the model know when it is wrong? Whale-ST on five tasks of Table 3.
 
 Episodes are as long as the evaluated rollouts, and near-misses are among those of training. Other seeds of the model
 train on the same episodes. An ensemble is trained if asked for (--config.stages.ensemble.members=3).

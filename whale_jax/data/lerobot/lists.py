@@ -33,7 +33,7 @@ class Line:
 
 
 class Lists:
-    """What `meta` says.
+    """The description that `meta` holds.
 
     Attributes:
       root, info: the directory, and info.json.

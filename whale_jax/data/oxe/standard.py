@@ -101,7 +101,7 @@ def _angles(rotations: Rotation) -> np.ndarray:
 
 
 def dataset_spec(low, high, rate_hz: float, metric: bool = False) -> ActionSpec:
-    """What one data set's standard actions mean: quantiles of its deltas (the first 6 count), a gripper from 0 to 1.
+    """Ranges of one data set's standard actions: quantiles of its deltas (the first 6 count), a gripper from 0 to 1.
 
     A delta that never changes has a range of 1 to either side, so that it normalises to 0 and stays there. `metric`:
     the deltas are metres and radians.
@@ -116,7 +116,7 @@ def dataset_spec(low, high, rate_hz: float, metric: bool = False) -> ActionSpec:
 
 
 def mixture_spec(rate_hz: float) -> ActionSpec:
-    """What a mixture's actions mean: each data set's quantile range of a delta is -1 to 1, and the gripper 0 to 1."""
+    """Ranges of a mixture's actions: each data set's quantile range of a delta is -1 to 1, and the gripper 0 to 1."""
     units = ("quantile range of the data set",) * 6 + ("1 open, 0 closed",)
     return ActionSpec(NAMES, KINDS, units, (-1.0,) * 6 + (0.0,), (1.0,) * 7, rate_hz, opens="high")
 
