@@ -12,13 +12,12 @@ and the moving-region PSNR of every held-out clip into one small file. `table` n
 paired by clip, averaged over seeds, and have intervals by bootstrap over episodes.
 """
 
-import argparse
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from kept import keep, kept
+from kept import TABLE, command_line, keep, kept, parse
 from ml_collections import ConfigDict
 
 from whale_jax.data.store.store import EpisodeStore
@@ -156,16 +155,11 @@ def text(values: np.ndarray, episodes: np.ndarray) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("train", "measure", "table"))
-    parser.add_argument("run", type=Path, nargs="?", help="work directory of a trained run")
+    parser = command_line(__doc__, ["train", "measure"])
     parser.add_argument("--steps", type=int, default=0, help="of the dynamics; as many as in the run by default")
-    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
-    options = parser.parse_args()
-    if options.part == "table":
+    options = parse(parser)
+    if options.part == TABLE:
         print("\n".join(table(options.out)))
-    elif options.run is None:
-        parser.error(f"{options.part} takes a run's work directory")
     elif options.part == "train":
         train(options.run, options.steps)
     else:

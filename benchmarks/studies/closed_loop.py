@@ -13,7 +13,6 @@ scored by the reward model of RUN, which also reads the real frames, themselves 
 model without an error of its own would have. `table` compares returns of the same policies from the same starts.
 """
 
-import argparse
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ablation import FOLDERS, WITHOUT
-from kept import keep, kept
+from kept import TABLE, command_line, keep, kept, parse
 
 from whale_jax.data.metaworld.record import record
 from whale_jax.data.store.store import EpisodeStore
@@ -142,17 +141,12 @@ def samples(arrays: dict[str, np.ndarray], loop: str, models: Sequence[str]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("measure", "table"))
-    parser.add_argument("run", type=Path, nargs="?", help="work directory of a trained run")
+    parser = command_line(__doc__, ["measure"])
     parser.add_argument("--episodes", type=int, default=6, help="starts of every policy")
     parser.add_argument("--ranked", type=Path, default=Path("runs/study_ranked"), help="store of ranked policies")
-    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
-    options = parser.parse_args()
-    if options.part == "table":
+    options = parse(parser)
+    if options.part == TABLE:
         print("\n".join(table(options.out)))
-    elif options.run is None:
-        parser.error("measure takes a run's work directory")
     else:
         settings = ValueSettings(context=4, episodes=options.episodes)
         print(measure(options.run, settings, options.ranked, options.out))

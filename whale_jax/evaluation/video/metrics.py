@@ -219,7 +219,7 @@ def _psnr(real: jax.Array, imagined: jax.Array) -> jax.Array:
 
 @jax.jit
 def _lpips(params, real: jax.Array, imagined: jax.Array) -> jax.Array:
-    return perceptual.distances(params, perceptual.features(params, real), perceptual.features(params, imagined))
+    return perceptual.distance(params, real, imagined)
 
 
 @jax.jit

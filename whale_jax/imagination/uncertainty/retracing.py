@@ -144,7 +144,7 @@ class Retracing(Estimator):
         held = jnp.repeat(held[:, :, None], past.shape[1], axis=2)
         frames = model.branch(params, carry, self.steps, held, self.hold_z, further)
         exist = memory.anchor >= jnp.array(self.steps)
-        apart = _apart(params["lpips"], prediction.frames, frames)
+        apart = lpips.distance(params["lpips"], prediction.frames, frames)  # (B, S)
         branches = exist.sum()
         # As shapes are fixed, branches that start before the first frame were computed too; they weigh nothing.
         disagreement = (apart * exist).sum(1) / jnp.maximum(branches, 1)
@@ -174,11 +174,3 @@ class Retracing(Estimator):
     def passes(self, members, steps):
         further = 0.0 if self.starts == ANY else (steps - 1) / 2
         return sum(k + 1 + further for k in self.steps)
-
-
-def _apart(params: Any, frame: jax.Array, others: jax.Array) -> jax.Array:
-    """Returns the LPIPS (B, S) of a frame (B, 1, H, W, 3) and each of the others (B, S, H, W, 3)."""
-    every = jnp.concatenate([frame, others], axis=1)
-    layers = lpips.features(params, every.reshape(-1, *every.shape[2:]))
-    layers = [x.reshape(*every.shape[:2], *x.shape[1:]) for x in layers]
-    return lpips.distances(params, [x[:, 1:] for x in layers], [x[:, :1] for x in layers])

@@ -78,10 +78,8 @@ class TokenizerStage(WhaleStage):
             return jnp.zeros(())
         count = batch.frame_mask.sum(1, keepdims=True)
         chosen = jax.random.randint(key, (len(count), PERCEPTUAL_FRAMES), 0, count)[..., None, None, None]
-        pair = [jnp.take_along_axis(x, chosen, axis=1) for x in (drawn, to_unit(batch.frames))]
-        layers = lpips.features(lpips.weights(), jnp.stack(pair).reshape(-1, *drawn.shape[2:]))
-        layers = [x.reshape(2, -1, *x.shape[1:]) for x in layers]
-        return lpips.distances(lpips.weights(), [x[0] for x in layers], [x[1] for x in layers]).mean()
+        pair = [jnp.take_along_axis(x, chosen, axis=1) for x in (drawn, batch.frames)]
+        return lpips.distance(lpips.weights(), *pair).mean()
 
     def initial_extra(self, params):
         num_codes = self.networks.settings.tokenizer.num_codes
