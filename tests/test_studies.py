@@ -9,6 +9,7 @@ import pytest
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.statistics import compare
+from whale_jax.jobs.configuration import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks" / "studies"))
@@ -42,3 +43,14 @@ def test_the_readme_has_the_figures_of_the_uncertainty_study():
     assert re.findall(r"\d\.\d\d", shown) == rows["retracing"] + rows["entropy"]
     said = re.search(r"better than the entropy by (.*?), within single\nsteps by (.*?), and", readme)
     assert re.findall(r"-?\d\.\d\d", said[1] + said[2]) == figures(less["pooled"]) + figures(less["within"])
+
+
+def test_a_seed_records_what_its_config_says():
+    script = (ROOT / "benchmarks" / "studies" / "seed.sh").read_text()
+    flags = dict(re.findall(r"--([a-z-]+)=([\w,-]+)", script.split("train --config")[0]))
+    record = load_config("study_small").data.record
+    assert flags.pop("tasks").split(",") == list(record.tasks)
+    counts = {"train": record.episodes["train"], "valid": record.episodes["valid"], "test": record.episodes["test"]}
+    counts |= {"near-misses": record.near_misses["train"], "valid-near-misses": record.near_misses["valid"]}
+    wanted = counts | {"steps": record.steps, "action-repeat": record.action_repeat}
+    assert {name: int(value) for name, value in flags.items()} == wanted
