@@ -8,9 +8,14 @@ import pytest
 import tiny
 
 from whale_jax.base.files import locked
+from whale_jax.control.checks import recordings
 from whale_jax.control.policy import load_policy
+from whale_jax.control.study import control_settings
 from whale_jax.control.tables import across, summary, to_text
+from whale_jax.control.weights import weight_of
 from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
+from whale_jax.imagination.world import load
+from whale_jax.jobs.configuration import load_config, override
 
 pytest.importorskip("metaworld")
 
@@ -109,6 +114,24 @@ def test_parts_share_the_runs_of_one_study(study, trained, tmp_path, whale):
         names.append(set(finals(tmp_path)))
     assert names == [{"offline-0"}, {"offline-0", "offline-1"}]
     assert "2 of 2 runs" in done.out
+
+
+@pytest.mark.slow
+def test_a_run_with_a_share_is_that_with_its_lambda(trained, tmp_path, whale):
+    changes = [("control.methods", "entropy"), ("control.seeds", "0"), ("control.probe.penalties", "()")]
+    settings = control_settings(override(load_config(CONFIG.removeprefix("--config=")), changes))
+    model = load(trained[0])
+    weight = weight_of(model, recordings(model.open_episodes(), "door-close"), settings, "entropy", 0.5)
+    found = []
+    for unit, penalty in (("share", 0.5), ("lambda", weight)):
+        workdir, last = tmp_path / unit, [("control.penalty_unit", unit), ("control.penalties.entropy", str(penalty))]
+        flags = [f"--config.{key}={value}" for key, value in changes + last]
+        done = whale("control", f"--checkpoint={trained[0]}", f"--workdir={workdir}", CONFIG, *flags)
+        assert done.status == 0, done.err
+        assert ("for a share of 0.5" in done.err) == (unit == "share")
+        found.append(untimed(finals(workdir)["entropy-0"]))
+    for entry, same in zip(*found, strict=True):
+        assert entry["reward"] == pytest.approx(same["reward"], rel=1e-4)
 
 
 @pytest.mark.slow
