@@ -14,14 +14,14 @@ model without an error of its own would have. `table` compares returns of the sa
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ablation import FOLDERS, WITHOUT
-from kept import TABLE, command_line, keep, kept, parse
+from kept import TABLE, Arrays, command_line, keep, kept, parse
 
 from whale_jax.data.metaworld.record import record
 from whale_jax.data.store.store import EpisodeStore
@@ -37,9 +37,10 @@ from whale_jax.models.whale.networks import Networks
 from whale_jax.training.sharding import Params
 
 STUDY = "closed-loop"
-DRAWS = 1000
-MEASURES = ("value_gap", "rank_correlation")
+DRAWS = 500
+MEASURES = ("rank_correlation", "value_gap", "regret_at_1", "regret_at_5")
 LOOPS = ("open loop", "closed loop")
+TABLES = (*((loop, "policies") for loop in LOOPS), (LOOPS[0], "trajectories"))
 PERFECT = {"real": "real frames", "reconstruction": "real frames as drawn"}  # in the words of `reliability.read_steps`
 
 
@@ -111,33 +112,44 @@ def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
 
 
 def table(out: Path) -> list[str]:
-    """Returns the table of all seeds that were measured, as lines of Markdown."""
-    seeds = kept(out, STUDY)
-    lines = ["Seeds: " + ", ".join(f"{made['seed']} ({made['model'][:12]})" for made, _ in seeds), ""]
-    models = (OWN, WITHOUT, *PERFECT.values())
-    lines += [f"| | | {' | '.join(models)} | {OWN} less {WITHOUT} | by seed |", "|---" * (len(models) + 4) + "|"]
-    for loop in LOOPS:
-        found = [samples(arrays, loop, models) for _, arrays in seeds]
-        for name in MEASURES:
-            means = [np.mean([each[model][name] for each in found], axis=0) for model in models]
-            by_seed = ", ".join(f"{each[OWN][name][0] - each[WITHOUT][name][0]:+.3f}" for each in found)
-            values = (*means, means[0] - means[1])
-            cells = " | ".join("{:.3f} [{:.3f}, {:.3f}]".format(*interval(x)) for x in values)
-            lines.append(f"| {loop} | {name.replace('_', ' ')} | {cells} | {by_seed} |")
+    """Returns the tables of all seeds that were measured, as lines of Markdown."""
+    made, seeds = zip(*kept(out, STUDY), strict=True)
+    lines = ["Seeds: " + ", ".join(f"{each['seed']} ({each['model'][:12]})" for each in made)]
+    tasks, models = np.unique(seeds[0]["task"]), (OWN, WITHOUT, *PERFECT.values())
+    for loop, units in TABLES:
+        # {model: {measure: of every seed and task, (S, N, 1 + DRAWS)}}
+        found = {
+            m: _stacked([[samples(a, loop, units, each, m) for each in enumerate(tasks)] for a in seeds])
+            for m in models
+        }
+        head = [f"{loop}, {units}", *models, f"{OWN} less {WITHOUT}", "by seed"]
+        lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        rows = {name.replace("_", " "): {m: found[m][name] for m in models} for name in MEASURES}
+        for i, task in enumerate(tasks):
+            rows[f"rank correlation, {task}"] = {m: found[m]["rank_correlation"][:, i : i + 1] for m in models}
+        lines += [f"| {name} | {_cells(values)} |" for name, values in rows.items()]
     return lines
 
 
-def samples(arrays: dict[str, np.ndarray], loop: str, models: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns every measure of each model, (1 + DRAWS,): the mean of tasks, then that of draws of starts."""
-    found = {}
-    for model in models:
-        by_task = []
-        for i, task in enumerate(np.unique(arrays["task"])):
-            rows = (arrays["task"] == task) & (arrays["loop"] == loop)
-            # Equal seeds draw equal starts, so that differences between models are paired.
-            by_task.append(ranking.samples(arrays["true"][rows], arrays[model][rows], DRAWS, i))
-        found[model] = {name: np.nanmean([each[name] for each in by_task], axis=0) for name in MEASURES}
-    return found
+def _stacked(found: list[list[Arrays]]) -> Arrays:
+    return {name: np.array([[task[name] for task in seed] for seed in found]) for name in MEASURES}
+
+
+def _cells(values: dict[str, np.ndarray]) -> str:
+    """Returns the cells of a row, of (S, N, 1 + DRAWS) for each model: means of seeds and tasks, and the difference."""
+    means = [np.nanmean(each, axis=(0, 1)) for each in values.values()]
+    less = np.nanmean(values[OWN] - values[WITHOUT], axis=1)
+    cells = ["{:.2f} [{:.2f}, {:.2f}]".format(*interval(x)) for x in (*means, np.nanmean(less, axis=0))]
+    return " | ".join([*cells, ", ".join(f"{each[0]:+.2f}" for each in less)])
+
+
+def samples(arrays: Arrays, loop: str, units: str, numbered: tuple[int, str], model: str) -> Arrays:
+    """Returns every measure of a model on one (number, task), (1 + DRAWS,): the value, then that of draws of starts."""
+    number, task = numbered
+    rows = (arrays["task"] == task) & (arrays["loop"] == loop)
+    pair = arrays["true"][rows], arrays[model][rows]
+    # Equal seeds draw equal starts, so that differences between models are paired.
+    return ranking.samples(*(pair if units == "policies" else map(np.ravel, pair)), DRAWS, seed=number)
 
 
 def main() -> None:
