@@ -41,7 +41,9 @@ def near_miss(env, expert: Policy, seed: int, rng: np.random.Generator, action_r
       rng: gives the order of the two places, height and sides.
       action_repeat: simulator steps per action of the policy.
     """
-    hands, efforts, succeeded = _rehearse(env, expert, seed, 1, whole=True)
+    hands, efforts, succeeded = _rehearse(env, expert, seed, action_repeat, whole=True)
+    if not succeeded.any():  # as an expert that acts seldom may fail
+        hands, efforts, succeeded = _rehearse(env, expert, seed, 1, whole=True)
     moments = rng.permutation(np.unique(np.flatnonzero(succeeded)[[0, -1]])) if succeeded.any() else [len(hands) - 1]
     effort, height = efforts[moments[0]], max(rng.uniform(*_HEIGHTS), hands[moments, 2].max() + _CLEARANCE)
     missed = []
