@@ -37,6 +37,20 @@ def test_the_hand_comes_where_success_is_and_the_object_stays(task):
     simulator.close()
 
 
+def test_the_hand_stays_where_success_begins_or_where_it_ends():
+    """On plate-slide the expert goes on for 8 cm, into a goal that is open in front and closed above."""
+    simulator, nearest = metaworld.Simulator("plate-slide", image_size=16), []
+    for seed in range(6):
+        hands, _, success = _play(simulator, "expert", seed)
+        missed, _, none = _play(simulator, "near-miss", seed)
+        assert not none.any()
+        ends = hands[success][[0, -1]]
+        nearest.append(np.linalg.norm(ends - missed[-1], axis=1).argmin())
+        assert np.linalg.norm(ends - missed[-1], axis=1).min() < 0.03
+    assert set(nearest) == {0, 1}
+    simulator.close()
+
+
 @pytest.mark.parametrize("task", ["handle-press", "reach"])
 def test_what_succeeds_from_above_is_missed_to_a_side(task):
     """At its very place the hand would press the handle, and `reach` asks for nothing but that place."""
