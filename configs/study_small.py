@@ -6,8 +6,8 @@ train on the same episodes. An ensemble is trained if asked for (--config.stages
 Command:  bash launch/pretrain.sh --config=configs/study_small.py --workdir=runs/study_0
           bash launch/evaluate.sh --checkpoint=runs/study_0 --suite=video,value,uncertainty
 Seeds:    bash benchmarks/studies/seed.sh SEED, with the ablation and all that docs/study keeps
-Time:     a quarter of an hour on two cores to record 1,350 episodes; an hour to train on one core, where a step takes
-          0.4 s (tokenizer), 0.17 s (behaviour), 0.55 s (dynamics) and 0.2 s (reward)
+Time:     a quarter of an hour on two cores to record 1,350 episodes; an hour and a quarter to train on one core, where
+          a step takes 0.4 s (tokenizer), 0.17 s (behaviour), 0.55 s (dynamics) and 0.2 s (reward)
 Expected: docs/results.md
 """
 
@@ -35,7 +35,7 @@ def get_config():
     stages.behaviour.update(behaviour | {"weights": {"kl": 0.01}})
     for stage in (stages.dynamics, stages.ensemble):
         stage.update({"steps": 2000, "batch_size": 4, "max_lr": 4e-3})
-    stages.reward.steps = 1200
+    stages.reward.steps = 5000
 
     config.evaluation.episodes = 20
     config.evaluation.batch_size = 10

@@ -2,7 +2,7 @@
 
 Command:  python benchmarks/studies/closed_loop.py measure RUN [--ranked=DIR] [--episodes=6] [--out=docs/study]
           python benchmarks/studies/closed_loop.py table [--out=docs/study]
-Time:     some twenty minutes on one core for each seed; seconds for the table
+Time:     half an hour on one core for each seed; seconds for the table
 Expected: docs/results.md, "What behaviour conditioning is worth"
 
 RUN is the work directory of a trained run whose dynamics `ablation.py train` has trained without z as well. In open
@@ -10,11 +10,13 @@ loop the ten policies to be ranked are imagined along their recorded actions. In
 frames, and on those of the simulator for the true return. These policies are clones: the behaviour model's own
 pi(a | o, z) of the newest frame, with the z of a training episode, one clone for each training policy. Both models are
 scored by the reward model of RUN, which also reads the real frames, themselves and as the tokenizer draws them: what a
-model without an error of its own would have. `table` compares returns of the same policies from the same starts.
+model without an error of its own would have. `table` compares returns of the same policies from the same starts, and
+prints how the imagined frames look in open loop.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -31,6 +33,8 @@ from whale_jax.evaluation.statistics import interval
 from whale_jax.evaluation.value import ranking, reliability
 from whale_jax.evaluation.value.policies import Guarded, record_closed_loop
 from whale_jax.evaluation.value.suite import ValueSettings
+from whale_jax.evaluation.video import measures
+from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.policies import Policy
 from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.models.whale.networks import Networks
@@ -40,6 +44,8 @@ STUDY = "closed-loop"
 DRAWS = 500
 MEASURES = ("rank_correlation", "value_gap", "regret_at_1", "regret_at_5")
 LOOPS = ("open loop", "closed loop")
+PICTURED = (*range(16), 63)  # steps whose frames are measured
+FILMS = ("imagined", "last given frame repeated", "real frames as drawn")
 TABLES = (*((loop, "policies") for loop in LOOPS), (LOOPS[0], "trajectories"))
 PERFECT = {"real": "real frames", "reconstruction": "real frames as drawn"}  # in the words of `reliability.read_steps`
 
@@ -87,11 +93,26 @@ def units(model: LoadedModel, settings: ValueSettings, root: Path) -> Iterator[t
             yield record_closed_loop(model, task, f"clone of {name}", act, settings), act
 
 
+def pictures(model: LoadedModel, clips: Clips, imagined: np.ndarray) -> np.ndarray:
+    """Returns every measure of `FILMS` in the steps `PICTURED`, means of clips, (3, measures, steps).
+
+    Args:
+      imagined: (E, n, H, W, 3), frames along the clips' actions.
+    """
+    given, n = clips.frames[:, : -imagined.shape[1]], imagined.shape[1]
+    films = imagined, np.repeat(given[:, -1:], n, axis=1), model.reconstruct(clips.frames)[:, -n:]
+    real = clips.frames[:, -n:][:, PICTURED]
+    moving = video.moving_region(real, given[:, -1])
+    found = [measures.measure(real, film[:, PICTURED], moving) for film in films]
+    return np.array([[each[name] for name in measures.MEASURES] for each in found], float)
+
+
 def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
     """Writes true and imagined returns (units, E) of a run and of its dynamics without z."""
     model = load(run)
     variants = {OWN: model, WITHOUT: load(run / FOLDERS[WITHOUT]).with_head("reward", model)}
-    found: dict[str, list] = {name: [] for name in ("loop", "task", "policy", "true", *variants, *PERFECT.values())}
+    columns = ("loop", "task", "policy", "true", *variants, *PERFECT.values(), "pictures")
+    found: dict[str, list] = {name: [] for name in columns}
     for clips, act in units(model, settings, root):
         past = clips.actions if act is None else clips.actions[:, : settings.context - 1]
         acting = {"policy": act, "horizon": settings.horizon, "key": jax.random.key(len(found["true"]))}
@@ -99,6 +120,8 @@ def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
         for name, each in variants.items():
             future = imagine(each, clips.frames[:, : settings.context], past, settings.batch_size, **options)
             found[name].append(future.rewards.sum(1))
+            if name == OWN and act is None:
+                found["pictures"].append(pictures(model, clips, future.frames))
         steps = reliability.read_steps(model, clips, future.rewards)
         for series, name in PERFECT.items():
             found[name].append(np.sum(steps[series], axis=1))
@@ -128,6 +151,20 @@ def table(out: Path) -> list[str]:
         for i, task in enumerate(tasks):
             rows[f"rank correlation, {task}"] = {m: found[m]["rank_correlation"][:, i : i + 1] for m in models}
         lines += [f"| {name} | {_cells(values)} |" for name, values in rows.items()]
+    return lines + _pictured(seeds)
+
+
+def _pictured(seeds: Sequence[Arrays]) -> list[str]:
+    """Returns the table of frames, means of seeds, tasks and policies."""
+    means = np.nanmean([np.nanmean(arrays["pictures"], axis=0) for arrays in seeds], axis=0)
+    parts = {"frames 1 to 16": slice(16), "frame 16": [15], "frame 64": [16]}
+    lines = ["", f"| {' | '.join(['', *(each.title for each in measures.MEASURES.values())])} |"]
+    lines.append("|---" * (len(measures.MEASURES) + 1) + "|")
+    for (film, values), (name, part) in itertools.product(zip(FILMS, means, strict=True), parts.items()):
+        cells = [
+            f"{x:.{each.digits}f}" for x, each in zip(values[:, part].mean(1), measures.MEASURES.values(), strict=True)
+        ]
+        lines.append(f"| {film}, {name} | {' | '.join(cells)} |")
     return lines
 
 

@@ -2,7 +2,7 @@
 # Trains one seed of configs/study_small.py and keeps its figures in docs/study; a second call resumes.
 #   bash benchmarks/studies/seed.sh SEED
 # The first call records the episodes, runs/study_data, which all seeds share: a quarter of an hour on two cores.
-# A seed takes two hours and a quarter on one core, so two seeds go side by side: taskset -c 0 bash … 0, taskset -c 1 …
+# A seed takes two and a half hours on one core, so two seeds go side by side: taskset -c 0 bash … 0, taskset -c 1 …
 source "$(dirname "${BASH_SOURCE[0]}")/../../launch/_env.sh"
 cd "$root"
 
