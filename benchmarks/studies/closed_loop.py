@@ -45,9 +45,9 @@ DRAWS = 500
 MEASURES = ("rank_correlation", "value_gap", "regret_at_1", "regret_at_5")
 LOOPS = ("open loop", "closed loop")
 PICTURED = (*range(16), 63)  # steps whose frames are measured
-FILMS = ("imagined", "last given frame repeated", "real frames as drawn")
 TABLES = (*((loop, "policies") for loop in LOOPS), (LOOPS[0], "trajectories"))
 PERFECT = {"real": "real frames", "reconstruction": "real frames as drawn"}  # in the words of `reliability.read_steps`
+FILMS = ("imagined", "last given frame repeated", PERFECT["reconstruction"])
 
 
 @functools.partial(jax.jit, static_argnames="networks")
