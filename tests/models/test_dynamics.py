@@ -33,26 +33,29 @@ def test_mask_full_hides_every_token_but_the_first_frames(settings):
     assert mask[:, 1:].all() and not mask[:, 0].any()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_share_of_the_frames_seen_in_training_are_predictions_from_real_ones(share):
+@pytest.mark.parametrize(("share", "point_estimate"), [(0.0, "mode"), (0.5, "mode"), (1.0, "mean")])
+def test_a_share_of_the_steps_in_training_sees_a_rollout_from_the_first_frame(share, point_estimate):
     world = tiny.random_world()
     model, rng = world.world.model, np.random.default_rng(0)
-    dynamics = dataclasses.replace(model.settings.dynamics, own_frames=share)
-    model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics))
-    ids = jnp.asarray(rng.integers(0, 32, (8, 8, 16), np.int32))
-    actions, z = (rng.normal(size=(8, 8, n)).astype(np.float32) for n in (4, dynamics.embedding_dim))
-    segment = jax.jit(lambda key: model.networks.predict_segment(world.params, ids, actions, z, key))
-    plain, targets, _ = segment(None)
-    np.testing.assert_array_equal(targets, ids[:, 1:])
-    trained, targets, _ = segment(jax.random.key(0))
-    np.testing.assert_array_equal(targets, ids[:, 1:])  # what is to be predicted stays real
-    own = jnp.concatenate([ids[:, :1], plain.argmax(-1)[:, :-1]], axis=1)
-    wanted = model.networks.predict_tokens(world.params, own, actions[:, :-1], z[:, :-1])
-    same = [np.isclose(trained, each, rtol=1e-3, atol=1e-2).all((2, 3)) for each in (plain, wanted)]
-    assert same[0][:, 0].all()  # the first frame is real
-    assert same[0].all() == (share == 0) and same[1].all() == (share == 1)
-    if share == 0.5:  # a frame is seen as predicted in half of the rows
-        assert 1 <= same[0][:, 1].sum() <= 7
+    changes = {"own_frames": share, "point_estimate": point_estimate}
+    dynamics = dataclasses.replace(model.settings.dynamics, **changes)
+    networks = dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics)).networks
+    ids = jnp.asarray(rng.integers(0, 32, (4, 8, 16), np.int32))
+    actions, z = (rng.normal(size=(4, 8, n)).astype(np.float32) for n in (4, dynamics.embedding_dim))
+    predict = jax.jit(lambda past: networks.predict_tokens(world.params, past, actions[:, :7], z[:, :7]))
+    own = ids[:, :-1]
+    for t in range(1, 7):
+        chosen = networks.choose_tokens(world.params, jax.random.key(0), predict(own), 0.0)
+        own = own.at[:, t].set(chosen[:, t - 1])
+    segment = jax.jit(lambda key: networks.predict_segment(world.params, ids, actions, z, key)[:2])
+    rolled_out = []
+    for seed in range(16):
+        logits, targets = segment(jax.random.key(seed))
+        np.testing.assert_array_equal(targets, ids[:, 1:])  # what is to be predicted stays real
+        seen = [np.allclose(logits, predict(past), rtol=1e-3, atol=1e-2) for past in (ids[:, :-1], own)]
+        assert sum(seen) == 1
+        rolled_out.append(seen[1])
+    assert 2 < sum(rolled_out) < 14 if share == 0.5 else set(rolled_out) == {bool(share)}
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])

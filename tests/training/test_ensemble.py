@@ -28,10 +28,13 @@ from whale_jax.training.step import TrainState, in_parts, make_step, step_key
 STEPS = 3
 
 
-@pytest.fixture(scope="module", params=["parallel", "maskgit"])
+OWN_FRAMES = {"own_frames": 0.5, "point_estimate": "mean"}
+
+
+@pytest.fixture(scope="module", params=[{}, OWN_FRAMES, {"decode_mode": "maskgit"}], ids=["parallel", "own", "maskgit"])
 def world(request):
     config = tiny.get_config()
-    config.model.dynamics.decode_mode = request.param
+    config.model.dynamics.update(request.param)
     return make_world(config)
 
 

@@ -36,8 +36,8 @@ class DynamicsSettings(Settings):
     choice_temperature: float = decoding(4.5)  # scale of the annealed Gumbel noise on `maskgit` confidences
     mask_low: float = objective(0.5)  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
     mask_full: float = objective(0.1)  # probability that it masks all tokens instead
-    # Share of the frames of a training segment that the model sees as it predicts them from real ones, and not as they
-    # are; only in `parallel`. A step then costs a forward pass more.
+    # Share of the training steps in which the model sees, of a segment, the first frame and its own rollout from there,
+    # and not the real frames; only in `parallel`. Such a step costs a forward pass more.
     own_frames: float = objective(0.0)
 
     def __post_init__(self):

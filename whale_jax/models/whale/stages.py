@@ -213,7 +213,7 @@ class DynamicsStage(WhaleStage):
         ids, z, actions = jax.lax.stop_gradient((ids, z, part(actions)))
         real = jnp.broadcast_to(part(batch.frame_mask)[..., None], ids.shape).astype(jnp.float32)
         key = train_key if train else None
-        logits, targets, predicted = n.predict_segment({"dynamics": params}, ids, actions, z, key)
+        logits, targets, predicted = n.predict_segment({**frozen, "dynamics": params}, ids, actions, z, key)
         real = real[:, -targets.shape[1] :]
         return logits, targets, real if predicted is None else real * predicted
 
