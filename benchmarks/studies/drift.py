@@ -1,0 +1,74 @@
+"""Where is the picture lost: in drawing it, in one step, or along the rollout? Measures the held-out clips of a run.
+
+Command:  python benchmarks/studies/drift.py CHECKPOINT [--data=DIR] [--context=2] [--episodes=4]
+Time:     three minutes for the five tasks of the study on one core
+Expected: docs/results.md, "What behaviour conditioning is worth"
+
+For some steps of a rollout it prints moving-region PSNR in dB and LPIPS, means of tasks with equal weights, of the
+imagined frame; of the same frame imagined in one step from the real frames before it, which no earlier error reaches;
+of the real frame as the model draws it; and of the last given frame. The moving region is that of the rollout's step.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips
+from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.world import LoadedModel, load
+
+STEPS = (1, 2, 4, 8, 16)
+
+
+def films(model: LoadedModel, clips: Clips, settings: ProtocolSettings) -> dict[str, np.ndarray]:
+    """Returns frames (E, len(STEPS), H, W, 3) of a task and policy: the real ones, and those of every kind."""
+    given, size = settings.context, settings.batch_size
+    at = [given + step - 1 for step in STEPS]
+
+    def predicted(known: int, horizon: int) -> np.ndarray:
+        first = max(0, known - model.num_frames)
+        frames, actions = clips.frames[:, first:known], clips.actions[:, first : known + horizon - 1]
+        return imagine(model, frames, actions, size).frames
+
+    return {
+        "real": clips.frames[:, at],
+        "rollout": predicted(given, STEPS[-1])[:, np.array(STEPS) - 1],
+        "one step from real frames": np.concatenate([predicted(t, 1) for t in at], axis=1),
+        "real frame as drawn": model.reconstruct(clips.frames)[:, at],
+        "last given frame repeated": clips.frames[:, [given - 1] * len(at)],
+    }
+
+
+def measure(found: dict[str, np.ndarray], given: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns (2, len(STEPS)) by kind: moving-region PSNR in dB and LPIPS, means of the clips."""
+    real = found["real"]
+    moving = video.moving_region(real, given)
+    return {
+        kind: np.stack([np.nanmean(video.moving_psnr(real, film, moving), 0), video.lpips(real, film).mean(0)])
+        for kind, film in found.items()
+        if kind != "real"
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, help="episode store; the run's own if left out")
+    parser.add_argument("--context", type=int, default=2, help="frames given to the rollout")
+    parser.add_argument("--episodes", type=int, default=4, help="clips per task and policy")
+    options = parser.parse_args()
+    model = load(options.checkpoint)
+    settings = ProtocolSettings(options.context, STEPS[-1], options.episodes, batch_size=12, start=-1)
+    by_task: dict[str, list[dict[str, np.ndarray]]] = {}
+    for clips in read_clips(model.open_episodes(options.data).held_out(), settings):
+        figures = measure(films(model, clips, settings), clips.frames[:, options.context - 1])
+        by_task.setdefault(clips.task, []).append(figures)
+    print("| moving PSNR, LPIPS at step | " + " | ".join(map(str, STEPS)) + " |\n" + "|---" * (len(STEPS) + 1) + "|")
+    for kind in figures:
+        mean = np.mean([np.mean([cell[kind] for cell in cells], axis=0) for cells in by_task.values()], axis=0)
+        print(f"| {kind} | " + " | ".join(f"{db:.1f}, {lpips:.3f}" for db, lpips in mean.T) + " |")
+
+
+if __name__ == "__main__":
+    main()
