@@ -33,29 +33,36 @@ def test_mask_full_hides_every_token_but_the_first_frames(settings):
     assert mask[:, 1:].all() and not mask[:, 0].any()
 
 
-@pytest.mark.parametrize(("share", "point_estimate"), [(0.0, "mode"), (0.5, "mode"), (1.0, "mean")])
-def test_a_share_of_the_steps_in_training_sees_a_rollout_from_the_first_frame(share, point_estimate):
+@pytest.mark.parametrize(
+    ("share", "passes", "estimate"), [(0, 2, "mode"), (0.5, 2, "mode"), (1, 1, "mean"), (1, 6, "mean")]
+)
+def test_a_share_of_the_steps_in_training_sees_what_the_passes_imagine(share, passes, estimate):
     world = tiny.random_world()
     model, rng = world.world.model, np.random.default_rng(0)
-    changes = {"own_frames": share, "point_estimate": point_estimate}
+    changes = {"own_frames": float(share), "own_passes": passes, "point_estimate": estimate}
     dynamics = dataclasses.replace(model.settings.dynamics, **changes)
     networks = dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics)).networks
     ids = jnp.asarray(rng.integers(0, 32, (4, 8, 16), np.int32))
     actions, z = (rng.normal(size=(4, 8, n)).astype(np.float32) for n in (4, dynamics.embedding_dim))
     predict = jax.jit(lambda past: networks.predict_tokens(world.params, past, actions[:, :7], z[:, :7]))
     own = ids[:, :-1]
-    for t in range(1, 7):
-        chosen = networks.choose_tokens(world.params, jax.random.key(0), predict(own), 0.0)
-        own = own.at[:, t].set(chosen[:, t - 1])
+    if passes == 6:  # a rollout, frame by frame
+        for t in range(1, 7):
+            chosen = networks.choose_tokens(world.params, jax.random.key(0), predict(own), 0.0)
+            own = own.at[:, t].set(chosen[:, t - 1])
+    else:
+        for _ in range(passes):
+            chosen = networks.choose_tokens(world.params, jax.random.key(0), predict(own), 0.0)
+            own = jnp.concatenate([ids[:, :1], chosen[:, :-1]], axis=1)
     segment = jax.jit(lambda key: networks.predict_segment(world.params, ids, actions, z, key)[:2])
-    rolled_out = []
+    imagined = []
     for seed in range(16):
         logits, targets = segment(jax.random.key(seed))
         np.testing.assert_array_equal(targets, ids[:, 1:])  # what is to be predicted stays real
         seen = [np.allclose(logits, predict(past), rtol=1e-3, atol=1e-2) for past in (ids[:, :-1], own)]
         assert sum(seen) == 1
-        rolled_out.append(seen[1])
-    assert 2 < sum(rolled_out) < 14 if share == 0.5 else set(rolled_out) == {bool(share)}
+        imagined.append(seen[1])
+    assert 2 < sum(imagined) < 14 if share == 0.5 else set(imagined) == {bool(share)}
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])

@@ -36,14 +36,15 @@ class DynamicsSettings(Settings):
     choice_temperature: float = decoding(4.5)  # scale of the annealed Gumbel noise on `maskgit` confidences
     mask_low: float = objective(0.5)  # `maskgit` training masks a share of tokens drawn from U(mask_low, 1)
     mask_full: float = objective(0.1)  # probability that it masks all tokens instead
-    # Share of the training steps in which the model sees, of a segment, the first frame and its own rollout from there,
-    # and not the real frames; only in `parallel`. Such a step costs a forward pass more.
+    # Share of the training steps in which the model sees its own predictions and not the real frames, but for the first
+    # of a segment; only in `parallel`. `own_passes` forward passes make them, each from what the one before predicted.
     own_frames: float = objective(0.0)
+    own_passes: int = objective(2)
 
     def __post_init__(self):
         check_one_of(self, DECODE_MODES, "decode_mode")
         check_one_of(self, POINT_ESTIMATES, "point_estimate")
-        check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0, own_frames=0)
+        check_least(self, decode_steps=1, choice_temperature=0, mask_low=0, mask_full=0, own_frames=0, own_passes=1)
         if max(self.mask_low, self.mask_full, self.own_frames) > 1:
             raise WhaleError(
                 f"mask_low, mask_full and own_frames are at most 1, not {self.mask_low}, {self.mask_full} and "

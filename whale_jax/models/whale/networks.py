@@ -170,26 +170,20 @@ class Networks:
         return choose(key, logits, temperature)
 
     def _with_own_frames(self, params: Params, ids, known, key: jax.Array) -> jax.Array:
-        """Returns ids (B, S, N), or with probability `own_frames` a rollout of S frames from the first of them."""
-        fixed = jax.lax.stop_gradient(params)
+        """Returns ids (B, S, N), or with probability `own_frames` imagined ones after the first frame.
 
-        def advance(state, known):
-            ids, cache = state
-            known = [None if x is None else x[:, None] for x in known]
-            logits, cache = self.predict_more(fixed, ids[:, None], *known, None, cache)
-            ids = self.choose_tokens(fixed, key, logits, 0.0)[:, 0]
-            return (ids, cache), ids
+        Every pass predicts all frames from those of the pass before: after n of them, up to n imagined frames in a row
+        have led to a frame. As many passes as frames would be a rollout.
+        """
+        fixed, s = jax.lax.stop_gradient(params), self.settings.dynamics
 
-        def rollout(ids):
-            by_time = jax.tree.map(lambda x: x.swapaxes(0, 1)[:-1], known)  # nothing follows the last frame
-            first, later = (jax.tree.map(lambda x, part=part: x[part], by_time) for part in (0, slice(1, None)))
-            # The first step gives the cache its shape, which a scan may not change.
-            state, second = advance((ids[:, 0], TimeCache.empty(ids.shape[1])), first)
-            _, rest = jax.lax.scan(advance, state, later)
-            return jnp.concatenate([ids[:, :1], second[:, None], rest.swapaxes(0, 1)], axis=1)
+        def imagined(ids):
+            for _ in range(s.own_passes):
+                logits = self.predict_tokens(fixed, ids, *known)
+                ids = ids.at[:, 1:].set(self.choose_tokens(fixed, key, logits, 0.0)[:, :-1])
+            return ids
 
-        chosen = jax.random.bernoulli(key, self.settings.dynamics.own_frames)
-        return jax.lax.cond(chosen, rollout, lambda real: real, ids)
+        return jax.lax.cond(jax.random.bernoulli(key, s.own_frames), imagined, lambda real: real, ids)
 
     def decode_more(self, params: Params, ids, cache: TimeCache | None = None):
         """Decodes as `decode` does, with state; `cache` is as in `STTransformer.extend`, here and below."""
