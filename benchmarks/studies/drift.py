@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips
-from whale_jax.evaluation.video import metrics as video
+from whale_jax.evaluation.video import measures
+from whale_jax.evaluation.video.metrics import moving_region
 from whale_jax.imagination.world import LoadedModel, load
 
 STEPS = (1, 2, 4, 8, 16)
+PRINTED = ("moving_psnr", "lpips")
 
 
-def films(model: LoadedModel, clips: Clips, settings: ProtocolSettings) -> dict[str, np.ndarray]:
-    """Returns frames (E, len(STEPS), H, W, 3) of a task and policy: the real ones, and those of every kind."""
+def measure(model: LoadedModel, clips: Clips, settings: ProtocolSettings) -> dict[str, np.ndarray]:
+    """Returns the measures `PRINTED` of a task and policy, means of clips, (2, len(STEPS)) by kind of frame."""
     given, size = settings.context, settings.batch_size
     at = [given + step - 1 for step in STEPS]
 
@@ -31,24 +33,16 @@ def films(model: LoadedModel, clips: Clips, settings: ProtocolSettings) -> dict[
         frames, actions = clips.frames[:, first:known], clips.actions[:, first : known + horizon - 1]
         return imagine(model, frames, actions, size).frames
 
-    return {
-        "real": clips.frames[:, at],
+    films = {
         "rollout": predicted(given, STEPS[-1])[:, np.array(STEPS) - 1],
         "one step from real frames": np.concatenate([predicted(t, 1) for t in at], axis=1),
         "real frame as drawn": model.reconstruct(clips.frames)[:, at],
         "last given frame repeated": clips.frames[:, [given - 1] * len(at)],
     }
-
-
-def measure(found: dict[str, np.ndarray], given: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns (2, len(STEPS)) by kind: moving-region PSNR in dB and LPIPS, means of the clips."""
-    real = found["real"]
-    moving = video.moving_region(real, given)
-    return {
-        kind: np.stack([np.nanmean(video.moving_psnr(real, film, moving), 0), video.lpips(real, film).mean(0)])
-        for kind, film in found.items()
-        if kind != "real"
-    }
+    real = clips.frames[:, at]
+    moving = moving_region(real, clips.frames[:, given - 1])
+    found = {kind: measures.measure(real, film, moving) for kind, film in films.items()}
+    return {kind: np.array([each[name] for name in PRINTED], float) for kind, each in found.items()}
 
 
 def main() -> None:
@@ -62,7 +56,7 @@ def main() -> None:
     settings = ProtocolSettings(options.context, STEPS[-1], options.episodes, batch_size=12, start=-1)
     by_task: dict[str, list[dict[str, np.ndarray]]] = {}
     for clips in read_clips(model.open_episodes(options.data).held_out(), settings):
-        figures = measure(films(model, clips, settings), clips.frames[:, options.context - 1])
+        figures = measure(model, clips, settings)
         by_task.setdefault(clips.task, []).append(figures)
     print("| moving PSNR, LPIPS at step | " + " | ".join(map(str, STEPS)) + " |\n" + "|---" * (len(STEPS) + 1) + "|")
     for kind in figures:
