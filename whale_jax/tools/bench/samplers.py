@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from whale_jax.imagination.dream import Dream
 from whale_jax.models.whale import full_window
 from whale_jax.models.world import World
-from whale_jax.tools.bench.rollout import compiled, fresh_params, time_rollout
-from whale_jax.tools.bench.timing import best_seconds, seconds_ratio
+from whale_jax.tools.bench.rollout import compiled, fresh_params, ready, time_rollout
+from whale_jax.tools.bench.timing import fastest, seconds_ratio
 from whale_jax.training.sharding import Params
 
 MASKGIT_STEPS = 25
@@ -40,22 +40,19 @@ def decode_share(world: World, params: Params, batch: int, horizon: int, rollout
 def speedups(world: World, parallel_seconds: float | None, long_seconds: float, horizon: int) -> dict[str, float]:
     """Returns how many times as fast each rollout is as the sampler that recomputes its window, at batch 1."""
     masked = _decoding(world, "maskgit")
-    params = fresh_params(masked)
-    maskgit_seconds = time_rollout(Dream(masked, temperature=1.0), params, 1, horizon).seconds
+    params, ids = fresh_params(masked), _tokens(world, 1)
+    one, decode = (
+        functools.partial(compiled(functools.partial(part, masked.model), params, ids)[0], params, ids)
+        for part in (full_window.sample_blank, full_window.decode_window)
+    )
+    maskgit, _ = ready(Dream(masked, temperature=1.0), params, 1, horizon)
+    maskgit_seconds, one_seconds, decode_seconds = fastest(maskgit, one, decode)
     if parallel_seconds is None:
         plain = parallel(world)
         parallel_seconds = time_rollout(Dream(plain), fresh_params(plain), 1, horizon).seconds
-    recompute = _recompute_seconds(masked, params, horizon) / horizon
+    recompute = one_seconds + decode_seconds / ids.shape[1]
     return {
         "maskgit": recompute * horizon / maskgit_seconds,
         "parallel": recompute * horizon / parallel_seconds,
         "parallel_64": recompute * 64 / long_seconds,
     }
-
-
-def _recompute_seconds(world: World, params: Params, horizon: int) -> float:
-    ids = _tokens(world, 1)
-    one, _ = compiled(functools.partial(full_window.sample_blank, world.model), params, ids)
-    decode, _ = compiled(functools.partial(full_window.decode_window, world.model), params, ids)
-    frames = horizon / ids.shape[1]
-    return horizon * best_seconds(one, params, ids, repeats=1) + best_seconds(decode, params, ids) * frames

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from whale_jax.base.machine import free_memory
 from whale_jax.tools.chips import chip_of
 
 LONG_RUN = 20.0  # seconds; a run this long needs no warm-up
+LEAST_TIMED = 0.5  # seconds; runs of milliseconds are repeated for so long, or one interruption would decide
 MARGIN = 1.1  # factor on a program's bytes, for the memory that the runtime itself takes
 
 
@@ -69,21 +71,29 @@ def timed(run: Callable, *arguments) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
-    """Returns the seconds of the fastest of `repeats` runs after a warm-up, or of the warm-up if it is a long run."""
-    first, _ = timed(run, *arguments)
-    return first if first > LONG_RUN else min(timed(run, *arguments)[0] for _ in range(repeats))
+def fastest(*runs: Callable[[], Any], repeats: int = 3) -> list[float]:
+    """Returns the seconds of the fastest round of each of `runs`, after a warm-up; long runs are their own warm-up.
 
-
-def seconds_ratio(run: Callable[[], Any], reference: Callable[[], Any], repeats: int = 3) -> float:
-    """Returns the seconds of `run` over those of `reference`, both the fastest of `repeats` rounds after a warm-up.
-
-    The two take turns, so that a machine that slows down affects both. Long runs are their own warm-up.
+    The runs take turns, so that a machine that slows down affects all of them. Short ones have more rounds than
+    `repeats`.
     """
-    rounds = [(timed(run)[0], timed(reference)[0])]
+    rounds = [[timed(run)[0] for run in runs]]
     if sum(rounds[0]) <= LONG_RUN:
-        rounds = [(timed(run)[0], timed(reference)[0]) for _ in range(repeats)]
-    seconds, of_reference = map(min, zip(*rounds, strict=True))
+        rounds.clear()
+        started = time.perf_counter()
+        while len(rounds) < repeats or time.perf_counter() - started < LEAST_TIMED:
+            rounds.append([timed(run)[0] for run in runs])
+    return [min(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def best_seconds(run: Callable, *arguments, repeats: int = 3) -> float:
+    """Returns the seconds of the fastest run, see `fastest`."""
+    return fastest(functools.partial(run, *arguments), repeats=repeats)[0]
+
+
+def seconds_ratio(run: Callable[[], Any], reference: Callable[[], Any]) -> float:
+    """Returns the seconds of `run` over those of `reference`, see `fastest`."""
+    seconds, of_reference = fastest(run, reference)
     return seconds / of_reference
 
 
