@@ -1,8 +1,7 @@
 """How long do dreams stay of use? Figures by step from evaluations of the video suite with a long horizon.
 
 Command:  whale collect --root=LONG --tasks=… --train=0 --test=4 --steps=259 --action-repeat=8
-          whale evaluate --checkpoint=RUN --suite=video --data=LONG --context=4 --horizon=256 \\
-              --evaluation.video.fvd=False --output=EVALUATION
+          whale evaluate --checkpoint=RUN --data=LONG --context=4 --horizon=256 --no-fvd --output=EVALUATION
           python benchmarks/studies/long_dreams.py EVALUATION ... [--json FILE]
 Time:     seconds
 Expected: docs/results.md

@@ -128,8 +128,9 @@ def test_train_says_how_it_went_and_where_the_report_is(trained):
 
 
 def test_evaluate_prints_the_summary_as_json(trained, store, tmp_path, whale):
-    more = (f"--data={store}", f"--output={tmp_path}", "--horizon=2", "--episodes=1", "--json")
+    more = (f"--data={store}", f"--output={tmp_path}", "--context=3", "--horizon=2", "--episodes=1", "--json")
     done = whale("evaluate", f"--checkpoint={trained[0]}", *more)
+    assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["context"] == 3
     assert (
         done.status == 1 and "failed: FVD: not computed: FVD needs at least 10 frames a clip, these have 2" in done.err
     )

@@ -46,11 +46,12 @@ def test_a_call_comes_before_the_config_and_a_config_before_the_defaults():
     assert chosen.settings["uncertainty"].episodes == 4 and chosen.settings["uncertainty"].estimators == ()
 
 
-def test_episodes_and_horizon_are_those_of_every_suite_but_the_steps_of_uncertainty():
-    chosen = choose(("video", "value", "uncertainty"), FLAT, {}, episodes=1, horizon=9)
-    assert (chosen.clips.episodes, chosen.clips.horizon) == (1, 9)
-    assert (chosen.settings["value"].episodes, chosen.settings["value"].horizon) == (1, 9)
-    assert (chosen.settings["uncertainty"].episodes, chosen.settings["uncertainty"].horizon) == (1, 8)
+def test_the_clips_are_those_of_every_suite_but_the_given_frames_and_steps_of_uncertainty():
+    chosen = choose(("video", "value", "uncertainty"), FLAT, {}, episodes=1, context=3, horizon=9)
+    for of in (chosen.clips, chosen.settings["value"]):
+        assert (of.episodes, of.context, of.horizon) == (1, 3, 9)
+    of = chosen.settings["uncertainty"]
+    assert (of.episodes, of.context, of.horizon) == (1, 0, 8)
 
 
 def test_short_options_are_settings_too():

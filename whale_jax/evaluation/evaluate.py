@@ -220,6 +220,7 @@ class Request:
     # {suite: {key: value}}, which override the checkpoint's config.
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     episodes: int | None = None  # overrides the suites' own number
+    context: int | None = None  # overrides the suites' own number of given frames
     horizon: int | None = None  # overrides the suites' own horizon
     policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)  # more policies for "value", by name
     behaviour: bool = True  # False switches behaviour conditioning off
@@ -244,7 +245,8 @@ def evaluate_checkpoint(request: Request) -> tuple[dict[str, Any], Path]:
     check_names(request.suites, request.settings, request.policies)
     model = load(request.checkpoint)
     config = model.meta.config["evaluation"]
-    chosen = choose(request.suites, config, request.settings, episodes=request.episodes, horizon=request.horizon)
+    shared = {"episodes": request.episodes, "context": request.context, "horizon": request.horizon}
+    chosen = choose(request.suites, config, request.settings, **shared)
     model = model if request.behaviour else model.without_behaviour()
     model = model if request.reward is None else model.with_head("reward", load(request.reward))
     for name, policy in request.policies.items():

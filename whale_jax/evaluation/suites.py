@@ -82,7 +82,8 @@ def choose(names: Iterable[str], config: Mapping[str, Any], changes: Mapping[str
       names: the names of the suites.
       config: the `evaluation` part of a config; missing keys take their defaults.
       changes: {suite: {key: value}}, which override `config`.
-      shared: `episodes` and `horizon` of the clips, except for the uncertainty suite's horizon; None changes nothing.
+      shared: `episodes`, `context` and `horizon` of the clips; the uncertainty suite takes only the first. None changes
+        nothing.
 
     Raises:
       WhaleError: a key does not exist, or settings are invalid.
