@@ -1,6 +1,7 @@
 """Where is the picture lost: in drawing it, in one step, or along the rollout? Measures the held-out clips of a run.
 
-Command:  python benchmarks/studies/drift.py CHECKPOINT [--data=DIR] [--context=2] [--episodes=4]
+Command:  python benchmarks/studies/drift.py CHECKPOINT [--data=DIR] [--context=2] [--episodes=4] \\
+              [--point-estimate=mean]
 Time:     three minutes for the five tasks of the study on one core
 Expected: docs/results.md, "What behaviour conditioning is worth"
 
@@ -10,6 +11,7 @@ of the real frame as the model draws it; and of the last given frame. The moving
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_cl
 from whale_jax.evaluation.video import measures
 from whale_jax.evaluation.video.metrics import moving_region
 from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.models.whale.dynamics import POINT_ESTIMATES
 
 STEPS = (1, 2, 4, 8, 16)
 PRINTED = ("moving_psnr", "lpips")
@@ -45,14 +48,24 @@ def measure(model: LoadedModel, clips: Clips, settings: ProtocolSettings) -> dic
     return {kind: np.array([each[name] for name in PRINTED], float) for kind, each in found.items()}
 
 
+def decoding(model: LoadedModel, point_estimate: str) -> LoadedModel:
+    """Returns the model with another way to choose tokens."""
+    whale = model.world.model
+    dynamics = dataclasses.replace(whale.settings.dynamics, point_estimate=point_estimate)
+    whale = dataclasses.replace(whale, settings=dataclasses.replace(whale.settings, dynamics=dynamics))
+    return dataclasses.replace(model, world=dataclasses.replace(model.world, model=whale))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, help="episode store; the run's own if left out")
     parser.add_argument("--context", type=int, default=2, help="frames given to the rollout")
     parser.add_argument("--episodes", type=int, default=4, help="clips per task and policy")
+    parser.add_argument("--point-estimate", choices=POINT_ESTIMATES, help="of the tokens; the run's own if left out")
     options = parser.parse_args()
     model = load(options.checkpoint)
+    model = decoding(model, options.point_estimate) if options.point_estimate else model
     settings = ProtocolSettings(options.context, STEPS[-1], options.episodes, batch_size=12, start=-1)
     by_task: dict[str, list[dict[str, np.ndarray]]] = {}
     for clips in read_clips(model.open_episodes(options.data).held_out(), settings):
