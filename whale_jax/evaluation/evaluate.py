@@ -30,7 +30,7 @@ DEFINITIONS = {
     "repeat_last_frame": "the last given frame in place of every predicted one",
     "reconstruction": "the real frames through the tokenizer and back: the ceiling",
     "wrong_actions": "imagined along the actions of another episode of the same task, by its next policy",
-    "decoding": "arg-max tokens, arg-max behaviour embedding, inferred anew at every step",
+    "decoding": "no sampling: the model's point estimate of tokens, arg-max behaviour embedding of every step",
 }
 
 
