@@ -30,21 +30,23 @@ def _tokens(world: World, batch: int) -> jnp.ndarray:
     return jnp.zeros((batch, world.settings.num_frames, world.model.tokens_per_frame), jnp.int32)
 
 
+def _ready(run: Callable, *arguments) -> Callable[[], Any]:
+    """Compiles a function for these arguments; returns it with them."""
+    return functools.partial(compiled(run, *arguments)[0], *arguments)
+
+
 def decode_share(world: World, params: Params, batch: int, horizon: int, rollout: Callable[[], Any]) -> float:
     """Returns the seconds of the decoder alone for `horizon` frames, one at a time, over those of a whole rollout."""
     run = functools.partial(full_window.decode_one_by_one, world.model, horizon=horizon)
-    ids = _tokens(world, batch)
-    return seconds_ratio(functools.partial(compiled(run, params, ids)[0], params, ids), rollout)
+    return seconds_ratio(_ready(run, params, _tokens(world, batch)), rollout)
 
 
 def speedups(world: World, parallel_seconds: float | None, long_seconds: float, horizon: int) -> dict[str, float]:
     """Returns how many times as fast each rollout is as the sampler that recomputes its window, at batch 1."""
     masked = _decoding(world, "maskgit")
     params, ids = fresh_params(masked), _tokens(world, 1)
-    one, decode = (
-        functools.partial(compiled(functools.partial(part, masked.model), params, ids)[0], params, ids)
-        for part in (full_window.sample_blank, full_window.decode_window)
-    )
+    one = _ready(functools.partial(full_window.sample_blank, masked.model), params, ids)
+    decode = _ready(functools.partial(full_window.decode_window, masked.model), params, ids)
     maskgit, _ = ready(Dream(masked, temperature=1.0), params, 1, horizon)
     maskgit_seconds, one_seconds, decode_seconds = fastest(maskgit, one, decode)
     if parallel_seconds is None:
