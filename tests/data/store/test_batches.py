@@ -82,6 +82,14 @@ def test_shards_together_are_the_single_stream(make_store):
             assert _equal(part, shards[i][step])
 
 
+def test_rows_do_not_depend_on_how_many_make_a_batch(make_store):
+    store = make_store()
+    for size in (3, 5):
+        single = jax.tree.map(lambda *rows: np.concatenate(rows), *_take(store, 60, batch_size=1))
+        larger = jax.tree.map(lambda *rows: np.concatenate(rows), *_take(store, 60 // size, batch_size=size))
+        assert _equal(single, larger)
+
+
 @pytest.mark.parametrize("prefetch", [0, 3])
 def test_resume_is_bit_equal_and_its_state_is_json(make_store, prefetch):
     store = make_store()

@@ -187,7 +187,8 @@ def batches(
         # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs. This spreads them.
         spread = int(np.random.SeedSequence([seed, len(pairs)]).generate_state(1)[0])
         dataset = dataset.shuffle(spread).repeat()
-    dataset = dataset.batch(batch_size * shard[1], drop_remainder=shard[1] > 1)
+    # Grain counts a last, smaller batch with floats, in which an endless dataset is longer than an integer.
+    dataset = dataset.batch(batch_size * shard[1], drop_remainder=shuffle or shard[1] > 1)
     part = slice(batch_size * shard[0], batch_size * (shard[0] + 1))
     dataset = dataset.map(lambda chosen: validate(collate(pairs[chosen[part]], read, num_frames)))
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
