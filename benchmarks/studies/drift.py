@@ -11,7 +11,6 @@ of the real frame as the model draws it; and of the last given frame. The moving
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +47,6 @@ def measure(model: LoadedModel, clips: Clips, settings: ProtocolSettings) -> dic
     return {kind: np.array([each[name] for name in PRINTED], float) for kind, each in found.items()}
 
 
-def decoding(model: LoadedModel, point_estimate: str) -> LoadedModel:
-    """Returns the model with another way to choose tokens."""
-    whale = model.world.model
-    dynamics = dataclasses.replace(whale.settings.dynamics, point_estimate=point_estimate)
-    whale = dataclasses.replace(whale, settings=dataclasses.replace(whale.settings, dynamics=dynamics))
-    return dataclasses.replace(model, world=dataclasses.replace(model.world, model=whale))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
@@ -65,7 +56,8 @@ def main() -> None:
     parser.add_argument("--point-estimate", choices=POINT_ESTIMATES, help="of the tokens; the run's own if left out")
     options = parser.parse_args()
     model = load(options.checkpoint)
-    model = decoding(model, options.point_estimate) if options.point_estimate else model
+    if options.point_estimate:
+        model = model.with_model(model.world.model.with_dynamics(point_estimate=options.point_estimate))
     settings = ProtocolSettings(options.context, STEPS[-1], options.episodes, batch_size=12, start=-1)
     by_task: dict[str, list[dict[str, np.ndarray]]] = {}
     for clips in read_clips(model.open_episodes(options.data).held_out(), settings):

@@ -112,9 +112,7 @@ def test_every_step_equals_a_computation_by_hand(world, remembering, by_hand, in
 
 def test_tokens_are_the_codes_nearest_to_the_mean_where_that_is_asked_for(parallel_world, inputs):
     loaded, (frames, actions) = parallel_world, inputs(CONTEXT, 2)
-    settings = loaded.world.settings
-    dynamics = dataclasses.replace(settings.dynamics, point_estimate="mean")
-    model = dataclasses.replace(loaded.world.model, settings=dataclasses.replace(settings, dynamics=dynamics))
+    model = loaded.world.model.with_dynamics(point_estimate="mean")
     world, networks, params = dataclasses.replace(loaded.world, model=model), model.networks, loaded.params
     imagined, _ = jax.jit(tiny.rollout(world, Entropy()))(params, frames, actions, jax.random.key(0))
     ids, codebook = networks.encode(params, frames), np.asarray(params["tokenizer"]["quantizer"]["codebook"])

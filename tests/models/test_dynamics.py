@@ -39,9 +39,8 @@ def test_mask_full_hides_every_token_but_the_first_frames(settings):
 def test_a_share_of_the_steps_in_training_sees_what_the_passes_imagine(share, passes, estimate):
     world = tiny.random_world()
     model, rng = world.world.model, np.random.default_rng(0)
-    changes = {"own_frames": float(share), "own_passes": passes, "point_estimate": estimate}
-    dynamics = dataclasses.replace(model.settings.dynamics, **changes)
-    networks = dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics)).networks
+    model = model.with_dynamics(own_frames=float(share), own_passes=passes, point_estimate=estimate)
+    dynamics, networks = model.settings.dynamics, model.networks
     ids = jnp.asarray(rng.integers(0, 32, (4, 8, 16), np.int32))
     actions, z = (rng.normal(size=(4, 8, n)).astype(np.float32) for n in (4, dynamics.embedding_dim))
     predict = jax.jit(lambda past: networks.predict_tokens(world.params, past, actions[:, :7], z[:, :7]))

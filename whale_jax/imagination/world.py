@@ -20,6 +20,7 @@ from whale_jax.imagination.future import Imagination
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
 from whale_jax.imagination.trust import Horizon, Trust, find_trust
 from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, Estimator, resolve, usual_name
+from whale_jax.models.base import WorldModel
 from whale_jax.models.registry import describe, world_of
 from whale_jax.models.saved import find
 from whale_jax.models.world import World, fingerprint
@@ -256,6 +257,10 @@ class LoadedModel:
         if self.conditioning == "trained without":
             raise WhaleError(f"{self.source} was trained without behaviour conditioning; there is none to switch off.")
         return dataclasses.replace(self, params=self.world.model.without_behaviour(self.params))
+
+    def with_model(self, model: WorldModel) -> "LoadedModel":
+        """Returns the same parameters in a model with other settings, such as `Whale.with_dynamics` returns."""
+        return dataclasses.replace(self, world=dataclasses.replace(self.world, model=model))
 
     def with_head(self, name: str, other: "LoadedModel") -> "LoadedModel":
         """Returns the model with a head of another checkpoint in place of its own, so that one head scores both.

@@ -4,8 +4,6 @@ It follows open Genie-style implementations: a padded window of T frames, S Mask
 frame, and one decoding of all tokens at the end. `whale bench imagine` measures rollouts against it.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -18,9 +16,7 @@ from whale_jax.training.sharding import Params
 
 def decoding(model: Whale, mode: str, steps: int) -> Whale:
     """Returns the model with another way of decoding, see `DynamicsSettings`."""
-    usual = {"own_frames": 0.0, "point_estimate": "mode"}
-    dynamics = dataclasses.replace(model.settings.dynamics, decode_mode=mode, decode_steps=steps, **usual)
-    return dataclasses.replace(model, settings=dataclasses.replace(model.settings, dynamics=dynamics))
+    return model.with_dynamics(decode_mode=mode, decode_steps=steps, own_frames=0.0, point_estimate="mode")
 
 
 def sample_frame(networks: Networks, params: Params, ids, actions, z, index, key):

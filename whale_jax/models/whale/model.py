@@ -70,6 +70,11 @@ class Whale(WorldModel):
         behaviour = dataclasses.replace(behaviour, posterior=posterior)
         return cls(WhaleSettings(keys.num_frames, tokenizer, behaviour, dynamics))
 
+    def with_dynamics(self, **changes: Any) -> "Whale":
+        """Returns the model with some settings of its dynamics changed, such as how tokens are chosen."""
+        dynamics = dataclasses.replace(self.settings.dynamics, **changes)
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, dynamics=dynamics))
+
     @classmethod
     def defaults(cls):
         """Returns the sizes of Whale-ST at 64 pixels (Tables 5 to 8)."""
