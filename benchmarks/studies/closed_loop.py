@@ -1,6 +1,7 @@
 """Does conditioning on behaviour help to tell which policy is better, in open and in closed loop?
 
-Command:  python benchmarks/studies/closed_loop.py measure RUN [--ranked=DIR] [--episodes=6] [--out=docs/study]
+Command:  python benchmarks/studies/closed_loop.py measure RUN [--ranked=DIR] [--episodes=6] [--out=docs/study] \\
+              [--point-estimate=mean]
           python benchmarks/studies/closed_loop.py table [--out=docs/study]
 Time:     half an hour on one core for each seed; seconds for the table
 Expected: docs/results.md, "What behaviour conditioning is worth"
@@ -16,8 +17,9 @@ prints how the imagined frames look in open loop.
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +39,7 @@ from whale_jax.evaluation.video import measures
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.policies import Policy
 from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.models.whale.dynamics import POINT_ESTIMATES
 from whale_jax.models.whale.networks import Networks
 from whale_jax.training.sharding import Params
 
@@ -107,10 +110,15 @@ def pictures(model: LoadedModel, clips: Clips, imagined: np.ndarray) -> np.ndarr
     return np.array([[each[name] for name in measures.MEASURES] for each in found], float)
 
 
-def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
-    """Writes true and imagined returns (units, E) of a run and of its dynamics without z."""
+def measure(run: Path, settings: ValueSettings, root: Path, out: Path, dynamics: Mapping[str, Any]) -> Path:
+    """Writes true and imagined returns (units, E) of a run and of its dynamics without z.
+
+    Args:
+      dynamics: settings of decoding in place of the run's own.
+    """
     model = load(run)
     variants = {OWN: model, WITHOUT: load(run / FOLDERS[WITHOUT]).with_head("reward", model)}
+    variants = {name: each.with_model(each.world.model.with_dynamics(**dynamics)) for name, each in variants.items()}
     columns = ("loop", "task", "policy", "true", *variants, *PERFECT.values(), "pictures")
     found: dict[str, list] = {name: [] for name in columns}
     for clips, act in units(model, settings, root):
@@ -130,7 +138,7 @@ def measure(run: Path, settings: ValueSettings, root: Path, out: Path) -> Path:
         found["policy"].append(clips.policy)
         found["true"].append(clips.rewards.sum(1))
         print(f"{len(found['true'])}: {clips.task}, {clips.policy}", flush=True)
-    made = {"seed": model.meta.config["seed"], "model": model.fingerprint, "settings": settings.to_dict()}
+    made = {"seed": model.meta.config["seed"], "model": model.fingerprint, "settings": settings.to_dict() | dynamics}
     return keep(out, STUDY, made, {name: np.array(each) for name, each in found.items()})
 
 
@@ -193,12 +201,14 @@ def main() -> None:
     parser = command_line(__doc__, ["measure"])
     parser.add_argument("--episodes", type=int, default=6, help="starts of every policy")
     parser.add_argument("--ranked", type=Path, default=Path("runs/study_ranked"), help="store of ranked policies")
+    parser.add_argument("--point-estimate", choices=POINT_ESTIMATES, help="of the tokens; the run's own if left out")
     options = parse(parser)
     if options.part == TABLE:
         print("\n".join(table(options.out)))
     else:
         settings = ValueSettings(context=4, episodes=options.episodes)
-        print(measure(options.run, settings, options.ranked, options.out))
+        decoding = {"point_estimate": options.point_estimate} if options.point_estimate else {}
+        print(measure(options.run, settings, options.ranked, options.out, decoding))
 
 
 if __name__ == "__main__":
