@@ -56,7 +56,8 @@ class World:
 
     def fresh(self, component: str, key: jax.Array) -> Params:
         """Draws the same parameters as `init`, as plain arrays."""
-        return nn.unbox(self.init(component, key))
+        # Compiled, for otherwise the pass that finds the shapes runs too, one operation after the other.
+        return jax.jit(lambda key: nn.unbox(self.init(component, key)))(key)
 
     def shapes(self, component: str) -> Params:
         """Returns the shapes of the parameters of `init`. Each component is traced once per process."""

@@ -93,19 +93,18 @@ def surprises(
       others: (n,) the clip whose actions take the place of a clip's own, with its own embedding, in the condition
         "another clip's actions".
     """
-    last = np.s_[:, -model.num_frames :]
-    between = np.s_[:, 1 - model.num_frames :]
+    last, between = -model.num_frames, 1 - model.num_frames
     swapped = np.concatenate([actions for _, _, actions in chosen.batches(size)])[: len(others)][others]
-    found: dict[str, list[np.ndarray]] = {}
+    found = []
     for rows, frames, actions in chosen.batches(size):
-        real = len(np.unique(rows))
-        conditions = {name: (actions, each[rows]) for name, each in embeddings.items()}
-        conditions["another clip's actions"] = (swapped[rows], next(iter(embeddings.values()))[rows])
-        for name, (taken, z) in conditions.items():
-            taken = _normal(model, taken)[between]
-            each = _surprise(model.world, model.params, frames[last], taken, z[between])
-            found.setdefault(name, []).append(np.asarray(each)[:real].mean(1))
-    return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+        # Conditions (C, B, …): the clips' own actions with every embedding, and others with the clips' own.
+        taken = np.stack([actions] * len(embeddings) + [swapped[rows]])
+        z = np.stack([each[rows] for each in (*embeddings.values(), next(iter(embeddings.values())))])
+        inputs = frames[:, last:], _normal(model, taken)[:, :, between:], z[:, :, between:]
+        each = np.asarray(_surprise(model.world, model.params, *inputs))
+        found.append(each[:, : len(np.unique(rows))].mean(2))
+    values = np.concatenate(found, axis=1).astype(np.float64)
+    return dict(zip((*embeddings, "another clip's actions"), values, strict=True))
 
 
 def _normal(model: LoadedModel, actions: np.ndarray) -> np.ndarray:
@@ -119,4 +118,5 @@ def _infer(world: World, params: Params, frames: jax.Array, actions: jax.Array) 
 
 @functools.partial(jax.jit, static_argnames="world")
 def _surprise(world: World, params: Params, frames, actions, z) -> jax.Array:
-    return world.model.surprise(params, frames, actions, z)
+    # The frames, and so their tokens, are those of every condition.
+    return jax.vmap(lambda actions, z: world.model.surprise(params, frames, actions, z))(actions, z)
