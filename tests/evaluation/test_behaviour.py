@@ -189,6 +189,13 @@ def test_clips_are_spread_over_episodes_and_the_last_batch_is_filled(store, chos
     assert len(choose(store, frames=14, episodes=1, clips=2).pairs) == 0
 
 
+def test_clips_of_an_episode_start_a_quarter_of_a_clip_apart_or_more(store):
+    for frames in range(1, 14):
+        pairs = choose(store, frames, episodes=1, clips=20).pairs
+        starts = pairs[pairs[:, 0] == 0, 1]
+        assert starts[0] == 0 and len(starts) <= 20 and (np.diff(starts) >= max(1, frames // 4)).all()
+
+
 @pytest.mark.slow
 def test_z_is_what_a_rollout_infers(world, chosen):
     found = infer(world, chosen, 3)

@@ -56,9 +56,10 @@ class Chosen:
 
 
 def choose(store: EpisodeStore, frames: int, episodes: int, clips: int) -> Chosen:
-    """Chooses `clips` clips, evenly spaced, of at most `episodes` episodes of every task and policy.
+    """Chooses up to `clips` clips, evenly spaced, of at most `episodes` episodes of every task and policy.
 
-    Episodes shorter than a clip are left out, which may leave none.
+    They start at least a quarter of a clip apart, for closer ones say the same again. Episodes shorter than a clip are
+    left out, which may leave none.
     """
     of: dict[tuple[str, str], list[int]] = {}
     for index, record in enumerate(store.records):
@@ -68,7 +69,8 @@ def choose(store: EpisodeStore, frames: int, episodes: int, clips: int) -> Chose
     for (task, policy), indices in sorted(of.items()):
         for index in indices[:episodes]:
             latest = store.records[index]["length"] + 1 - frames
-            starts = np.unique(np.linspace(0, latest, clips).astype(int))
+            count = min(clips, 1 + latest // max(1, frames // 4))
+            starts = np.linspace(0, latest, count).astype(int)
             rows += [(index, int(start), task, policy) for start in starts]
     pairs = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2)
     return Chosen(store, frames, pairs, *(np.array([row[i] for row in rows], str) for i in (2, 3)))

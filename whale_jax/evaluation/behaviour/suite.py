@@ -45,7 +45,7 @@ class BehaviourSettings(Settings):
     """The choice of clips; a field without a default comes from the clips that all suites share."""
 
     episodes: int = 10  # per task and policy
-    clips: int = 4  # of each episode, evenly spaced
+    clips: int = 4  # most clips of an episode, evenly spaced
     points: int = 400  # most clips on the map
     batch_size: int  # clips embedded at once
     draws: int = 1000  # of the bootstrap
