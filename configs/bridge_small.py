@@ -3,7 +3,7 @@
 Trains on any copy of `bridge_dataset`. Sizes are those for a sample of 25 episodes, cut to 10 steps. The recipe drops
 the first step and leaves 9 frames: 2 are given, 7 imagined. Training sees segments of 8. The sample has no rewards, so
 no reward model is trained, and 300 steps of the dynamics learn its 46 segments by heart. For a larger copy, set
---config.stages.dynamics.steps=1800 --config.stages.reward.steps=800, as in the quick start, or more.
+--config.stages.dynamics.steps=1800 --config.stages.reward.steps=800, or more.
 
 Command:  bash launch/pretrain.sh --config=configs/bridge_small.py --workdir=runs/bridge_small --config.data.root=DIR
 Time:     seven minutes on two cores, a quarter of an hour beside other work
@@ -23,10 +23,14 @@ def get_config():
     config.data.mixture = {"bridge_orig": 1.0}
     config.data.record.tasks = ()
     config.model.action_dim = 7
+    config.model.num_frames = 8
+    config.model.dynamics.point_estimate = "mode"
 
     stages = config.stages
-    stages.tokenizer.eval_every = stages.dynamics.eval_every = 100
-    stages.dynamics.steps = 300
+    stages.tokenizer.update({"batch_size": 4, "max_lr": 1e-3, "eval_every": 100, "weights": {"perceptual": 0.0}})
+    stages.behaviour.batch_size = 16
+    stages.dynamics.update({"steps": 300, "batch_size": 8, "max_lr": 1.5e-3, "warmup": 100, "ema": 0.0})
+    stages.dynamics.eval_every = 100
     stages.reward.steps = 0
 
     config.evaluation.context, config.evaluation.horizon, config.evaluation.start = 2, 7, 0

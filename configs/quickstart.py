@@ -10,12 +10,12 @@ def get_config():
     config = default_config()
     config.name = "quickstart"
     config.data.record.tasks = ("door-close", "drawer-close", "plate-slide")
-    config.data.record.episodes = {"train": 28, "valid": 2, "test": 4}
+    config.data.record.episodes = {"train": 48, "valid": 2, "test": 4}
     config.data.record.steps = 20
     config.data.record.action_repeat = 8
 
     model = config.model
-    model.num_frames = 8
+    model.num_frames = 16
     model.tokenizer.patch = 8
     model.tokenizer.num_codes = 512
     model.tokenizer.encoder = transformer(4, 128, 4)
@@ -25,6 +25,7 @@ def get_config():
     model.behaviour.prior = transformer(2, 64, 2)
     model.behaviour.policy = transformer(2, 64, 2)
     model.dynamics.transformer = transformer(6, 128, 4)
+    model.dynamics.point_estimate = "mean"
     model.reward.channels = (16, 32, 64, 64)
     model.reward.hidden = 128
 
@@ -32,21 +33,22 @@ def get_config():
     stages = config.stages
     stages.tokenizer = stage(
         steps=800,
-        batch_size=4,
-        max_lr=1e-3,
+        batch_size=2,
+        max_lr=4e-3,
         min_lr=1e-4,
         warmup=50,
+        weights={"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25, "perceptual": 0.004},
         init_codebook_from_data=True,
         revive_every=25,
         **common,
     )
     stages.behaviour = stage(
-        steps=200, batch_size=16, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **(common | {"eval_every": 50})
+        steps=200, batch_size=8, max_lr=1e-3, min_lr=1e-4, warmup=50, patience=3, **(common | {"eval_every": 50})
     )
-    dynamics = {"steps": 1800, "batch_size": 8, "max_lr": 1.5e-3, "min_lr": 1e-4, "warmup": 100} | common
+    dynamics = {"steps": 2800, "batch_size": 2, "max_lr": 4e-3, "min_lr": 1e-4, "warmup": 200, "ema": 0.99} | common
     stages.dynamics = stage(**dynamics)
     stages.ensemble = stage(**dynamics)
-    stages.reward = stage(steps=800, batch_size=4, max_lr=1e-3, min_lr=1e-4, warmup=20, **common)
+    stages.reward = stage(steps=800, batch_size=2, max_lr=1e-3, min_lr=1e-4, warmup=20, **common)
 
     config.evaluation.context = 2
     config.evaluation.horizon = 16

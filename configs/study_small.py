@@ -26,16 +26,14 @@ def get_config():
     config.data.record.near_misses = {"train": 28, "valid": 2}
     config.data.record.steps = 65
 
-    config.model.num_frames = 16
+    config.model.dynamics.point_estimate = "mode"
     stages = config.stages
-    tokenizer = {"steps": 1500, "batch_size": 2, "max_lr": 4e-3}
-    weights = {"reconstruction": 1.0, "codebook": 1.0, "commitment": 0.25, "perceptual": 0.004}
-    stages.tokenizer.update(tokenizer | {"weights": weights})
+    stages.tokenizer.steps = 1500
     behaviour = {"steps": 6000, "batch_size": 8, "max_lr": 2e-3, "eval_every": 500, "eval_batches": 32, "patience": 5}
     stages.behaviour.update(behaviour | {"weights": {"kl": 0.01}})
     for stage in (stages.dynamics, stages.ensemble):
-        stage.update({"steps": 2000, "batch_size": 4, "max_lr": 4e-3})
-    stages.reward.steps = 5000
+        stage.update({"steps": 2000, "batch_size": 4, "warmup": 100, "ema": 0.0})
+    stages.reward.update({"steps": 5000, "batch_size": 4})
 
     config.evaluation.episodes = 20
     config.evaluation.batch_size = 10

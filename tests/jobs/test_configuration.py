@@ -193,7 +193,7 @@ def test_a_published_config_is_found_by_its_name_wherever_one_is(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert load_config("quickstart").to_dict() == load("quickstart.py").to_dict()
     assert load_config("whale_x:large").name == "whale_x_large"
-    assert load_change("finetune_small")(default_config(), True).stages.dynamics.steps == 800
+    assert load_change("finetune_small")(default_config(), True).stages.dynamics.steps == 1600
     Path("quickstrat.py").write_text("")
     with pytest.raises(WhaleError, match="did you mean quickstrat.py, quickstart"):
         load_config("quickstart.py")

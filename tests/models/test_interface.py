@@ -121,12 +121,15 @@ def test_what_decides_nothing_about_parameters_may_differ_from_a_checkpoint(key,
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ({"model__dynamics__decode_mode": "maskgit"}, "dynamics.decode_mode is parallel there and maskgit"),
+        (
+            {"model__dynamics__decode_mode": "maskgit", "model__dynamics__point_estimate": "mode"},
+            "dynamics.decode_mode is parallel there and maskgit",
+        ),
         ({"model__behaviour__groups": "32", "model__behaviour__classes": "8"}, "behaviour.classes is 16 there and 8"),
         ({"model__behaviour__log_std_max": "2.0"}, "behaviour.log_std_max is 5.0 there and 2.0"),
         ({"model__reward__limit": "10.0"}, "reward.limit is 20.0 there and 10.0"),
         ({"model__execution__scan": "true"}, "scan is False there and True"),
-        ({"model__num_frames": "4"}, "num_frames is 8 there and 4"),
+        ({"model__num_frames": "4"}, "num_frames is 16 there and 4"),
     ],
 )
 def test_what_changes_the_meaning_of_parameters_is_named(key, says, tmp_path):
