@@ -15,7 +15,7 @@ from whale_jax.data.store.store import open_store
 from whale_jax.imagination.world import load
 from whale_jax.jobs.configuration import completed, to_plain
 from whale_jax.jobs.pretrain import Phases, pretrain
-from whale_jax.jobs.reuse import reuse
+from whale_jax.jobs.reuse import keep_data, reuse
 from whale_jax.nn.two_hot import learnt
 
 MEASURES = {"psnr", "ssim", "moving_psnr"}
@@ -182,6 +182,20 @@ def test_stages_of_other_data_or_of_another_run_are_not_mixed(trained, store, tm
     pretrain(other, tmp_path / "own", until="tokenizer")
     assert reuse(trained[0], tmp_path / "own", config) == []
     assert [p.name for p in (tmp_path / "own/checkpoints").iterdir()] == ["tokenizer"]
+
+
+def test_a_run_that_took_over_episodes_resumes_with_them(store, tmp_path):
+    config = tiny.get_config()
+    config.data.record.tasks, config.data.root = tiny.TASKS, str(store)
+    (tmp_path / "run.json").write_text(json.dumps({"config": to_plain(config)}))
+    for seed, root in ((0, str(store)), (1, "")):  # other settings of the recording mean other episodes
+        again = config.copy_and_resolve_references()
+        again.data.root, again.seed = "", seed
+        keep_data(Workdir(tmp_path), again)
+        assert again.data.root == root
+    config.data.root = str(tmp_path / "named")
+    keep_data(Workdir(tmp_path), config)
+    assert config.data.root == str(tmp_path / "named")
 
 
 def test_only_a_work_directory_can_be_taken_over(tmp_path):

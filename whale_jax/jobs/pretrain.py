@@ -30,7 +30,7 @@ from whale_jax.evaluation.suites import SUITES, Chosen, choose
 from whale_jax.imagination.world import LoadedModel, load
 from whale_jax.jobs.configuration import check_buildable, completed, make_stage, make_world, stages_of, to_plain
 from whale_jax.jobs.places import anchored
-from whale_jax.jobs.reuse import reuse
+from whale_jax.jobs.reuse import keep_data, reuse
 from whale_jax.jobs.source import check_held_out, check_recording, frames_needed, open_source
 from whale_jax.models.registry import describe
 from whale_jax.models.saved import check_architecture, find_component
@@ -87,6 +87,7 @@ def pretrain(
         if reused:
             with hosts.primary_first():
                 reuse(reused, workdir, config)
+        keep_data(workdir, config)
         _check_workdir(workdir, config, world)
         return _pretrain(config, workdir, until, profile, placement, chosen, wanted)
 

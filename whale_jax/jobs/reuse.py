@@ -66,6 +66,20 @@ def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict)
     return copied
 
 
+def keep_data(workdir: Workdir, config: ConfigDict) -> None:
+    """Sets `config.data.root` to the episodes that the run in `workdir` has taken over, if the config names none.
+
+    A second call without `--reuse` would otherwise record the same episodes again.
+    """
+    if config.data.root or not config.data.record.tasks or not workdir.run.exists():
+        return
+    before = json.loads(workdir.run.read_text())["config"]
+    root = before["data"]["root"]
+    if root and Path(root).is_dir() and _record(before) == _record(to_plain(config)):
+        config.data.root = root
+        say(f"The run resumes with the episodes in {root}, with which it began.")
+
+
 def _record(config: dict[str, Any]) -> dict[str, Any]:
     former = {"near_misses": RecordSettings.defaults()["near_misses"]}  # what an older config means
     return former | _without_idle(config["data"]["record"]) | {"seed": config["seed"]}
