@@ -29,8 +29,8 @@ def get_config():
     stages = config.stages
     stages.tokenizer.update({"batch_size": 4, "max_lr": 1e-3, "eval_every": 100, "weights": {"perceptual": 0.0}})
     stages.behaviour.batch_size = 16
-    stages.dynamics.update({"steps": 300, "batch_size": 8, "max_lr": 1.5e-3, "warmup": 100, "ema": 0.0})
-    stages.dynamics.eval_every = 100
+    dynamics = {"steps": 300, "batch_size": 8, "max_lr": 1.5e-3, "warmup": 100, "ema": 0.0, "eval_every": 100}
+    stages.dynamics.update(dynamics)
     stages.reward.steps = 0
 
     config.evaluation.context, config.evaluation.horizon, config.evaluation.start = 2, 7, 0

@@ -56,8 +56,7 @@ class World:
 
     def fresh(self, component: str, key: jax.Array) -> Params:
         """Draws the same parameters as `init`, as plain arrays."""
-        # Compiled, for otherwise the pass that finds the shapes runs too, one operation after the other.
-        return jax.jit(lambda key: nn.unbox(self.init(component, key)))(key)
+        return _fresh(self, component, key)
 
     def shapes(self, component: str) -> Params:
         """Returns the shapes of the parameters of `init`. Each component is traced once per process."""
@@ -80,6 +79,12 @@ def in_order(model: type[WorldModel], heads: Iterable[type[Head]]) -> dict[str, 
     """Returns the stages by name in the order of training: the model's, those of the heads, the model's extra ones."""
     plain, extra = ([stage for stage in model.stages if stage.extra is kind] for kind in (False, True))
     return {stage.component: stage for stage in (*plain, *(head.stage for head in heads), *extra)}
+
+
+# Compiled, for otherwise the pass that finds the shapes runs too, one operation after the other.
+@functools.partial(jax.jit, static_argnames=("world", "component"))
+def _fresh(world: World, component: str, key: jax.Array) -> Params:
+    return nn.unbox(world.init(component, key))
 
 
 @functools.cache

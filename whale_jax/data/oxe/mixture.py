@@ -29,15 +29,14 @@ from whale_jax.data.oxe.standard import DIM, mixture_spec, to_mixture
 from whale_jax.data.oxe.stream import MixtureIterator, Plan, described
 from whale_jax.data.rlds.read import check_root
 from whale_jax.data.store import activity
-from whale_jax.data.store.batches import check_sizes, masks
+from whale_jax.data.store.batches import ENDLESS, check_sizes, masks
 from whale_jax.data.store.store import nested_share
 
 RATE_HZ = 10.0
 # The substitute for an unreadable segment is a large prime further on: in another episode, mostly in another file,
 # and at every attempt in another place.
 _TRIES, _STRIDE, _JUDGED_AFTER = 20, 7919, 200
-# Practically endless. Grain's own number for that, sys.maxsize, becomes inexact when it is divided by weights.
-_MANY, _ENDLESS = 1 << 16, 1 << 50
+_MANY = 1 << 16
 
 
 class Mixture:
@@ -159,7 +158,7 @@ def _shuffled(total: int, seed: np.random.SeedSequence) -> grain.MapDataset:
         # For few numbers, Grain's permutation takes milliseconds per number, so some epochs are laid out beforehand.
         rng = np.random.default_rng(seed)
         numbers = grain.MapDataset.source(np.concatenate([rng.permutation(total) for _ in range(-(-_MANY // total))]))
-    return numbers.repeat(_ENDLESS // len(numbers))
+    return numbers.repeat(ENDLESS // len(numbers))
 
 
 class _Table:

@@ -18,6 +18,9 @@ from whale_jax.data.contract.episode import Episode
 from whale_jax.data.contract.source import order_seed
 from whale_jax.data.store.store import EpisodeStore
 
+# Practically endless. Grain's own number for that, sys.maxsize, is inexact once divided by a batch or by weights.
+ENDLESS = 1 << 50
+
 
 class EpisodeCache:
     """A cache of decoded episodes of at most `max_bytes`, which drops the least recently used ones first.
@@ -186,9 +189,8 @@ def batches(
     if shuffle:
         # Grain shuffles epoch e with seed + e, so neighbouring seeds would share epochs. This spreads them.
         spread = int(np.random.SeedSequence([seed, len(pairs)]).generate_state(1)[0])
-        dataset = dataset.shuffle(spread).repeat()
-    # Grain counts a last, smaller batch with floats, in which an endless dataset is longer than an integer.
-    dataset = dataset.batch(batch_size * shard[1], drop_remainder=shuffle or shard[1] > 1)
+        dataset = dataset.shuffle(spread).repeat(ENDLESS // len(pairs))
+    dataset = dataset.batch(batch_size * shard[1], drop_remainder=shard[1] > 1)
     part = slice(batch_size * shard[0], batch_size * (shard[0] + 1))
     dataset = dataset.map(lambda chosen: validate(collate(pairs[chosen[part]], read, num_frames)))
     options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)

@@ -97,12 +97,14 @@ def surprises(
     """
     last, between = -model.num_frames, 1 - model.num_frames
     swapped = np.concatenate([actions for _, _, actions in chosen.batches(size)])[: len(others)][others]
+    own, *others_z = embeddings.values()
+    conditions = own, *others_z, own
     found = []
     for rows, frames, actions in chosen.batches(size):
-        # Conditions (C, B, …): the clips' own actions with every embedding, and others with the clips' own.
-        taken = np.stack([actions] * len(embeddings) + [swapped[rows]])
-        z = np.stack([each[rows] for each in (*embeddings.values(), next(iter(embeddings.values())))])
-        inputs = frames[:, last:], _normal(model, taken)[:, :, between:], z[:, :, between:]
+        # (C, B, …): the clips' own actions with every embedding, and others with the clips' own.
+        z = np.stack([each[rows] for each in conditions])
+        taken = _normal(model, np.stack([actions] * len(embeddings) + [swapped[rows]]))
+        inputs = frames[:, last:], taken[:, :, between:], z[:, :, between:]
         each = np.asarray(_surprise(model.world, model.params, *inputs))
         found.append(each[:, : len(np.unique(rows))].mean(2))
     values = np.concatenate(found, axis=1).astype(np.float64)
