@@ -25,7 +25,7 @@ COMMANDS = README + (ROOT / "docs" / "commands.md").read_text()
 WHALE = ROOT / ".venv" / "bin" / "whale"
 SMALL = {
     "data.record.tasks": "reach",
-    "data.record.steps": 12,
+    "data.record.steps": 16,  # as many as behaviour is inferred from
     "data.record.episodes.train": 1,
     "data.record.episodes.valid": 1,
     "data.record.episodes.test": 2,
