@@ -41,10 +41,11 @@ def untimed(result):
 
 
 @pytest.mark.slow
-def test_every_run_is_tried_and_stands_in_the_tables(study):
+def test_every_run_is_tried_and_stands_in_the_tables(study, trained):
     workdir, done = study
     table = json.loads((workdir / "control.json").read_text())
     assert table["runs"] == {"finished": 8, "planned": 8}
+    assert table["model"] == load(trained[0]).fingerprint
     rows = table["study"]["door-close"]
     assert set(rows) == {"entropy", "none", "offline"} and rows["none"]["seeds"] == 2
     assert rows["none"]["updates"] == [2, 4] and len(rows["none"]["success"]) == 2

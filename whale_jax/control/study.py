@@ -60,6 +60,7 @@ def control_study(
         pass  # fails here, before anything is compiled, if the directory cannot be written
     shops, spent, mine = {}, [], jobs(settings)[part[0] - 1 :: part[1]]
     made = {job: made_of(model, store, settings, job) for job in jobs(settings)}
+    names = {"name": config.name, "model": model.fingerprint}
     for number, job in enumerate(mine, start=1):
         if result_of(workdir / job.name, made[job]) is not None:
             continue
@@ -69,8 +70,8 @@ def control_study(
         started = time.perf_counter()
         PolicyRun(shops[job.task], job, workdir / job.name, made[job]).train()
         spent.append(time.perf_counter() - started)
-        report(workdir, settings, config.name, made)
-    return report(workdir, settings, config.name, made)
+        report(workdir, settings, names, made)
+    return report(workdir, settings, names, made)
 
 
 def _left(runs: int, spent: list[float]) -> str:
@@ -99,14 +100,21 @@ def jobs(settings: ControlSettings) -> list[Job]:
     return found
 
 
-def report(workdir: Path, settings: ControlSettings, name: str, made: Mapping[Job, str]) -> dict[str, Any]:
-    """Writes tables and figures of the finished runs; a lock lets only one process write at a time."""
+def report(
+    workdir: Path, settings: ControlSettings, names: Mapping[str, str], made: Mapping[Job, str]
+) -> dict[str, Any]:
+    """Writes tables and figures of the finished runs; a lock lets only one process write at a time.
+
+    Args:
+      names: the config's name and the model's digest, which stand in the table.
+      made: the digest of each run, see `made_of`.
+    """
     from whale_jax.control.figure import write_figures
 
     with locked(workdir / ".lock", wait=True):
         results = {job: result_of(workdir / job.name, made[job]) for job in made}
         found = {job: result["history"] for job, result in results.items() if result is not None}
-        table = {"format": FORMAT, "name": name, "settings": settings.to_dict(), **summary(found, len(made))}
+        table = {"format": FORMAT, **names, "settings": settings.to_dict(), **summary(found, len(made))}
         write(workdir / "control.json", json.dumps(table, indent=1).encode())
         write_figures(table, workdir)
     return table
