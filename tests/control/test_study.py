@@ -10,6 +10,7 @@ import tiny
 from whale_jax.base.files import locked
 from whale_jax.control.checks import recordings
 from whale_jax.control.policy import load_policy
+from whale_jax.control.run import Job
 from whale_jax.control.study import control_settings
 from whale_jax.control.tables import across, summary, to_text
 from whale_jax.control.weights import weight_of
@@ -202,6 +203,33 @@ def test_intervals_are_students():
     mean, low, high = across([0.2, 0.4, 0.6])
     assert mean == pytest.approx(0.4) and high - mean == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-3)
     assert mean - low == pytest.approx(high - mean)
+
+
+def run_of(task, method, seed, *successes):
+    """A job, and its history of trials with these successes."""
+    history = [
+        {"updates": n, "success": [x], "return": [1.0], "imagined_return": [1.0]} for n, x in enumerate(successes)
+    ]
+    return Job(f"{task}/{method}-{seed}", task, method, seed, 0.0, 0.5), history
+
+
+def test_gains_are_paired_by_seed_over_the_later_half_and_averaged_over_tasks():
+    found = dict(
+        [
+            run_of("reach", "none", 0, 1.0, 0.2, 0.4),
+            run_of("reach", "none", 1, 1.0, 0.6, 0.6),
+            run_of("reach", "entropy", 0, 0.0, 0.5, 0.5),
+            run_of("reach", "entropy", 1, 0.0, 0.5, 0.5),
+            run_of("push", "none", 0, 0.0, 0.0, 0.0),
+            run_of("push", "none", 1, 0.0, 0.0, 0.0),
+            run_of("push", "entropy", 1, 0.0, 0.4, 0.2),
+        ]
+    )
+    table = summary(found, 9)
+    reach, push = (table["study"][task]["entropy"] for task in ("reach", "push"))
+    assert reach["gain"][0] == pytest.approx((0.2 - 0.1) / 2) and push["gain"] == pytest.approx([0.3, None, None])
+    assert table["mean"]["entropy"] == pytest.approx([(-0.1 + 0.3) / 2, None, None]), "seed 1 alone has both tasks"
+    assert table["mean"]["none"][0] == 0 and "mean of tasks" in to_text(table)
 
 
 def test_nothing_finished_is_a_table_too():

@@ -32,13 +32,14 @@ def summary(found: Mapping[Any, list[dict[str, Any]]], planned: int) -> dict[str
       planned: number of runs in all.
 
     Returns:
-      "study" by task and method, "probe" by task and penalty, and "runs" {"finished", "planned"}. Each entry of "study"
+      "study" by task and method, "probe" by task and penalty, "mean" by method, and "runs" {"finished", "planned"}.
+      "mean" has the gain below, averaged over the tasks, of seeds that have finished all of them. Each entry of "study"
       and "probe" is a dictionary of:
         "updates": a list.
         each of `MEASURES`: a list of [mean, low, high] across seeds.
         "last": the mean over the later half of each seed's trials, then across seeds; "end": the last trial.
         "best": the best trial; "drop": from the best trial to the last.
-        "gain": the last trial's success minus that of the run without penalty with the same seed.
+        "gain": the later half's success minus that of the run without penalty with the same seed.
         "seeds": their number; "speed": {"updates_per_second", …}.
     """
     study: dict[str, dict[str, Any]] = {}
@@ -47,17 +48,29 @@ def summary(found: Mapping[Any, list[dict[str, Any]]], planned: int) -> dict[str
     for job, history in found.items():
         key = (job.task, f"{job.penalty:g}" if job.search else job.method, job.search)
         groups.setdefault(key, {})[job.seed] = history
+    gained: dict[str, dict[str, dict[int, float]]] = {}
     for (task, name, swept), histories in groups.items():
         row = _row(list(histories.values()))
         beside = groups.get((task, "0" if swept else "none", swept), {})
-        gains = [_end(histories[seed]) - _end(beside[seed]) for seed in histories if seed in beside]
-        row["gain"] = across(gains) if gains else [None, None, None]
+        gains = {seed: _later(histories[seed]) - _later(beside[seed]) for seed in histories if seed in beside}
+        row["gain"] = across(list(gains.values())) if gains else [None, None, None]
         (probe if swept else study).setdefault(task, {})[name] = row
-    return {"study": study, "probe": probe, "runs": {"finished": len(found), "planned": planned}}
+        if not swept:
+            gained.setdefault(name, {})[task] = gains
+    means = {name: mean for name, tasks in gained.items() if len(tasks) == len(study) > 1 and (mean := _mean(tasks))}
+    return {"study": study, "probe": probe, "mean": means, "runs": {"finished": len(found), "planned": planned}}
 
 
-def _end(history: list[dict[str, Any]]) -> float:
-    return float(np.mean(history[-1]["success"]))
+def _later(history: list[dict[str, Any]]) -> float:
+    """Returns the mean success of the later half of the trials."""
+    return float(np.mean([np.mean(entry["success"]) for entry in history[len(history) // 2 :]]))
+
+
+def _mean(tasks: Mapping[str, Mapping[int, float]]) -> list[float | None] | None:
+    """Returns the mean over tasks, then across the seeds that have all of them; None if none has."""
+    seeds = set.intersection(*(set(gains) for gains in tasks.values()))
+    found = [float(np.mean([gains[seed] for gains in tasks.values()])) for seed in sorted(seeds)]
+    return across(found) if found else None
 
 
 def _row(histories: list[list[dict[str, Any]]]) -> dict[str, Any]:
@@ -88,7 +101,7 @@ def to_text(table: Mapping[str, Any]) -> str:
     """Formats the tables for a terminal."""
     runs, unit = table["runs"], UNITS[table.get("settings", {}).get("penalty_unit", LAMBDA)]
     lines = [f"{runs['finished']} of {runs['planned']} runs are finished."]
-    head = f"{'':<12}{'success at the end':>20}{'over no penalty':>23}{'later half':>20}{'best':>7}{'drop':>7}"
+    head = f"{'':<12}{'success at the end':>20}{'later half':>20}{'over no penalty':>23}{'best':>7}{'drop':>7}"
     head += f"{'return':>9}{'imagined':>10}"
     for kind in ("study", "probe"):
         for task, rows in table[kind].items():
@@ -96,10 +109,13 @@ def to_text(table: Mapping[str, Any]) -> str:
             for name, row in rows.items():
                 label = f"{unit} = {name}" if kind == "probe" else name
                 lines.append(
-                    f"{label:<12}{_share(row['end']['success']):>20}{_signed(row['gain']):>23}"
-                    f"{_share(row['last']['success']):>20}{row['best'][0]:>7.2f}{row['drop'][0]:>7.2f}"
+                    f"{label:<12}{_share(row['end']['success']):>20}{_share(row['last']['success']):>20}"
+                    f"{_signed(row['gain']):>23}{row['best'][0]:>7.2f}{row['drop'][0]:>7.2f}"
                     f"{row['end']['return'][0]:>9.0f}{row['end']['imagined_return'][0]:>10.0f}"
                 )
+    if table["mean"]:
+        lines += ["", "later half over no penalty, mean of tasks"]
+        lines += [f"{name:<12}{_signed(gain):>23}" for name, gain in table["mean"].items()]
     speeds = [row["speed"] for rows in table["study"].values() for row in rows.values()]
     if speeds:
         lines += ["", _speeds(speeds)]
