@@ -161,6 +161,25 @@ def test_only_what_is_equal_is_taken_over(change, taken, trained, store, tmp_pat
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_run_decodes_as_its_config_says_without_being_trained_again(trained, store, tmp_path):
+    config = tiny.get_config()
+    config.data.root, config.model.dynamics.point_estimate = str(store), "mean"
+    before = tiny.files_in(trained[0] / "checkpoints")
+    pretrain(config, tmp_path, until=tiny.STAGES[-1], reused=trained[0])
+    taken, source = load(tmp_path), load(trained[0])
+    assert taken.decoding == {"dynamics.point_estimate": "mean"} and source.decoding == {}
+    assert taken.meta.config["model"]["dynamics"]["point_estimate"] == "mean"
+    assert taken.fingerprint == source.fingerprint, "nothing was trained"
+    assert taken.imagining != source.imagining, "errors were calibrated for other frames"
+    written = tiny.files_in(tmp_path / "checkpoints")
+    pretrain(config, tmp_path, until=tiny.STAGES[-1], reused=trained[0])
+    assert tiny.files_in(tmp_path / "checkpoints") == written, "a second call changes nothing"
+    config.model.dynamics.point_estimate = "mode"
+    pretrain(config, tmp_path, until=tiny.STAGES[-1])
+    assert load(tmp_path).imagining == source.imagining
+    assert tiny.files_in(trained[0] / "checkpoints") == before
+
+
 def test_stages_from_before_near_misses_are_taken_over(trained, store, tmp_path):
     shutil.copytree(trained[0] / "checkpoints", tmp_path / "old/checkpoints")
     for file in tmp_path.glob("old/checkpoints/*/*/meta/metadata"):

@@ -128,14 +128,14 @@ def architecture(settings: Settings, inputs: bool = True) -> tuple[dict[str, Any
     return {name: value for name, value in values.items() if name not in free}, free
 
 
-def objectives(settings: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Returns the fields that only a loss reads: value and default, by dotted name."""
+def of_kind(settings: Settings, kind: str, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Returns the fields of a kind, such as "objective" or "decoding": value and default, by dotted name."""
     found = {}
     for field in dataclasses.fields(settings):
         name, value = prefix + field.name, getattr(settings, field.name)
         if isinstance(value, Settings):
-            found |= objectives(value, f"{name}.")
-        elif field.metadata.get("kind") == "objective":
+            found |= of_kind(value, kind, f"{name}.")
+        elif field.metadata.get("kind") == kind:
             found[name] = value, field.default
     return found
 

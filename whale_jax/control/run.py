@@ -98,6 +98,8 @@ def made_of(model: LoadedModel, store: EpisodeStore, settings: ControlSettings, 
     if settings.penalty_unit == LAMBDA:  # as before there was a choice, so that earlier runs go on
         del plain["penalty_unit"]
     data = [recorded_as(model, store), recordings(store, job.task).records]
+    if model.decoding:  # likewise
+        data.append(model.decoding)
     return digest([FORMAT, model.fingerprint, *data, plain, dataclasses.asdict(job)])
 
 

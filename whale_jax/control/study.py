@@ -60,7 +60,7 @@ def control_study(
         pass  # fails here, before anything is compiled, if the directory cannot be written
     shops, spent, mine = {}, [], jobs(settings)[part[0] - 1 :: part[1]]
     made = {job: made_of(model, store, settings, job) for job in jobs(settings)}
-    names = {"name": config.name, "model": model.fingerprint}
+    names = {"name": config.name, "model": model.fingerprint, "decoding": model.decoding}
     for number, job in enumerate(mine, start=1):
         if result_of(workdir / job.name, made[job]) is not None:
             continue
@@ -101,12 +101,12 @@ def jobs(settings: ControlSettings) -> list[Job]:
 
 
 def report(
-    workdir: Path, settings: ControlSettings, names: Mapping[str, str], made: Mapping[Job, str]
+    workdir: Path, settings: ControlSettings, names: Mapping[str, Any], made: Mapping[Job, str]
 ) -> dict[str, Any]:
     """Writes tables and figures of the finished runs; a lock lets only one process write at a time.
 
     Args:
-      names: the config's name and the model's digest, which stand in the table.
+      names: the config's name, the model's digest and its decoding, which stand in the table.
       made: the digest of each run, see `made_of`.
     """
     from whale_jax.control.figure import write_figures

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.files import digest
+from whale_jax.base.settings import of_kind
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore, open_store
@@ -213,8 +215,15 @@ class LoadedModel:
 
     @functools.cached_property
     def imagining(self) -> str:
-        """SHA-256 of the parameters that frames depend on, which those of heads and ensembles are not."""
-        return fingerprint({name: self.params[name] for name in self.world.model.needed})
+        """SHA-256 of what frames depend on: parameters, without those of heads and ensembles, and `decoding`."""
+        parameters = fingerprint({name: self.params[name] for name in self.world.model.needed})
+        return digest([parameters, self.decoding]) if self.decoding else parameters
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The settings of decoding that are not the defaults, by dotted name."""
+        found = of_kind(self.world.settings, "decoding")
+        return {name: value for name, (value, default) in found.items() if value != default}
 
     @functools.cached_property
     def _calibration(self) -> tuple[Trust | None, str]:

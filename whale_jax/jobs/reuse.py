@@ -13,7 +13,7 @@ from whale_jax.base.text import say
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.jobs.configuration import make_world, stage_class, stages_of, to_plain
-from whale_jax.models.saved import check_architecture, same_objectives
+from whale_jax.models.saved import check_architecture, decoded_as, same_objectives
 from whale_jax.training.checkpoint import Meta, disk_errors, newest_meta
 from whale_jax.training.settings import StageSettings
 
@@ -46,13 +46,14 @@ def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict)
     if config.data.record.tasks and not config.data.root and _record(theirs) == _record(to_plain(config)):
         config.data.root = str(roots[0])
     ours = Path(config.data.root or workdir.data).resolve()
+    world = make_world(config)
     shared, copied, there = ours in [path.resolve() for path in roots], [], []
     for name in stages_of(config):
         meta, target = metas.get(name), workdir.checkpoints(name)
         if meta is None or not meta.finished or not _same(meta, config, name, shared):
             break
         if target.exists():
-            if newest_meta(target) != meta:
+            if decoded_as(newest_meta(target), world) != decoded_as(meta, world):
                 break
             there.append(name)
             continue

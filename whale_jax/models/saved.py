@@ -1,12 +1,13 @@
 """Checkpoints on disk: the newest one, and whether a component in it is the wanted one."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.settings import Settings, architecture, flat, nested_defaults, objectives
+from whale_jax.base.settings import Settings, architecture, flat, nested_defaults, of_kind
 from whale_jax.base.workdir import CHECKPOINTS, Workdir
 from whale_jax.models.world import World
 from whale_jax.training.checkpoint import BrokenCheckpoint, Meta, newest_meta, read_meta, steps_in
@@ -112,10 +113,25 @@ def same_objectives(meta: Meta, world: World, name: str) -> bool:
     """Returns whether the stage `name` was trained with the losses that the networks' settings of `world` ask for."""
     for prefix, there, wanted in _pairs(meta, world):
         trained = flat(there)
-        for key, (value, default) in objectives(wanted).items():
+        for key, (value, default) in of_kind(wanted, "objective").items():
             if f"{prefix}{key}".startswith(f"{name}.") and trained.get(key, default) != value:
                 return False
     return True
+
+
+def decoded_as(meta: Meta, world: World) -> Meta:
+    """Returns a checkpoint's description with the decoding of `world`, which decides no parameter."""
+    settings, model = meta.model["settings"], meta.config.get("model", {})
+    for name, (value, default) in of_kind(world.settings, "decoding").items():
+        if flat(settings).get(name, default) != value:
+            settings, model = _replaced(settings, name, value), _replaced(model, name, value)
+    return dataclasses.replace(meta, model=meta.model | {"settings": settings}, config=meta.config | {"model": model})
+
+
+def _replaced(tree: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Returns nested dictionaries with another value at a dotted name, which may be new in the last of them."""
+    first, _, rest = name.partition(".")
+    return {**tree, first: _replaced(tree.get(first, {}), rest, value) if rest else value}
 
 
 def _pairs(meta: Meta, world: World) -> list[tuple[str, Mapping[str, Any], Settings]]:

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from whale_jax.base.errors import WhaleError
-from whale_jax.base.files import is_pointer, no_space
+from whale_jax.base.files import is_pointer, no_space, write
 from whale_jax.base.machine import devices
 from whale_jax.base.settings import flat
 from whale_jax.base.text import say
@@ -193,6 +193,15 @@ def read_meta(directory: Path, step: int) -> Meta:
             "the version of Whale that wrote it, or a later one."
         )
     return Meta(**values | {"config": current(values["config"])})
+
+
+def write_meta(directory: Path, step: int, meta: Meta) -> None:
+    """Describes a whole checkpoint anew. Its arrays stay, and so does the former description until this one is whole.
+
+    Raises:
+      WhaleError: the disk is full.
+    """
+    write(directory / str(step) / "meta" / "metadata", json.dumps(dataclasses.asdict(meta)).encode())
 
 
 def read_item(directory: Path, step: int, item: str, target: Any = None) -> Any:
