@@ -26,7 +26,6 @@ def get_config():
     config.data.record.near_misses = {"train": 28, "valid": 2}
     config.data.record.steps = 65
 
-    config.model.dynamics.point_estimate = "mode"
     stages = config.stages
     stages.tokenizer.steps = 1500
     behaviour = {"steps": 6000, "batch_size": 8, "max_lr": 2e-3, "eval_every": 500, "eval_batches": 32, "patience": 5}
