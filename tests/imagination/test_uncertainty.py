@@ -20,6 +20,7 @@ from whale_jax.imagination.uncertainty.estimators import (
 )
 from whale_jax.imagination.uncertainty.retracing import additive_dimensions
 from whale_jax.models.whale import window
+from whale_jax.models.whale.dynamics import POINT_ESTIMATES
 from whale_jax.nn import lpips
 
 ADDITIVE = tuple(additive_dimensions(ACTION_SPEC).tolist())
@@ -39,6 +40,10 @@ def inputs():
         return frames, rng.uniform(-1, 1, (batch, context - 1 + horizon, 4)).astype(np.float32)
 
     return make
+
+
+def decoding(world, point_estimate):
+    return world.with_model(world.world.model.with_dynamics(point_estimate=point_estimate))
 
 
 def test_lpips_is_that_of_the_library():
@@ -176,9 +181,11 @@ def test_short_contexts_fall_back_and_say_so(world, inputs):
 
 
 @pytest.mark.slow
-def test_the_ensemble_is_the_variance_over_models_that_share_the_history(world, inputs):
+@pytest.mark.parametrize("point_estimate", POINT_ESTIMATES)
+def test_the_ensemble_is_the_variance_over_models_that_share_the_history(world, inputs, point_estimate):
     """Every step against each member's own prediction along the main model's frames, a cut window included."""
     frames, actions = inputs(4, 7)
+    world = decoding(world, point_estimate)
     future = world.imagine(frames, actions, uncertainty="ensemble")
     networks, params = world.world.model.networks, world.params
     members = [jax.tree.map(lambda x, i=i: x[i], params["ensemble"]) for i in range(2)]
@@ -210,7 +217,9 @@ def test_the_ensemble_is_the_variance_over_models_that_share_the_history(world, 
     assert (future.uncertainty > 0).all()
 
 
-def test_equal_members_agree(world, inputs):
+@pytest.mark.parametrize("point_estimate", POINT_ESTIMATES)
+def test_equal_members_agree(world, inputs, point_estimate):
+    world = decoding(world, point_estimate)
     same = jax.tree.map(lambda x: jnp.stack([x, x]), world.params["dynamics"])
     twin = dataclasses.replace(world, params=world.params | {"ensemble": same})
     assert twin.imagine(*inputs(2, 4), uncertainty=Ensemble()).uncertainty.max() < 1e-12

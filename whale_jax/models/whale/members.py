@@ -20,7 +20,7 @@ def open_members(networks: Networks, params: Params, state: Window, count: int) 
     ids, actions, z = (x[:, :count] for x in (state.ids, state.actions, state.z))
 
     def one(member):
-        return fill_dynamics(networks, {"dynamics": member}, ids, actions, z).layers
+        return fill_dynamics(networks, {**params, "dynamics": member}, ids, actions, z).layers
 
     return jax.vmap(one)(params["ensemble"])
 
@@ -32,7 +32,7 @@ def step_members(networks: Networks, params: Params, state: Window, memory: Any)
     newest = at(state.ids, t + 1)[:, None]
 
     def one(member, layers):
-        own, cache = {"dynamics": member}, state.dynamics.replace(time=t + masked, layers=layers)
+        own, cache = {**params, "dynamics": member}, state.dynamics.replace(time=t + masked, layers=layers)
         chosen, _, after = next_tokens(networks, own, cache, ids, actions, z, jax.random.key(0), 0.0)
         if masked:  # the history continues with the rollout's tokens, not the member's
             seen = jnp.zeros(newest.shape, bool)
