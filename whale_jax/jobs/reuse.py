@@ -14,6 +14,7 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.metaworld.settings import RecordSettings
 from whale_jax.jobs.configuration import make_world, stage_class, stages_of, to_plain
 from whale_jax.models.saved import check_architecture, decoded_as, same_objectives
+from whale_jax.models.world import World
 from whale_jax.training.checkpoint import Meta, disk_errors, newest_meta
 from whale_jax.training.settings import StageSettings
 
@@ -50,7 +51,7 @@ def reuse(source: Path | str, workdir: Path | str | Workdir, config: ConfigDict)
     shared, copied, there = ours in [path.resolve() for path in roots], [], []
     for name in stages_of(config):
         meta, target = metas.get(name), workdir.checkpoints(name)
-        if meta is None or not meta.finished or not _same(meta, config, name, shared):
+        if meta is None or not meta.finished or not _same(meta, config, world, name, shared):
             break
         if target.exists():
             if decoded_as(newest_meta(target), world) != decoded_as(meta, world):
@@ -100,7 +101,7 @@ def settings_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     return _without_idle(plain | given | weights)
 
 
-def _same(meta: Meta, config: ConfigDict, name: str, shared: bool) -> bool:
+def _same(meta: Meta, config: ConfigDict, world: World, name: str, shared: bool) -> bool:
     """Returns whether seed, settings and networks of a stage are the same, and its data too, which `shared` says."""
     ours, theirs = to_plain(config), meta.config
     if not shared or _record(ours) != _record(theirs):
@@ -112,7 +113,6 @@ def _same(meta: Meta, config: ConfigDict, name: str, shared: bool) -> bool:
         return False
     if settings_of(ours, name) != settings_of(theirs, name):
         return False
-    world = make_world(config)
     if not same_objectives(meta, world, name):
         return False
     try:
