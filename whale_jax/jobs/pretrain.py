@@ -33,19 +33,15 @@ from whale_jax.jobs.places import anchored
 from whale_jax.jobs.reuse import keep_data, reuse
 from whale_jax.jobs.source import check_held_out, check_recording, frames_needed, open_source
 from whale_jax.models.registry import describe
-from whale_jax.models.saved import check_architecture, decoded_as, find_component
+from whale_jax.models.saved import check_architecture, decode_as, find_component
 from whale_jax.models.world import World
 from whale_jax.nn.placement import Placement
 from whale_jax.training import hosts, interrupt, sharding
 from whale_jax.training.boards import check_boards
 from whale_jax.training.checkpoint import (
-    BrokenCheckpoint,
     Meta,
     newest_meta,
     read_item,
-    read_meta,
-    steps_in,
-    write_meta,
 )
 from whale_jax.training.loop import Run, Trainer
 from whale_jax.training.sharding import Params
@@ -98,7 +94,8 @@ def pretrain(
         keep_data(workdir, config)
         _check_workdir(workdir, config, world)
         with hosts.primary_first():
-            _decode_as_asked(workdir, config, world)
+            for path in (path for name in stages_of(config) for path in decode_as(workdir.checkpoints(name), world)):
+                say(f"{path} decodes as the config says from now on.")
         return _pretrain(config, workdir, until, profile, placement, chosen, wanted)
 
 
@@ -258,18 +255,6 @@ def _check_workdir(workdir: Workdir, config: ConfigDict, world: World) -> None:
                 )
         elif config.stages[name].start_from:
             find_component(config.stages[name].start_from, name, world)
-
-
-def _decode_as_asked(workdir: Workdir, config: ConfigDict, world: World) -> None:
-    """Has checkpoints of earlier calls, or taken over from another run, decode as the config says."""
-    for name in stages_of(config):
-        directory = workdir.checkpoints(name)
-        for step in steps_in(directory):
-            with contextlib.suppress(BrokenCheckpoint):
-                meta = read_meta(directory, step)
-                if (asked := decoded_as(meta, world)) != meta:
-                    write_meta(directory, step, asked)
-                    say(f"{directory / str(step)} decodes as the config says from now on.")
 
 
 def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Params) -> None:

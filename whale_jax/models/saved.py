@@ -1,5 +1,6 @@
 """Checkpoints on disk: the newest one, and whether a component in it is the wanted one."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, architecture, flat, nested_defaults, of_kind
 from whale_jax.base.workdir import CHECKPOINTS, Workdir
 from whale_jax.models.world import World
-from whale_jax.training.checkpoint import BrokenCheckpoint, Meta, newest_meta, read_meta, steps_in
+from whale_jax.training.checkpoint import BrokenCheckpoint, Meta, newest_meta, read_meta, steps_in, write_meta
 
 
 def find(directory: Path | str) -> tuple[Path, int | str]:
@@ -126,6 +127,18 @@ def decoded_as(meta: Meta, world: World) -> Meta:
         if flat(settings).get(name, default) != value:
             settings, model = _replaced(settings, name, value), _replaced(model, name, value)
     return dataclasses.replace(meta, model=meta.model | {"settings": settings}, config=meta.config | {"model": model})
+
+
+def decode_as(directory: Path, world: World) -> list[Path]:
+    """Has the checkpoints of a stage decode as `world` does, and returns those that did not; broken ones are left."""
+    changed = []
+    for step in steps_in(directory):
+        with contextlib.suppress(BrokenCheckpoint):
+            meta = read_meta(directory, step)
+            if (asked := decoded_as(meta, world)) != meta:
+                write_meta(directory, step, asked)
+                changed.append(directory / str(step))
+    return changed
 
 
 def _replaced(tree: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
