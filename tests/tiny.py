@@ -76,10 +76,10 @@ def _widened(config):
     return config
 
 
-def random_world(side: int = 32, members: int = 0):
+def random_world(side: int = 32, members: int = 0, frames: int = 8):
     """A world model with parameters large enough that every input matters, for frames as small as LPIPS takes.
 
-    Windows have 8 frames; `members` further dynamics models make an ensemble.
+    Windows have `frames` frames; `members` further dynamics models make an ensemble.
     """
     import flax.linen as nn
     import jax
@@ -89,7 +89,7 @@ def random_world(side: int = 32, members: int = 0):
     from whale_jax.jobs.configuration import make_world
 
     config = get_config()
-    config.model.num_frames, config.model.image_size, config.model.tokenizer.patch = 8, side, side // 4
+    config.model.num_frames, config.model.image_size, config.model.tokenizer.patch = frames, side, side // 4
     world, rng = make_world(config), np.random.default_rng(0)
 
     def draw(component, *lead):

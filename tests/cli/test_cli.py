@@ -153,7 +153,9 @@ def test_imagine_writes_a_film(trained, store, tmp_path, whale):
     strip = tmp_path / "strip.png"
     done = whale(*arguments[:-1], "--strip", "--horizon=4", f"--out={strip}")
     assert done.status == 0 and strip.read_bytes()[1:4] == b"PNG", done.err
-    assert "retrace at most 1" in whale(*arguments, "--horizon=2").error()
+    done = whale(*arguments, "--horizon=2")
+    assert done.status == 0 and "note: The uncertainty is the entropy. Retracing 2 actions needs" in done.err
+    assert "retrace at most 1" in whale(*arguments, "--horizon=2", "--uncertainty=retracing").error()
     assert "do not fit" in whale(*arguments, "--horizon=40").error()
 
 

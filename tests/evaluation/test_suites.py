@@ -46,12 +46,13 @@ def test_a_call_comes_before_the_config_and_a_config_before_the_defaults():
     assert chosen.settings["uncertainty"].episodes == 4 and chosen.settings["uncertainty"].estimators == ()
 
 
-def test_the_clips_are_those_of_every_suite_but_the_given_frames_and_steps_of_uncertainty():
-    chosen = choose(("video", "value", "uncertainty"), FLAT, {}, episodes=1, context=3, horizon=9)
-    for of in (chosen.clips, chosen.settings["value"]):
+def test_the_clips_of_a_call_are_those_of_every_suite_unless_one_has_its_own():
+    changes = {"trust": {"context": 2}}
+    chosen = choose(SUITES.keys() - {"judge"}, FLAT, changes, episodes=1, context=3, horizon=9)
+    for of in (chosen.clips, chosen.settings["value"], chosen.settings["uncertainty"]):
         assert (of.episodes, of.context, of.horizon) == (1, 3, 9)
-    of = chosen.settings["uncertainty"]
-    assert (of.episodes, of.context, of.horizon) == (1, 0, 8)
+    of = chosen.settings["trust"]
+    assert (of.episodes, of.context, of.horizon) == (1, 2, 9) and chosen.settings["behaviour"].episodes == 1
 
 
 def test_short_options_are_settings_too():

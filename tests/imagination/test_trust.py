@@ -12,6 +12,7 @@ from gymnasium import error
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.workdir import Workdir
+from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.data.store.store import open_store
 from whale_jax.imagination.environments.envs import DreamVectorEnv
 from whale_jax.imagination.trust import (
@@ -27,6 +28,7 @@ from whale_jax.imagination.trust import (
     steps_of,
     write_trust,
 )
+from whale_jax.imagination.uncertainty.estimators import Ensemble, Entropy, resolve
 from whale_jax.imagination.world import LoadedModel, load
 
 CONTEXT, HORIZON = 4, 3
@@ -37,8 +39,9 @@ def calibration(errors, **estimates):
     return Calibration(("expert",) * len(errors), errors, {name: np.array(each) for name, each in estimates.items()})
 
 
-def trust_of(model="", alpha=0.1, **tasks):
-    return Trust(model, CONTEXT, 0.0, alpha, "LPIPS", ("test",), tasks)
+def trust_of(model="", alpha=0.1, context=CONTEXT, estimators=(), **tasks):
+    robot = ACTION_SPEC.to_json()
+    return Trust(model, robot, "data", dict(estimators), context, 0.0, alpha, "LPIPS", ("test",), tasks)
 
 
 def rollouts(rng, count, steps=8):
@@ -118,11 +121,17 @@ def test_nothing_is_trusted_where_the_first_step_is_not():
         (np.where(np.eye(9, 3, -2), np.nan, 0.1), "error of reach's calibration clip 2 is nan at step 1"),
         (np.where(np.eye(9, 3), -1.0, 0.1), "clip 0 is -1.0 at step 1"),
         (np.full(9, 0.1), r"shape \(9,\)"),
+        (np.full((0, 3), 0.1), "reach has 0 calibration clips"),
     ],
 )
 def test_impossible_calibrations_are_refused(errors, message):
     with pytest.raises(WhaleError, match=message):
         trust_of(reach=calibration(errors))
+    for alpha in (0.0, 1.0, 2.0, float("nan")):
+        with pytest.raises(WhaleError, match="alpha between 0 and 1"):
+            trust_of(alpha=alpha, reach=calibration(np.full((9, 3), 0.1)))
+    with pytest.raises(WhaleError, match="a calibration has tasks"):
+        trust_of()
 
 
 def test_the_advice_for_too_few_clips_works():
@@ -160,7 +169,8 @@ def model(tmp_path_factory):
     errors = np.linspace(0.05, 0.25, 9)[:, None] + 0.05 * np.arange(HORIZON)
     near, far = calibration(errors, entropy=entropy), calibration(errors + 0.1, entropy=entropy)
     place = Workdir(run / "trust").trust  # where `whale evaluate --suite=trust` has its report
-    write_trust(place, trust_of(model.imagining, **{"door-close": near, "reach": far}))
+    estimators = {"entropy": model.estimating(Entropy())}
+    write_trust(place, trust_of(model.imagining, estimators=estimators, **{"door-close": near, "reach": far}))
     return dataclasses.replace(model)
 
 
@@ -177,8 +187,12 @@ def test_futures_know_their_bound(model):
     assert future.trust_horizon(0.41).tolist() == [2, 2] and future.trust_horizon(9.0).tolist() == [3, 3]
     np.testing.assert_allclose(model.imagine(*context(), task="door-close").bound, [0.25, 0.3, 0.35])
     assert model.imagine(*context()).bound.tolist() == model.imagine(*context(), task="reach").bound.tolist()
-    with pytest.raises(WhaleError, match="above 0, not -1"):
-        future.trust_horizon(-1)
+    for wrong in (-1, 0, float("nan"), "0.1", None, [0.1], np.array([0.1, 0.2])):
+        with pytest.raises(WhaleError, match="a number above 0, not"):
+            future.trust_horizon(wrong)
+    for wrong in (["reach", "door-close"], 3):
+        with pytest.raises(WhaleError, match="name one task"):
+            model.imagine(*context(), task=wrong)
     with pytest.raises(WhaleError, match="did you mean reach"):
         model.imagine(*context(), task="reech")
 
@@ -191,6 +205,33 @@ def test_the_uncertainty_that_was_calibrated_decides_by_its_clock(model):
     assert future.trust.clock == "entropy" and future.trust_horizon(0.38).tolist() == expected.tolist()
     assert len(set(expected)) > 1  # rollouts differ
     assert model.imagine(*context(), uncertainty="retracing", task="reach").trust.clock == STEPS
+
+
+def test_an_estimate_of_other_settings_or_of_another_component_was_not_calibrated():
+    model = tiny.random_world(32, members=2)
+    other = dataclasses.replace(model, params=model.params | {"ensemble": jax.tree.map(lambda x: x + 1, model.params)})
+    plain, apart = (resolve(text, model.action_spec) for text in ("retracing", "retracing:steps=0-2"))
+    assert other.imagining == model.imagining and other.estimating(plain) == model.estimating(plain)
+    assert model.estimating(plain) != model.estimating(apart)
+    assert model.estimating(Ensemble()) != other.estimating(Ensemble()) and model.estimating(None) is None
+
+
+def test_of_several_calibrations_the_one_of_such_dreams_counts(model, tmp_path):
+    clips = calibration(np.full((9, 3), 0.1))
+    run = dataclasses.replace(model, source=tmp_path / "checkpoints" / "reward" / "1")
+    for given in (2, CONTEXT, 1):
+        write_trust(tmp_path / f"of_{given}" / "trust.json", trust_of(model.imagining, context=given, reach=clips))
+    for given in (1, 2, CONTEXT):
+        assert run.imagine(*context(given=given)).trust.trust.context == given
+    with pytest.raises(WhaleError, match="context=3 and an --output of its own"):
+        run.imagine(*context(given=3), task="reach")
+
+
+def test_another_robot_s_calibration_is_not_this_one_s(model, tmp_path):
+    spec = dataclasses.replace(model.action_spec, high=tuple(2 * x for x in model.action_spec.high))
+    other = dataclasses.replace(model, action_spec=spec)
+    with pytest.raises(WhaleError, match="was calibrated for other actions"):
+        other.imagine(*context(), task="reach")
 
 
 def test_what_was_imagined_otherwise_is_not_bounded(model):
@@ -209,7 +250,7 @@ def test_only_the_parameters_that_frames_depend_on_have_to_be_those_that_were_ca
         return dataclasses.replace(model, params=params)
 
     assert doubled("reward").imagine(*context()).bound is not None
-    with pytest.raises(WhaleError, match="was calibrated with other parameters, so it is not used; calibrate"):
+    with pytest.raises(WhaleError, match="with other parameters or another decoding, so it is not used; calib"):
         doubled("dynamics").imagine(*context()).trust_horizon(0.1)
 
 

@@ -1,6 +1,7 @@
 """What an estimate is made of, when it falls back, and how further ones are plugged in."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from whale_jax.imagination.uncertainty.estimators import (
     Entropy,
     Estimator,
     Retracing,
+    check_context,
     check_uncertainty,
     resolve,
 )
@@ -69,15 +71,20 @@ def test_retracing_is_mean_disagreement_times_entropy(world, inputs):
     np.testing.assert_array_equal(future.frames, plain.frames)
     np.testing.assert_allclose(future.parts["entropy"], plain.uncertainty, rtol=1e-5)
     np.testing.assert_allclose(future.uncertainty, future.parts["disagreement"] * plain.uncertainty, rtol=1e-5)
-    assert (future.parts["branches"] == 3).all() and not future.notes
+    assert (future.parts["branches"] == 3).all()
+    assert future.parts["given_starts"][0].tolist() == [3, 3, 3, 3, 0, 0, 0]
+    assert future.notes == (
+        "From step 5 of 7 on the model has forgotten the given frames, and branches start from the oldest frames that "
+        "it holds, which are imagined ones.",
+    )
     assert (future.uncertainty > 0).all()
     np.testing.assert_allclose(future.accumulated[:, -1], future.uncertainty.sum(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("hold_z", [False, True])
-def test_without_a_step_back_nothing_disagrees(world, inputs, hold_z):
-    future = world.imagine(*inputs(4, 3), uncertainty=Retracing(ADDITIVE, (0,), "any", hold_z=hold_z))
-    np.testing.assert_array_equal(future.parts["disagreement"], 0.0)
+def test_without_a_step_back_there_is_nothing_to_disagree():
+    assert Retracing(ADDITIVE, (3, 1, 2), "any") == Retracing(ADDITIVE, (1, 2, 3), "any")
+    with pytest.raises(WhaleError, match=r"starts=any are different whole numbers from 1 up, not \(0, 1\)"):
+        Retracing(ADDITIVE, (0, 1), "any")
 
 
 @pytest.mark.slow
@@ -127,7 +134,12 @@ def test_given_starts_that_do_not_exist_are_said_and_a_sum_grows(world, inputs):
     future = world.imagine(frames, actions, uncertainty="retracing:accumulate=yes")
     # The window of 8 is cut before the seventh step, and from then on holds frames to start from.
     assert future.parts["branches"][0].tolist() == [2, 2, 2, 2, 2, 2, 3]
-    assert "6 of 7 steps were retraced from fewer than 3 starts; give 3 frames of context" in future.notes[0]
+    said = (
+        "6 of 7 steps were retraced from fewer than 3 starts, at first only from 0 and 1 frames before the last given"
+    )
+    assert (
+        said in future.notes[0] and "give 3 frames of context" in future.notes[0] and "From step 7" in future.notes[1]
+    )
     own = future.parts["disagreement"] * future.parts["entropy"]
     np.testing.assert_allclose(future.uncertainty, own.cumsum(1), rtol=1e-5)
 
@@ -160,6 +172,10 @@ def test_a_specification_names_the_settings(text, wanted):
         ("retracing:additive=yes", "setting of retracing"),
         ("entropy:steps=1", "entropy has no settings; write entropy alone"),
         ("retracin:steps=1", "did you mean retracing"),
+        ("retracing:steps=0-1:starts=any", "whole numbers from 1 up"),
+        (5, "An uncertainty is a text such as 'retracing', .* not 5"),
+        (["retracing"], "An uncertainty is a text"),
+        (Retracing, "An uncertainty is a text"),
     ],
 )
 def test_a_wrong_specification_is_refused(text, words):
@@ -178,6 +194,30 @@ def test_short_contexts_fall_back_and_say_so(world, inputs):
     none, fewer = future.notes
     assert "1 of 5 steps had no earlier frame" in none and "entropy alone" in none
     assert "2 of 5 steps were retraced from fewer than 3 starts" in fewer and "4 frames of context" in fewer
+
+
+def test_auto_is_what_suits_model_and_robot_and_says_why(world, inputs):
+    kinds = tuple("absolute" if kind == "delta" else kind for kind in world.action_spec.kinds)
+    absolute = dataclasses.replace(world, action_spec=dataclasses.replace(world.action_spec, kinds=kinds))
+    assert world.estimator("auto") == (resolve("retracing", ACTION_SPEC), "")
+    small, short = tiny.random_world(16), tiny.random_world(SIDE, frames=4)
+    for model, why in ((absolute, "none of .* is a delta"), (small, "at least 32 x 32"), (short, "retrace at most 1")):
+        estimator, note = model.estimator("auto")
+        assert estimator == Entropy() and re.search(f"The uncertainty is the entropy. .*{why}", note)
+        with pytest.raises(WhaleError, match=why):
+            model.check_estimator(model.estimator("retracing")[0])
+    future = absolute.imagine(*inputs(4, 2), uncertainty="auto")
+    assert future.uncertainty is not None and "none of" in future.notes[0]
+    assert world.estimator("none") == world.estimator(None) == (None, "")
+
+
+def test_weighed_estimates_have_to_be_of_one_kind_and_whole_ones_are_advised(world):
+    steps, from_any = (resolve(f"retracing:{text}", ACTION_SPEC) for text in ("steps=0-3", "starts=any"))
+    assert check_context(None, 1, True) == check_context(Entropy(), 1, True) == check_context(steps, 4, True) == ""
+    assert "From 2 given frames the first estimates of retracing are not whole; 4" in check_context(steps, 2, True)
+    assert "not whole" in check_context(from_any, 1, False)
+    with pytest.raises(WhaleError, match="From 1 given frame the first .* another scale .*; give 4 frames of context"):
+        check_context(from_any, 1, True)
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--data", help="episode store; default: `data` in the work directory")
     command.add_argument("--output", help="directory for the report; default: the work directory")
     command.add_argument("--episodes", type=int, help="episodes per task and policy; default: by suite")
-    command.add_argument("--context", type=int, help="given frames, not for uncertainty; default: by suite")
-    command.add_argument("--horizon", type=int, help="imagined frames, not for uncertainty; default: by suite")
+    command.add_argument("--context", type=int, help="given frames; default: by suite")
+    command.add_argument("--horizon", type=int, help="imagined frames; default: by suite")
     text = "comma-separated: video, value, uncertainty, behaviour, trust, judge; --evaluation.SUITE.KEY=VALUE sets one"
     command.add_argument("--suite", default="video", help=text)
     text = "checkpoint whose reward head reads the imagined frames, so that one head scores several models"

@@ -17,7 +17,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     given.add_argument("--data", help="episode store: imagine its held-out episodes into a LeRobot data set")
     command.add_argument("--episodes", type=int, help="with --data: episodes to imagine; default 10")
     command.add_argument("--start", type=int, help="first given frame of the episode; default 0")
-    command.add_argument("--context", type=int, help="given frames of the episode; default 2")
+    command.add_argument("--context", type=int, help="given frames of the episode; default 4")
     command.add_argument("--horizon", type=int, help="imagined frames; default 16, or as many as --actions")
     done = command.add_mutually_exclusive_group()
     done.add_argument("--action", help="hold one action instead of the recorded ones: --action=-1,0,0,0")
@@ -37,7 +37,7 @@ def run_imagine(options) -> None:
     from whale_jax.evaluation.report.films import check_output, write_film
     from whale_jax.evaluation.report.panels import Curve
     from whale_jax.imagination import film as films
-    from whale_jax.imagination.uncertainty.estimators import AUTO, NONE, check_uncertainty
+    from whale_jax.imagination.uncertainty.estimators import AUTO, check_uncertainty
     from whale_jax.imagination.world import load
 
     _check_imagine(options)
@@ -48,7 +48,7 @@ def run_imagine(options) -> None:
     check_output(options.out)
     model = load(options.checkpoint)
     if options.image is None:
-        context = 2 if options.context is None else options.context
+        context = films.CONTEXT if options.context is None else options.context
         scene = films.episode_scene(options.episode, options.start or 0, context)
     else:
         scene = films.image_scene(options.image)
@@ -57,7 +57,7 @@ def run_imagine(options) -> None:
     else:
         chosen = {"action": options.action, "actions": options.actions, "seed": options.random}
         actions = films.choose_actions(model.action_spec, scene, **chosen, horizon=options.horizon)
-        film = films.imagine_film(model, scene, actions, None if uncertainty == NONE else uncertainty)
+        film = films.imagine_film(model, scene, actions, uncertainty)
     curve = None if film.uncertainty is None else Curve(film.estimate, film.uncertainty)
     write_film(film.films, options.out, context=film.context, curve=curve)
     for note in film.notes:
@@ -75,9 +75,9 @@ def _imagine_data(options) -> None:
     asked = {"context": options.context, "horizon": options.horizon, "episodes": options.episodes}
     asked["uncertainty"] = options.uncertainty
     settings = ImaginedSettings(**{key: value for key, value in asked.items() if value is not None})
-    count, short = write_imagined(load(options.checkpoint), open_store(options.data), options.out, settings)
-    if short:
-        print(f"note: {short} held-out episodes are too short and were skipped", file=sys.stderr)
+    count, notes = write_imagined(load(options.checkpoint), open_store(options.data), options.out, settings)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"{options.out}: {count} episodes as a LeRobot data set")
 
 

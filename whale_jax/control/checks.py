@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.base.text import say
 from whale_jax.control.programs import Programs
 from whale_jax.control.settings import SHARE, ControlSettings
 from whale_jax.control.weights import rollout_starts
 from whale_jax.data.store.store import EpisodeStore
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
+from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, check_context
 from whale_jax.imagination.world import LoadedModel
 
 
@@ -85,6 +86,9 @@ def _try_uncertainty(programs: Programs, method: str) -> None:
     """Traces a rollout with the estimator on shapes alone, so that a model it does not fit fails now."""
     model, context = programs.model, programs.settings.rollout.context
     program = programs.learning(method, 1.0, 1.0)
+    model.check_estimator(program.dream.estimator)
+    if sentence := check_context(program.dream.estimator, context, weighed=True):
+        say(f"control.rollout.context={context}: {sentence}")
     frames = jax.ShapeDtypeStruct((1, context, *model.frame_size, 3), jnp.uint8)
     actions = jax.ShapeDtypeStruct((1, context - 1, model.action_spec.dim), jnp.float32)
 

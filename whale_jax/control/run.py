@@ -97,6 +97,7 @@ def made_of(model: LoadedModel, store: EpisodeStore, settings: ControlSettings, 
         del plain["probe"]["penalties"], plain["probe"]["seeds"]
     if settings.penalty_unit == LAMBDA:  # as before there was a choice, so that earlier runs go on
         del plain["penalty_unit"]
+    plain["uncertainties"] = {name: text for name, text in settings.uncertainties.items() if text != name}  # likewise
     data = [recorded_as(model, store), recordings(store, job.task).records]
     if model.decoding:  # likewise
         data.append(model.decoding)

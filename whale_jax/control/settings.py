@@ -108,8 +108,8 @@ class ControlSettings(Settings):
     # What penalties and probe.penalties are: "lambda", or the "share" of the deviation of recorded rewards that the
     # deviation of lambda times the uncertainty is to be, see `whale_jax.control.weights`.
     penalty_unit: str = LAMBDA
-    # How uncertainties are set if not by their defaults, by name: {"retracing": "retracing:steps=1-2-3:starts=any"}.
-    uncertainties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # What each uncertainty stands for: its name, or one with settings, such as "retracing:steps=1-2-3:starts=any".
+    uncertainties: Mapping[str, str] = dataclasses.field(default_factory=lambda: {name: name for name in ESTIMATORS})
     # Factor of the rewards. If an action is held for several simulator steps, their rewards add up. One over the number
     # of steps gives the mean reward, for which the paper's penalties are meant.
     reward_scale: float = 1.0

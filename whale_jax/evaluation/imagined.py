@@ -11,7 +11,9 @@ from whale_jax.data.contract.episode import Episode
 from whale_jax.data.lerobot.write import write_lerobot
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ClipSettings, imagine
-from whale_jax.imagination.uncertainty.estimators import AUTO, NONE, check_uncertainty
+from whale_jax.imagination.film import CONTEXT
+from whale_jax.imagination.future import Imagination
+from whale_jax.imagination.uncertainty.estimators import AUTO, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
 
 
@@ -19,6 +21,7 @@ from whale_jax.imagination.world import LoadedModel
 class ImaginedSettings(ClipSettings):
     """The episodes to imagine: `episodes` in total, each from its first frame on."""
 
+    context: int = CONTEXT
     episodes: int = 10
     batch_size: int = 10
     uncertainty: str = AUTO  # an estimate of `LoadedModel.imagine`, or "none"
@@ -31,7 +34,7 @@ class ImaginedSettings(ClipSettings):
 
 def write_imagined(
     model: LoadedModel, store: EpisodeStore, path: Path | str, settings: ImaginedSettings
-) -> tuple[int, int]:
+) -> tuple[int, list[str]]:
     """Imagines the first held-out episodes along their recorded actions, and writes the LeRobot data set `path`.
 
     Each row holds the recorded action and the predicted reward (0 before the first imagined frame). The column
@@ -39,15 +42,18 @@ def write_imagined(
     frame, and 0 for a recorded one. Success is not predicted, so next.success is always false.
 
     Returns:
-      The number of episodes written, and the number of held-out episodes that were too short.
+      The number of episodes written, and what a reader of them should know: how many held-out episodes were too short,
+      and the notes of the uncertainty.
 
     Raises:
       WhaleError: the store's actions or frames are not the model's, no episode is held out, or all are too short.
     """
     model.action_spec.check_same(store.action_spec, str(store.root))
     chosen, short = _choose(store, settings)
-    write_lerobot(Path(path), _imagined(model, chosen, settings), store.action_spec)
-    return len(chosen), short
+    future = _futures(model, chosen, settings)
+    write_lerobot(Path(path), _imagined(future, chosen, settings), store.action_spec)
+    skipped = [f"{short} held-out episodes are too short and were skipped"] if short else []
+    return len(chosen), [*skipped, *future.notes]
 
 
 def _choose(store: EpisodeStore, settings: ImaginedSettings) -> tuple[list[Episode], int]:
@@ -62,14 +68,17 @@ def _choose(store: EpisodeStore, settings: ImaginedSettings) -> tuple[list[Episo
     return [held_out.read(i) for i in fitting[: settings.episodes]], len(held_out) - len(fitting)
 
 
+def _futures(model: LoadedModel, episodes: list[Episode], settings: ImaginedSettings) -> Imagination:
+    steps = settings.context + settings.horizon - 1
+    frames = np.stack([episode.frames[: settings.context] for episode in episodes])
+    actions = np.stack([episode.actions[:steps] for episode in episodes])
+    return imagine(model, frames, actions, settings.batch_size, uncertainty=settings.uncertainty)
+
+
 def _imagined(
-    model: LoadedModel, episodes: list[Episode], settings: ImaginedSettings
+    future: Imagination, episodes: list[Episode], settings: ImaginedSettings
 ) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
     context, steps = settings.context, settings.context + settings.horizon - 1
-    frames = np.stack([episode.frames[:context] for episode in episodes])
-    actions = np.stack([episode.actions[:steps] for episode in episodes])
-    wanted = None if settings.uncertainty == NONE else settings.uncertainty
-    future = imagine(model, frames, actions, settings.batch_size, uncertainty=wanted)
     for i, episode in enumerate(episodes):
         rewards = np.zeros(steps, np.float32)
         if future.rewards is not None:

@@ -8,7 +8,7 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.registry import Registry
 from whale_jax.base.settings import Settings, check_least
 from whale_jax.evaluation.behaviour.suite import Behaviour
-from whale_jax.evaluation.clips import ClipSettings, ProtocolSettings
+from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.judge.suite import Judge
 from whale_jax.evaluation.suite import Suite
 from whale_jax.evaluation.trust.suite import TrustHorizon
@@ -82,8 +82,8 @@ def choose(names: Iterable[str], config: Mapping[str, Any], changes: Mapping[str
       names: the names of the suites.
       config: the `evaluation` part of a config; missing keys take their defaults.
       changes: {suite: {key: value}}, which override `config`.
-      shared: `episodes`, `context` and `horizon` of the clips; the uncertainty suite takes only the first. None changes
-        nothing.
+      shared: `episodes`, `context` and `horizon` of the clips of every suite, unless `changes` sets them for one. None
+        changes nothing.
 
     Raises:
       WhaleError: a key does not exist, or settings are invalid.
@@ -94,8 +94,9 @@ def choose(names: Iterable[str], config: Mapping[str, Any], changes: Mapping[str
     for name in names:
         suite = SUITES[name]
         common = {field: getattr(clips, field) for field in suite.Settings.needed()}
-        own = common | _merged(config.get(name, {}), changes.get(name, {}))
-        own |= given if issubclass(suite.Settings, ClipSettings) else {}
+        fields = {field.name for field in dataclasses.fields(suite.Settings)}
+        own = common | dict(config.get(name, {})) | {key: value for key, value in given.items() if key in fields}
+        own = _merged(own, changes.get(name, {}))
         settings[name] = suite.Settings.from_dict(own, f"evaluation.{name}")
         suite.check_settings(settings[name])
     return Chosen(clips, settings)

@@ -13,7 +13,7 @@ from whale_jax.imagination.sequences import directions, given_actions, random_ac
 from whale_jax.imagination.uncertainty.estimators import AUTO
 from whale_jax.imagination.world import LoadedModel
 
-HORIZON = 16
+CONTEXT, HORIZON = 4, 16  # as dreams have
 
 # How an action looks on screen, by the episode's source and its camera.
 _ON_SCREEN = {
@@ -68,7 +68,7 @@ class ImaginedFilm:
     notes: tuple[str, ...] = ()
 
 
-def episode_scene(path: Path | str, start: int = 0, context: int = 2) -> Scene:
+def episode_scene(path: Path | str, start: int = 0, context: int = CONTEXT) -> Scene:
     """Reads `context` frames of a recorded episode (.npz) from frame `start` on, and the recording after them.
 
     Raises:

@@ -10,6 +10,7 @@ Dimension keys: n calibration clips, H calibrated steps, B trajectories, s steps
 
 import dataclasses
 import json
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +19,9 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.files import write
+from whale_jax.data.contract.actions import ActionSpec
 
-FORMAT = "whale-trust/1"
+FORMAT = "whale-trust/2"
 STEPS = "steps"  # the clock that counts steps
 
 
@@ -115,17 +117,22 @@ class Trust:
     """The calibration of a model's errors, by task.
 
     Attributes:
-      model: fingerprint of the parameters that imagined the clips, `LoadedModel.imagining`.
+      model: digest of what imagined the clips, `LoadedModel.imagining`.
+      robot: the specification of its actions, as JSON; data: where the clips' episodes are.
+      estimators: what made the estimates, `LoadedModel.estimating`, by name.
       context, temperature: how the clips were imagined.
       alpha: probability with which a rollout may exceed its bound.
       error: what the error is, in one sentence; split: of the clips' episodes.
       tasks: the clips of each task.
 
     Raises:
-      WhaleError: see `Calibration.check`.
+      WhaleError: no task or no share alpha is given; see also `Calibration.check`.
     """
 
     model: str
+    robot: Mapping[str, Any]
+    data: str
+    estimators: Mapping[str, str]
     context: int
     temperature: float
     alpha: float
@@ -134,31 +141,37 @@ class Trust:
     tasks: Mapping[str, Calibration]
 
     def __post_init__(self):
+        if not 0 < self.alpha < 1 or not self.tasks:
+            raise WhaleError(f"a calibration has tasks and an alpha between 0 and 1, not {self.alpha} and {self.tasks}")
         for task, clips in self.tasks.items():
             clips.check(task, self.alpha)
 
-    def horizon(self, task: str | None, estimate: str | None, context: int, temperature: float) -> "Horizon":
+    def horizon(self, task: str | None, estimator: str | None, context: int, temperature: float) -> "Horizon":
         """Returns the trust horizon of rollouts.
 
         Args:
           task: their task; None for the shortest horizon and the largest bound of all tasks.
-          estimate: the uncertainty that is estimated along them. Its clock counts if it was calibrated, else the steps.
+          estimator: what estimates their uncertainty, `LoadedModel.estimating`. Its clock counts if this very one was
+            calibrated, else the steps.
           context, temperature: how they are imagined.
 
         Raises:
           WhaleError: the task was not calibrated, or rollouts were imagined otherwise.
         """
+        if task is not None and not isinstance(task, str):
+            raise WhaleError(f"task is {task!r}; name one task, whose bound all trajectories have, or give None.")
         if task is not None and task not in self.tasks:
             raise unknown_name("calibrated task", task, self.tasks)
         for name, given in (("context", context), ("temperature", temperature)):
             if given != (wanted := getattr(self, name)):
                 raise WhaleError(
                     f"The errors of this model were calibrated with the {name} {wanted:g}, so they say nothing about "
-                    f"{name} {given:g}; take {wanted:g}, or calibrate again with --evaluation.trust.{name}={given:g}."
+                    f"{name} {given:g}; take {wanted:g}, or calibrate again with --evaluation.trust.{name}={given:g} "
+                    "and an --output of its own in the run, which leaves this calibration where it is."
                 )
         chosen = self.tasks if task is None else {task: self.tasks[task]}
-        known = estimate is not None and all(estimate in clips.estimates for clips in chosen.values())
-        return Horizon(self, chosen, estimate if known else STEPS)
+        known = (name for name, each in self.estimators.items() if each == estimator)
+        return Horizon(self, chosen, next(known, STEPS))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the calibration as JSON can hold it."""
@@ -244,7 +257,7 @@ class Horizon:
 
 def check_tolerance(tolerance: float) -> None:
     """Raises WhaleError unless a tolerance is a number above 0."""
-    if not tolerance > 0:
+    if not isinstance(tolerance, numbers.Real) or not tolerance > 0:
         raise WhaleError(f"An error's tolerance is a number above 0, not {tolerance!r}.")
 
 
@@ -274,19 +287,26 @@ def read_trust(path: Path) -> Trust:
         ) from error
 
 
-def find_trust(paths: Iterable[Path], model: Callable[[], str]) -> tuple[Trust | None, str]:
-    """Returns the first calibration of the parameters whose fingerprint `model` computes, or why there is none."""
+def find_trusts(paths: Iterable[Path], model: Callable[[], str], spec: ActionSpec) -> tuple[list[Trust], str]:
+    """Returns the calibrations of one model, in the order of the paths, or why there is none.
+
+    Args:
+      model: returns its digest, `LoadedModel.imagining`, and is called only if there is a calibration.
+      spec: of its actions.
+    """
     said = "The errors of this model are not calibrated; run `whale evaluate --checkpoint=DIR --suite=trust`."
+    found = []
     for path in paths:
         try:
             trust = read_trust(path)
         except WhaleError as error:
             said = str(error)
             continue
-        if trust.model == model():
-            return trust, ""
+        if trust.model == model() and trust.robot == spec.to_json():
+            found.append(trust)
+        what = "for other actions" if trust.model == model() else "with other parameters or another decoding"
         said = (
-            f"{path} was calibrated with other parameters, so it is not used; calibrate these with "
+            f"{path} was calibrated {what}, so it is not used; calibrate these with "
             "`whale evaluate --checkpoint=DIR --suite=trust`."
         )
-    return None, said
+    return found, "" if found else said

@@ -20,8 +20,8 @@ from whale_jax.imagination.arguments import check_frames, check_sampling, check_
 from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
 from whale_jax.imagination.future import Imagination
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
-from whale_jax.imagination.trust import Horizon, Trust, find_trust
-from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, Estimator, resolve, usual_name
+from whale_jax.imagination.trust import Horizon, Trust, find_trusts
+from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, NONE, Estimator, resolve
 from whale_jax.models.base import WorldModel
 from whale_jax.models.registry import describe, world_of
 from whale_jax.models.saved import find
@@ -30,6 +30,8 @@ from whale_jax.nn import lpips
 from whale_jax.nn.layers import to_bytes
 from whale_jax.training.checkpoint import Meta, fall_back, read_item, read_meta, steps_in
 from whale_jax.training.sharding import Params, make_mesh, put_batch, replicated
+
+USUAL = ("retracing", "entropy")  # the uncertainty that "auto" stands for, in order of preference
 
 
 @functools.partial(jax.jit, static_argnames="world")
@@ -83,9 +85,9 @@ class LoadedModel:
             frames has a method `reset`, which is called before the first frame. A policy that is marked with
             `whale_jax.imagination.dream.in_jax` runs inside the compiled rollout.
           horizon: n; only with `policy`.
-          uncertainty: "retracing", "entropy", "ensemble", or "auto" for the `usual_uncertainty`; one of them with its
-            settings, such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
-            `whale_jax.imagination.uncertainty`; or None.
+          uncertainty: "retracing", "entropy", "ensemble", or "auto", see `estimator`; one of them with its settings,
+            such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
+            `whale_jax.imagination.uncertainty`; or None or "none".
           temperature: of sampling; 0 takes the most likely values.
           task: whose calibrated errors bound those of these futures; None takes the largest bound of all tasks.
 
@@ -98,7 +100,8 @@ class LoadedModel:
         check_frames(frames, self.frame_size)
         actions = checked_actions(self.action_spec, frames, actions, policy, horizon)
         check_sampling(temperature, key)
-        dream = self.dream(uncertainty, temperature)
+        estimator, note = self.estimator(uncertainty)
+        dream = self.dream(estimator, temperature)
         if key is None:
             if temperature > 0 or policy is not None:
                 raise WhaleError("imagine() needs key=jax.random.key(...) to sample or to run a policy.")
@@ -124,7 +127,7 @@ class LoadedModel:
             own_rewards=steps.own_reward,
             uncertainty=estimates.pop("uncertainty", None),
             parts=estimates,
-            notes=() if dream.estimator is None else dream.estimator.notes(steps.estimates),
+            notes=((note,) if note else ()) + (() if estimator is None else estimator.notes(steps.estimates)),
             trust=trust,
             untrusted=untrusted,
         )
@@ -139,17 +142,32 @@ class LoadedModel:
         Raises:
           WhaleError: the uncertainty does not exist or does not suit the robot.
         """
-        if uncertainty == AUTO:
-            uncertainty = self.usual_uncertainty
-        estimator = None if uncertainty is None else resolve(uncertainty, self.action_spec)
+        estimator, _ = self.estimator(uncertainty)
         heads = tuple(name for name in self.world.heads_by_name if name in self.params)
         return Dream(self.world, estimator, temperature, heads, "own_reward" in self.world.model.abilities, stack)
 
-    @property
-    def usual_uncertainty(self) -> str | None:
-        """The first uncertainty that the model can have: retracing, else entropy, else None."""
-        able = {"retracing": "branch", "entropy": "entropy"}
-        return next((name for name, ability in able.items() if ability in self.abilities), None)
+    def estimator(self, uncertainty: str | Estimator | None) -> tuple[Estimator | None, str]:
+        """Returns the estimator of an uncertainty, and why "auto" is not retracing.
+
+        Args:
+          uncertainty: as in `imagine`. "auto" is the first of `USUAL` that suits the model and the robot, if any does.
+
+        Raises:
+          WhaleError: the uncertainty does not exist or does not suit the robot.
+        """
+        if uncertainty is None or uncertainty == NONE:
+            return None, ""
+        if uncertainty != AUTO:
+            return resolve(uncertainty, self.action_spec), ""
+        why = ""
+        for name in USUAL:
+            try:
+                estimator = resolve(name, self.action_spec)
+                self.check_estimator(estimator)
+                return estimator, why and f"The uncertainty is the {name}. {why}"
+            except WhaleError as error:
+                why = why or str(error)
+        return None, f"No uncertainty is estimated. {why}"
 
     @property
     def abilities(self) -> frozenset[str]:
@@ -219,6 +237,13 @@ class LoadedModel:
         parameters = fingerprint({name: self.params[name] for name in self.world.model.needed})
         return digest([parameters, self.decoding]) if self.decoding else parameters
 
+    def estimating(self, estimator: Estimator | None) -> str | None:
+        """Returns the SHA-256 of what an estimate depends on besides `imagining`: its settings and its component."""
+        if estimator is None:
+            return None
+        needed = {name: self.params[name] for name in estimator.needs if name in self.params}
+        return digest([type(estimator).__qualname__, repr(estimator), fingerprint(needed)])
+
     @property
     def decoding(self) -> dict[str, Any]:
         """The settings of decoding that are not the defaults, by dotted name."""
@@ -226,10 +251,10 @@ class LoadedModel:
         return {name: value for name, (value, default) in found.items() if value != default}
 
     @functools.cached_property
-    def _calibration(self) -> tuple[Trust | None, str]:
-        """The calibration of its errors, and why there is none."""
+    def _calibrations(self) -> tuple[list[Trust], str]:
+        """The calibrations of its errors, the newest first, and why there is none."""
         places = self.workdir.trusts() if self.trust_file is None else [self.trust_file]
-        return find_trust(places, lambda: self.imagining)
+        return find_trusts(places, lambda: self.imagining, self.action_spec)
 
     def trust_horizon(self, task: str | None, dream: Dream, context: int) -> Horizon:
         """Returns how far dreams from `context` given frames can be trusted, by the errors that were calibrated.
@@ -237,11 +262,12 @@ class LoadedModel:
         Raises:
           WhaleError: there is no calibration of these parameters, or of such dreams; see `Trust.horizon`.
         """
-        trust, why = self._calibration
-        if trust is None:
+        trusts, why = self._calibrations
+        if not trusts:
             raise WhaleError(why)
-        estimate = usual_name(dream.estimator, self.action_spec)
-        return trust.horizon(task, estimate, context, dream.temperature)
+        alike = (trust for trust in trusts if (trust.context, trust.temperature) == (context, dream.temperature))
+        trust = next(alike, trusts[0])
+        return trust.horizon(task, self.estimating(dream.estimator), context, dream.temperature)
 
     def _trusted(self, task: str | None, dream: Dream, context: int) -> tuple[Horizon | None, str]:
         """Returns the trust horizon, or why there is none; raises WhaleError if a named task has none."""
@@ -336,6 +362,7 @@ class LoadedModel:
                 f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3 "
                 'to add one, or use uncertainty="retracing", which needs none.'
             )
+        estimator.check(self.world.model)
 
     def params_for(self, dream: Dream) -> Params:
         """Returns all parameters that dreams read, on every device of the mesh.
@@ -414,6 +441,6 @@ def load(directory: Path | str, dataset: str | None = None, trust: Path | str | 
         raise unknown_name(f"data set of {source}", dataset, meta.specs)
     spec = ActionSpec.from_json(meta.action_spec if dataset is None else meta.specs[dataset])
     model = LoadedModel(world, jax.device_put(params), spec, meta, source, trust and Path(trust))
-    if trust and model._calibration[0] is None:
-        raise WhaleError(model._calibration[1])
+    if trust and not model._calibrations[0]:
+        raise WhaleError(model._calibrations[1])
     return model

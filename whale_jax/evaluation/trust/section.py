@@ -30,8 +30,8 @@ def trust_section(report: dict[str, Any]) -> str:
         f"<p>Held-out clips are imagined for {settings['horizon']} steps from {settings['context']} given frames. The "
         "error of a step is the LPIPS between the imagined and the real frame, and the running error is the largest so "
         f"far. The bound is calibrated on these clips: in {share} of rollouts like them the running error stays within "
-        "it. It says nothing of rollouts of other tasks, and of other policies only as much as they resemble these."
-        "</p>\n",
+        "it. It says nothing of rollouts of other tasks, and of other policies only as much as they resemble these. "
+        f"The clips are of {escape(report.get('data', 'an unnamed store'))}.</p>\n",
         *(f'<p class="note">{escape(note)}</p>\n' for note in (*report["notes"], *report["failed"])),
         f"{parts.legend(ROLES.items())}{_charts(report)}",
         f"<h3>How far to trust it</h3>\n{_horizons(report)}",

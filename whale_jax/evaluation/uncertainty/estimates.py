@@ -102,7 +102,10 @@ def imagine_steps(
     if "reconstruct" in model.abilities:
         drawn = [model.reconstruct(group.frames[i : i + size])[:, context:] for i in range(0, len(real), size)]
         errors[RECONSTRUCTION] = video.lpips(np.concatenate(drawn), frames, NETWORK)
-    further = _derived(estimates, parts, found) | _rivals(_entropy(estimates, parts, found), real.shape[:2])
+    entropy = _entropy(estimates, parts, found)
+    if entropy is None and "entropy" in model.abilities:
+        entropy = imagine(model, given, group.actions, size, uncertainty=Entropy()).uncertainty
+    further = _derived(estimates, parts, found) | _rivals(entropy, real.shape[:2])
     return {
         "errors": {name: values.astype(float).tolist() for name, values in errors.items()},
         "estimates": {name: values.astype(float).tolist() for name, values in (estimates | further).items()},

@@ -16,13 +16,14 @@ import numpy as np
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import Settings, check_least
+from whale_jax.base.text import say
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.clocks import Clocks, clocks_of
 from whale_jax.imagination.dream import Dream, State
 from whale_jax.imagination.environments.starts import Starts, read_starts
 from whale_jax.imagination.trust import STEPS, check_tolerance, percent, rounded_up
-from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, check_uncertainty
+from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, NONE, check_context, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
 from whale_jax.training.sharding import Params
 
@@ -36,7 +37,7 @@ class DreamSettings(Settings):
 
     context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back 3 actions at once
     horizon: int = 16  # steps after which a dream is truncated
-    uncertainty: str = AUTO  # retracing if the model can, else entropy; "" for none; or see `resolve` of estimators
+    uncertainty: str = AUTO  # see `resolve` of estimators; "auto" as in `LoadedModel.estimator`; "none" or ""
     penalty: float = 0.0  # λ; the reward is the model's minus λ times the step's uncertainty
     max_uncertainty: float = float("inf")  # a dream is truncated by a step that is more uncertain
     max_error: float = float("inf")  # a dream is truncated by the first step that is not trusted to stay below it
@@ -45,13 +46,13 @@ class DreamSettings(Settings):
 
     def __post_init__(self):
         check_least(self, context=1, horizon=1, temperature=0)
-        check_uncertainty(self.uncertainty, (AUTO, ""))
+        check_uncertainty(self.uncertainty, (AUTO, NONE, ""))
         if not np.isfinite(self.penalty):
             raise WhaleError(f"penalty is a finite number, not {self.penalty!r}.")
         if not self.max_uncertainty >= 0:
             raise WhaleError(f"max_uncertainty is a number from 0 up, not {self.max_uncertainty!r}.")
         check_tolerance(self.max_error)
-        if not self.uncertainty and (self.penalty or np.isfinite(self.max_uncertainty)):
+        if self.uncertainty in (NONE, "") and (self.penalty or np.isfinite(self.max_uncertainty)):
             raise WhaleError(
                 "penalty and max_uncertainty are of an uncertainty, and there is none; give "
                 f"uncertainty={' or '.join(repr(name) for name in ESTIMATORS)}."
@@ -232,13 +233,17 @@ def dream_of(
 
     A `max_error` needs the task of each starting state.
     """
-    weighed = settings.penalty or np.isfinite(settings.max_uncertainty)
-    if settings.uncertainty == AUTO and weighed and "branch" not in model.abilities:
+    weighed = bool(settings.penalty) or np.isfinite(settings.max_uncertainty)
+    estimator, note = model.estimator(settings.uncertainty or None)
+    if weighed and note:
         raise WhaleError(
-            f"penalty and max_uncertainty are meant for retracing, and a {model.world.model.name} cannot branch; name "
-            'another uncertainty with its own weight, such as uncertainty="entropy".'
+            f"penalty and max_uncertainty are meant for retracing. {note} Name the uncertainty that they are to be of, "
+            'such as uncertainty="entropy".'
         )
-    dream = model.dream(settings.uncertainty or None, settings.temperature)
+    for sentence in (note, check_context(estimator, settings.context, weighed)):
+        if sentence:
+            say(sentence)
+    dream = model.dream(estimator, settings.temperature)
     dream = dataclasses.replace(dream, heads=("reward",) if settings.reward else (), own_reward=False)
     given, clock = {"frames": starts.frames, "actions": starts.actions}, ""
     if np.isfinite(settings.max_error):

@@ -52,6 +52,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         tasks: Names = None,
         *,
         dataset: str | None = None,
+        trust: Path | str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         device_observations: bool = False,
         render_mode: str | None = None,
@@ -64,7 +65,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
           num_envs: B.
           data: episodes, or their directory; None takes the episodes that the checkpoint was trained on.
           split, tasks: select the episodes, see `EpisodeStore.select`.
-          dataset: see `whale_jax.load`.
+          dataset, trust: see `whale_jax.load`; a loaded model has its own.
           autoreset_mode: when an ended dream restarts: "NextStep", "SameStep" or "Disabled".
           device_observations: return jax arrays and copy nothing to the host. Actions that are jax arrays are then
             checked for shape and type only, and clipped to the action space.
@@ -77,7 +78,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         check_settings(settings)
         check_process()
         try:
-            model = checkpoint if isinstance(checkpoint, LoadedModel) else load(checkpoint, dataset)
+            model = checkpoint if isinstance(checkpoint, LoadedModel) else load(checkpoint, dataset, trust)
             store = data if isinstance(data, EpisodeStore) else model.open_episodes(data)
             dream = make_dream(model, store.select(split, tasks), num_envs, DreamSettings.from_dict(settings))
         except WhaleError as problem:

@@ -47,10 +47,18 @@ class Estimator:
         """The number of given frames with which every estimate is whole, from the first step on."""
         return 1
 
+    @property
+    def least(self) -> int:
+        """The number of given frames with which every estimate is of one kind, though it may not be whole."""
+        return 1
+
     @classmethod
     def of(cls, spec: ActionSpec, **settings: Any) -> Self:
         """Returns the estimator for a robot; raises WhaleError if it does not suit it, or for a wrong setting."""
         return cls(**settings)
+
+    def check(self, model: WorldModel) -> None:
+        """Raises WhaleError if the sizes of the model do not allow for the estimate."""
 
     def start(self, model: WorldModel, params: Params, carry: Carry, actions: jax.Array) -> Any:
         """Returns its memory of the given frames, between which the actions (B, C - 1, A) were taken."""

@@ -64,6 +64,8 @@ AUTO, NONE = "auto", "none"
 
 def check_uncertainty(text: str, among: Collection[str] = (AUTO, NONE)) -> None:
     """Raises WhaleError if a text is neither a specification, see `resolve`, nor one of the names `among`."""
+    if not isinstance(text, str):
+        raise WhaleError(_not_one(text))
     if text not in among:
         row, settings = _parsed(text, among)
         row(**settings)
@@ -81,16 +83,39 @@ def resolve(uncertainty: "str | Estimator", spec: ActionSpec) -> Estimator:
       WhaleError: a name or value is wrong, or the estimator does not suit the robot, as retracing without additive
         actions.
     """
-    if not isinstance(uncertainty, str):
+    if isinstance(uncertainty, Estimator):
         return uncertainty
+    if not isinstance(uncertainty, str):
+        raise WhaleError(_not_one(uncertainty))
     row, settings = _parsed(uncertainty)
     return row.of(spec, **settings)
 
 
-def usual_name(estimator: Estimator | None, spec: ActionSpec) -> str | None:
-    """Returns the name of a registered estimator with its default settings; None for any other, and for none."""
-    row = ESTIMATORS.get(estimator.name) if estimator is not None else None
-    return row.name if row is type(estimator) and estimator == row.of(spec) else None
+def check_context(estimator: Estimator | None, context: int, weighed: bool) -> str:
+    """Returns what to know of estimates that begin with so few given frames; "" if they are whole.
+
+    Raises:
+      WhaleError: estimates are `weighed`, by a penalty or a threshold, and the first ones are of another kind.
+    """
+    if estimator is None or context >= estimator.context:
+        return ""
+    what = estimator.name or type(estimator).__name__
+    if weighed and context < estimator.least:
+        raise WhaleError(
+            f"From {context} given frame{'s' * (context != 1)} the first estimates of {what} are of another scale than "
+            f"the later ones, so no weight or threshold suits both; give {estimator.context} frames of context."
+        )
+    return (
+        f"From {context} given frame{'s' * (context != 1)} the first estimates of {what} are not whole; "
+        f"{estimator.context} frames of context make them so."
+    )
+
+
+def _not_one(value: Any) -> str:
+    return (
+        f"An uncertainty is a text such as {next(iter(ESTIMATORS))!r}, an object of a class of estimators, or None, "
+        f"not {value!r}."
+    )
 
 
 def _parsed(text: str, among: Collection[str] = ()) -> tuple[type[Estimator], dict[str, Any]]:

@@ -54,12 +54,14 @@ class Past:
     Attributes:
       actions: (B, L, A), the last ones, oldest first; zeros before the first.
       newest: () int32, place of the newest frame among those that the model holds.
+      given: () int32, place of the last given frame, which is below 0 once the model has forgotten it.
       anchor: () int32, place of the frame from which starts are counted back; the newest one for `ANY` starts.
       total: (B,) the sum of the uncertainties so far.
     """
 
     actions: jax.Array
     newest: jax.Array
+    given: jax.Array
     anchor: jax.Array
     total: jax.Array
 
@@ -95,10 +97,13 @@ class Retracing(Estimator):
         check_one_of(self, STARTS, "starts")
         if not self.steps:
             object.__setattr__(self, "steps", STEPS[self.starts])
-        if min(self.steps) < 0 or len(set(self.steps)) < len(self.steps):
+        least = int(self.starts == ANY)  # 0 actions before the newest frame is the step itself
+        if min(self.steps) < least or len(set(self.steps)) < len(self.steps):
             raise WhaleError(
-                f"Retracing steps are different whole numbers from 0 up, not {self.steps}; try {STEPS[self.starts]}."
+                f"Retracing steps with starts={self.starts} are different whole numbers from {least} up, not "
+                f"{self.steps}; try {STEPS[self.starts]}."
             )
+        object.__setattr__(self, "steps", tuple(sorted(self.steps)))
 
     @classmethod
     def of(cls, spec, **settings):
@@ -108,7 +113,11 @@ class Retracing(Estimator):
     def context(self):
         return max(self.steps) + 1
 
-    def start(self, model, params, carry, actions):
+    @property
+    def least(self):
+        return min(self.steps) + 1
+
+    def check(self, model):
         if not self.additive:
             raise WhaleError("Retracing does not know which actions add up; make it with Retracing.of(action_spec).")
         # After a window is cut, what is left must still reach back to the furthest start.
@@ -122,20 +131,29 @@ class Retracing(Estimator):
             raise WhaleError(
                 f"A {model.name} forgets no frame, so branches would grow without end; retrace with starts=any."
             )
+        lpips.check_size(model.settings.frame_size)
+
+    def start(self, model, params, carry, actions):
+        self.check(model)
         length = self.context if self.starts == ANY else model.settings.window - 1
         given = actions[:, max(0, actions.shape[1] - length) :]
         newest = jnp.int32(actions.shape[1])
         missing = length - given.shape[1]
-        return Past(jnp.pad(given, ((0, 0), (missing, 0), (0, 0))), newest, newest, jnp.zeros(len(actions)))
+        return Past(jnp.pad(given, ((0, 0), (missing, 0), (0, 0))), newest, newest, newest, jnp.zeros(len(actions)))
 
     def refill(self, model, params, carry, memory):
         newest = jnp.int32(model.reach - 1)
+        given, anchor = (place - (memory.newest - newest) for place in (memory.given, memory.anchor))
         # The oldest frames that are left take the place of given ones that are forgotten.
-        anchor = jnp.maximum(memory.anchor - (memory.newest - newest), max(self.steps))
-        return memory.replace(newest=newest, anchor=newest if self.starts == ANY else anchor)
+        anchor = newest if self.starts == ANY else jnp.maximum(anchor, max(self.steps))
+        return memory.replace(newest=newest, given=given, anchor=anchor)
 
     def estimate(self, model, params, carry, memory, actions, prediction):
-        """Adds "disagreement", the mean LPIPS; "branches", the number of starts; "entropy"; and "step_uncertainty"."""
+        """Adds "disagreement", "branches", "given_starts", "entropy" and "step_uncertainty".
+
+        They are the mean LPIPS, the number of starts, that of the starts which are given frames, the entropy, and the
+        uncertainty of the step alone.
+        """
         entropy = prediction.entropy[:, 0]
         past = jnp.concatenate([memory.actions[:, 1:], actions], axis=1)
         further = 0 if self.starts == ANY else memory.newest - memory.anchor
@@ -143,7 +161,8 @@ class Retracing(Estimator):
         held = jnp.stack([retraced_action(past, np.array(self.additive), count) for count in counts], axis=1)
         held = jnp.repeat(held[:, :, None], past.shape[1], axis=2)
         frames = model.branch(params, carry, self.steps, held, self.hold_z, further)
-        exist = memory.anchor >= jnp.array(self.steps)
+        places = memory.anchor - jnp.array(self.steps)
+        exist = places >= 0
         apart = lpips.distance(params["lpips"], prediction.frames, frames)  # (B, S)
         branches = exist.sum()
         # As shapes are fixed, branches that start before the first frame were computed too; they weigh nothing.
@@ -153,8 +172,9 @@ class Retracing(Estimator):
         estimates = {"uncertainty": total if self.accumulate else own, "disagreement": disagreement}
         estimates |= {"step_uncertainty": own, "entropy": entropy}
         estimates["branches"] = jnp.broadcast_to(branches, entropy.shape)
+        estimates["given_starts"] = jnp.broadcast_to((exist & (places <= memory.given)).sum(), entropy.shape)
         newest = memory.newest + 1
-        memory = Past(past, newest, newest if self.starts == ANY else memory.anchor, total)
+        memory = Past(past, newest, memory.given, newest if self.starts == ANY else memory.anchor, total)
         return memory, {name: values[:, None] for name, values in estimates.items()}
 
     def notes(self, estimates: Any):
@@ -168,7 +188,18 @@ class Retracing(Estimator):
                 f"entropy alone, which is of another scale; {advice}"
             )
         if fewer:
-            notes.append(f"{fewer} of {len(branches)} steps were retraced from fewer than {wanted} starts; {advice}")
+            used = " and ".join(str(k) for k in self.steps[: branches[branches > 0].min()])
+            before = "the last given frame" if self.starts == GIVEN else "the frame where the action is taken"
+            notes.append(
+                f"{fewer} of {len(branches)} steps were retraced from fewer than {wanted} starts, at first only from "
+                f"{used} frames before {before}; {advice}"
+            )
+        forgotten = (estimates["given_starts"].min(0) == 0) & (branches > 0)
+        if self.starts == GIVEN and forgotten.any():
+            notes.append(
+                f"From step {forgotten.argmax() + 1} of {len(branches)} on the model has forgotten the given frames, "
+                "and branches start from the oldest frames that it holds, which are imagined ones."
+            )
         return tuple(notes)
 
     def passes(self, members, steps):
