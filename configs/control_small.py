@@ -3,9 +3,10 @@
 Command:  bash launch/pretrain.sh --config=configs/control_small.py --workdir=runs/control_small
           whale control --checkpoint=runs/control_small --config=configs/control_small.py --workdir=runs/control
           (on two cores as two processes, --part=1/2 and --part=2/2)
-Time:     for the model that of study_small.py and of an ensemble of three on top, not measured yet; 80 minutes for 30
-          policies and 25 for the probe, on two cores shared with other work
-Expected: not measured yet; docs/control.md has the figures of a smaller model of the same tasks
+Time:     for the model that of study_small.py and of an ensemble of three on top; two and a half hours for 30 policies
+          and the probe, as two processes on two cores
+Expected: no penalty raises success; the probe's exploit comes without a penalty, later with a share of 1 or 2, and one
+          of 4 holds it (docs/control.md)
 """
 
 from pathlib import Path
