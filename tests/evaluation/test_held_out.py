@@ -59,7 +59,7 @@ def test_all_take_the_same_episodes(trained, readable, tmp_path, alone):
     metrics, _ = evaluate_checkpoint(request)
     assert metrics["protocol"]["split"] == [alone] and not metrics["failed"]
     settings = ImaginedSettings(horizon=2, uncertainty="none")
-    assert write_imagined(load(trained[0]), open_store(store), tmp_path / "imagined", settings) == (2, 0)
+    assert write_imagined(load(trained[0]), open_store(store), tmp_path / "imagined", settings) == (2, [])
     assert try_checkpoint(trained[0], store)[0]
     config = tiny.get_config()
     config.data.root, config.evaluation.horizon = str(store), 40
