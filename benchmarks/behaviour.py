@@ -28,7 +28,7 @@ from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.evaluate import seen, trained_on
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, choose
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import load_config, override
 from whale_jax.jobs.pretrain import train_alone
 

@@ -23,7 +23,8 @@ from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.comparison import compare_models, to_text
 from whale_jax.evaluation.evaluate import Request, evaluate_checkpoint
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 
 TURNS, BATCH, STEPS = 7, 16, 16
 RANKED = ("rank_correlation", "value_gap", "regret_at_5")

@@ -15,7 +15,8 @@ import numpy as np
 
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.statistics import pearson
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 
 GIVEN, STEPS = 4, 4
 

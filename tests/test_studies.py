@@ -1,11 +1,14 @@
 """The studies in benchmarks: what they keep, and that the documents print what their tables say."""
 
+import dataclasses
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.statistics import compare
@@ -14,6 +17,7 @@ from whale_jax.jobs.configuration import load_config
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks" / "studies"))
 
+import ablation  # noqa: E402
 import kept  # noqa: E402
 import uncertainty  # noqa: E402
 
@@ -54,3 +58,41 @@ def test_a_seed_records_what_its_config_says():
     counts |= {"near-misses": record.near_misses["train"], "valid-near-misses": record.near_misses["valid"]}
     wanted = counts | {"steps": record.steps, "action-repeat": record.action_repeat}
     assert {name: int(value) for name, value in flags.items()} == wanted
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_and_measures_every_variant(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "GIVEN", 2)
+    monkeypatch.setattr(ablation, "AHEAD", 2)  # the tiny window has 4 frames
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    ablation.train(run, 2)
+    with np.load(ablation.measure(run, tmp_path)) as file:
+        found = {name: file[name] for name in file.files if name != "made"}
+    for part, known in (("seen", True), ("unseen", False)):
+        count = len(found[f"{part}/episode"])
+        assert count > len(set(found[f"{part}/episode"])), "several clips an episode"
+        conditions = [ablation.OWN, ablation.OTHER, ablation.NONE, ablation.WITHOUT, *([ablation.NUMBER] * known)]
+        entropies = [found[f"{part}/cross-entropy/{name}"] for name in conditions]
+        assert all(each.shape == (count,) and np.isfinite(each).all() for each in entropies)
+        assert len({each.tobytes() for each in entropies}) == len(entropies), "every condition makes a difference"
+        assert known or f"{part}/cross-entropy/{ablation.NUMBER}" not in found
+        for name in (ablation.OWN, ablation.OTHER, ablation.WITHOUT):
+            assert found[f"{part}/moving PSNR/{name}"].shape == (count,)
+    lines = ablation.table(tmp_path)
+    assert sum(line.startswith("| own z |") for line in lines) == 4 and not any("nan" in line for line in lines)
+
+
+def test_the_z_of_another_clip_is_that_of_half_a_batch_further():
+    model = tiny.random_world()
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 2, 32, 32, 3), np.uint8)
+    actions = rng.uniform(-1, 1, (4, 4, 4)).astype(np.float32)
+    swapped = model.with_model(ablation.Swapped(model.world.model.settings))
+    own, other = model.imagine(frames, actions).frames, swapped.imagine(frames, actions).frames
+    assert (own != other).any()
+    twice = [np.concatenate([x[:2], x[:2]]) for x in (frames, actions)]
+    np.testing.assert_array_equal(swapped.imagine(*twice).frames[:2], model.imagine(*twice).frames[:2])
+    without = dataclasses.replace(model.without_behaviour(), world=swapped.world)
+    np.testing.assert_array_equal(
+        without.imagine(frames, actions).frames, model.without_behaviour().imagine(frames, actions).frames
+    )

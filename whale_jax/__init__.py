@@ -14,7 +14,8 @@ __all__ = ["Imagination", "LoadedModel", "WhaleError", "__version__", "load"]
 
 if TYPE_CHECKING:
     from whale_jax.base.errors import WhaleError
-    from whale_jax.imagination.world import Imagination, LoadedModel, load
+    from whale_jax.imagination.loading import load
+    from whale_jax.imagination.world import Imagination, LoadedModel
 
 # Loaded when first used, so that `import whale_jax` costs nothing.
 __getattr__ = lazy(
@@ -23,7 +24,7 @@ __getattr__ = lazy(
         "Imagination": "whale_jax.imagination.world",
         "LoadedModel": "whale_jax.imagination.world",
         "WhaleError": "whale_jax.base.errors",
-        "load": "whale_jax.imagination.world",
+        "load": "whale_jax.imagination.loading",
     },
     former={"WorldModel": "LoadedModel"},
 )

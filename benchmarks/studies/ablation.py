@@ -12,6 +12,7 @@ and the moving-region PSNR of every held-out clip into one small file. `table` n
 paired by clip, averaged over seeds, and have intervals by bootstrap over episodes.
 """
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -26,16 +27,19 @@ from whale_jax.evaluation.behaviour.chosen import Chosen, choose, infer, surpris
 from whale_jax.evaluation.behaviour.suite import NONE, OTHER, OWN, one_hot
 from whale_jax.evaluation.clips import imagine
 from whale_jax.evaluation.video import metrics as video
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.jobs.configuration import default_config
 from whale_jax.jobs.pretrain import train_alone
 from whale_jax.models.registry import MODELS
 from whale_jax.models.whale.model import Whale
+from whale_jax.models.whale.networks import Networks
 from whale_jax.models.whale.stages import BehaviourStage, DynamicsStage, EnsembleStage, TokenizerStage
 
 WITHOUT, NUMBER = "trained without z", "trained with the policy's number"
 FOLDERS = {WITHOUT: "ablation-without", NUMBER: "ablation-number"}
 STUDY = "ablation"
+EPISODES, CLIPS = 20, 4  # of each task and policy, and of each episode, evenly spaced
 GIVEN, AHEAD = 4, 8  # frames given, and imagined ones at the last of which pictures are compared
 NUMBERS: dict[bool, jax.Array] = {}  # by whether episodes are for training: the policy's number of each
 
@@ -55,6 +59,22 @@ class Numbered(Whale):
 
     name = "whale-numbered"
     stages = (TokenizerStage, BehaviourStage, GivenNumber, EnsembleStage)
+
+
+class SwappedNetworks(Networks):
+    """Networks that infer for each trajectory of a batch what the one half a batch further shows of behaviour."""
+
+    def infer_behaviour_more(self, params, frames, previous, cache=None):
+        log_p, cache = super().infer_behaviour_more(params, frames, previous, cache)
+        return jnp.roll(log_p, len(log_p) // 2, axis=0), cache
+
+
+class Swapped(Whale):
+    """Whale that imagines with the z of another trajectory of the batch."""
+
+    @property
+    def networks(self):
+        return SwappedNetworks(self.settings)
 
 
 def train(run: Path, steps: int) -> None:
@@ -90,12 +110,13 @@ def measure(run: Path, out: Path) -> Path:
     model = load(run)
     others = {name: load(run / folder) for name, folder in FOLDERS.items()}
     store, arrays = model.open_episodes(), {}
-    for split, part, clips in (("valid", "seen", 4), ("test", "unseen", 1)):
-        chosen = choose(store.select(split=split), model.history, 20, clips)
+    for split, part in (("valid", "seen"), ("test", "unseen")):
+        chosen = choose(store.select(split=split), model.history, EPISODES, CLIPS)
         found = {f"cross-entropy/{name}": x for name, x in entropies(model, others, chosen, store).items()}
         for name, each in ({OWN: model} | others).items():
             if name != NUMBER:  # a rollout infers z, and no number
                 found[f"moving PSNR/{name}"] = pictures(each, chosen)
+        found[f"moving PSNR/{OTHER}"] = swapped_pictures(model, chosen)
         found |= {"task": chosen.tasks, "policy": chosen.policies, "episode": chosen.episodes}
         arrays |= {f"{part}/{name}": values for name, values in found.items()}
     return keep(out, STUDY, {"seed": model.meta.config["seed"], "model": model.fingerprint}, arrays)
@@ -116,15 +137,28 @@ def entropies(model: LoadedModel, others: dict[str, LoadedModel], chosen: Chosen
     return found
 
 
-def pictures(model: LoadedModel, chosen: Chosen) -> np.ndarray:
+def pictures(model: LoadedModel, chosen: Chosen, size: int = 20) -> np.ndarray:
     """Returns the moving-region PSNR (n,) in dB of frames imagined `AHEAD` steps ahead; NaN where nothing moves."""
     found = []
-    for rows, frames, actions in chosen.batches(20):
-        drawn = imagine(model, frames[:, :GIVEN], actions[:, : GIVEN - 1 + AHEAD], 20).frames[:, -1:]
+    for rows, frames, actions in chosen.batches(size):
+        drawn = imagine(model, frames[:, :GIVEN], actions[:, : GIVEN - 1 + AHEAD], size).frames[:, -1:]
         real = frames[:, GIVEN + AHEAD - 1 : GIVEN + AHEAD]
         moving = video.moving_psnr(real, drawn, video.moving_region(real, frames[:, GIVEN - 1]))
         found.append(np.asarray(moving)[: len(np.unique(rows)), 0])
     return np.concatenate(found)
+
+
+def swapped_pictures(model: LoadedModel, chosen: Chosen) -> np.ndarray:
+    """Returns the PSNR (n,) of `pictures` if the z of every clip is the one inferred of another clip's rollout."""
+    swapped = model.with_model(Swapped(model.world.model.settings))
+    others, half = measures.other_clips(chosen.tasks, chosen.policies), 10
+    parts = []
+    for first in range(0, len(others), half):
+        rows = np.arange(first, min(first + half, len(others)))
+        both = np.concatenate([rows, others[rows]])
+        pairs = dataclasses.replace(chosen, pairs=chosen.pairs[both])
+        parts.append(pictures(swapped, pairs, len(both))[: len(rows)])
+    return np.concatenate(parts)
 
 
 def table(out: Path) -> list[str]:

@@ -37,8 +37,9 @@ from whale_jax.evaluation.value.policies import Guarded, record_closed_loop
 from whale_jax.evaluation.value.suite import ValueSettings
 from whale_jax.evaluation.video import measures
 from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.loading import load
 from whale_jax.imagination.policies import Policy
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.models.whale.dynamics import POINT_ESTIMATES
 from whale_jax.models.whale.networks import Networks
 from whale_jax.training.sharding import Params

@@ -18,7 +18,8 @@ import numpy as np
 from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_clips
 from whale_jax.evaluation.video import measures
 from whale_jax.evaluation.video.metrics import moving_region
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.models.whale.dynamics import POINT_ESTIMATES
 
 STEPS = (1, 2, 4, 8, 16)

@@ -18,7 +18,8 @@ from whale_jax.base.files import digest
 from whale_jax.data.store.store import open_store
 from whale_jax.evaluation.clips import ProtocolSettings, read_clips
 from whale_jax.evaluation.video import metrics as video
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.jobs.configuration import load_config, override
 from whale_jax.jobs.pretrain import train_alone
 

@@ -15,7 +15,7 @@ from whale_jax.control.study import control_settings
 from whale_jax.control.tables import across, summary, to_text
 from whale_jax.control.weights import weight_of
 from whale_jax.data.store.storage import episode_file, rebuild_manifest, write_episode
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import load_config, override
 
 pytest.importorskip("metaworld")

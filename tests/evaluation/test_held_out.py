@@ -13,7 +13,7 @@ from whale_jax.data.store.store import open_store
 from whale_jax.doctor.model import try_checkpoint
 from whale_jax.evaluation.evaluate import Request, evaluate_checkpoint
 from whale_jax.evaluation.imagined import ImaginedSettings, write_imagined
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.pretrain import pretrain
 
 SPLITS = ("train", "valid", "ranked", "test")

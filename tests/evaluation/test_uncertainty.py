@@ -210,7 +210,8 @@ def test_a_robot_with_absolute_actions_is_measured_without_retracing(world, stor
     report = metrics["uncertainty"]
     assert [name for name, kind in report["kinds"].items() if kind == "estimator"] == ["entropy", "ensemble"]
     assert report["settings"]["context"] == 4, "as beside retracing, so that entropies compare"
-    (note,) = report["notes"]
+    note, unlearnt = report["notes"]
+    assert unlearnt.startswith("Without learnt: ") and "has no learnt error yet" in unlearnt
     assert note.startswith("Without retracing: ") and "add up" in note
     assert note in statements(metrics)[0] and "Entropy" in statements(metrics)[0]
     with pytest.raises(WhaleError, match="cannot compare retracing: Retracing needs actions that add up"):

@@ -29,7 +29,7 @@ def episode_file(tmp_path_factory):
 @pytest.fixture
 def imagine(parallel_world, episode_file, tmp_path, monkeypatch):
     """Runs the command on the tiny world; gives what it has written. `out` is the file's name."""
-    monkeypatch.setattr("whale_jax.imagination.world.load", lambda directory: parallel_world)
+    monkeypatch.setattr("whale_jax.imagination.loading.load", lambda directory: parallel_world)
 
     def run(*arguments, out="film.png", given=f"--episode={episode_file}"):
         path = tmp_path / out
@@ -219,7 +219,7 @@ def test_pictures_that_do_not_fit(imagine, tmp_path, size, arguments, says):
 
 
 def test_the_output_is_refused_before_anything_is_read(monkeypatch, tmp_path):
-    monkeypatch.setattr("whale_jax.imagination.world.load", lambda directory: pytest.fail("the checkpoint was read"))
+    monkeypatch.setattr("whale_jax.imagination.loading.load", lambda directory: pytest.fail("the checkpoint was read"))
     for out in ("film.webp", "."):
         options = build_parser().parse_args(
             ["imagine", "--checkpoint=C", "--episode=e.npz", f"--out={tmp_path / out}", "--random=0"]

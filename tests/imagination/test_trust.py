@@ -15,6 +15,7 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.data.metaworld.simulator import ACTION_SPEC
 from whale_jax.data.store.store import open_store
 from whale_jax.imagination.environments.envs import DreamVectorEnv
+from whale_jax.imagination.loading import load
 from whale_jax.imagination.trust import (
     STEPS,
     Calibration,
@@ -29,7 +30,7 @@ from whale_jax.imagination.trust import (
     write_trust,
 )
 from whale_jax.imagination.uncertainty.estimators import Ensemble, Entropy, resolve
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.world import LoadedModel
 
 CONTEXT, HORIZON = 4, 3
 

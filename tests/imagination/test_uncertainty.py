@@ -105,7 +105,7 @@ def test_given_starts_go_back_further_with_every_step(world, inputs):
     assert (parts["branches"] == 2).all()
     for step, back in {1: (1, 3), 4: (1, 3)}.items():
         wanted = world.imagine(frames, actions, uncertainty=Retracing(ADDITIVE, back, "any")).parts["disagreement"]
-        np.testing.assert_allclose(parts["disagreement"][:, step], wanted[:, step], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(parts["disagreement"][:, step], wanted[:, step], rtol=1e-3, atol=1e-6)
     assert (parts["disagreement"][:, 5] > 0).all()  # further back than a fixed number of steps can go
 
 

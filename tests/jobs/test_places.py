@@ -10,7 +10,7 @@ import tiny
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.settings import flat
 from whale_jax.base.workdir import Workdir
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import to_plain
 from whale_jax.jobs.places import anchored
 from whale_jax.jobs.pretrain import pretrain

@@ -12,7 +12,7 @@ import tiny
 from whale_jax.base.errors import WhaleError
 from whale_jax.base.workdir import Workdir
 from whale_jax.data.store.store import open_store
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import completed, to_plain
 from whale_jax.jobs.pretrain import Phases, pretrain
 from whale_jax.jobs.reuse import keep_data, reuse

@@ -16,7 +16,7 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.data.store.batches import LocalSource
 from whale_jax.data.store.store import nested_share, open_store
 from whale_jax.evaluation.clips import Clips
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import load_config, make_world, override
 from whale_jax.jobs.pretrain import train_alone
 from whale_jax.jobs.scaling import FROZEN, Cell, ScalingSettings, fit, losses, pixel_mse, scaling_study

@@ -12,7 +12,7 @@ import tiny
 
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract import batch as batches
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import make_stage
 from whale_jax.jobs.pretrain import pretrain
 from whale_jax.training.checkpoint import read_item

@@ -32,6 +32,7 @@ class Workdir:
     metrics = _at("metrics.json")
     report = _at("report.html")
     trust = _at("trust.json")  # the calibration of the model's errors
+    learnt = _at("learnt.npz")  # the readout of its learnt error
     features = _at("features")  # I3D features of clips, cached for the next FVD
 
     def __init__(self, root: "Path | str | Workdir"):
@@ -93,9 +94,9 @@ class Workdir:
         found = {place.resolve(): place for place in (above, path.absolute()) if place and place.is_dir()}
         return list(found.values()) or [path]
 
-    def trusts(self) -> list[Path]:
-        """Returns the calibrations of the model's errors in the run and in its reports, the newest first."""
-        found = [*self.root.glob(self.trust.name), *self.root.glob(f"*/{self.trust.name}")]
+    def reported(self, name: str) -> list[Path]:
+        """Returns the files of this name, such as `trust.json`, in the run and in its reports, the newest first."""
+        found = [*self.root.glob(name), *self.root.glob(f"*/{name}")]
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def ranked(self, needed: int) -> tuple[int, Path]:

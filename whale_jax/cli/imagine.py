@@ -25,8 +25,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     done.add_argument("--random", type=int, metavar="SEED", help="draw actions uniformly from their range")
     done.add_argument("--strip", action="store_true", help="hold six actions: a future for each direction")
     text = (
-        "curve below the film: retracing, entropy, ensemble, none or auto (default): retracing if the model can; with "
-        "settings: retracing:steps=1-2-3:starts=any:accumulate=yes"
+        "curve below the film: retracing, entropy, ensemble, learnt, none or auto (default): retracing if the model "
+        "can; with settings: retracing:steps=1-2-3:starts=any:accumulate=yes"
     )
     command.add_argument("--uncertainty", metavar="UNCERTAINTY", help=text)
     text = "film to write (.mp4, .gif, or .png for stills); with --data: DIR"
@@ -37,8 +37,9 @@ def run_imagine(options) -> None:
     from whale_jax.evaluation.report.films import check_output, write_film
     from whale_jax.evaluation.report.panels import Curve
     from whale_jax.imagination import film as films
+    from whale_jax.imagination.dream import CONTEXT
+    from whale_jax.imagination.loading import load
     from whale_jax.imagination.uncertainty.estimators import AUTO, check_uncertainty
-    from whale_jax.imagination.world import load
 
     _check_imagine(options)
     uncertainty = options.uncertainty or AUTO
@@ -48,7 +49,7 @@ def run_imagine(options) -> None:
     check_output(options.out)
     model = load(options.checkpoint)
     if options.image is None:
-        context = films.CONTEXT if options.context is None else options.context
+        context = CONTEXT if options.context is None else options.context
         scene = films.episode_scene(options.episode, options.start or 0, context)
     else:
         scene = films.image_scene(options.image)
@@ -69,7 +70,7 @@ def _imagine_data(options) -> None:
     from whale_jax.base.files import check_writable
     from whale_jax.data.store.store import open_store
     from whale_jax.evaluation.imagined import ImaginedSettings, write_imagined
-    from whale_jax.imagination.world import load
+    from whale_jax.imagination.loading import load
 
     check_writable(options.out, "--out=DIR")
     asked = {"context": options.context, "horizon": options.horizon, "episodes": options.episodes}

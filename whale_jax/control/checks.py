@@ -86,7 +86,6 @@ def _try_uncertainty(programs: Programs, method: str) -> None:
     """Traces a rollout with the estimator on shapes alone, so that a model it does not fit fails now."""
     model, context = programs.model, programs.settings.rollout.context
     program = programs.learning(method, 1.0, 1.0)
-    model.check_estimator(program.dream.estimator)
     if sentence := check_context(program.dream.estimator, context, weighed=True):
         say(f"control.rollout.context={context}: {sentence}")
     frames = jax.ShapeDtypeStruct((1, context, *model.frame_size, 3), jnp.uint8)

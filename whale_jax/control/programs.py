@@ -12,7 +12,6 @@ from whale_jax.control.search import Search, SearchState
 from whale_jax.control.settings import ControlSettings
 from whale_jax.imagination.uncertainty.estimators import ESTIMATORS
 from whale_jax.imagination.world import LoadedModel
-from whale_jax.nn import lpips
 from whale_jax.training.sharding import Params
 
 
@@ -69,6 +68,4 @@ class Programs:
           WhaleError: a component that imagining or the estimator needs is not trained.
         """
         # On one device, as the learner's state is: elsewhere the cycle would compile twice.
-        self.model.check_estimator(program.dream.estimator)
-        needs = () if program.dream.estimator is None else program.dream.estimator.needs
-        return dict(self.model.params) | ({"lpips": lpips.weights()} if "lpips" in needs else {})
+        return dict(self.model.params) | dict(self.model.needed_by(program.dream.estimator))

@@ -7,6 +7,7 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.settings import Settings, check_least, check_one_of
 from whale_jax.control.drq import DrqSettings
 from whale_jax.data.metaworld.simulator import check_names
+from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, check_uncertainty
 
 LAMBDA, SHARE = "lambda", "share"
@@ -24,7 +25,7 @@ def methods() -> tuple[str, ...]:
 class RolloutSettings(Settings):
     """How transitions are imagined."""
 
-    context: int = 4  # given frames at the start of every rollout
+    context: int = CONTEXT  # given frames at the start of every rollout
     horizon: int = 4  # imagined frames after them
     starts: int = 256  # rollouts made at a time
     every: int = 1000  # updates between two rounds of rollouts

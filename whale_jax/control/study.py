@@ -23,7 +23,7 @@ from whale_jax.control.run import FORMAT, Job, PolicyRun, Workshop, made_of, res
 from whale_jax.control.settings import ControlSettings
 from whale_jax.control.tables import summary
 from whale_jax.evaluation.report.figure import check_drawing
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 
 Part = tuple[int, int]
 

@@ -18,8 +18,9 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.clips import ProtocolSettings, read_clips
 from whale_jax.evaluation.statistics import interval, resamples
 from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.loading import load
 from whale_jax.imagination.sequences import resting
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.world import LoadedModel
 
 CONTEXT, HORIZON, CLIPS, BATCH = 2, 6, 48, 16
 _DRAWS, _LEVEL, _UNHEARD_DB = 2000, 0.99, 0.02

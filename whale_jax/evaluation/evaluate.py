@@ -18,8 +18,9 @@ from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, check_names, choose
 from whale_jax.evaluation.summary import FORMAT, check_metrics, results, write_report
 from whale_jax.evaluation.video.measures import MEASURES
+from whale_jax.imagination.loading import load
 from whale_jax.imagination.policies import Policy
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.nn import lpips
 from whale_jax.training.history import read_history
 

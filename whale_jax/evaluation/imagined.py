@@ -11,7 +11,7 @@ from whale_jax.data.contract.episode import Episode
 from whale_jax.data.lerobot.write import write_lerobot
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.evaluation.clips import ClipSettings, imagine
-from whale_jax.imagination.film import CONTEXT
+from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.future import Imagination
 from whale_jax.imagination.uncertainty.estimators import AUTO, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
@@ -52,7 +52,8 @@ def write_imagined(
     chosen, short = _choose(store, settings)
     future = _futures(model, chosen, settings)
     write_lerobot(Path(path), _imagined(future, chosen, settings), store.action_spec)
-    skipped = [f"{short} held-out episodes are too short and were skipped"] if short else []
+    what = "episode is" if short == 1 else "episodes are"
+    skipped = [f"{short} held-out {what} too short and skipped"] if short else []
     return len(chosen), [*skipped, *future.notes]
 
 

@@ -22,6 +22,8 @@ from whale_jax.models.base import WorldModel
 from whale_jax.models.world import World
 from whale_jax.training.sharding import Params
 
+CONTEXT = 4  # given frames of a dream, unless another number is asked for; retracing then has all its starts
+
 # Maps (an observation (B, H, W, 3 S) uint8, a key) to normalised actions (B, A).
 Act = Callable[[jax.Array, jax.Array], jax.Array]
 

@@ -9,11 +9,12 @@ from PIL import Image
 from whale_jax.base.errors import WhaleError
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.storage import read_episode
+from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.sequences import directions, given_actions, random_actions, typed
 from whale_jax.imagination.uncertainty.estimators import AUTO
 from whale_jax.imagination.world import LoadedModel
 
-CONTEXT, HORIZON = 4, 16  # as dreams have
+HORIZON = 16
 
 # How an action looks on screen, by the episode's source and its camera.
 _ON_SCREEN = {
@@ -169,13 +170,13 @@ def imagine_film(model: LoadedModel, scene: Scene, actions: np.ndarray, uncertai
     Raises:
       WhaleError: see `LoadedModel.imagine`.
     """
+    estimator, _ = model.estimator(uncertainty)
     future = _imagine(model, scene, actions[None], uncertainty)
     count, films = len(actions), {}
     if len(scene.frames) >= count:
         same = np.array_equal(actions, scene.actions[:count])
         films["real" if same else "recorded"] = np.concatenate([scene.given, scene.frames[:count]])
     films["imagined"] = np.concatenate([scene.given, future.frames[0]])
-    estimator = model.dream(uncertainty).estimator
     estimate = estimator.words if estimator else ""
     return ImaginedFilm(films, len(scene.given), _over_the_film(future, len(scene.given)), estimate, future.notes)
 

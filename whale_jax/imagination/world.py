@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from whale_jax.base.errors import WhaleError, unknown_name
+from whale_jax.base.errors import WhaleError
 from whale_jax.base.files import digest
 from whale_jax.base.settings import of_kind
 from whale_jax.base.workdir import Workdir
@@ -21,14 +21,14 @@ from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
 from whale_jax.imagination.future import Imagination
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
 from whale_jax.imagination.trust import Horizon, Trust, find_trusts
+from whale_jax.imagination.uncertainty import learnt
 from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, NONE, Estimator, resolve
 from whale_jax.models.base import WorldModel
-from whale_jax.models.registry import describe, world_of
-from whale_jax.models.saved import find
+from whale_jax.models.registry import describe
 from whale_jax.models.world import World, fingerprint
 from whale_jax.nn import lpips
 from whale_jax.nn.layers import to_bytes
-from whale_jax.training.checkpoint import Meta, fall_back, read_item, read_meta, steps_in
+from whale_jax.training.checkpoint import Meta
 from whale_jax.training.sharding import Params, make_mesh, put_batch, replicated
 
 USUAL = ("retracing", "entropy")  # the uncertainty that "auto" stands for, in order of preference
@@ -53,6 +53,7 @@ class LoadedModel:
       action_spec: the meaning of the actions; actions passed in and out are in its units.
       meta: the checkpoint's description of itself; source: its directory.
       trust_file: a calibration of its errors; None looks for one in the run.
+      readout: of its learnt error; None looks for one beside the calibration or in the run.
     """
 
     world: World
@@ -61,6 +62,7 @@ class LoadedModel:
     meta: Meta
     source: Path
     trust_file: Path | None = None
+    readout: Params | None = None
 
     def imagine(
         self,
@@ -85,8 +87,8 @@ class LoadedModel:
             frames has a method `reset`, which is called before the first frame. A policy that is marked with
             `whale_jax.imagination.dream.in_jax` runs inside the compiled rollout.
           horizon: n; only with `policy`.
-          uncertainty: "retracing", "entropy", "ensemble", or "auto", see `estimator`; one of them with its settings,
-            such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
+          uncertainty: "retracing", "entropy", "ensemble", "learnt", or "auto", see `estimator`; one of them with its
+            settings, such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
             `whale_jax.imagination.uncertainty`; or None or "none".
           temperature: of sampling; 0 takes the most likely values.
           task: whose calibrated errors bound those of these futures; None takes the largest bound of all tasks.
@@ -241,8 +243,37 @@ class LoadedModel:
         """Returns the SHA-256 of what an estimate depends on besides `imagining`: its settings and its component."""
         if estimator is None:
             return None
-        needed = {name: self.params[name] for name in estimator.needs if name in self.params}
-        return digest([type(estimator).__qualname__, repr(estimator), fingerprint(needed)])
+        needed = [self._component_digest(name) for name in estimator.needs if name != "lpips"]
+        return digest([type(estimator).__qualname__, repr(estimator), *needed])
+
+    def _component_digest(self, name: str) -> str:
+        if name not in self._component_digests:
+            values = self.learnt_error if name == learnt.NAME else self.params.get(name)
+            self._component_digests[name] = fingerprint(values or {})
+        return self._component_digests[name]
+
+    @functools.cached_property
+    def _component_digests(self) -> dict[str, str]:
+        return {}
+
+    @functools.cached_property
+    def learnt_error(self) -> Params | None:
+        """The readout of its learnt error, see `whale_jax.imagination.uncertainty.learnt`; None if none was fitted.
+
+        Raises:
+          WhaleError: a file of the run cannot be read.
+        """
+        if self.readout is not None:
+            return self.readout
+        name = self.workdir.learnt.name
+        beside = [] if self.trust_file is None else [self.trust_file.with_name(name)]
+        places = [path for path in (*beside, *self.workdir.reported(name)) if path.is_file()]
+        return learnt.find_readout(places, self.acting) if places else None
+
+    @functools.cached_property
+    def acting(self) -> str:
+        """SHA-256 of `imagining` and of what actions mean."""
+        return digest([self.imagining, self.action_spec.to_json()])
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -253,8 +284,13 @@ class LoadedModel:
     @functools.cached_property
     def _calibrations(self) -> tuple[list[Trust], str]:
         """The calibrations of its errors, the newest first, and why there is none."""
-        places = self.workdir.trusts() if self.trust_file is None else [self.trust_file]
+        places = self.workdir.reported(self.workdir.trust.name) if self.trust_file is None else [self.trust_file]
         return find_trusts(places, lambda: self.imagining, self.action_spec)
+
+    @property
+    def untrusted(self) -> str:
+        """Why none of its errors are calibrated; "" if some are."""
+        return self._calibrations[1]
 
     def trust_horizon(self, task: str | None, dream: Dream, context: int) -> Horizon:
         """Returns how far dreams from `context` given frames can be trusted, by the errors that were calibrated.
@@ -362,6 +398,12 @@ class LoadedModel:
                 f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3 "
                 'to add one, or use uncertainty="retracing", which needs none.'
             )
+        if learnt.NAME in estimator.needs and self.learnt_error is None:
+            raise WhaleError(
+                f"{self.source} has no learnt error yet; fit one to its training episodes with `whale evaluate "
+                "--checkpoint=DIR --suite=trust --evaluation.trust.estimates=entropy,learnt`, or use "
+                'uncertainty="entropy", which needs none.'
+            )
         estimator.check(self.world.model)
 
     def params_for(self, dream: Dream) -> Params:
@@ -372,17 +414,24 @@ class LoadedModel:
         """
         if missing := self.untrained(self.params):
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
-        self.check_estimator(dream.estimator)
-        needs = () if dream.estimator is None else dream.estimator.needs
-        return self._spread_params | ({"lpips": self._lpips} if "lpips" in needs else {})
+        spread, needed = self._spread_params, self.needed_by(dream.estimator)
+        spread |= jax.device_put({name: needed[name] for name in needed if name not in spread}, replicated(self._mesh))
+        return {name: spread[name] for name in (*self.params, *needed)}
+
+    def needed_by(self, estimator: Estimator | None) -> Params:
+        """Returns the parameters that an estimator reads besides the model's own components, by name.
+
+        Raises:
+          WhaleError: see `check_estimator`.
+        """
+        self.check_estimator(estimator)
+        make = {"lpips": lpips.weights, learnt.NAME: lambda: self.learnt_error}
+        return {name: make[name]() for name in (() if estimator is None else estimator.needs) if name in make}
 
     @functools.cached_property
-    def _spread_params(self) -> Params:
+    def _spread_params(self) -> dict[str, Params]:
+        """What is on every device so far, by name."""
         return jax.device_put(dict(self.params), replicated(self._mesh))
-
-    @functools.cached_property
-    def _lpips(self) -> Params:
-        return jax.device_put(lpips.weights(), replicated(self._mesh))
 
     @functools.cached_property
     def _mesh(self):
@@ -408,39 +457,3 @@ class LoadedModel:
 
     def _normal(self, actions: np.ndarray) -> np.ndarray:
         return np.asarray(self.action_spec.normalise(actions), np.float32)
-
-
-def load(directory: Path | str, dataset: str | None = None, trust: Path | str | None = None) -> LoadedModel:
-    """Loads the world model of a checkpoint.
-
-    If the directory holds several steps, takes the newest one that can be read and says which ones it skipped.
-
-    Args:
-      directory: a work directory, or the directory of a stage or of a step.
-      dataset: for a model trained on a mixture, the data set in whose units actions are given.
-      trust: the trust.json of an evaluation; None looks for one in the run.
-
-    Raises:
-      WhaleError: there is no checkpoint, it cannot be read, it was not trained on that data set, or `trust` was not
-        calibrated for it.
-    """
-    stage_directory, newest = find(directory)
-    asked = Path(directory).absolute() == stage_directory / str(newest)
-
-    def read(step: int) -> tuple[Meta, Params]:
-        meta, tree = read_meta(stage_directory, step), read_item(stage_directory, step, "params")
-        if not meta.finished and meta.config.get("stages", {}).get(meta.stage, {}).get("ema"):
-            tree = {**tree, meta.stage: read_item(stage_directory, step, "averaged")}
-        return meta, tree
-
-    step, (meta, tree) = fall_back(stage_directory, [newest] if asked else steps_in(stage_directory), read)
-    source = stage_directory / str(step)
-    world = world_of(meta, source)
-    params = {name: tree[name] for name in world.stages if name in tree}
-    if dataset is not None and dataset not in meta.specs:
-        raise unknown_name(f"data set of {source}", dataset, meta.specs)
-    spec = ActionSpec.from_json(meta.action_spec if dataset is None else meta.specs[dataset])
-    model = LoadedModel(world, jax.device_put(params), spec, meta, source, trust and Path(trust))
-    if trust and not model._calibrations[0]:
-        raise WhaleError(model._calibrations[1])
-    return model

@@ -20,7 +20,7 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.clips import ProtocolSettings
 from whale_jax.evaluation.comparison import compare_models
 from whale_jax.evaluation.report.figure import check_drawing
-from whale_jax.imagination.world import load
+from whale_jax.imagination.loading import load
 from whale_jax.jobs.configuration import completed, default_config, make_world, stage_class, stages_of
 from whale_jax.jobs.pretrain import pretrain
 from whale_jax.models.saved import find, find_component

@@ -27,7 +27,8 @@ from whale_jax.evaluation.during import cheap, cheap_evaluation
 from whale_jax.evaluation.evaluate import evaluate, seen, trained_on
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES, Chosen, choose
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.jobs.configuration import check_buildable, completed, make_stage, make_world, stages_of, to_plain
 from whale_jax.jobs.places import anchored
 from whale_jax.jobs.reuse import keep_data, reuse

@@ -29,7 +29,8 @@ from whale_jax.evaluation.clips import Clips, ProtocolSettings, imagine, read_cl
 from whale_jax.evaluation.evaluate import training_history
 from whale_jax.evaluation.report.figure import check_drawing
 from whale_jax.evaluation.video.arrays import unit
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 from whale_jax.jobs.configuration import make_stage, to_plain, transformer
 from whale_jax.jobs.places import anchored
 from whale_jax.jobs.pretrain import pretrain, train_alone

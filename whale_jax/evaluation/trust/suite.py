@@ -21,8 +21,11 @@ from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.clips import Clips, imagine, read_clips, with_progress
 from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.evaluation.trust import coverage, section
+from whale_jax.evaluation.trust.learning import with_learnt_error
 from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.trust import STEPS, Calibration, Trust, bound, check_tolerance, least_clips, write_trust
+from whale_jax.imagination.uncertainty import learnt
 from whale_jax.imagination.uncertainty.estimators import Estimator, check_uncertainty, resolve
 
 NETWORK = "alexnet"
@@ -48,7 +51,7 @@ DEFINITIONS = {
 class TrustSettings(Settings):
     """The choice of clips, and what is calibrated; a field without a default comes from the clips all suites share."""
 
-    context: int = 4  # C, given frames; as many as dreams begin with
+    context: int = CONTEXT  # C, given frames
     horizon: int  # H, steps imagined
     episodes: int  # clips per task and policy
     batch_size: int  # clips imagined at once
@@ -76,8 +79,9 @@ class TrustHorizon(Suite):
     """The suite that imagines every clip, calibrates the trust horizon of each task, and measures its coverage.
 
     It writes the calibration, `trust.json`, beside `metrics.json`, where `whale_jax.load` finds it if that is in the
-    run. The errors of each task and policy are stored in `output`/trust, so that the same call resumes where it was
-    stopped. The result has "tasks" by name, "settings", "definitions", "notes" and "failed".
+    run. If the learnt error is to be calibrated and the run has none, it is fitted first, and written as `learnt.npz`
+    beside it. The errors of each task and policy are stored in `output`/trust, so that the same call resumes where it
+    was stopped. The result has "tasks" by name, "settings", "definitions", "notes" and "failed".
     """
 
     name, title, Settings = "trust", "Trust horizon", TrustSettings
@@ -92,7 +96,7 @@ class TrustHorizon(Suite):
             )
 
     def run(self, job: Job) -> dict[str, Any]:
-        settings, estimates, notes = job.settings, *_estimates(job)
+        settings, (job, estimates, notes) = job.settings, _estimates(job)
         tasks, failed = {}, []
         found, known = _errors(job, job.store, estimates), {}
         try:
@@ -141,18 +145,25 @@ class TrustHorizon(Suite):
         return [Section(self.name, self.title, section.trust_section(result))]
 
 
-def _estimates(job: Job) -> tuple[dict[str, Estimator], list[str]]:
-    """Returns the uncertainties that the model supports among those asked for, and why others are left out."""
+def _estimates(job: Job) -> tuple[Job, dict[str, Estimator], list[str]]:
+    """Returns the uncertainties that the model supports among those asked for, and why others are left out.
+
+    The model of the job that is returned has a learnt error if that is among them.
+    """
     able, notes = {}, []
     for name in dict.fromkeys(job.settings.estimates):
         try:
             estimator = resolve(name, job.model.action_spec)
+            if learnt.NAME in estimator.needs and job.model.learnt_error is None:
+                model, what = with_learnt_error(job)
+                job = dataclasses.replace(job, model=model)
+                notes.append(f"The learnt error was fitted to {what}.")
             job.model.check_estimator(estimator)
         except WhaleError as error:
             notes.append(f"Without {name}: {error}")
         else:
             able[name] = estimator
-    return able, notes
+    return job, able, notes
 
 
 def _seen(job: Job) -> EpisodeStore | None:

@@ -16,12 +16,12 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.evaluation.clips import Clips, imagine
 from whale_jax.evaluation.statistics import Steps
 from whale_jax.evaluation.video import metrics as video
+from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.uncertainty.estimators import ESTIMATORS, Entropy, Estimator, resolve
 from whale_jax.imagination.world import LoadedModel
 
 NETWORK = "alexnet"
 FOLDER = "uncertainty"  # of the stored steps, in the directory of the evaluation
-LEAST = 4  # given frames at least, so that no estimator's figures depend on those beside it
 REAL, RECONSTRUCTION = "real", "reconstruction"  # what imagined frames are compared with
 
 STEP, ENTROPY, TIMES_STEP, ACCUMULATED = "step number", "entropy", "entropy times step", "entropy accumulated"
@@ -40,7 +40,7 @@ def choose(
 
     Args:
       asked: specifications; without any, those of all registered estimators that the model supports.
-      context: C; 0 takes as many frames as the estimators want, and `LEAST` at least.
+      context: C; 0 takes as many frames as the estimators want, and `CONTEXT` at least.
 
     Raises:
       WhaleError: one that was asked for does not exist or cannot be had, or the model supports none.
@@ -64,7 +64,8 @@ def choose(
 
 
 def _wanted(model: LoadedModel, estimators: Iterable[Estimator]) -> int:
-    most = max(LEAST, *(estimator.context for estimator in estimators))
+    # At least as many as a dream has, so that no estimator's figures depend on those beside it.
+    most = max(CONTEXT, *(estimator.context for estimator in estimators))
     return most if model.window is None else min(most, model.window)
 
 

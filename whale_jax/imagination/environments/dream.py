@@ -20,7 +20,7 @@ from whale_jax.base.text import say
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.data.store.store import EpisodeStore
 from whale_jax.imagination.clocks import Clocks, clocks_of
-from whale_jax.imagination.dream import Dream, State
+from whale_jax.imagination.dream import CONTEXT, Dream, State
 from whale_jax.imagination.environments.starts import Starts, read_starts
 from whale_jax.imagination.trust import STEPS, check_tolerance, percent, rounded_up
 from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, NONE, check_context, check_uncertainty
@@ -35,7 +35,7 @@ Result = tuple["DreamState", jax.Array, jax.Array, jax.Array, jax.Array, Info]
 class DreamSettings(Settings):
     """Settings of a dream."""
 
-    context: int = 4  # C, recorded frames that a dream begins with; 4 let retracing go back 3 actions at once
+    context: int = CONTEXT  # C, recorded frames that a dream begins with
     horizon: int = 16  # steps after which a dream is truncated
     uncertainty: str = AUTO  # see `resolve` of estimators; "auto" as in `LoadedModel.estimator`; "none" or ""
     penalty: float = 0.0  # λ; the reward is the model's minus λ times the step's uncertainty

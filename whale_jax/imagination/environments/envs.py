@@ -28,7 +28,8 @@ from whale_jax.imagination.environments.requests import (
     parse_options,
     parse_seeds,
 )
-from whale_jax.imagination.world import LoadedModel, load
+from whale_jax.imagination.loading import load
+from whale_jax.imagination.world import LoadedModel
 
 RENDER_MODES = ("rgb_array",)
 
