@@ -34,5 +34,5 @@ def get_config():
     stages.reward.steps = 0
 
     config.evaluation.context, config.evaluation.horizon, config.evaluation.start = 2, 7, 0
-    config.evaluation.episodes = 20
+    config.evaluation.episodes, config.evaluation.suites = 20, ("video",)
     return config

@@ -50,6 +50,7 @@ def get_config():
     stages.ensemble = stage(**dynamics)
     stages.reward = stage(steps=800, batch_size=2, max_lr=1e-3, min_lr=1e-4, warmup=20, **common)
 
+    config.evaluation.suites = ("video", "uncertainty", "trust")
     config.evaluation.context = 2
     config.evaluation.horizon = 16
     config.evaluation.episodes = 4

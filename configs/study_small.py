@@ -34,6 +34,7 @@ def get_config():
         stage.update({"steps": 2000, "batch_size": 4, "warmup": 100, "ema": 0.0})
     stages.reward.update({"steps": 5000, "batch_size": 4})
 
+    config.evaluation.suites = ("video",)
     config.evaluation.episodes = 20
     config.evaluation.batch_size = 10
     return config

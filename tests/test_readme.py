@@ -43,6 +43,7 @@ SMALL = {
     "model.reward.hidden": 16,
     "evaluation.episodes": 1,
     "evaluation.horizon": 10,
+    "evaluation.trust.alpha": 0.25,  # for which three clips are enough
 }
 OVERRIDES = [f"--config.{key}={value}" for key, value in SMALL.items()]
 UNRECORDED = [option for option in OVERRIDES if not option.startswith("--config.data")]
@@ -116,6 +117,11 @@ def answer(whale):
     return run
 
 
+def held_still(context: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns black frames of two trajectories, and the actions of a robot that stands still."""
+    return np.zeros((2, context, 64, 64, 3), np.uint8), np.zeros((2, context - 1 + horizon, 4), np.float32)
+
+
 def test_every_command_is_covered():
     written = re.findall(r"(?m)^(bash launch/.*?)(?: +#.*)?$|`((?:bash launch/|whale )[^`]+)`", COMMANDS)
     commands = {a or b for a, b in written} - {"whale train --help"}
@@ -127,7 +133,9 @@ def test_pretrain_leaves_report_and_metrics(workdir):
     for policy in metrics["video"]["reach"].values():
         for series in (policy, *(policy[c] for c in ("repeat_last_frame", "reconstruction", "wrong_actions"))):
             assert {len(series[m]) for m in ("psnr", "ssim", "moving_psnr")} == {10}
-    assert "<video" in (workdir / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
+    assert "<video" in page and all(f'id="{name}"' in page for name in ("films", "uncertainty", "trust", "embedding"))
+    assert whale_jax.load(workdir).imagine(*held_still(4, 10)).trust_horizon(9.0).tolist() == [10, 10]
 
 
 def test_pretrain_again_trains_nothing_more(workdir, answer):
@@ -138,8 +146,7 @@ def test_pretrain_again_trains_nothing_more(workdir, answer):
 
 def test_python_example(workdir):
     wm = whale_jax.load(workdir)
-    frames = np.zeros((2, 2, 64, 64, 3), np.uint8)
-    future = wm.imagine(frames, np.zeros((2, 1 + 5, 4), np.float32), uncertainty="retracing")
+    future = wm.imagine(*held_still(2, 5), uncertainty="retracing")
     assert future.accumulated.shape == (2, 5) and "3 frames of context" in future.notes[0]
     assert (future.frames.shape, future.frames.dtype) == ((2, 5, 64, 64, 3), np.uint8)
     assert future.rewards.shape == future.uncertainty.shape == (2, 5)
@@ -161,10 +168,9 @@ def test_evaluate_uncertainty(workdir, answer):
 
 
 def test_evaluate_trust(workdir, answer):
-    few = ("--evaluation.trust.alpha=0.25", "--horizon=6")  # three clips are enough for that
-    report = json.loads(answer("evaluate", f"--checkpoint={workdir}", "--suite=trust", *few, "--json"))["trust"]
-    frames, actions = np.zeros((2, 4, 64, 64, 3), np.uint8), np.zeros((2, 3 + 6, 4), np.float32)
-    future = whale_jax.load(workdir).imagine(frames, actions)
+    command = ("evaluate", f"--checkpoint={workdir}", "--suite=trust", "--horizon=6", "--json")
+    report = json.loads(answer(*command))["trust"]
+    future = whale_jax.load(workdir).imagine(*held_still(4, 6))
     np.testing.assert_allclose(future.bound, report["tasks"]["reach"]["bound"], rtol=1e-6)
     assert future.trust_horizon(9.0).tolist() == [6, 6]
 

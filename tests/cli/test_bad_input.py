@@ -41,6 +41,7 @@ CHEAP = "--config.evaluation.cheap.suites"
         (["evaluate", "--checkpoint=W", "--evaluation.value.horizon=4"], "add --suite=value"),
         (["train", CONFIG, "--workdir=W", "--config.evaluation.value.horzon=4"], "evaluation.value.horizon"),
         (["train", CONFIG, "--workdir=W", f"{CHEAP}=vidio"], "did you mean video"),
+        (["train", CONFIG, "--workdir=W", "--config.evaluation.suites=vidio"], "did you mean video"),
         (
             ["train", CONFIG, "--workdir=W", "--config.evaluation.during_training=5", f"{CHEAP}=vidio"],
             "did you mean video",

@@ -16,7 +16,7 @@ from whale_jax.evaluation.value.suite import ValueSettings
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.evaluation.video.measures import MEASURES, Measure, measure
 from whale_jax.evaluation.video.summary import measures
-from whale_jax.jobs.configuration import default_config, override, to_plain
+from whale_jax.jobs.configuration import default_config, load_config, override, to_plain
 from whale_jax.training.former import current
 
 FLAT = {"context": 2, "horizon": 5, "episodes": 3, "batch_size": 2, "start": -1, "seed": 7}
@@ -160,3 +160,12 @@ def test_a_checkpoint_from_before_the_estimators_is_evaluated_as_it_was():
     assert chosen.estimators == ("retracing:starts=any:steps=1-2", "entropy", "ensemble") and chosen.horizon == 4
     assert current(config | {"stages": {}})["evaluation"]["uncertainty"]["estimators"][1:] == ["entropy"]
     assert current({}) == {} and current(current(config)) == current(config)
+
+
+def test_the_report_of_a_run_needs_the_frames_of_its_longest_suite():
+    values = load_config("quickstart").evaluation.to_dict()
+    chosen = choose(values["suites"], values, {})
+    assert chosen.clips.horizon == 16 and chosen.longest.context + chosen.longest.horizon == 4 + 16
+    assert choose(("video", "uncertainty"), values, {}).longest == chosen.clips  # 4 + 8 are fewer than 2 + 16
+    more = choose(("uncertainty",), values, {"uncertainty": {"context": 6, "horizon": 20}})
+    assert more.longest.context + more.longest.horizon == 26

@@ -56,6 +56,10 @@ class Suite:
     def check_settings(self, settings: Any) -> None:
         """Raises WhaleError for invalid settings, before anything is loaded."""
 
+    def frames(self, settings: Any) -> int:
+        """Returns how many frames the held-out episodes need; 0 if as many as the shared clips."""
+        return 0
+
     def check(self, job: Job) -> None:
         """Raises WhaleError if the model lacks what the suite needs, before anything is recorded or imagined."""
         if not (missing := sorted(self.requires - job.model.abilities)):

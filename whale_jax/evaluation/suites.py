@@ -22,12 +22,14 @@ SUITES: Registry[Suite] = Registry("suite", _ROWS)
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings(ProtocolSettings):
-    """The clips, and how often a stage is evaluated during its training."""
+    """The clips, what a training run's report has, and how often a stage is evaluated during its training."""
 
+    suites: tuple[str, ...] = ("video",)  # of the report, besides those that judge the run's stages
     during_training: int = 0  # steps between two evaluations of a stage that can imagine; 0 turns them off
 
     def __post_init__(self):
         super().__post_init__()
+        check_names(self.suites, {}, {})
         check_least(self, during_training=0)
 
 
@@ -50,6 +52,13 @@ class Chosen:
 
     clips: ProtocolSettings
     settings: Mapping[str, Any]
+
+    @property
+    def longest(self) -> ProtocolSettings:
+        """The clips, with as many frames as the suite has that reads the longest ones."""
+        frames = max((SUITES[name].frames(own) for name, own in self.settings.items()), default=0)
+        horizon = max(self.clips.horizon, frames - self.clips.context - max(self.clips.start, 0))
+        return dataclasses.replace(self.clips, horizon=horizon)
 
 
 def groups() -> dict[str, type[Settings]]:

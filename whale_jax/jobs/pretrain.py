@@ -85,7 +85,7 @@ def pretrain(
     placement = sharding.make_placement(config.mesh)
     chosen, followed = _report_suites(config), _followed(config)
     _check_stages(config, placement)
-    wanted = [*([chosen.clips] if until is None else []), *followed]
+    wanted = [*([chosen.longest] if until is None else []), *followed]
     for clips in wanted or [None]:
         check_recording(config, workdir, clips)
     with hosts.locked(workdir):
@@ -101,10 +101,11 @@ def pretrain(
 
 
 def _report_suites(config: ConfigDict) -> Chosen:
-    """Returns what the report measures: imagined videos, and what the suites of the stages judge."""
+    """Returns what the report measures: the suites that the config names, and those that judge the stages."""
     stages = make_world(config).stages
     judges = dict.fromkeys(suite for name in stages_of(config) for suite in stages[name].suites)
-    return choose(("video", *judges), config.evaluation.to_dict(), {"video": {"fvd": False}})
+    names = dict.fromkeys((*config.evaluation.suites, *judges))
+    return choose(names, config.evaluation.to_dict(), {"video": {"fvd": False}} if "video" in names else {})
 
 
 def _pretrain(
@@ -121,7 +122,7 @@ def _pretrain(
     phases = Phases(workdir)
     with phases.timed("indexing" if config.data.mixture else "recording"), hosts.primary_first():
         source = open_source(config, workdir)
-    store = _report_store(source, workdir, chosen.clips, wanted)
+    store = _report_store(source, workdir, chosen.longest, wanted)
     needed = make_world(config).model.needed
     judging = source.store if store is None and isinstance(source, LocalSource) else store
     params: Params = {}
@@ -273,7 +274,7 @@ def train_alone(name: str, config: ConfigDict, workdir: Path | str, frozen: Para
     _check_stages(config, placement)
     _check_workdir(workdir, config, make_world(config))
     followed, source = _followed(config), open_source(config, workdir)
-    store = _report_store(source, workdir, _report_suites(config).clips, followed)
+    store = _report_store(source, workdir, _report_suites(config).longest, followed)
     train_stage(name, config, workdir, source, frozen, placement, store=store)
     _stop_if_asked()
 

@@ -86,6 +86,9 @@ class TrustHorizon(Suite):
 
     name, title, Settings = "trust", "Trust horizon", TrustSettings
 
+    def frames(self, settings: TrustSettings) -> int:
+        return settings.context + settings.horizon
+
     def check(self, job: Job) -> None:
         super().check(job)
         window = job.model.window

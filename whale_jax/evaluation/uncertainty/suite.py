@@ -22,6 +22,7 @@ from whale_jax.evaluation import statistics
 from whale_jax.evaluation.clips import Clips, read_clips, with_progress
 from whale_jax.evaluation.suite import Job, Section, Suite
 from whale_jax.evaluation.uncertainty import estimates, section
+from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.uncertainty.estimators import Estimator, check_uncertainty
 from whale_jax.imagination.world import LoadedModel
 
@@ -81,6 +82,9 @@ class Uncertainty(Suite):
     def check_settings(self, settings: UncertaintySettings) -> None:
         for asked in settings.estimators:
             check_uncertainty(asked, ())
+
+    def frames(self, settings: UncertaintySettings) -> int:
+        return (settings.context or CONTEXT) + settings.horizon
 
     def check(self, job: Job) -> None:
         super().check(job)
