@@ -34,11 +34,13 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(store, tmp_path_factory):
-    """The job of a run, its metrics, and a model that finds what the suite wrote there."""
+    """The job of a run, its metrics, and a model that finds what the suite wrote there, as the job's own does."""
     run = tmp_path_factory.mktemp("run")
     model = dataclasses.replace(tiny.random_world(SIDE), source=run / "checkpoints" / "reward" / "1")
     job = Job(model, store.held_out(), run, settings=SETTINGS, training=store.select(split="train"))
-    return job, evaluate(job, {"trust": SETTINGS}), dataclasses.replace(model)
+    metrics = evaluate(job, {"trust": SETTINGS})
+    assert model.learnt_error is not None, "as a suite after it needs"
+    return job, metrics, dataclasses.replace(model)
 
 
 def test_a_rollout_step_by_step_is_read_as_it_is_at_once():
@@ -95,6 +97,8 @@ def test_imagined_futures_have_the_error_that_was_fitted_and_calibrated(written)
     assert future.trust.clock == "learnt" and future.trust_horizon(9.0).tolist() == [HORIZON] * 9
     for entry in metrics["trust"]["tasks"].values():
         assert set(entry["horizons"][0]["clocks"]) == {STEPS, "entropy", "learnt"}
+    refitted = dataclasses.replace(model, readout={**model.learnt_error, "offset": model.learnt_error["offset"] + 1})
+    assert refitted.estimating(learnt.Learnt()) != model.estimating(learnt.Learnt()), "it has another clock"
     assert "learnt" in choose(model)[0] and "by learnt" in (job.output / "report.html").read_text()
 
 

@@ -247,16 +247,17 @@ class LoadedModel:
         return digest([type(estimator).__qualname__, repr(estimator), *needed])
 
     def _component_digest(self, name: str) -> str:
+        if name == learnt.NAME:  # another one may have been fitted since
+            return fingerprint(self.learnt_error or {})
         if name not in self._component_digests:
-            values = self.learnt_error if name == learnt.NAME else self.params.get(name)
-            self._component_digests[name] = fingerprint(values or {})
+            self._component_digests[name] = fingerprint(self.params.get(name, {}))
         return self._component_digests[name]
 
     @functools.cached_property
     def _component_digests(self) -> dict[str, str]:
         return {}
 
-    @functools.cached_property
+    @property
     def learnt_error(self) -> Params | None:
         """The readout of its learnt error, see `whale_jax.imagination.uncertainty.learnt`; None if none was fitted.
 
@@ -414,9 +415,9 @@ class LoadedModel:
         """
         if missing := self.untrained(self.params):
             raise WhaleError(f"{self.source} holds no trained {' and '.join(missing)} yet; finish its training first.")
-        spread, needed = self._spread_params, self.needed_by(dream.estimator)
-        spread |= jax.device_put({name: needed[name] for name in needed if name not in spread}, replicated(self._mesh))
-        return {name: spread[name] for name in (*self.params, *needed)}
+        needed = self.needed_by(dream.estimator)
+        more = {name: self._lpips if name == "lpips" else self._put(needed[name]) for name in needed}
+        return self._spread_params | more
 
     def needed_by(self, estimator: Estimator | None) -> Params:
         """Returns the parameters that an estimator reads besides the model's own components, by name.
@@ -428,10 +429,16 @@ class LoadedModel:
         make = {"lpips": lpips.weights, learnt.NAME: lambda: self.learnt_error}
         return {name: make[name]() for name in (() if estimator is None else estimator.needs) if name in make}
 
+    def _put(self, params: Params) -> Params:
+        return jax.device_put(dict(params), replicated(self._mesh))
+
     @functools.cached_property
-    def _spread_params(self) -> dict[str, Params]:
-        """What is on every device so far, by name."""
-        return jax.device_put(dict(self.params), replicated(self._mesh))
+    def _spread_params(self) -> Params:
+        return self._put(self.params)
+
+    @functools.cached_property
+    def _lpips(self) -> Params:
+        return self._put(lpips.weights())
 
     @functools.cached_property
     def _mesh(self):

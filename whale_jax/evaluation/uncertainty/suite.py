@@ -98,7 +98,7 @@ class Uncertainty(Suite):
         groups = read_clips(job.store, settings)
         cost = _cost(model, groups[0], found, settings)
         sizes = {"context": context, "horizon": settings.horizon, "batch_size": settings.batch_size}
-        described = {name: repr(estimator) for name, estimator in found.items()}
+        described = {name: model.estimating(estimator) for name, estimator in found.items()}
         entries = []
         for group in with_progress(groups, "uncertainty:", job.say):
             parts = [model.fingerprint, model.described, sizes, described, group.frames, group.actions]
