@@ -3,9 +3,9 @@
 Command:  python benchmarks/learnt_error.py --checkpoint=RUN --data=STORE [--episodes=10]
 Expected: docs/results.md, "How far to trust it"
 
-The learnt error is that of `whale_jax.imagination.uncertainty.learnt`, fitted to rollouts of training episodes, six of
-each task and policy. Parts of its inputs are fitted alone: the entropy and the step, these with the action, and the
-features of the frame. "Combined" has retracing's disagreement beside the entropy and the step. All are compared on
+The learnt error is that of `whale_jax.imagination.uncertainty.learnt_error`, fitted to rollouts of training episodes,
+six of each task and policy. Parts of its inputs are fitted alone: the entropy and the step, these with the action, and
+the features of the frame. "Combined" has retracing's disagreement beside the entropy and the step. All are compared on
 clips of policies that nothing was fitted to: Pearson's correlation with the error, pooled and within steps, mean of
 tasks, and the trust horizon by the estimate's running maximum over random splits of a task's clips, at the tolerances
 that 40, 60 and 80 % of its clips stay below.
@@ -23,7 +23,7 @@ from whale_jax.evaluation.trust.coverage import random_splits
 from whale_jax.evaluation.trust.learning import examples
 from whale_jax.imagination.loading import load
 from whale_jax.imagination.trust import clock_of, limit, steps_of
-from whale_jax.imagination.uncertainty import learnt
+from whale_jax.imagination.uncertainty import learnt_error
 from whale_jax.imagination.world import LoadedModel
 
 ALPHA, SPLITS, BATCH = 0.1, 200, 20
@@ -64,9 +64,9 @@ def rollouts(model: LoadedModel, store: EpisodeStore, episodes: int) -> dict[str
 def fitted(seen: dict[str, Rollouts], tested: dict[str, Rollouts], columns: list[int]) -> dict[str, np.ndarray]:
     """Fits a learnt error to some inputs of all tasks' rollouts; returns what it predicts (E, n) for other rollouts."""
     x = np.concatenate([rolled["inputs"][..., columns].reshape(-1, len(columns)) for rolled in seen.values()])
-    penalty = learnt.PENALTY if len(columns) > 100 else 1e-6  # a few inputs need none
-    readout = learnt.fit(x, np.concatenate([rolled["error"].ravel() for rolled in seen.values()]), penalty)
-    found = {task: learnt.predicted(readout, rolled["inputs"][..., columns]) for task, rolled in tested.items()}
+    penalty = learnt_error.PENALTY if len(columns) > 100 else 1e-6  # a few inputs need none
+    readout = learnt_error.fit(x, np.concatenate([rolled["error"].ravel() for rolled in seen.values()]), penalty)
+    found = {task: learnt_error.predicted(readout, rolled["inputs"][..., columns]) for task, rolled in tested.items()}
     return {task: np.asarray(values) for task, values in found.items()}
 
 

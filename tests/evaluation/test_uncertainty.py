@@ -16,7 +16,7 @@ from whale_jax.evaluation.evaluate import Request, _earlier, evaluate, evaluate_
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.suites import SUITES
 from whale_jax.evaluation.summary import outcome, statements, write_report
-from whale_jax.evaluation.uncertainty import estimates
+from whale_jax.evaluation.uncertainty import estimates, section
 from whale_jax.evaluation.uncertainty.estimates import choose, read_steps
 from whale_jax.evaluation.uncertainty.section import best_rival, difference, statement
 from whale_jax.evaluation.uncertainty.suite import UncertaintySettings
@@ -165,7 +165,7 @@ def test_report_and_metrics_are_written(written):
 
 
 @pytest.mark.slow
-def test_each_estimator_is_told_from_the_best_rival_and_from_each_other(written):
+def test_each_estimator_is_told_from_the_best_rival_and_from_each_other(written, monkeypatch):
     report = json.loads(json.dumps(written[0]["uncertainty"]))
     for error in ERRORS:
         report["mean"][error]["retracing"]["pooled"][0] = 0.9
@@ -185,6 +185,11 @@ def test_each_estimator_is_told_from_the_best_rival_and_from_each_other(written)
         others = f"{rival} ({told}), entropy ({told}) and ensemble ({told})"
         assert f"Retracing {verdict} {others}." in statement(report)
         assert f"Ensemble {verdict} {rival} ({told})." in statement(report)
+        assert f"Entropy {verdict} {rival} ({told}) and ensemble ({told})." in statement(report)
+        with monkeypatch.context() as few:
+            few.setattr(section, "SAID", 2)
+            assert f"Retracing {verdict} {others}." in statement(report)
+            assert f"Entropy {verdict} {rival} ({told})." in statement(report)
     turned = difference(report, "real", "ensemble", "retracing")["pooled"]
     assert turned == pytest.approx([-0.05, -0.2, 0.1])
 
@@ -211,7 +216,7 @@ def test_a_robot_with_absolute_actions_is_measured_without_retracing(world, stor
     assert [name for name, kind in report["kinds"].items() if kind == "estimator"] == ["entropy", "ensemble"]
     assert report["settings"]["context"] == 4, "as beside retracing, so that entropies compare"
     note, unlearnt = report["notes"]
-    assert unlearnt.startswith("Without learnt: ") and "has no learnt error yet" in unlearnt
+    assert unlearnt.startswith("Without learnt_error: ") and "has no learnt error yet" in unlearnt
     assert note.startswith("Without retracing: ") and "add up" in note
     assert note in statements(metrics)[0] and "Entropy" in statements(metrics)[0]
     with pytest.raises(WhaleError, match="cannot compare retracing: Retracing needs actions that add up"):

@@ -32,7 +32,7 @@ class Workdir:
     metrics = _at("metrics.json")
     report = _at("report.html")
     trust = _at("trust.json")  # the calibration of the model's errors
-    learnt = _at("learnt.npz")  # the readout of its learnt error
+    learnt_error = _at("learnt_error.npz")  # the readout of its learnt error
     features = _at("features")  # I3D features of clips, cached for the next FVD
 
     def __init__(self, root: "Path | str | Workdir"):

@@ -25,8 +25,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     done.add_argument("--random", type=int, metavar="SEED", help="draw actions uniformly from their range")
     done.add_argument("--strip", action="store_true", help="hold six actions: a future for each direction")
     text = (
-        "curve below the film: retracing, entropy, ensemble, learnt, none or auto (default): retracing if the model "
-        "can; with settings: retracing:steps=1-2-3:starts=any:accumulate=yes"
+        "curve below the film: retracing, entropy, ensemble, learnt_error, none or auto (default): retracing if the "
+        "model can; with settings: retracing:steps=1-2-3:starts=any:accumulate=yes"
     )
     command.add_argument("--uncertainty", metavar="UNCERTAINTY", help=text)
     text = "film to write (.mp4, .gif, or .png for stills); with --data: DIR"

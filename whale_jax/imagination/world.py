@@ -21,7 +21,7 @@ from whale_jax.imagination.dream import Dream, Step, take_rollout, take_start
 from whale_jax.imagination.future import Imagination
 from whale_jax.imagination.policies import Checked, Normalised, Policy, begin_episode
 from whale_jax.imagination.trust import Horizon, Trust, find_trusts
-from whale_jax.imagination.uncertainty import learnt
+from whale_jax.imagination.uncertainty import learnt_error
 from whale_jax.imagination.uncertainty.estimators import AUTO, ESTIMATORS, NONE, Estimator, resolve
 from whale_jax.models.base import WorldModel
 from whale_jax.models.registry import describe
@@ -87,8 +87,8 @@ class LoadedModel:
             frames has a method `reset`, which is called before the first frame. A policy that is marked with
             `whale_jax.imagination.dream.in_jax` runs inside the compiled rollout.
           horizon: n; only with `policy`.
-          uncertainty: "retracing", "entropy", "ensemble", "learnt", or "auto", see `estimator`; one of them with its
-            settings, such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
+          uncertainty: "retracing", "entropy", "ensemble", "learnt_error", or "auto", see `estimator`; one of them with
+            its settings, such as "retracing:steps=1-2-3:starts=any:accumulate=yes"; an estimator of
             `whale_jax.imagination.uncertainty`; or None or "none".
           temperature: of sampling; 0 takes the most likely values.
           task: whose calibrated errors bound those of these futures; None takes the largest bound of all tasks.
@@ -247,7 +247,7 @@ class LoadedModel:
         return digest([type(estimator).__qualname__, repr(estimator), *needed])
 
     def _component_digest(self, name: str) -> str:
-        if name == learnt.NAME:  # another one may have been fitted since
+        if name == learnt_error.NAME:  # another one may have been fitted since
             return fingerprint(self.learnt_error or {})
         if name not in self._component_digests:
             self._component_digests[name] = fingerprint(self.params.get(name, {}))
@@ -259,17 +259,17 @@ class LoadedModel:
 
     @property
     def learnt_error(self) -> Params | None:
-        """The readout of its learnt error, see `whale_jax.imagination.uncertainty.learnt`; None if none was fitted.
+        """The readout of `whale_jax.imagination.uncertainty.learnt_error`; None if none was fitted.
 
         Raises:
           WhaleError: a file of the run cannot be read.
         """
         if self.readout is not None:
             return self.readout
-        name = self.workdir.learnt.name
+        name = self.workdir.learnt_error.name
         beside = [] if self.trust_file is None else [self.trust_file.with_name(name)]
         places = [path for path in (*beside, *self.workdir.reported(name)) if path.is_file()]
-        return learnt.find_readout(places, self.acting) if places else None
+        return learnt_error.find_readout(places, self.acting) if places else None
 
     @functools.cached_property
     def acting(self) -> str:
@@ -399,10 +399,10 @@ class LoadedModel:
                 f"{self.source} holds no ensemble; run its training again with --config.stages.ensemble.members=3 "
                 'to add one, or use uncertainty="retracing", which needs none.'
             )
-        if learnt.NAME in estimator.needs and self.learnt_error is None:
+        if learnt_error.NAME in estimator.needs and self.learnt_error is None:
             raise WhaleError(
                 f"{self.source} has no learnt error yet; fit one to its training episodes with `whale evaluate "
-                "--checkpoint=DIR --suite=trust --evaluation.trust.estimates=entropy,learnt`, or use "
+                "--checkpoint=DIR --suite=trust --evaluation.trust.estimates=entropy,learnt_error`, or use "
                 'uncertainty="entropy", which needs none.'
             )
         estimator.check(self.world.model)
@@ -426,7 +426,7 @@ class LoadedModel:
           WhaleError: see `check_estimator`.
         """
         self.check_estimator(estimator)
-        make = {"lpips": lpips.weights, learnt.NAME: lambda: self.learnt_error}
+        make = {"lpips": lpips.weights, learnt_error.NAME: lambda: self.learnt_error}
         return {name: make[name]() for name in (() if estimator is None else estimator.needs) if name in make}
 
     def _put(self, params: Params) -> Params:

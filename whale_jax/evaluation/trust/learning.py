@@ -14,14 +14,14 @@ from whale_jax.base.workdir import Workdir
 from whale_jax.evaluation.clips import Clips, imagine, read_clips, with_progress
 from whale_jax.evaluation.suite import Job
 from whale_jax.evaluation.video import metrics as video
-from whale_jax.imagination.uncertainty import learnt
+from whale_jax.imagination.uncertainty import learnt_error
 from whale_jax.imagination.uncertainty.estimators import Entropy
 from whale_jax.imagination.world import LoadedModel
 from whale_jax.nn import lpips
 
 LEAST = 100  # steps that a readout of some thousand inputs is fitted to
 
-_inputs = jax.jit(lambda *arguments: learnt.inputs(*arguments)[1])
+_inputs = jax.jit(lambda *arguments: learnt_error.inputs(*arguments)[1])
 
 
 def with_learnt_error(job: Job) -> tuple[LoadedModel, str]:
@@ -37,7 +37,7 @@ def with_learnt_error(job: Job) -> tuple[LoadedModel, str]:
     """
     model, settings = job.model, job.settings
     model.check_estimator(Entropy())
-    learnt.Learnt().check(model.world.model)
+    learnt_error.LearntError().check(model.world.model)
     if job.training is None:
         raise WhaleError(
             f"the episodes that {model.source} was trained on are not there, and the learnt error is fitted to them; "
@@ -55,8 +55,8 @@ def with_learnt_error(job: Job) -> tuple[LoadedModel, str]:
             f"{job.training.root} has {count} steps to imagine in its training episodes, and the learnt error takes "
             f"{LEAST}; evaluate longer clips or more episodes, or leave it out."
         )
-    readout = learnt.fit(np.concatenate(seen), np.concatenate(errors))
-    learnt.write_readout(Workdir(job.output).learnt, readout, model.acting)
+    readout = learnt_error.fit(np.concatenate(seen), np.concatenate(errors))
+    learnt_error.write_readout(Workdir(job.output).learnt_error, readout, model.acting)
     return dataclasses.replace(model, readout=readout), f"{count} imagined steps of training episodes"
 
 
@@ -65,7 +65,7 @@ def examples(model: LoadedModel, group: Clips, context: int, size: int) -> tuple
     given, real = np.split(group.frames, [context], axis=1)
     future = imagine(model, given, group.actions, size, uncertainty=Entropy())
     actions = np.asarray(model.action_spec.normalise(group.actions[:, context - 1 :]), np.float32)
-    read = functools.partial(_inputs, lpips.weights(), learnt.begin(1))
+    read = functools.partial(_inputs, lpips.weights(), learnt_error.begin(1))
     clips = zip(future.frames, actions, future.uncertainty, strict=True)
     found = [np.asarray(read(*(x[None] for x in clip)))[0] for clip in clips]  # one at a time, which bounds the memory
     return np.stack(found), video.lpips(real, future.frames)

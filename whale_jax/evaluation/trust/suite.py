@@ -25,7 +25,7 @@ from whale_jax.evaluation.trust.learning import with_learnt_error
 from whale_jax.evaluation.video import metrics as video
 from whale_jax.imagination.dream import CONTEXT
 from whale_jax.imagination.trust import STEPS, Calibration, Trust, bound, check_tolerance, least_clips, write_trust
-from whale_jax.imagination.uncertainty import learnt
+from whale_jax.imagination.uncertainty import learnt_error
 from whale_jax.imagination.uncertainty.estimators import Estimator, check_uncertainty, resolve
 
 NETWORK = "alexnet"
@@ -79,9 +79,9 @@ class TrustHorizon(Suite):
     """The suite that imagines every clip, calibrates the trust horizon of each task, and measures its coverage.
 
     It writes the calibration, `trust.json`, beside `metrics.json`, where `whale_jax.load` finds it if that is in the
-    run. If the learnt error is to be calibrated and the run has none, it is fitted first, and written as `learnt.npz`
-    beside it. The errors of each task and policy are stored in `output`/trust, so that the same call resumes where it
-    was stopped. The result has "tasks" by name, "settings", "definitions", "notes" and "failed".
+    run. If the learnt error is to be calibrated and the run has none, it is fitted first, and written beside it as
+    `learnt_error.npz`. The errors of each task and policy are stored in `output`/trust, so that the same call resumes
+    where it was stopped. The result has "tasks" by name, "settings", "definitions", "notes" and "failed".
     """
 
     name, title, Settings = "trust", "Trust horizon", TrustSettings
@@ -157,7 +157,7 @@ def _estimates(job: Job) -> tuple[Job, dict[str, Estimator], list[str]]:
     for name in dict.fromkeys(job.settings.estimates):
         try:
             estimator = resolve(name, job.model.action_spec)
-            if learnt.NAME in estimator.needs and job.model.learnt_error is None:
+            if learnt_error.NAME in estimator.needs and job.model.learnt_error is None:
                 model, what = with_learnt_error(job)
                 job = dataclasses.replace(job, model=model)
                 notes.append(f"The learnt error was fitted to {what}.")

@@ -13,6 +13,7 @@ Interval = list[float | None]  # value, low, high
 ERRORS = {"real": "the real frame", "reconstruction": "its reconstruction"}
 COLUMNS = ("pooled", "within steps", "per trajectory", "pooled, Spearman")  # of `COEFFICIENTS`
 KINDS = {"estimator": "estimator", "derived": "derived", "free": "free rival"}
+SAID = 4  # estimators of which every pair is in the statement
 LINES = ("model", "wrong", "reconstruction")  # roles in charts, of the first estimators
 CONTROLS = {"repeat": "any order: the mean error", "held-out": "ordered by the error itself: the best possible"}
 
@@ -69,9 +70,10 @@ def _said(report: dict[str, Any], error: str) -> list[str]:
 
     beside = "" if rival is None else f"; the best free rival, {rival}, {page.interval(mean[rival]['pooled'])}"
     sentences = [f"Against {ERRORS[error]}: {each('pooled')}{beside}."]
-    for a, others in pairs:
+    for i, (a, others) in enumerate(pairs):
         verdicts: dict[str, list[str]] = {}
-        for b in others:
+        # Of many estimators only the best is told from all others; the table has every pair.
+        for b in others if i == 0 or len(pairs) <= SAID else others[: rival is not None]:
             found = difference(report, error, a, b)["pooled"]
             if None not in found:
                 verdicts.setdefault(_verdict(found), []).append(f"{b} ({page.interval(found)})")

@@ -3,5 +3,5 @@
 from whale_jax.base.names import lazy
 
 _HOME = "whale_jax.imagination.uncertainty.estimators"
-_NAMES = ("ESTIMATORS", "Ensemble", "Entropy", "Estimator", "Learnt", "Retracing", "resolve")
+_NAMES = ("ESTIMATORS", "Ensemble", "Entropy", "Estimator", "LearntError", "Retracing", "resolve")
 __getattr__ = lazy(__name__, dict.fromkeys(_NAMES, _HOME))

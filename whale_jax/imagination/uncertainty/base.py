@@ -30,7 +30,7 @@ class Estimator:
     Attributes:
       name: its name, if it is registered; words: what its figures are and their unit, for a curve's label.
       requires: abilities that the model must have.
-      needs: names of parameters that it reads in addition to the model's own: a component, "lpips", or "learnt".
+      needs: names of parameters that it reads in addition to the model's own: a component, "lpips", or "learnt_error".
       penalty: usual weight of the estimate in a penalised reward, see `whale_jax.control.settings`.
       definition: what it is, in one sentence for a report.
     """

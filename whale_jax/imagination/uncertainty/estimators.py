@@ -13,7 +13,7 @@ from whale_jax.base.errors import WhaleError, unknown_name
 from whale_jax.base.registry import Registry
 from whale_jax.data.contract.actions import ActionSpec
 from whale_jax.imagination.uncertainty.base import Estimator
-from whale_jax.imagination.uncertainty.learnt import Learnt
+from whale_jax.imagination.uncertainty.learnt_error import LearntError
 from whale_jax.imagination.uncertainty.retracing import Retracing
 from whale_jax.nn.layers import to_unit
 
@@ -56,7 +56,7 @@ class Ensemble(Estimator):
         return members - 1
 
 
-ESTIMATORS: Registry[type[Estimator]] = Registry("uncertainty", (Retracing, Entropy, Ensemble, Learnt))
+ESTIMATORS: Registry[type[Estimator]] = Registry("uncertainty", (Retracing, Entropy, Ensemble, LearntError))
 
 
 # Names that an uncertainty may have besides those of estimators: the one that suits the model, and none at all.

@@ -22,7 +22,7 @@ from whale_jax.imagination.uncertainty.base import Estimator
 from whale_jax.nn import lpips
 from whale_jax.training.sharding import Params
 
-NAME = "learnt"
+NAME = "learnt_error"
 FORMAT = "whale-learnt/1"
 PENALTY = 2.0  # of the ridge regression, times the number of examples; 0.01 to 8 come to about the same
 _PARTS = ("mean", "scale", "weights", "offset")
@@ -78,7 +78,7 @@ def predicted(readout: Params, seen: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Learnt(Estimator):
+class LearntError(Estimator):
     """The LPIPS to the real frame that a readout predicts of the imagined one."""
 
     name, words, penalty = NAME, "learnt error, LPIPS", 50.0
@@ -116,7 +116,7 @@ def find_readout(paths: Iterable[Path], model: str) -> Params | None:
         except (OSError, ValueError, LookupError) as error:
             raise WhaleError(
                 f"{path} holds no learnt error ({error}); remove it, and fit one with `whale evaluate --suite=trust "
-                "--evaluation.trust.estimates=entropy,learnt`."
+                "--evaluation.trust.estimates=entropy,learnt_error`."
             ) from error
         if (str(found["format"]), str(found["model"])) == (FORMAT, model):
             return {name: found[name] for name in _PARTS}
