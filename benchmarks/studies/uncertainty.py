@@ -1,13 +1,14 @@
 """Does retracing tell when the model is wrong? Several seeds of a model, the same clips, intervals (docs/results.md).
 
 Command:  python benchmarks/studies/uncertainty.py keep RUN [--out=docs/study]
-          python benchmarks/studies/uncertainty.py table [--out=docs/study]
+          python benchmarks/studies/uncertainty.py table [--out=docs/study] [--steps=13-28]
 Time:     seconds; RUN is the --output of `whale evaluate --suite=uncertainty`, one for each seed
 Expected: docs/results.md
 
 `keep` writes the stored steps of an evaluation into one small file, with what made them: the digest of the checkpoint,
 the config and the settings. `table` needs these files alone. Trajectories are drawn once for each task and shared by
-all seeds. Differences are averaged over seeds and tasks, which are fixed and have equal weights.
+all seeds. Differences are averaged over seeds and tasks, which are fixed and have equal weights. `--steps` leaves out
+the steps before the first and after the last.
 """
 
 import itertools
@@ -57,9 +58,10 @@ def steps_of(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, Steps]]:
     }
 
 
-def table(out: Path) -> list[str]:
-    """Returns the tables of all seeds that were kept, as lines of Markdown."""
+def table(out: Path, first: int = 1, last: int | None = None) -> list[str]:
+    """Returns the tables of all seeds that were kept, over steps `first` to `last`, as lines of Markdown."""
     made, steps = zip(*((each, steps_of(arrays)) for each, arrays in kept(out, STUDY)), strict=True)
+    steps = [{error: _within(tasks, first, last) for error, tasks in each.items()} for each in steps]
     seeds, estimators = [each["seed"] for each in made], [n for n, k in made[0]["kinds"].items() if k == "estimator"]
     lines = ["Seeds: " + ", ".join(f"{m['seed']} ({m['checkpoint']['sha256'][:12]})" for m in made)]
     for error in steps[0]:
@@ -69,6 +71,14 @@ def table(out: Path) -> list[str]:
             lines += ["", f"Error against the {error} frame; {', '.join(tasks)}:", ""]
             lines += _tables(chosen, seeds, estimators)
     return lines
+
+
+def _within(tasks: dict[str, Steps], first: int, last: int | None) -> dict[str, Steps]:
+    part = slice(first - 1, last)
+    return {
+        task: Steps(each.errors[:, part], {name: values[:, part] for name, values in each.estimates.items()})
+        for task, each in tasks.items()
+    }
 
 
 def _tables(models: list[dict[str, Steps]], seeds: list[int], estimators: list[str]) -> list[str]:
@@ -109,8 +119,13 @@ def _text(values: list[float | None]) -> str:
 
 
 def main() -> None:
-    options = parse(command_line(__doc__, ["keep"]))
-    print("\n".join(table(options.out)) if options.part == TABLE else keep_steps(options.run, options.out))
+    parser = command_line(__doc__, ["keep"])
+    parser.add_argument("--steps", default="", help="of the table, such as 13-28; all by default")
+    options = parse(parser)
+    if options.part == TABLE:
+        print("\n".join(table(options.out, *map(int, filter(None, options.steps.split("-"))))))
+    else:
+        print(keep_steps(options.run, options.out))
 
 
 if __name__ == "__main__":
