@@ -67,7 +67,7 @@ CHEAP = "--config.evaluation.cheap.suites"
         (["inspect", "--mesh=2x1", "--config.model.num_frames=1"], "model.num_frames is at least 2"),
         (["train", "--workdir=W", "--config.model.tokenizer.patch=7"], "patch of 7 pixels"),
         (["train", "--workdir=W", "--config.model.execution.time_kernel=bounded"], "cannot be built: the bounded"),
-        (["train", "--workdir=W", "--config.evaluation.horizon=40"], "have 21 frames, and the report needs 42"),
+        (["train", "--workdir=W", "--config.evaluation.horizon=40"], "have 21 frames, and the report needs 44"),
         (["train", "--workdir=W", "--config.data.record.episodes.train=0"], "has none to train on"),
         (
             ["train", "--workdir=W", "--config.data.record.episodes.valid=0", "--config.data.record.episodes.test=0"],
