@@ -50,8 +50,8 @@ def get_config():
     stages.ensemble = stage(**dynamics)
     stages.reward = stage(steps=800, batch_size=2, max_lr=1e-3, min_lr=1e-4, warmup=20, **common)
 
-    config.evaluation.suites = ("video", "trust", "uncertainty")  # the last one finds what trust has learnt
-    config.evaluation.trust.estimates = ("entropy", "learnt_error")
+    config.evaluation.suites = ("video", "uncertainty", "trust")
+    config.evaluation.uncertainty.estimators = ("retracing", "entropy")
     config.evaluation.context = 2
     config.evaluation.horizon = 16
     config.evaluation.episodes = 4

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 from whale_jax.base.errors import WhaleError
+from whale_jax.evaluation import summary
 from whale_jax.evaluation.report import films
 from whale_jax.evaluation.summary import write_report
 from whale_jax.evaluation.video.summary import statement, summarise
@@ -254,3 +255,15 @@ def test_a_browser_shows_the_report_without_errors_or_sideways_scrolling(report,
     assert abs(seen["inner"] - width) <= 20 and seen["scroll"] <= seen["inner"], seen
     assert seen["widest"] <= width and seen["columns"] == columns and seen["pictures"], seen
     assert seen["films"] == 8 and (seen["decoded"] == 8 or not seen["knows"]), seen
+
+
+def test_the_report_opens_with_the_first_sentences_and_every_warning():
+    sentences = [f"Sentence {i} says that 0.{i} of 90 % is more than −0.1 [−0.2, 0.0]." for i in range(20)]
+    told = summary._lede(" ".join(sentences))
+    shown, folded = told.split("<details>")
+    assert 300 < len(shown) < 550 and sentences[0] in shown and sentences[-1] in folded
+    assert re.sub("<[^>]*>|More|\n", "", told.replace("</p>", " ")).split() == " ".join(sentences).split()
+    short = summary._lede("It is well. Warning: <z> says nothing. Train longer.")
+    assert "<details>" not in short and "Warning: &lt;z&gt; says nothing. Train longer." in short
+    warned = summary._lede(" ".join([*sentences, "Warning: it is late. It is too late."]))
+    assert "Warning: it is late. It is too late." in warned.split("<details>")[0]

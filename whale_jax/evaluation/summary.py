@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from whale_jax.evaluation.suite import Section, Suite
 from whale_jax.evaluation.suites import SUITES
 
 FORMAT = "whale-metrics/2"
+LEDE = 480  # characters of a statement that the report opens with; its other sentences are folded away
+WARNING = "Warning: "  # begins what a statement warns of, to its end
 
 
 def results(metrics: dict) -> list[tuple[Suite, dict[str, Any]]]:
@@ -88,7 +91,7 @@ def write_report(path: str | os.PathLike, metrics: dict) -> Path:
         for caption, value in suite.tiles(result)
     )
     tiles = f'<dl class="tiles">{tiles}</dl>\n' if tiles else ""
-    paragraphs = "".join(f'<p class="lede">{escape(text)}</p>\n' for text in statements(metrics))
+    paragraphs = "".join(map(_lede, statements(metrics)))
     tasks = count(len(measured[0][1]["tasks"]), "task")
     model = metrics["protocol"].get("model", "whale").capitalize()
     header = (
@@ -100,3 +103,13 @@ def write_report(path: str | os.PathLike, metrics: dict) -> Path:
     bodies = [section.html for section in found]
     write(Path(path), page.document("Whale: real and imagined", header, bodies, footer).encode())
     return Path(path)
+
+
+def _lede(statement: str) -> str:
+    """Returns a statement whose first sentences and warnings are shown, and whose others are folded away."""
+    text, mark, warning = statement.partition(WARNING)
+    shown, *rest = re.split(r"(?<=\.) (?=[A-Z])", text.strip())
+    while rest and len(shown) + len(rest[0]) < LEDE:
+        shown += f" {rest.pop(0)}"
+    more = f"<details><summary>More</summary><p>{escape(' '.join(rest))}</p></details>\n" if rest else ""
+    return "".join(f'<p class="lede">{escape(part)}</p>\n' for part in (shown, mark + warning) if part) + more
