@@ -42,6 +42,7 @@ CHEAP = "--config.evaluation.cheap.suites"
         (["train", CONFIG, "--workdir=W", "--config.evaluation.value.horzon=4"], "evaluation.value.horizon"),
         (["train", CONFIG, "--workdir=W", f"{CHEAP}=vidio"], "did you mean video"),
         (["train", CONFIG, "--workdir=W", "--config.evaluation.suites=vidio"], "did you mean video"),
+        (["train", CONFIG, "--workdir=W", "--config.evaluation.suites=()"], "suites names none for the report"),
         (
             ["train", CONFIG, "--workdir=W", "--config.evaluation.during_training=5", f"{CHEAP}=vidio"],
             "did you mean video",

@@ -29,6 +29,8 @@ class EvaluationSettings(ProtocolSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.suites:
+            raise WhaleError("suites names none for the report; name one at least, such as video.")
         check_names(self.suites, {}, {})
         check_least(self, during_training=0)
 
