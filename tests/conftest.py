@@ -45,7 +45,7 @@ NEED_OXE = [
 ]
 EXTRAS = "metaworld,viz,dev,oxe,lerobot,tensorflow"
 NEED_LEROBOT = ["evaluation/test_imagined.py"]
-NEED_LEROBOT += [f"data/{name}.py" for name in ("robot/test_bad_files", "robot/test_folder", "robot/test_importing")]
+NEED_LEROBOT += [f"data/robot/test_{name}.py" for name in ("bad_files", "folder", "generated", "importing")]
 NEED_LEROBOT += [f"data/lerobot/test_{name}.py" for name in ("read", "write")]
 PACKAGES = {"tensorflow_datasets": NEED_OXE, "pyarrow": NEED_LEROBOT}
 collect_ignore = [name for package, names in PACKAGES.items() if not find_spec(package) for name in names]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from whale_jax.base.errors import WhaleError
 from whale_jax.base.process import user_cache
 from whale_jax.data.store.store import open_store
 from whale_jax.models.saved import find
+
+NEEDS_OXE = pytest.mark.skipif(find_spec("tensorflow_datasets") is None, reason="needs WHALE_EXTRAS=…,oxe")
 
 
 def run(*arguments, **env):
@@ -148,7 +151,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_anything_is_imagined(mor
         (["data", "import", "--from=S", "--to=F/x"], "--to=DIR"),
         (["data", "export", "--from=S", "--to=F/x", "--name=robot", "--format=lerobot"], "--to=DIR"),
         (["doctor", "actions", "--data=S", "--output=F/x"], "--output=DIR"),
-        (["data", "check", "--root=S", "--output=F/x"], "--output=DIR"),
+        pytest.param(["data", "check", "--root=S", "--output=F/x"], "--output=DIR", marks=NEEDS_OXE),
         (["imagine", "--checkpoint=R", "--data=S", "--out=F/x"], "--out=DIR"),
         (["evaluate", "--checkpoint=R", "--data=S", "--output=F/x"], "--output=DIR"),
         (["report", "--from=R", "--output=F/x"], "--output=DIR"),
