@@ -45,4 +45,9 @@ def test_four_devices_imagine_what_one_does(tmp_path):
         apart = np.abs(four[name].astype(int) - one[name])
         assert apart.max() <= 1 and (apart > 0).mean() < 1e-3
     np.testing.assert_allclose(four["uncertainty"], one["uncertainty"], rtol=1e-4)
-    np.testing.assert_allclose(four["rewards"], one["rewards"], rtol=1e-4, atol=1e-5)
+    # A reward is read off two frames: where such a pixel lies in one of them, it is another one.
+    alike = (four["frames"] == one["frames"]).all(axis=(2, 3, 4))
+    alike[:, 1:] &= alike[:, :-1].copy()
+    assert alike.mean() > 0.8
+    np.testing.assert_allclose(four["rewards"][alike], one["rewards"][alike], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(four["rewards"], one["rewards"], rtol=1e-2, atol=1e-2)
