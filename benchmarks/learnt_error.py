@@ -18,7 +18,7 @@ import numpy as np
 
 from whale_jax.data.store.store import EpisodeStore, open_store
 from whale_jax.evaluation.clips import imagine, read_clips
-from whale_jax.evaluation.statistics import pearson
+from whale_jax.evaluation.statistics import correlations, resamples
 from whale_jax.evaluation.trust.coverage import random_splits
 from whale_jax.evaluation.trust.learning import examples
 from whale_jax.imagination.loading import load
@@ -82,11 +82,6 @@ def horizon(errors: np.ndarray, clock: np.ndarray, tolerance: float) -> np.ndarr
     return np.array([steps.mean(), kept.mean(), right[some > 0].mean() if some.any() else np.nan])
 
 
-def within(estimate: np.ndarray, errors: np.ndarray) -> float:
-    """Returns Pearson's correlation over the clips at one step, mean of the steps."""
-    return float(np.mean([pearson(a, b) for a, b in zip(estimate.T, errors.T, strict=True)]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
@@ -114,8 +109,9 @@ def main() -> None:
         pooled, each_step, worth = [], [], []
         for task, estimate in by_task.items():
             errors = tested[task]["error"]
-            pooled.append(pearson(estimate, errors))
-            each_step.append(within(estimate, errors) if np.ptp(estimate, axis=0).any() else np.nan)
+            found = correlations(errors, estimate, resamples(len(errors), 0, 0))
+            pooled.append(found["pooled"][0])
+            each_step.append(found["within"][0])
             clock = np.maximum.accumulate(estimate, axis=1)
             for tolerance in np.quantile(errors.max(axis=1), (0.4, 0.6, 0.8)):
                 worth.append(horizon(errors, clock, tolerance))

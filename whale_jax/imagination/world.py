@@ -247,10 +247,9 @@ class LoadedModel:
         return digest([type(estimator).__qualname__, repr(estimator), *needed])
 
     def _component_digest(self, name: str) -> str:
-        if name == learnt_error.NAME:  # another one may have been fitted since
-            return fingerprint(self.learnt_error or {})
         if name not in self._component_digests:
-            self._component_digests[name] = fingerprint(self.params.get(name, {}))
+            values = self.learnt_error if name == learnt_error.NAME else self.params.get(name)
+            self._component_digests[name] = fingerprint(values or {})
         return self._component_digests[name]
 
     @functools.cached_property
@@ -266,10 +265,17 @@ class LoadedModel:
         """
         if self.readout is not None:
             return self.readout
-        name = self.workdir.learnt_error.name
-        beside = [] if self.trust_file is None else [self.trust_file.with_name(name)]
-        places = [path for path in (*beside, *self.workdir.reported(name)) if path.is_file()]
-        return learnt_error.find_readout(places, self.acting) if places else None
+        if not self._readouts:  # none yet; once found, files are not read again
+            name = self.workdir.learnt_error.name
+            beside = [] if self.trust_file is None else [self.trust_file.with_name(name)]
+            places = [path for path in (*beside, *self.workdir.reported(name)) if path.is_file()]
+            found = learnt_error.find_readout(places, self.acting) if places else None
+            self._readouts.extend([] if found is None else [found])
+        return self._readouts[0] if self._readouts else None
+
+    @functools.cached_property
+    def _readouts(self) -> list[Params]:
+        return []
 
     @functools.cached_property
     def acting(self) -> str:

@@ -97,7 +97,7 @@ class LearntError(Estimator):
 
 
 def write_readout(path: Path, readout: Params, model: str) -> None:
-    """Writes the readout that was fitted to what a model imagines; `model` is its `LoadedModel.imagining`."""
+    """Writes the readout that was fitted to what a model imagines; `model` is its `LoadedModel.acting`."""
     held = io.BytesIO()
     np.savez(held, format=FORMAT, model=model, **readout)
     write(path, held.getvalue())
